@@ -1,0 +1,153 @@
+"""Every error a person can meet, in one tree.
+
+    SightlineError
+    ├── UsageError              a parameter that cannot be right (exit code 2)
+    ├── SourceError             footage that cannot be read
+    │   ├── SourceNotFound      no such file, folder, object, or no permission
+    │   ├── SourceDenied        the URL policy forbids it
+    │   ├── NotVideo            empty, text, or no video stream inside
+    │   ├── NoFrames            a video stream without one decodable frame
+    │   └── DecodeFailed        the decoder crashed, stalled, or broke a limit
+    ├── StoreError              the store cannot be used
+    │   ├── StoreNotFound
+    │   ├── StoreVersion        written by a newer Sightline
+    │   ├── IdentityMismatch    vectors of another encoder
+    │   ├── UnknownStream
+    │   ├── EmptyWindow         no frames in the time asked for
+    │   ├── StoreFull           no space left
+    │   └── StoreCorrupt
+    └── ModelError
+        ├── ProfileInvalid
+        ├── WeightsNotFound     no network, no cache, no folder
+        ├── WeightsInvalid      a checkpoint whose tensors do not fit
+        └── BudgetExceeded      more tokens than the language model can hold
+
+A message is one line: what happened, to which stream or file, and what to do about it. Credentials never
+appear: pass anything that may be a URL through `mask_url` first.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "BudgetExceeded",
+    "DecodeFailed",
+    "EmptyWindow",
+    "IdentityMismatch",
+    "ModelError",
+    "NoFrames",
+    "NotVideo",
+    "ProfileInvalid",
+    "SightlineError",
+    "SourceDenied",
+    "SourceError",
+    "SourceNotFound",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreNotFound",
+    "StoreVersion",
+    "UnknownStream",
+    "UsageError",
+    "WeightsInvalid",
+    "WeightsNotFound",
+    "mask_url",
+]
+
+
+class SightlineError(Exception):
+    """Base of every error meant for a person. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(SightlineError):
+    """A parameter that cannot be right whatever the footage."""
+
+    exit_code = 2
+
+
+class SourceError(SightlineError):
+    """Footage that cannot be read."""
+
+
+class SourceNotFound(SourceError):
+    """No such file, folder or object, or no permission to read it."""
+
+
+class SourceDenied(SourceError):
+    """The URL policy forbids this source."""
+
+
+class NotVideo(SourceError):
+    """The file holds no video: empty, text, or another format."""
+
+
+class NoFrames(SourceError):
+    """A video stream without one decodable frame."""
+
+
+class DecodeFailed(SourceError):
+    """The isolated decoder crashed, stalled, or went over one of its limits."""
+
+
+class StoreError(SightlineError):
+    """The store cannot be used as asked."""
+
+
+class StoreNotFound(StoreError):
+    """There is no store at this place."""
+
+
+class StoreVersion(StoreError):
+    """The store was written by a newer Sightline."""
+
+
+class IdentityMismatch(StoreError):
+    """The vectors in the store come from another encoder."""
+
+
+class UnknownStream(StoreError):
+    """The store holds no such stream."""
+
+
+class EmptyWindow(StoreError):
+    """No frames in the time that was asked for."""
+
+
+class StoreFull(StoreError):
+    """No space left; nothing half-written became visible."""
+
+
+class StoreCorrupt(StoreError):
+    """A table or shard does not read back."""
+
+
+class ModelError(SightlineError):
+    """A model cannot be loaded or run."""
+
+
+class ProfileInvalid(ModelError):
+    """A model profile that does not validate."""
+
+
+class WeightsNotFound(ModelError):
+    """Weights are neither in a local folder nor in the cache, and there is no network."""
+
+
+class WeightsInvalid(ModelError):
+    """A checkpoint whose tensors do not fit the model; the message names the tensor."""
+
+
+class BudgetExceeded(ModelError):
+    """The question needs more tokens than the language model can hold."""
+
+
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
+_SECRET_QUERY = re.compile(r"(?i)([?&](?:[^=&\s]*(?:token|key|secret|password|passwd|pwd|signature|credential)[^=&\s]*)=)[^&\s#]+")
+
+
+def mask_url(text: str) -> str:
+    """Return `text` with user names, passwords and secret query values of any URL in it replaced by `***`."""
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))
