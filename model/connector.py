@@ -1,0 +1,86 @@
+"""The two-stream connector: vision tokens into the language model's space (ViLAMP, section 3.3).
+
+    h_k^m = MLP_k(p_k^m)    a keyframe keeps all of its M patches
+    h_n   = MLP_n(t_n)      any other frame is one merged token (see `model.dfm`)
+
+Both are Linear, GELU, Linear, and share nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from index.errors import WeightsInvalid, WeightsNotFound
+
+__all__ = ["Connector"]
+
+
+def _mlp(patch_dim: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(patch_dim, width), nn.GELU(), nn.Linear(width, width))
+
+
+class Connector(nn.Module):
+    """MLP_k as `keyframe` and MLP_n as `frame`, from `patch_dim` to the language model's `width`."""
+
+    def __init__(self, patch_dim: int, width: int) -> None:
+        super().__init__()
+        self.patch_dim, self.width = patch_dim, width
+        self.keyframe = _mlp(patch_dim, width)
+        self.frame = _mlp(patch_dim, width)
+
+    def forward(self, keyframe_patches: Tensor, merged: Tensor) -> tuple[Tensor, Tensor]:
+        """keyframe_patches [K, M, patch_dim], merged [N − K, patch_dim] → [K, M, width], [N − K, width]."""
+        return self.keyframe(keyframe_patches), self.frame(merged)
+
+    def save(self, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write `keyframe.{0,2}.{weight,bias}` and `frame.{0,2}.{weight,bias}` as safetensors."""
+        from safetensors.torch import save_file
+
+        save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in self.state_dict().items()}, path)
+
+    @classmethod
+    def load(cls, path: Path, *, device: torch.device | str = "cpu") -> Connector:
+        """Read what `save` wrote, as float32; the two widths come from the tensors.
+
+        Raises:
+            WeightsNotFound: there is no such file.
+            WeightsInvalid: the file is not safetensors, or a tensor is missing, extra or of another shape.
+        """
+        if not path.is_file():
+            raise WeightsNotFound(f"{path}: no connector weights there; put the connector.safetensors of the profile")
+        state = _read(path)
+        first = state.get("keyframe.0.weight")
+        if first is None or first.ndim != 2:
+            raise WeightsInvalid(f"{path}: keyframe.0.weight [width, patch width] is missing")
+        return cls.from_state(state, patch_dim=first.shape[1], width=first.shape[0], source=str(path), device=device)
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Tensor], *, patch_dim: int, width: int, source: str, device: torch.device | str = "cpu"
+    ) -> Connector:
+        """A float32 connector of the given widths from tensors by name; `source` is for the message.
+
+        Raises:
+            WeightsInvalid: a tensor is missing, extra or of another shape; the message names it.
+        """
+        connector = cls(patch_dim, width)
+        expected = {k: tuple(v.shape) for k, v in connector.state_dict().items()}
+        for name in sorted(expected.keys() | state.keys()):
+            got = tuple(state[name].shape) if name in state else None
+            if got != expected.get(name):
+                raise WeightsInvalid(f"{source}: tensor {name} should be {expected.get(name)}, got {got}")
+        connector.load_state_dict({k: v.float() for k, v in state.items()})
+        return connector.to(device).eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsInvalid(f"{path}: not a safetensors file ({error}); download it again") from error
