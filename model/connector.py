@@ -81,6 +81,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsInvalid(f"{path}: not a safetensors file ({error}); download it again") from error
+    return state

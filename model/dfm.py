@@ -1,0 +1,184 @@
+"""Differential Feature Merging: every frame that is not a keyframe becomes one token (ViLAMP, section 3.2).
+
+For the patches p_n^m of frame n, the patches p_k^m of the nearest preceding keyframe and the query q:
+
+    R_p = cos(p_n^m, q)                          equation 5
+    T_p = cos(p_n^m, p_k^m), 0 where there is no keyframe before    equation 6
+    D   = R_p − λ T_p                            equation 7
+    w   = softmax_m(D / α)                       equation 9
+    t_n = Σ_m w p_n^m / Σ_m w                    equation 10
+
+A patch that fits the question and differs from the keyframe weighs most. This module knows tensors only: no frames,
+files or language model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.errors import UsageError
+
+__all__ = ["Merge", "Merged", "merge", "merge_frames", "merge_mean"]
+
+# Half-precision patches are widened in slices of at most this many elements (64 MB of float32).
+_WIDENED_ELEMENTS = 16 * 2**20
+
+
+class Merge(Protocol):
+    """What `merge` and `merge_mean` share: patches [n, M, d] → one token a frame, [n, d]."""
+
+    def __call__(
+        self, patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+    ) -> Tensor: ...
+
+
+def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0) -> Tensor:
+    """Equations 5–7, 9 and 10 for `n` frames that share one reference keyframe.
+
+    Args:
+        patches: [n, M, d], any float dtype; n may be 0.
+        reference: [M, d], the patches of the preceding keyframe, or None before the first one (T_p = 0).
+        query: [d], the question in the same space.
+        alpha: softmax temperature, above 0.
+        lam: λ, the weight of T_p.
+
+    Returns:
+        [n, d] in the dtype of `patches`; arithmetic is float32, or float64 where an argument is. The cosine with a
+        zero vector is 0.
+
+    Raises:
+        UsageError: a shape, dtype or number that cannot be right.
+    """
+    _check(patches, reference, query, alpha, lam)
+    dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
+    if reference is not None:
+        dtype = torch.promote_types(dtype, reference.dtype)
+    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product a patch, nothing normalised is stored.
+    direction = _unit(query.to(dtype)).expand(patches.shape[1:])
+    if reference is not None:
+        direction = direction - lam * _unit(reference.to(dtype))
+    step = max(1, _WIDENED_ELEMENTS // max(1, patches[0].numel())) if len(patches) else 1
+    parts = torch.split(patches, step)
+    tokens = [_merge_wide(part.to(dtype), direction, alpha).to(patches.dtype) for part in parts]
+    return torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+
+
+def merge_mean(
+    patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+) -> Tensor:
+    """The plain mean of a frame's patches, [n, M, d] → [n, d]: the baseline DFM is compared with (table 2)."""
+    _check(patches, reference, query, alpha, lam)
+    return patches.mean(dim=1, dtype=torch.promote_types(patches.dtype, torch.float32)).to(patches.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What rows `start` to `stop` became: the M patches [M, d] of one keyframe, or one token a frame, [n, d]."""
+
+    start: int
+    stop: int
+    is_keyframe: bool
+    features: Tensor
+
+
+def merge_frames(
+    read: Callable[[slice], Tensor],
+    keyframe: NDArray[np.bool_],
+    stream_index: NDArray[np.integer],
+    query: Tensor,
+    *,
+    alpha: float = 0.01,
+    lam: float = 1.0,
+    merge: Merge = merge,
+    chunk: int = 64,
+) -> Iterator[Merged]:
+    """Walk a window in row order and merge every frame against the nearest preceding keyframe of its own stream.
+
+    At most one chunk of patches and one keyframe are in memory.
+
+    Args:
+        read: patches [stop − start, M, d] of a slice of rows; called with ascending slices of at most `chunk` rows.
+        keyframe: bool[N].
+        stream_index: int[N]; the rows of a stream stand together, ascending in time.
+        query: [d].
+        alpha, lam: see `merge`.
+        merge: how a frame becomes a token.
+        chunk: most rows read at once.
+
+    Yields:
+        `Merged` pieces that cover all rows in order.
+
+    Raises:
+        UsageError: arrays of different length, a stream in two places, or what `merge` refuses.
+    """
+    total = len(keyframe)
+    if len(stream_index) != total:
+        raise UsageError(f"keyframe has {total} rows and stream_index {len(stream_index)}; they must agree")
+    begins = np.concatenate([[True], stream_index[1:] != stream_index[:-1]]) if total else np.zeros(0, bool)
+    if int(begins.sum()) != len(np.unique(stream_index)):
+        raise UsageError("the rows of one stream are not together; sort the window by stream and time")
+    reference: Tensor | None = None
+    for first in range(0, total, chunk):
+        last = min(first + chunk, total)
+        block = read(slice(first, last))
+        if len(block) != last - first:
+            raise UsageError(f"rows {first} to {last}: expected patches of {last - first} frames, got {len(block)}")
+        start = first
+        while start < last:
+            if begins[start]:
+                reference = None
+            if keyframe[start]:
+                # A view would keep the whole chunk alive.
+                reference = block[start - first].clone()
+                yield Merged(start, start + 1, True, reference)
+                start += 1
+                continue
+            cuts = np.flatnonzero(keyframe[start + 1 : last] | begins[start + 1 : last])
+            stop = start + 1 + int(cuts[0]) if len(cuts) else last
+            tokens = merge(block[start - first : stop - first], reference, query, alpha=alpha, lam=lam)
+            yield Merged(start, stop, False, tokens)
+            start = stop
+
+
+def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:
+    """patches [n, M, d] and direction [M, d] in the dtype of the arithmetic → [n, d]."""
+    length: Tensor = torch.linalg.vector_norm(patches, dim=-1)
+    differential = torch.einsum("nmd,md->nm", patches, direction) / length.masked_fill(length == 0, 1.0)
+    # softmax already sums to one, which is the division by Σ w of equation 10.
+    weights = torch.softmax(differential / alpha, dim=-1)
+    return torch.bmm(weights.unsqueeze(1), patches).squeeze(1)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.masked_fill(length == 0, 1.0)
+
+
+def _check(patches: Tensor, reference: Tensor | None, query: Tensor, alpha: float, lam: float) -> None:
+    if patches.ndim != 3 or patches.shape[1] == 0 or patches.shape[2] == 0:
+        raise UsageError(f"patches: expected shape [n, M, d] with M and d above 0, got {list(patches.shape)}")
+    _, m, d = patches.shape
+    given = {"patches": patches, "query": query}
+    if query.shape != (d,):
+        raise UsageError(f"query: expected shape [{d}] as the patches have {d} dimensions, got {list(query.shape)}")
+    if reference is not None:
+        given["reference"] = reference
+        if reference.shape != (m, d):
+            raise UsageError(f"reference: expected shape [{m}, {d}] like one frame, got {list(reference.shape)}")
+    for name, tensor in given.items():
+        if not tensor.is_floating_point():
+            raise UsageError(f"{name}: expected a float dtype, got {tensor.dtype}")
+        if tensor.device != patches.device:
+            raise UsageError(f"{name} is on {tensor.device}, the patches are on {patches.device}; move one of them")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise UsageError(f"alpha must be a finite number above 0, got {alpha}")
+    if not math.isfinite(lam):
+        raise UsageError(f"lam must be finite, got {lam}")
