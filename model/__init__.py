@@ -1,0 +1,1 @@
+"""Encoders, DFM, connector and language model: frames in, answers out."""
