@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,26 +20,26 @@ from model.profiles import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["read_tensors", "resolve", "weights_digest", "weights_files"]
+__all__ = ["quiet_loading", "read_tensors", "resolve", "weights_digest", "weights_files"]
 
 _PACKAGE = Path(__file__).parent
 _PROBE_SECONDS = 10.0
 
 
-def resolve(source: Source, *, needs: Sequence[str], what: str) -> Path:
+def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), what: str) -> Path:
     """The local folder (or file) of `source`; a hub repository is taken from the cache, else downloaded.
 
     Args:
         source: where the profile says the weights are.
-        needs: glob patterns that must each match a file of the folder; of a repository only these are downloaded.
-            Alternatives are separated by `|`.
+        needs: glob patterns that must each match a file of the folder; alternatives are separated by `|`.
+        takes: patterns of what else to download of a repository.
         what: how the error message calls it, such as `frame encoder`.
 
     Raises:
         WeightsNotFound: neither there nor in the cache, or the hub cannot be reached.
     """
     if source.hub is not None:
-        return _from_hub(source.hub, source.revision, needs, what)
+        return _from_hub(source.hub, source.revision, needs, takes, what)
     path = source.folder if source.folder is not None else _PACKAGE / str(source.package)
     if path.is_file():
         return path
@@ -50,10 +51,10 @@ def resolve(source: Source, *, needs: Sequence[str], what: str) -> Path:
     return path
 
 
-def _from_hub(repo: str, revision: str | None, needs: Sequence[str], what: str) -> Path:
+def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequence[str], what: str) -> Path:
     from huggingface_hub import constants, model_info, snapshot_download
 
-    patterns = [alternative for need in needs for alternative in need.split("|")]
+    patterns = [alternative for need in (*needs, *takes) for alternative in need.split("|")]
     give = f"download {repo} (revision {revision}: {', '.join(needs)}) and give its folder in the profile"
     try:
         cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
@@ -171,3 +172,19 @@ def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsInvalid(f"{folder}: no tensor named like {' or '.join(renames)}; is it the right checkpoint?")
     return tensors
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars and no advice from transformers while weights load; our own errors say what is wrong."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from index.errors import WeightsInvalid, WeightsNotFound
+from model.checkpoints import read_tensors, resolve
+from model.profiles import ConnectorSpec
 
-__all__ = ["Connector"]
+__all__ = ["Connector", "load_connector"]
 
 
 def _mlp(patch_dim: int, width: int) -> nn.Sequential:
@@ -85,3 +87,34 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise WeightsInvalid(f"{path}: not a safetensors file ({error}); download it again") from error
     return state
+
+
+# One trained projector as both MLPs: the names it has in both layouts transformers has written of LLaVA-OneVision.
+_LLAVA = {
+    r"(model\.)?multi_modal_projector\.linear_1\.": "0.",
+    r"(model\.)?multi_modal_projector\.linear_2\.": "2.",
+}
+
+
+def load_connector(spec: ConnectorSpec, device: torch.device) -> Connector:
+    """The connector of a profile, float32 on `device`.
+
+    Raises:
+        WeightsNotFound: see `resolve`.
+        WeightsInvalid: tensors that do not fit, or a layout that is not read yet.
+    """
+    if spec.layout == "vilamp":
+        raise WeightsInvalid(
+            f"connector: {spec.source} is in the authors' own layout, which this version cannot read; "
+            "use the edge profile, or name a two_stream file"
+        )
+    if spec.layout == "two_stream":
+        return Connector.load(resolve(spec.source, needs=(), what="connector"), device=device)
+    folder = resolve(spec.source, needs=("*.safetensors",), takes=("*.safetensors.index.json",), what="connector")
+    projector = read_tensors(folder, _LLAVA)
+    first = projector.get("0.weight")
+    if first is None or first.ndim != 2:
+        raise WeightsInvalid(f"{folder}: multi_modal_projector.linear_1.weight is missing")
+    both = {f"{name}.{key}": tensor for name in ("keyframe", "frame") for key, tensor in projector.items()}
+    width, patch_dim = first.shape
+    return Connector.from_state(both, patch_dim=patch_dim, width=width, source=str(folder), device=device)

@@ -1,15 +1,24 @@
 """From frames and a question to what the language model reads.
 
 The text around the visual tokens is ChatML; `build_prompt` is the one place that knows it, so that training and
-answering read the same prompt.
+answering read the same prompt. Visual tokens stand in temporal order: a keyframe is its capture time, where the
+profile asks for it, and M tokens; any other frame is one token. Streams follow one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["SYSTEM", "build_prompt", "question_text"]
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.records import from_micros
+from model.connector import Connector
+from model.dfm import Merged
+
+__all__ = ["SYSTEM", "build_prompt", "clock_ids", "count_visual", "question_text", "visual_embeddings"]
 
 SYSTEM = "You are a helpful assistant."
 
@@ -44,6 +53,44 @@ def build_prompt(tokenizer: Any, question: str, options: Sequence[str] = ()) -> 
     prefix = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
     suffix = f"\n{question_text(question, options)}<|im_end|>\n<|im_start|>assistant\n"
     return _ids(tokenizer, prefix), _ids(tokenizer, suffix)
+
+
+def clock_ids(tokenizer: Any, captured_at: int) -> list[int]:
+    """Token ids of a capture time (UTC microseconds), written ` HH:MM` in UTC."""
+    return _ids(tokenizer, f" {from_micros(captured_at):%H:%M}")
+
+
+def count_visual(keyframes: int, frames: int, patches: int) -> int:
+    """M·K + (N − K): the visual tokens of `frames` frames of which `keyframes` keep their `patches` tokens."""
+    return patches * keyframes + (frames - keyframes)
+
+
+def visual_embeddings(
+    pieces: Iterable[Merged],
+    connector: Connector,
+    captured_at: NDArray[np.int64],
+    clock: Callable[[int], Tensor] | None,
+) -> Iterator[Tensor]:
+    """The language model's input between prefix and suffix, piece by piece in row order.
+
+    Args:
+        pieces: what `model.dfm.merge_frames` yields.
+        connector: MLP_k and MLP_n; its dtype and device are those of the result.
+        captured_at: int64[N] UTC microseconds.
+        clock: the embeddings [n, width] of a capture time, or None for a profile without timestamps.
+
+    Yields:
+        [n, width] tensors.
+    """
+    weights = next(connector.parameters())
+    for piece in pieces:
+        features = piece.features.to(weights.device, weights.dtype)
+        if not piece.is_keyframe:
+            yield connector.frame(features)
+            continue
+        if clock is not None:
+            yield clock(int(captured_at[piece.start])).to(weights.device, weights.dtype)
+        yield connector.keyframe(features)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

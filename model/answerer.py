@@ -1,0 +1,296 @@
+"""Answers one question about one window of frames: DFM, connector, prefill, decode.
+
+    patches ─merge_frames─▶ one token a frame, M a keyframe ─connector─▶ embeddings ─Qwen2─▶ text, or the best option
+
+Does not know stores, streams' names or how keyframes were chosen: it is handed rows, and which of them are keyframes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.errors import BudgetExceeded, UsageError, WeightsInvalid
+from model.connector import Connector, load_connector
+from model.dfm import Merge, merge, merge_frames
+from model.encoders import Encoders, pick_device
+from model.language import LanguageModel, load_language
+from model.profiles import Profile
+from model.sequence import build_prompt, clock_ids, count_visual, visual_embeddings
+
+__all__ = ["Answer", "AnswerPiece", "AnswerRequest", "Answerer", "load_answerer"]
+
+_CHUNK_BYTES = 64 * 2**20
+# A token may still change how the two before it are written (joined characters, "08 : 07"), so they wait for it.
+_UNSETTLED_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    """A question and the frames to answer it from; row i of every array is the same frame.
+
+    Rows are grouped by stream and ascend in time inside each. Shapes: stream_index int[N], captured_at int64[N] (UTC
+    microseconds), keyframe bool[N]. `read_patches` gives float16[n, M, Dp] of a slice of rows; slices are asked for in
+    ascending order. N may be 0: the model then answers blind.
+
+    Raises:
+        UsageError: arrays of different length, an empty question or an empty option.
+    """
+
+    question: str
+    options: tuple[str, ...] = ()
+    stream_index: NDArray[np.integer]
+    captured_at: NDArray[np.int64]
+    keyframe: NDArray[np.bool_]
+    read_patches: Callable[[slice], NDArray[np.float16]]
+
+    def __post_init__(self) -> None:
+        if not self.question.strip():
+            raise UsageError("the question is empty; type what you want to know")
+        if not all(option.strip() for option in self.options):
+            raise UsageError("an option is empty; give every --option a text")
+        lengths = {len(self.stream_index), len(self.captured_at), len(self.keyframe)}
+        if len(lengths) != 1:
+            raise UsageError(f"stream_index, captured_at and keyframe must have one length, got {sorted(lengths)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered and what it took.
+
+    `option` is the position of the chosen option and `probabilities` the share of each; None and empty for an open
+    question. `visual_tokens` is M·K + (N − K), `prompt_tokens` everything that was prefilled. `timings` in seconds:
+    patches (reading them), dfm, connector, prefill, first_token (from the call to the first token or the scores),
+    decode (all after prefill).
+    """
+
+    text: str
+    option: int | None
+    probabilities: tuple[float, ...]
+    visual_tokens: int
+    prompt_tokens: int
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPiece:
+    """A piece of the answer's text as it is decoded; the last piece (its text may be empty) carries the `answer`."""
+
+    text: str
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds by stage; waits for the GPU, whose work is asynchronous, before reading the time."""
+
+    device: torch.device
+    began: float = field(default_factory=perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return perf_counter()
+
+    def add(self, stage: str, since: float) -> float:
+        now = self.now()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+        return now
+
+
+class Answerer:
+    """One profile's connector and language model, ready to answer. `merge` is how frames become tokens."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        encoders: Encoders,
+        connector: Connector,
+        language: LanguageModel,
+        *,
+        merge: Merge = merge,
+    ) -> None:
+        self.profile, self.encoders = profile, encoders
+        self.connector, self.language, self.merge = connector, language, merge
+
+    @property
+    def notice(self) -> str:
+        """What users of this profile should be told; may be empty."""
+        return self.profile.notice
+
+    def unknown_words(self, question: str) -> list[str]:
+        """The words of `question` that the language model's vocabulary lacks, in their order, each once."""
+        tokenizer = self.language.tokenizer
+        if tokenizer.unk_token_id is None:
+            return []
+        found = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(found.input_ids, found.offset_mapping, strict=True)
+        return list(dict.fromkeys(question[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
+
+    def max_frames(self, k: int, question: str = "", options: tuple[str, ...] = ()) -> int:
+        """The most frames, keyframes among them, that one question with `k` keyframes can take.
+
+        Raises:
+            BudgetExceeded: the keyframes alone are too many.
+        """
+        room = self.language.max_context - self._text_tokens(question, options)
+        left = room - k * (self.encoders.patch.patches + self._clock_tokens())
+        if left < 0:
+            raise BudgetExceeded(
+                f"{k} keyframes need {room - left} tokens and the {self.profile.name} profile has room for {room}; "
+                "ask for fewer keyframes (--k)"
+            )
+        return min(self.profile.max_frames, k + left)
+
+    def check_budget(self, *, keyframes: int, frames: int, question: str, options: tuple[str, ...] = ()) -> int:
+        """The tokens that prompt and answer need.
+
+        Raises:
+            BudgetExceeded: they do not fit; nothing is ever cut off.
+        """
+        text = self._text_tokens(question, options)
+        visual = count_visual(keyframes, frames, self.encoders.patch.patches) + keyframes * self._clock_tokens()
+        if text + visual > self.language.max_context:
+            raise BudgetExceeded(
+                f"{frames} frames with {keyframes} keyframes need {text + visual} tokens, the {self.profile.name} "
+                f"profile has room for {self.language.max_context}; ask about a shorter time, or for fewer keyframes"
+            )
+        return text + visual
+
+    def answer(self, request: AnswerRequest) -> Iterator[AnswerPiece]:
+        """Answer `request`, piece by piece. With options the best one is the whole answer, in one piece.
+
+        An option's score is the log-likelihood of its tokens and the end of the turn, times the options' mean length
+        over its own length: long options are not punished for being long, and options of one length (as in `micro`)
+        keep their plain likelihoods. `probabilities` is the softmax of the scores.
+
+        Raises:
+            BudgetExceeded: more tokens than the language model can hold; said before any work is done.
+            UsageError: rows that are not grouped by stream, or patches of another shape.
+        """
+        frames, keyframes = len(request.keyframe), int(np.count_nonzero(request.keyframe))
+        self.check_budget(keyframes=keyframes, frames=frames, question=request.question, options=request.options)
+        clock = _Clock(self.language.device)
+        embeddings = self._embed(request, clock)
+        since = clock.now()
+        reading = self.language.read(embeddings)
+        since = clock.add("prefill", since)
+        visual = count_visual(keyframes, frames, self.encoders.patch.patches)
+        prompt = len(embeddings)
+        del embeddings
+
+        def finish(text: str, option: int | None = None, probabilities: tuple[float, ...] = ()) -> Answer:
+            clock.add("decode", since)
+            return Answer(text, option, probabilities, visual, prompt, clock.seconds)
+
+        if request.options:
+            ids = [self._option_ids(option) for option in request.options]
+            totals = self.language.score(reading, ids)
+            clock.add("first_token", clock.began)
+            mean = sum(map(len, ids)) / len(ids)
+            scores = torch.tensor([t * mean / len(i) for t, i in zip(totals, ids, strict=True)], dtype=torch.float64)
+            best = int(scores.argmax())
+            text = request.options[best]
+            yield AnswerPiece(text)
+            yield AnswerPiece("", finish(text, best, tuple(torch.softmax(scores, 0).tolist())))
+            return
+        sent, tokens = "", list[int]()
+        for token in self.language.decode(reading, max_new_tokens=self.profile.language_model.max_new_tokens):
+            if not tokens:
+                clock.add("first_token", clock.began)
+            tokens.append(token)
+            settled = _common(self._text(tokens[:-_UNSETTLED_TOKENS]), self._text(tokens))
+            if len(settled) > len(sent) and settled.startswith(sent):
+                yield AnswerPiece(settled[len(sent) :])
+                sent = settled
+        if not tokens:
+            clock.add("first_token", clock.began)
+        text = self._text(tokens)
+        yield AnswerPiece(text[len(sent) :], finish(text.strip()))
+
+    @torch.inference_mode()
+    def _embed(self, request: AnswerRequest, clock: _Clock) -> Tensor:
+        """The whole prompt, [T, width]."""
+        language = self.language
+        prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
+        query = torch.from_numpy(self.encoders.patch.encode_text([request.question])[0]).to(language.device)
+        patches, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
+
+        def read(rows: slice) -> Tensor:
+            since = clock.now()
+            block = request.read_patches(rows)
+            if block.shape[1:] != (patches, width):
+                raise UsageError(f"patches of a frame: expected [{patches}, {width}], got {list(block.shape[1:])}")
+            # A read-only array (memory-mapped) would make torch warn.
+            block = block if block.flags.writeable else block.copy()
+            tensor = torch.from_numpy(block).to(language.device)
+            clock.add("patches", since)
+            return tensor
+
+        merged = merge_frames(
+            read,
+            request.keyframe,
+            request.stream_index,
+            query,
+            alpha=self.profile.dfm.alpha,
+            lam=self.profile.dfm.lam,
+            merge=self.merge,
+            chunk=max(1, _CHUNK_BYTES // (2 * patches * width)),
+        )
+        stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
+        since = clock.now()
+        parts = [language.embed(prefix)]
+        parts += [p.to(language.dtype) for p in visual_embeddings(merged, self.connector, request.captured_at, stamp)]
+        parts.append(language.embed(suffix))
+        embeddings = torch.cat(parts)
+        clock.add("assembly", since)
+        return embeddings
+
+    def _option_ids(self, option: str) -> list[int]:
+        ids = self.language.tokenizer(option.strip(), add_special_tokens=False).input_ids
+        return [*(int(i) for i in ids), self.language.end_id]
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.language.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _clock_tokens(self) -> int:
+        return len(clock_ids(self.language.tokenizer, 0)) if self.profile.timestamps else 0
+
+    def _text_tokens(self, question: str, options: tuple[str, ...]) -> int:
+        """Tokens of the prompt's text and of the longest answer."""
+        prefix, suffix = build_prompt(self.language.tokenizer, question, options)
+        longest = max((len(self._option_ids(o)) for o in options), default=self.profile.language_model.max_new_tokens)
+        return len(prefix) + len(suffix) + longest
+
+
+def load_answerer(profile: Profile, encoders: Encoders, device: str | None = None, *, merge: Merge = merge) -> Answerer:
+    """The answering side of `profile`; `merge` may be `model.dfm.merge_mean` to compare with.
+
+    Raises:
+        WeightsNotFound: weights are neither in the folder the profile names, nor cached, nor can they be fetched.
+        WeightsInvalid: a checkpoint that does not fit, or a connector that does not fit encoder and language model.
+        ModelError: CUDA was asked for and is not there.
+    """
+    where = pick_device(device)
+    language = load_language(profile.language_model, where)
+    connector = load_connector(profile.connector, where)
+    patch_dim = encoders.patch.identity.dimension
+    if (connector.patch_dim, connector.width) != (patch_dim, language.width):
+        raise WeightsInvalid(
+            f"connector: {profile.connector.source} goes from {connector.patch_dim} to {connector.width} dimensions, "
+            f"patch encoder and language model need {patch_dim} to {language.width}"
+        )
+    connector.to(language.dtype).requires_grad_(False)
+    return Answerer(profile, encoders, connector, language, merge=merge)
+
+
+def _common(a: str, b: str) -> str:
+    return os.path.commonprefix([a, b]).rstrip("\ufffd")

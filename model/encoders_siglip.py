@@ -1,0 +1,199 @@
+"""SigLIP through transformers: the patch encoder.
+
+Patches may leave the vision tower after any layer, with or without the final norm, while the pooled vector always
+comes out of the whole tower: one pass gives both.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from index.errors import WeightsInvalid
+from index.records import EncoderIdentity
+from model.checkpoints import quiet_loading, read_tensors, resolve, weights_digest, weights_files
+from model.preprocessing import Preprocessing
+from model.profiles import PatchEncoderSpec
+
+__all__ = ["SiglipEncoder", "load_siglip"]
+
+_NEEDS = ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors")
+_TAKES = ("tokenizer_config.json", "special_tokens_map.json", "*.safetensors.index.json")
+# `vision_tower.vision_model.…` in transformers' LLaVA layouts, `model.vision_tower.vision_tower.vision_model.…` in the
+# original one.
+_TOWER = r"(model\.)?(vision_tower\.)+(vision_model\.)?"
+_FLOAT16_MAX = 65_504.0
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class SiglipEncoder:
+    """See `PatchEncoder`. `model` is a SiglipModel; `tokenize` gives int64[n, length] ids."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenize: Callable[[Sequence[str]], Tensor],
+        preprocessing: Preprocessing,
+        identity: EncoderIdentity,
+        spec: PatchEncoderSpec,
+    ) -> None:
+        self._model, self._tokenize, self._preprocessing = model, tokenize, preprocessing
+        self._identity, self._batch = identity, spec.batch
+        self._device = next(model.parameters()).device
+        vision = model.config.vision_config
+        self._patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
+        self._normed = spec.post_layernorm
+        self._taken: Tensor | None = None
+        layers = model.vision_model.encoder.layers
+        # A hook holds one layer's output; asking transformers for hidden states would hold every layer's.
+        layers[spec.layer - 1 if spec.layer > 0 else -1].register_forward_hook(self._take)
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        return self._identity
+
+    @property
+    def patches(self) -> int:
+        return self._patches
+
+    def _take(self, module: Any, inputs: Any, output: Any) -> None:
+        self._taken = output[0] if isinstance(output, tuple) else output
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        width = self._identity.dimension
+        pooled = np.empty((len(frames), width), np.float32)
+        patches = np.empty((len(frames), self._patches, width), np.float16)
+        for i in range(0, len(frames), self._batch):
+            pixels = self._preprocessing(frames[i : i + self._batch], self._device)
+            with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+                out = self._model.vision_model(pixel_values=pixels)
+            tokens: Any = out.last_hidden_state if self._normed else self._taken
+            self._taken = None
+            pooled[i : i + self._batch] = _unit(out.pooler_output)
+            # A few channels of large towers are huge; they must not become infinite in half precision.
+            patches[i : i + self._batch] = tokens.float().clamp_(-_FLOAT16_MAX, _FLOAT16_MAX).half().cpu().numpy()
+        return pooled, patches
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if not texts:
+            return np.empty((0, self._identity.dimension), np.float32)
+        return _unit(self._model.text_model(input_ids=self._tokenize(texts).to(self._device)).pooler_output)
+
+
+def _unit(vectors: Tensor) -> NDArray[np.float32]:
+    return functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
+    """The SigLIP of a profile, its vision layers replaced by those of `spec.tower` where there is one.
+
+    Raises:
+        WeightsNotFound: see `resolve`.
+        WeightsInvalid: a configuration or tensors that do not fit, or text and patches of different width.
+    """
+    from transformers import SiglipModel
+
+    what = f"patch encoder {spec.name}"
+    folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what=what)
+    files = weights_files(folder)
+    try:
+        with quiet_loading():
+            model, report = SiglipModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        raise WeightsInvalid(f"{what}: {folder} does not load ({_first_line(error)}); check its files") from error
+    if report["missing_keys"]:
+        raise WeightsInvalid(f"{what}: {folder} has no tensor {min(report['missing_keys'])}; is it a SigLIP?")
+    if spec.tower is not None:
+        tower = resolve(spec.tower, needs=("*.safetensors",), takes=(), what=f"{what}, vision tower")
+        files += weights_files(tower)
+        _replace_vision(model, tower, spec)
+    layers = len(model.vision_model.encoder.layers)
+    if spec.layer > layers:
+        raise WeightsInvalid(f"{what}: layer {spec.layer} was asked for, {folder} has {layers}; change the profile")
+    width = int(model.config.vision_config.hidden_size)
+    text_width = int(model.text_model.head.out_features)
+    if width != text_width:
+        raise WeightsInvalid(f"{what}: patches have {width} dimensions and texts {text_width}; DFM compares the two")
+    preprocessing = Preprocessing.from_transformers(_json(folder / "preprocessor_config.json"), source=str(folder))
+    identity = EncoderIdentity(
+        name=spec.name,
+        revision="+".join(s.revision or "local" for s in (spec.source, spec.tower) if s is not None),
+        weights_digest=weights_digest(files),
+        preprocessing_digest=preprocessing.digest(layer=spec.layer, post_layernorm=spec.post_layernorm),
+        dimension=width,
+    )
+    model.to(device).eval().requires_grad_(False)
+    tokenize = _tokenizer(folder, int(model.config.text_config.max_position_embeddings), what)
+    return SiglipEncoder(model, tokenize, preprocessing, identity, spec)
+
+
+def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:
+    """Put the tower's tensors in place; every one up to the layer that patches leave must be there."""
+    new = {k: v.float() for k, v in read_tensors(folder, {_TOWER: ""}).items()}
+    vision = model.vision_model
+    own = {k: tuple(v.shape) for k, v in vision.state_dict().items()}
+    for name, tensor in new.items():
+        if own.get(name) != tuple(tensor.shape):
+            raise WeightsInvalid(f"{folder}: {name} is {list(tensor.shape)}, the base SigLIP has {own.get(name)}")
+    depth = spec.layer if spec.layer > 0 else len(vision.encoder.layers)
+    needed = [k for k in own if k.startswith("embeddings.") or _layer(k) < depth]
+    missing = [k for k in needed if k not in new]
+    if missing:
+        raise WeightsInvalid(f"{folder}: the vision tower has no {missing[0]}; patches leave after layer {depth}")
+    vision.load_state_dict({k: new[k] for k in needed}, strict=False)
+
+
+def _layer(name: str) -> float:
+    parts = name.split(".")
+    return int(parts[2]) if parts[:2] == ["encoder", "layers"] else float("inf")
+
+
+def _tokenizer(folder: Path, length: int, what: str) -> Callable[[Sequence[str]], Tensor]:
+    """Texts → ids padded to `length`, as SigLIP was trained.
+
+    The fast tokenizer is read from tokenizer.json, so sentencepiece is not needed; the cleaning that the original
+    SigLIP tokenizer does before it (no punctuation, lower case) is done here for checkpoints that name that class.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    config = folder / "tokenizer_config.json"
+    original = config.is_file() and str(_json(config).get("tokenizer_class", "")).startswith("SiglipTokenizer")
+    try:
+        with quiet_loading():
+            fast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise WeightsInvalid(f"{what}: the tokenizer in {folder} does not load ({_first_line(error)})") from error
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        clean = [" ".join(t.translate(_NO_PUNCTUATION).lower().split()) for t in texts] if original else list(texts)
+        ids: Tensor = fast(
+            clean, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        return ids
+
+    return tokenize
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsInvalid(f"{path}: does not read as JSON ({_first_line(error)}); download it again") from error
+    return dict(data)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
