@@ -7,7 +7,6 @@ Does not know stores, streams' names or how keyframes were chosen: it is handed 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -67,8 +66,8 @@ class Answer:
 
     `option` is the position of the chosen option and `probabilities` the share of each; None and empty for an open
     question. `visual_tokens` is M·K + (N − K), `prompt_tokens` everything that was prefilled. `timings` in seconds:
-    patches (reading them), dfm, connector, prefill, first_token (from the call to the first token or the scores),
-    decode (all after prefill).
+    patches (reading them), dfm, assembly (connector and sequence), prefill, decode (all after prefill), and
+    first_token (from the call to the first token or the scores).
     """
 
     text: str
@@ -235,6 +234,14 @@ class Answerer:
             clock.add("patches", since)
             return tensor
 
+        def timed_merge(
+            block: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+        ) -> Tensor:
+            since = clock.now()
+            tokens = self.merge(block, reference, query, alpha=alpha, lam=lam)
+            clock.add("dfm", since)
+            return tokens
+
         merged = merge_frames(
             read,
             request.keyframe,
@@ -242,7 +249,7 @@ class Answerer:
             query,
             alpha=self.profile.dfm.alpha,
             lam=self.profile.dfm.lam,
-            merge=self.merge,
+            merge=timed_merge,
             chunk=max(1, _CHUNK_BYTES // (2 * patches * width)),
         )
         stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
@@ -251,7 +258,8 @@ class Answerer:
         parts += [p.to(language.dtype) for p in visual_embeddings(merged, self.connector, request.captured_at, stamp)]
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
-        clock.add("assembly", since)
+        elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)
+        clock.add("assembly", since + elsewhere)
         return embeddings
 
     def _option_ids(self, option: str) -> list[int]:
@@ -293,4 +301,6 @@ def load_answerer(profile: Profile, encoders: Encoders, device: str | None = Non
 
 
 def _common(a: str, b: str) -> str:
-    return os.path.commonprefix([a, b]).rstrip("\ufffd")
+    """The start that two texts share, without a character that is still incomplete."""
+    length = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return a[:length].rstrip("\ufffd")
