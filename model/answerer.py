@@ -221,13 +221,13 @@ class Answerer:
         language = self.language
         prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
         query = torch.from_numpy(self.encoders.patch.encode_text([request.question])[0]).to(language.device)
-        patches, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
+        count, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
 
         def read(rows: slice) -> Tensor:
             since = clock.now()
             block = request.read_patches(rows)
-            if block.shape[1:] != (patches, width):
-                raise UsageError(f"patches of a frame: expected [{patches}, {width}], got {list(block.shape[1:])}")
+            if block.shape[1:] != (count, width):
+                raise UsageError(f"patches of a frame: expected [{count}, {width}], got {list(block.shape[1:])}")
             # A read-only array (memory-mapped) would make torch warn.
             block = block if block.flags.writeable else block.copy()
             tensor = torch.from_numpy(block).to(language.device)
@@ -235,10 +235,10 @@ class Answerer:
             return tensor
 
         def timed_merge(
-            block: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+            patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
         ) -> Tensor:
             since = clock.now()
-            tokens = self.merge(block, reference, query, alpha=alpha, lam=lam)
+            tokens = self.merge(patches, reference, query, alpha=alpha, lam=lam)
             clock.add("dfm", since)
             return tokens
 
@@ -250,7 +250,7 @@ class Answerer:
             alpha=self.profile.dfm.alpha,
             lam=self.profile.dfm.lam,
             merge=timed_merge,
-            chunk=max(1, _CHUNK_BYTES // (2 * patches * width)),
+            chunk=max(1, _CHUNK_BYTES // (2 * count * width)),
         )
         stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
         since = clock.now()
