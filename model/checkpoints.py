@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from index.errors import WeightsInvalid, WeightsNotFound
@@ -20,7 +21,7 @@ from model.profiles import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["quiet_loading", "read_tensors", "resolve", "weights_digest", "weights_files"]
+__all__ = ["loading", "read_tensors", "resolve", "weights_digest", "weights_files"]
 
 _PACKAGE = Path(__file__).parent
 _PROBE_SECONDS = 10.0
@@ -175,8 +176,13 @@ def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bars and no advice from transformers while weights load; our own errors say what is wrong."""
+def loading(what: str, folder: Path) -> Iterator[None]:
+    """Load a library's checkpoint from `folder` without its progress bars and advice.
+
+    Raises:
+        WeightsInvalid: the library refused; says `what` and the first line of why.
+    """
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -184,6 +190,9 @@ def quiet_loading() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsInvalid(f"{what}: {folder} does not load ({reason}); check its files") from error
     finally:
         logging.set_verbosity(level)
         if bars:

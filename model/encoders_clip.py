@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
-from model.checkpoints import quiet_loading, resolve, weights_digest
+from model.checkpoints import loading, resolve, weights_digest
 from model.preprocessing import Preprocessing
 from model.profiles import FrameEncoderSpec
 
@@ -78,15 +77,9 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
     import open_clip
 
     folder = resolve(spec.source, needs=_NEEDS, takes=_TOKENIZER, what=f"frame encoder {spec.name}")
-    try:
-        with quiet_loading():
-            model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
-            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsInvalid(
-            f"frame encoder {spec.name}: {folder} does not load ({reason}); check its files"
-        ) from error
+    with loading(f"frame encoder {spec.name}", folder):
+        model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval().requires_grad_(False)
     preprocessing = Preprocessing.from_open_clip(open_clip.get_model_preprocess_cfg(model), source=str(folder))
     identity = EncoderIdentity(

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
-from model.checkpoints import quiet_loading, read_tensors, resolve, weights_digest, weights_files
+from model.checkpoints import loading, read_tensors, resolve, weights_digest, weights_files
 from model.preprocessing import Preprocessing
 from model.profiles import PatchEncoderSpec
 
@@ -107,13 +107,10 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
     what = f"patch encoder {spec.name}"
     folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what=what)
     files = weights_files(folder)
-    try:
-        with quiet_loading():
-            model, report = SiglipModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        raise WeightsInvalid(f"{what}: {folder} does not load ({_first_line(error)}); check its files") from error
+    with loading(what, folder):
+        model, report = SiglipModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     if report["missing_keys"]:
         raise WeightsInvalid(f"{what}: {folder} has no tensor {min(report['missing_keys'])}; is it a SigLIP?")
     if spec.tower is not None:
@@ -171,11 +168,8 @@ def _tokenizer(folder: Path, length: int, what: str) -> Callable[[Sequence[str]]
 
     config = folder / "tokenizer_config.json"
     original = config.is_file() and str(_json(config).get("tokenizer_class", "")).startswith("SiglipTokenizer")
-    try:
-        with quiet_loading():
-            fast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise WeightsInvalid(f"{what}: the tokenizer in {folder} does not load ({_first_line(error)})") from error
+    with loading(f"{what}, tokenizer", folder):
+        fast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         clean = [" ".join(t.translate(_NO_PUNCTUATION).lower().split()) for t in texts] if original else list(texts)
@@ -191,9 +185,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsInvalid(f"{path}: does not read as JSON ({_first_line(error)}); download it again") from error
+        raise WeightsInvalid(f"{path}: does not read as JSON ({error}); download it again") from error
     return dict(data)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from index.errors import UsageError, WeightsInvalid
-from model.checkpoints import quiet_loading, read_tensors, resolve
+from model.checkpoints import loading, read_tensors, resolve
 from model.profiles import LanguageModelSpec
 
 __all__ = ["LanguageModel", "Reading", "load_language"]
@@ -171,13 +171,9 @@ def load_language(spec: LanguageModelSpec, device: torch.device) -> LanguageMode
 
     folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what="language model")
     dtype = getattr(torch, spec.dtype) if device.type == "cuda" else torch.float32
-    try:
-        with quiet_loading():
-            model, report = _load_causal(folder, dtype) if spec.layout == "causal_lm" else _load_llava(folder, dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsInvalid(f"language model: {folder} does not load ({reason}); check its files") from error
+    with loading("language model", folder):
+        model, report = _load_causal(folder, dtype) if spec.layout == "causal_lm" else _load_llava(folder, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if report["missing_keys"]:
         raise WeightsInvalid(f"language model: {folder} has no tensor {min(report['missing_keys'])}")
     if tokenizer.convert_tokens_to_ids("<|im_end|>") in (None, tokenizer.unk_token_id):
