@@ -22,15 +22,8 @@ __all__ = ["LanguageModel", "Reading", "load_language"]
 
 # Prefill goes in pieces, so that activations stay small however long the prompt is.
 _PREFILL_TOKENS = 2048
-_NEEDS = ("config.json", "tokenizer.json|vocab.json", "*.safetensors")
-_TAKES = (
-    "tokenizer*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "*.safetensors.index.json",
-)
+_NEEDS = ("config.json", "tokenizer.json", "*.safetensors")
+_TAKES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "*.safetensors.index.json")
 # Checkpoint names → Qwen2ForCausalLM names, for both layouts transformers has written of LLaVA-OneVision.
 _LLAVA = {
     r"language_model\.(model|lm_head)\.": r"\1.",
@@ -167,13 +160,14 @@ def load_language(spec: LanguageModelSpec, device: torch.device) -> LanguageMode
             f"language model: {spec.source} is in the authors' own layout, which this version cannot read; "
             "use the edge profile, or name a Qwen2 or LLaVA-OneVision checkpoint"
         )
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what="language model")
     dtype = getattr(torch, spec.dtype) if device.type == "cuda" else torch.float32
     with loading("language model", folder):
         model, report = _load_causal(folder, dtype) if spec.layout == "causal_lm" else _load_llava(folder, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Not AutoTokenizer: beside a Qwen2 configuration it takes any tokenizer.json for Qwen2's own.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     if report["missing_keys"]:
         raise WeightsInvalid(f"language model: {folder} has no tensor {min(report['missing_keys'])}")
     if tokenizer.convert_tokens_to_ids("<|im_end|>") in (None, tokenizer.unk_token_id):

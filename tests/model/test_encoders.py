@@ -48,6 +48,13 @@ def test_clip_is_open_clips(encoders: Encoders, checkpoints: Path) -> None:
     np.testing.assert_allclose(encoders.frame.encode_text(TEXTS), texts.numpy(), atol=1e-6)
 
 
+def test_texts_go_through_the_tokenizer_in_the_folder(encoders: Encoders) -> None:
+    for encoder in (encoders.frame, encoders.patch):
+        same, known, unknown = encoder.encode_text(["RED  truck", "red truck", "red zebra"])
+        np.testing.assert_allclose(same, known, atol=1e-6)
+        assert not np.allclose(unknown, known, atol=1e-4)
+
+
 def test_siglip_is_transformers(encoders: Encoders, checkpoints: Path) -> None:
     model = SiglipModel.from_pretrained(checkpoints / "siglip", dtype=torch.float32).eval()
     pixels = np.stack([np.asarray(Image.fromarray(f).resize((tiny.SIZE, tiny.SIZE), 3)) for f in _frames()])
