@@ -153,8 +153,8 @@ class QuestionMaker:
         elif kind == "when":
             about = Constraint(kind=actor.kind, colour=actor.colour, place=event.place)
             text = f"When was the {colour} {thing} at the {place}?"
-            answer = self.clock(event.start)
-            if answer != self.clock(event.end):
+            answer = self.clock(event.seen_from)
+            if answer != self.clock(event.seen_until):
                 return None
             last = max(e.end for e in self.events)
             minutes = sorted({self.clock(s) for s in np.arange(0, last + 60, 60)} - {answer})

@@ -22,6 +22,7 @@ COUNTS = ("one", "two", "three", "four")
 WIDTH, HEIGHT = 320, 240
 SLOTS = ((54, 92), (160, 92), (266, 92), (54, 190), (160, 190), (266, 190))  # centres of the six places, px
 WALK_SECONDS = 2.0
+ARRIVE_SECONDS = 0.45  # an actor that walks in is inside its place's part of the picture so long before it stands
 
 
 def rng_of(*key: object) -> np.random.Generator:
@@ -53,6 +54,14 @@ class Event:
     end: float
     side: int  # −1 enters from the left, +1 from the right
     phase: float
+
+    @property
+    def seen_from(self) -> float:
+        return self.start - ARRIVE_SECONDS
+
+    @property
+    def seen_until(self) -> float:
+        return self.end + ARRIVE_SECONDS
 
     def shifted(self, seconds: float) -> Event:
         return Event(

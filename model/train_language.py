@@ -142,7 +142,7 @@ def prepare(stream: VirtualStream, features: Features, rng: np.random.Generator,
     keyframes = _exactly(stage.k, select_keyframes(vectors, query, k=stage.k, tau=0.85), frames, rng)
 
     def seen(question: Question) -> bool:
-        return all(((keyframes >= e.start) & (keyframes <= e.end)).any() for e in question.evidence)
+        return all(((keyframes >= e.seen_from) & (keyframes <= e.seen_until)).any() for e in question.evidence)
 
     questions = [q for q in questions if seen(q)]
     if not questions:

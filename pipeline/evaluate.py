@@ -66,11 +66,11 @@ class Evaluation(BaseModel):
         hits, accuracy = self.hits[str(self.k)], self.accuracy
         dks, top = hits["dks"], hits["top-k"]
         full, blind = accuracy["dks + dfm"]["all"], accuracy["blind"]["all"]
-        above = dks["all"].share - top["all"].share
+        above = dks["all of several"].share - top["all of several"].share
         lead = full.share - blind.share
         return {
             "any evidence ≥ 95 %": (dks["any"].share >= 0.95, f"{dks['any'].share:.1%}"),
-            "all evidence ≥ 75 %": (dks["all"].share >= 0.75, f"{dks['all'].share:.1%}"),
+            "all evidence ≥ 75 %": (dks["all of several"].share >= 0.75, f"{dks['all of several'].share:.1%}"),
             "all evidence ≥ 10 points above top-K": (above >= 0.10, f"{100 * above:+.1f} points"),
             "accuracy ≥ 80 %": (full.share >= 0.80, f"{full.share:.1%}"),
             "≥ 20 points above blind": (lead >= 0.20, f"{100 * lead:+.1f} points"),
@@ -101,7 +101,7 @@ def _select(method: str, vectors: NDArray[np.float32], query: NDArray[np.float32
 
 
 def _hit(question: Question, seconds: NDArray[np.float64]) -> list[bool]:
-    return [bool(((seconds >= e.start) & (seconds <= e.end)).any()) for e in question.evidence]
+    return [bool(((seconds >= e.seen_from) & (seconds <= e.seen_until)).any()) for e in question.evidence]
 
 
 class _Camera:

@@ -67,8 +67,8 @@ def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, A
                             "colour": COLOURS[actor.colour],
                             "count": event.count,
                             "place": PLACES[event.place],
-                            "start": at(event.start),
-                            "end": at(event.end),
+                            "start": at(event.seen_from),
+                            "end": at(event.seen_until),
                         }
                     )
         for question in questions(seed, camera, minutes):
@@ -78,10 +78,10 @@ def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, A
                     "options": list(question.options),
                     "answer": question.answer,
                     "stream_id": stream,
-                    "start": at(min(e.start for e in question.evidence)),
-                    "end": at(max(e.end for e in question.evidence)),
+                    "start": at(min(e.seen_from for e in question.evidence)),
+                    "end": at(max(e.seen_until for e in question.evidence)),
                     "kind": question.kind,
-                    "evidence": [{"start": at(e.start), "end": at(e.end)} for e in question.evidence],
+                    "evidence": [{"start": at(e.seen_from), "end": at(e.seen_until)} for e in question.evidence],
                 }
             )
     return {"events": events, "questions": asked}
