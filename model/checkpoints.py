@@ -56,7 +56,8 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
     from huggingface_hub import constants, model_info, snapshot_download
 
     patterns = [alternative for need in (*needs, *takes) for alternative in need.split("|")]
-    give = f"download {repo} (revision {revision}: {', '.join(needs)}) and give its folder in the profile"
+    files = ", ".join(need.split("|")[0] for need in needs)
+    give = f"download {files} of {repo} at revision {revision} and name their folder in a profile file (--profile)"
     try:
         cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
         if not _missing(cached, needs):

@@ -139,18 +139,18 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
 
 def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:
     """Put the tower's tensors in place; every one up to the layer that patches leave must be there."""
-    new = {k: v.float() for k, v in read_tensors(folder, {_TOWER: ""}).items()}
+    new = read_tensors(folder, {_TOWER: ""})
     vision = model.vision_model
-    own = {k: tuple(v.shape) for k, v in vision.state_dict().items()}
-    for name, tensor in new.items():
-        if own.get(name) != tuple(tensor.shape):
-            raise WeightsInvalid(f"{folder}: {name} is {list(tensor.shape)}, the base SigLIP has {own.get(name)}")
     depth = spec.layer if spec.layer > 0 else len(vision.encoder.layers)
-    needed = [k for k in own if k.startswith("embeddings.") or _layer(k) < depth]
-    missing = [k for k in needed if k not in new]
-    if missing:
-        raise WeightsInvalid(f"{folder}: the vision tower has no {missing[0]}; patches leave after layer {depth}")
-    vision.load_state_dict({k: new[k] for k in needed}, strict=False)
+    own = vision.state_dict()
+    needed = [name for name in own if name.startswith("embeddings.") or _layer(name) < depth]
+    for name in needed:
+        if name not in new:
+            raise WeightsInvalid(f"{folder}: the vision tower has no {name}; patches leave after layer {depth}")
+        if new[name].shape != own[name].shape:
+            shapes = f"{list(new[name].shape)}, the base SigLIP has {list(own[name].shape)}"
+            raise WeightsInvalid(f"{folder}: the vision tower's {name} is {shapes}; the two do not belong together")
+    vision.load_state_dict({name: new[name].float() for name in needed}, strict=False)
 
 
 def _layer(name: str) -> float:

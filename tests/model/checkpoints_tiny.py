@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -38,6 +38,9 @@ def save_tokenizer(folder: Path, *, close: bool) -> Any:
     raw = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.Sequence(
+        [decoders.WordPiece(prefix="##", cleanup=True), decoders.Fuse(), decoders.Replace(" : ", ":")]
+    )
     if close:
         raw.post_processor = processors.TemplateProcessing(
             single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", ids["<eos>"])]

@@ -98,6 +98,22 @@ def test_an_open_answer_is_streamed(answerer: Answerer) -> None:
     assert (answer.option, answer.probabilities) == (None, ())
 
 
+def test_streamed_text_is_never_taken_back(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = answerer.language.tokenizer("at 08:07 the red car", add_special_tokens=False).input_ids
+    monkeypatch.setattr(answerer.language, "decode", lambda reading, max_new_tokens: iter(ids))
+    assert answerer.language.tokenizer.decode(ids[:3]) == "at 08 :"  # the colon is still apart here
+    texts, answer = _final(answerer, _request([True]))
+    assert "".join(texts) == answer.text == "at 08:07 the red car"
+    assert len(texts) > 2
+
+
+def test_an_answer_may_be_empty(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answerer.language, "decode", lambda reading, max_new_tokens: iter(()))
+    texts, answer = _final(answerer, _request([True]))
+    assert (texts, answer.text) == ([""], "")
+    assert "first_token" in answer.timings
+
+
 def test_timings_name_every_stage(answerer: Answerer) -> None:
     _, answer = _final(answerer, _request([True, False, False]))
     assert set(answer.timings) == {"patches", "dfm", "assembly", "prefill", "first_token", "decode"}

@@ -160,6 +160,7 @@ def test_a_llava_tower_replaces_the_first_layers(prefix: str, checkpoints: Path,
     llava = tiny.save_llava_onevision(tmp_path / "llava", layers=2)
     file = tmp_path / "llava" / "model.safetensors"
     renamed = {k.replace("vision_tower.", prefix, 1): v for k, v in load_file(file).items()}
+    renamed[f"{prefix}embeddings.position_ids"] = torch.arange(tiny.PATCHES)  # older checkpoints carry it
     save_file(renamed, file, metadata={"format": "pt"})
     frames = [np.full((tiny.SIZE, tiny.SIZE, 3), 90, np.uint8)]
     spec = _spec(checkpoints / "siglip", tower=Source(folder=tmp_path / "llava"), layer=2, post_layernorm=False)
@@ -181,6 +182,19 @@ def test_a_tower_that_is_too_short_is_refused(checkpoints: Path, tmp_path: Path)
     tiny.save_llava_onevision(tmp_path / "llava", layers=1)
     spec = _spec(checkpoints / "siglip", tower=Source(folder=tmp_path / "llava"), layer=2, post_layernorm=False)
     with pytest.raises(WeightsInvalid, match=r"no encoder\.layers\.1\."):
+        load_siglip(spec, CPU)
+
+
+def test_a_tower_of_another_shape_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny.save_llava_onevision(tmp_path / "llava", layers=2)
+    file = tmp_path / "llava" / "model.safetensors"
+    state = load_file(file)
+    state["vision_tower.embeddings.patch_embedding.bias"] = torch.zeros(5)
+    save_file(state, file, metadata={"format": "pt"})
+    spec = _spec(checkpoints / "siglip", tower=Source(folder=tmp_path / "llava"), layer=2, post_layernorm=False)
+    with pytest.raises(WeightsInvalid, match=r"patch_embedding\.bias is \[5\], the base SigLIP has \[24\]"):
         load_siglip(spec, CPU)
 
 
