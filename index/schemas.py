@@ -1,0 +1,72 @@
+"""The Arrow schemas of the three Delta tables: the one place that says what a column is and in which unit.
+
+    frames    one row a frame: its key, its clock, its vectors, its picture; what questions and searches read
+    patches   one row a frame: the M patch tokens, by far the most bytes, read for the frames of one question only
+    segments  one row a committed piece of footage: what was ingested, from where, and how
+
+Pictures stand in `frames`, as a column that is read alone or not at all, so that forgetting a frame forgets its
+picture in the same transaction.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+
+from index.errors import UsageError
+
+FORMAT = 1
+FORMAT_KEY, ENCODERS_KEY = "sightline.format", "sightline.encoders"
+
+_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _column(name: str, kind: pa.DataType, unit: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"unit": unit})
+
+
+_TIME = pa.timestamp("us", "UTC")
+_KEY = [
+    _column("stream_id", pa.string(), "name of the camera; partition"),
+    _column("date", pa.string(), "UTC day of captured_at, YYYY-MM-DD; partition"),
+    _column("captured_at", _TIME, "UTC microseconds"),
+    _column("segment", pa.string(), "digest of stream, source and chunk"),
+]
+FRAMES = pa.schema(
+    [
+        *_KEY,
+        _column("pts_seconds", pa.float64(), "seconds of the stream's own clock"),
+        _column("clock_source", pa.string(), "given, filename, container, mtime or arrival"),
+        _column("frame_vector", pa.list_(pa.float32()), "CLIP embedding, unit norm, [Df]"),
+        _column("patch_pooled", pa.list_(pa.float32()), "SigLIP pooled embedding, unit norm, [Dp]"),
+        _column("picture", pa.binary(), "JPEG bytes"),
+    ]
+)
+PATCHES = pa.schema([*_KEY, _column("patches", pa.binary(), "float16 little endian, [M, Dp] row by row")])
+SEGMENTS = pa.schema(
+    [
+        _column("stream_id", pa.string(), "name of the camera; partition"),
+        _column("segment", pa.string(), "digest of stream, source and chunk"),
+        _column("source", pa.string(), "digest of the footage"),
+        _column("chunk", pa.int64(), "place in the source, from 0"),
+        _column("uri", pa.string(), "where the footage was, credentials masked"),
+        _column("start", _TIME, "UTC microseconds"),
+        _column("end", _TIME, "UTC microseconds, exclusive"),
+        _column("frames", pa.int64(), "frames stored by this segment"),
+        _column("decode_mode", pa.string(), "keyframes, nonref or all"),
+        _column("clock_source", pa.string(), "given, filename, container, mtime or arrival"),
+        _column("final", pa.bool_(), "whether the source ends here"),
+        pa.field("problem", pa.string(), metadata={"unit": "what went wrong while decoding, null when nothing"}),
+    ]
+)
+TABLES = {"frames": (FRAMES, ["stream_id", "date"]), "patches": (PATCHES, ["stream_id", "date"]), "segments": (SEGMENTS, ["stream_id"])}
+
+
+def check_stream_id(stream_id: str) -> str:
+    """Return `stream_id`. Raises UsageError when it cannot be the name of a stream."""
+    if not _STREAM.fullmatch(stream_id):
+        raise UsageError(
+            f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+        )
+    return stream_id

@@ -1,0 +1,503 @@
+"""The store: three Delta tables and a folder of FAISS shards behind one small interface.
+
+    <url>/frames  <url>/patches  <url>/segments     Delta, the truth
+    <url>/faiss/<stream>/<day>.{faiss,npz}          cache; in the user's cache folder when the store is remote
+
+A segment is appended patches first, then frames, then its own row: a frame that can be seen has its patches, and a
+segment that is listed is whole. Each of the three commits carries the Delta transaction (digest of stream and source,
+chunk), so an append that was killed is finished by appending again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from index.errors import (
+    EmptyWindow,
+    IdentityMismatch,
+    StoreCorrupt,
+    StoreNotFound,
+    StoreVersion,
+    UnknownStream,
+    UsageError,
+    mask_url,
+)
+from index.moments import Hit
+from index.records import EncoderPair, FrameRecords, Segment, from_micros, rfc3339
+from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES, SEGMENTS, TABLES, check_stream_id
+from index.shards import Shards
+from index.table import Table
+from index.window import Window
+
+__all__ = ["Store", "StreamSummary"]
+
+_PATCH_BATCH_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """What the store holds of one stream; times in UTC microseconds of the first and last frame."""
+
+    stream_id: str
+    frames: int
+    first: int
+    last: int
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def _day(micros: int) -> str:
+    return from_micros(micros).strftime("%Y-%m-%d")
+
+
+def _moment(micros: int) -> pa.Scalar:
+    return pa.scalar(int(micros), pa.timestamp("us", "UTC"))
+
+
+def _sql_time(micros: int) -> str:
+    return f"arrow_cast({int(micros)}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """A list<float> column as float32[N, width], one copy."""
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
+    flat = np.concatenate(parts) if len(parts) != 1 else parts[0]
+    return np.ascontiguousarray(flat, np.float32).reshape(-1, width)
+
+
+def _lists(matrix: NDArray[np.float32]) -> pa.Array:
+    n, width = matrix.shape
+    offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).reshape(-1)))
+
+
+class Store:
+    """An opened store. Any number of processes may read and append at once."""
+
+    def __init__(self, url: str, encoders: EncoderPair, tables: dict[str, Table], shards: Shards) -> None:
+        self.url, self.encoders = url, encoders
+        self._tables, self._shards = tables, shards
+
+    # ---- opening -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _place(url: str | Path) -> tuple[str, dict[str, Table], Shards]:
+        text = str(url).removeprefix("file://").rstrip("/")
+        if "://" in text:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / _digest(text)
+        else:
+            text = str(Path(text).expanduser().absolute())
+            cache = Path(text)
+        return text, {name: Table(f"{text}/{name}", name) for name in TABLES}, Shards(cache / "faiss")
+
+    @classmethod
+    def create(cls, url: str | Path, encoders: EncoderPair) -> Store:
+        """Make an empty store for vectors of `encoders`; one that is there already is opened and checked."""
+        text, tables, _ = cls._place(url)
+        if "://" not in text:
+            try:
+                Path(text).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreNotFound(f"{text}: cannot make a store there ({error.strerror}); choose another --store") from error
+        configuration = {FORMAT_KEY: str(FORMAT), ENCODERS_KEY: encoders.model_dump_json()}
+        for table in tables.values():  # `segments` comes last: a store without it is not there yet
+            table.create(configuration)
+        return cls.open(url, encoders=encoders)
+
+    @classmethod
+    def open(cls, url: str | Path, *, encoders: EncoderPair | None = None) -> Store:
+        """Open a store.
+
+        Raises:
+            StoreNotFound: nothing there.
+            StoreVersion: written by a newer Sightline.
+            IdentityMismatch: `encoders` are not those whose vectors it holds.
+            StoreCorrupt: a table that does not read.
+        """
+        text, tables, shards = cls._place(url)
+        shown = mask_url(text)
+        if not tables["segments"].exists():
+            raise StoreNotFound(f"{shown}: no store there; `sightline ingest … --store {shown}` makes one")
+        configuration = tables["segments"].configuration()
+        version = int(configuration.get(FORMAT_KEY, "0"))
+        if version > FORMAT:
+            raise StoreVersion(f"{shown}: format {version}, this Sightline reads up to {FORMAT}; install a newer one")
+        try:
+            held = EncoderPair.model_validate_json(configuration[ENCODERS_KEY])
+        except (KeyError, ValueError):
+            raise StoreCorrupt(f"{shown}: the store does not say whose vectors it holds; restore its first log entry") from None
+        if encoders is not None and encoders != held:
+            raise IdentityMismatch(
+                f"{shown}: holds vectors of {held.frame.name} and {held.patch.name}, asked with {encoders.frame.name} and "
+                f"{encoders.patch.name} of other weights or settings; use the profile that wrote it, or ingest the footage "
+                "again into a new store"
+            )
+        return cls(text, held, tables, shards)
+
+    @classmethod
+    def open_or_create(cls, url: str | Path, encoders: EncoderPair) -> Store:
+        """Open the store at `url`, or make it."""
+        _, tables, _ = cls._place(url)
+        return cls.open(url, encoders=encoders) if tables["segments"].exists() else cls.create(url, encoders)
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+        """Store one segment and its frames; False when it was stored before.
+
+        Frames whose (stream_id, captured_at) the store has already are left out. `frames` is None for a segment in
+        which nothing could be decoded.
+
+        Raises:
+            UsageError: frames of another stream or with vectors of another shape.
+            StoreFull: no space; the store stays as it was, and the same append completes it later.
+        """
+        check_stream_id(segment.stream_id)
+        key = _digest(segment.stream_id, segment.source, segment.chunk)
+        if self._stored(segment.stream_id, key):
+            return False
+        app = _digest(segment.stream_id, segment.source, self._generation())
+        count = 0
+        if frames is not None and len(frames):
+            self._check(segment, frames)
+            keep = self._new_rows(segment.stream_id, key, frames.captured_at)
+            count = int(keep.sum())
+            if count:
+                shared = self._key_columns(segment.stream_id, key, frames.captured_at[keep])
+                width = self.encoders.patches * self.encoders.patch.dimension * 2
+                raw = np.ascontiguousarray(frames.patches[keep], "<f2").reshape(count, -1).view(np.uint8)
+                offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int32))
+                blob = pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(raw.reshape(-1))])
+                self._tables["patches"].append_once(
+                    pa.Table.from_arrays([*shared, blob], schema=PATCHES), app, segment.chunk
+                )
+                pictures = [picture for picture, kept in zip(frames.pictures, keep, strict=True) if kept]
+                columns = [
+                    *shared,
+                    pa.array(frames.pts_seconds[keep]),
+                    pa.array([frames.clock_source] * count),
+                    _lists(frames.frame_vectors[keep]),
+                    _lists(frames.patch_pooled[keep]),
+                    pa.array(pictures, pa.binary()),
+                ]
+                self._tables["frames"].append_once(pa.Table.from_arrays(columns, schema=FRAMES), app, segment.chunk)
+        row = {**segment.model_dump(), "segment": key, "uri": mask_url(segment.uri), "frames": count}
+        self._tables["segments"].append_once(pa.Table.from_pylist([row], schema=SEGMENTS), app, segment.chunk)
+        return True
+
+    def _stored(self, stream_id: str, key: str) -> bool:
+        where = (pads.field("stream_id") == stream_id) & (pads.field("segment") == key)
+        return len(self._tables["segments"].read(["segment"], where)) > 0
+
+    def _generation(self) -> str:
+        """Changes with every `forget`: footage that was forgotten may come again, and is then new."""
+        return self._tables["segments"].configuration().get("sightline.generation", "0")
+
+    def _new_rows(self, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        low, high = int(captured_at.min()), int(captured_at.max())
+        where = self._where([stream_id], low, high + 1) & (pads.field("segment") != key)
+        held = self._tables["frames"].read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
+        return ~np.isin(captured_at, held)
+
+    def _check(self, segment: Segment, frames: FrameRecords) -> None:
+        if frames.stream_id != segment.stream_id:
+            raise UsageError(f"frames of {frames.stream_id} in a segment of {segment.stream_id}")
+        pair, n = self.encoders, len(frames)
+        for name, shape in (
+            ("frame_vectors", (n, pair.frame.dimension)),
+            ("patch_pooled", (n, pair.patch.dimension)),
+            ("patches", (n, pair.patches, pair.patch.dimension)),
+        ):
+            got = getattr(frames, name).shape
+            if got != shape:
+                raise UsageError(f"{segment.stream_id}: {name} should be {shape} for this store, got {got}")
+        if n > 1 and not (np.diff(frames.captured_at) > 0).all():
+            raise UsageError(f"{segment.stream_id}: frames of a segment must ascend in time, each at its own microsecond")
+
+    @staticmethod
+    def _key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> list[pa.Array]:
+        n = len(captured_at)
+        days = (captured_at // 86_400_000_000).astype("datetime64[D]").astype(str)
+        times = pa.array(captured_at).cast(pa.timestamp("us", "UTC"))
+        return [pa.array([stream_id] * n), pa.array(days.tolist()), times, pa.array([key] * n)]
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def segments(self, stream_id: str | None = None) -> list[Segment]:
+        """What was ingested, by stream, source and chunk."""
+        where = None if stream_id is None else pads.field("stream_id") == stream_id
+        rows = self._tables["segments"].read([n for n in SEGMENTS.names if n != "segment"], where)
+        for name in ("start", "end"):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
+        found = [Segment.model_validate(row) for row in rows.to_pylist()]
+        return sorted(found, key=lambda s: (s.stream_id, s.source, s.chunk))
+
+    def streams(self) -> list[StreamSummary]:
+        """Every stream that has frames, by name."""
+        rows = self._tables["frames"].read(["stream_id", "captured_at"])
+        groups = rows.group_by("stream_id").aggregate([("captured_at", "count"), ("captured_at", "min"), ("captured_at", "max")])
+        result = [
+            StreamSummary(name, count, first, last)
+            for name, count, first, last in zip(
+                groups["stream_id"].to_pylist(),
+                groups["captured_at_count"].to_pylist(),
+                groups["captured_at_min"].cast(pa.int64()).to_pylist(),
+                groups["captured_at_max"].cast(pa.int64()).to_pylist(),
+                strict=True,
+            )
+        ]
+        return sorted(result, key=lambda s: s.stream_id)
+
+    def _scope(self, streams: Sequence[str] | None, start: int | None, end: int | None) -> list[str]:
+        if start is not None and end is not None and start >= end:
+            raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
+        known = sorted(set(self._tables["frames"].read(["stream_id"])["stream_id"].unique().to_pylist()))
+        for name in streams or ():
+            if name not in known:
+                listed = ", ".join(known[:8]) or "none"
+                raise UnknownStream(f"{name}: the store has no such stream; it has {listed}")
+        return sorted(set(streams)) if streams else known
+
+    @staticmethod
+    def _where(streams: Sequence[str], start: int | None, end: int | None) -> pads.Expression:
+        where = pads.field("stream_id").isin(list(streams))
+        if start is not None:
+            where &= (pads.field("date") >= _day(start)) & (pads.field("captured_at") >= _moment(start))
+        if end is not None:
+            where &= (pads.field("date") <= _day(end)) & (pads.field("captured_at") < _moment(end))
+        return where
+
+    def window(self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None) -> Window:
+        """All frames of `streams` (every one when None) with start ≤ captured_at < end, in UTC microseconds.
+
+        Raises:
+            UnknownStream: a name the store does not have.
+            EmptyWindow: no frames there; the message says what there is.
+            UsageError: the window ends before it begins.
+        """
+        names = self._scope(streams, start, end)
+        columns = ["stream_id", "captured_at", "pts_seconds", "frame_vector"]
+        rows = self._tables["frames"].read(columns, self._where(names, start, end))
+        if len(rows) == 0:
+            held = [s for s in self.streams() if s.stream_id in names]
+            there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4]) or "nothing at all"
+            raise EmptyWindow(f"no frames in that time; the store has {there}")
+        which = pc.index_in(rows["stream_id"], pa.array(names)).to_numpy().astype(np.int32)
+        captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
+        order = np.lexsort((captured_at, which))
+        vectors = _matrix(rows["frame_vector"], self.encoders.frame.dimension)
+        sorted_already = bool((order == np.arange(len(order))).all())
+        return Window(
+            names,
+            which[order],
+            captured_at[order],
+            rows["pts_seconds"].to_numpy()[order],
+            vectors if sorted_already else vectors[order],
+        )
+
+    def _rows_of(self, window: Window, table: str, column: str, batch: int) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+        """Batches of `column` with the window's row of each value, −1 for frames outside it."""
+        if len(window) == 0:
+            return
+        present = [window.stream_ids[i] for i in np.unique(window.stream_index)]
+        where = self._where(present, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+        edges = {
+            name: np.searchsorted(window.stream_index, [i, i + 1]) for i, name in enumerate(window.stream_ids)
+        }
+        for part in self._tables[table].batches(["stream_id", "captured_at", column], where, batch):
+            at = part.column("captured_at").cast(pa.int64()).to_numpy()
+            names = part.column("stream_id")
+            rows = np.full(len(at), -1, np.int64)
+            for name in pc.unique(names).to_pylist():
+                low, high = edges[name]
+                mine = pc.equal(names, name).to_numpy(zero_copy_only=False)
+                times = window.captured_at[low:high]
+                found = np.minimum(np.searchsorted(times, at), max(0, high - low - 1))
+                hit = mine & (times[found] == at) if len(times) else np.zeros(len(at), bool)
+                rows[hit] = found[hit] + low
+            yield rows, part.column(column)
+
+    def patches(self, window: Window) -> NDArray[np.float16]:
+        """float16[N, M, Dp] in the window's row order.
+
+        Rows go from Parquet's buffers into the one result array by batches; no frame is copied by itself.
+
+        Raises:
+            StoreCorrupt: a frame without patches.
+        """
+        m, d = self.encoders.patches, self.encoders.patch.dimension
+        result = np.empty((len(window), m, d), np.float16)
+        missing = np.ones(len(window), bool)
+        batch = max(1, _PATCH_BATCH_BYTES // (2 * m * d))
+        for rows, column in self._rows_of(window, "patches", "patches", batch):
+            _, offsets, data = column.buffers()
+            at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+            if len(column) and not (np.diff(at) == 2 * m * d).all():
+                raise StoreCorrupt(f"{mask_url(self.url)}: patches of another size than [{m}, {d}]; run `sightline verify`")
+            block = np.frombuffer(data, "<f2", count=len(column) * m * d, offset=int(at[0])).reshape(-1, m, d)
+            inside = rows >= 0
+            if inside.all() and len(rows) and (np.diff(rows) == 1).all():
+                result[rows[0] : rows[-1] + 1] = block
+            else:
+                result[rows[inside]] = block[inside]
+            missing[rows[inside]] = False
+        self._refuse_missing(window, missing, "patches")
+        return result
+
+    def pictures(self, window: Window) -> list[bytes]:
+        """The JPEG of every frame, in the window's row order. Raises StoreCorrupt where one is missing."""
+        result = [b""] * len(window)
+        missing = np.ones(len(window), bool)
+        for rows, column in self._rows_of(window, "frames", "picture", 1024):
+            for row, picture in zip(rows.tolist(), column, strict=True):
+                if row >= 0:
+                    result[row] = picture.as_py()
+                    missing[row] = False
+        self._refuse_missing(window, missing, "picture")
+        return result
+
+    def _refuse_missing(self, window: Window, missing: NDArray[np.bool_], what: str) -> None:
+        if missing.any():
+            i = int(np.flatnonzero(missing)[0])
+            raise StoreCorrupt(
+                f"{window.stream_ids[window.stream_index[i]]} at {rfc3339(window.captured_at[i])}: no {what} for this frame "
+                f"({int(missing.sum())} in all); run `sightline verify`"
+            )
+
+    # ---- searching ---------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        *,
+        top: int,
+        streams: Sequence[str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> list[Hit]:
+        """The `top` frames nearest to `query` (float32[Df], unit norm), exact, over sealed shards and the flat tail.
+
+        Raises:
+            UnknownStream, UsageError: as `window`.
+        """
+        if top < 1:
+            raise UsageError(f"top must be at least 1, got {top}")
+        names = self._scope(streams, start, end)
+        query = np.ascontiguousarray(query, np.float32)
+        held = self._tables["frames"].read(["stream_id", "date", "segment"], self._where(names, start, end))
+        groups = held.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
+        hits: list[Hit] = []
+        for row in groups.to_pylist():
+            shard = self._shards.open(row["stream_id"], row["date"])
+            fresh = set(row["segment_distinct"])
+            if shard is not None and shard.identity == self._identity():
+                times, scores = shard.search(query, top, start, end)
+                hits += [Hit(row["stream_id"], int(t), float(s)) for t, s in zip(times, scores, strict=True)]
+                fresh -= shard.segments
+            if fresh:
+                where = self._where([row["stream_id"]], start, end) & pads.field("segment").isin(sorted(fresh))
+                tail = self._tables["frames"].read(["captured_at", "frame_vector"], where & (pads.field("date") == row["date"]))
+                scores = _matrix(tail["frame_vector"], len(query)) @ query
+                best = np.argsort(-scores, kind="stable")[:top]
+                times = tail["captured_at"].cast(pa.int64()).to_numpy()
+                hits += [Hit(row["stream_id"], int(times[i]), float(scores[i])) for i in best]
+        return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
+
+    def _identity(self) -> str:
+        return self.encoders.frame.model_dump_json()
+
+    def seal(self, *, today: str | None = None) -> int:
+        """Write a shard for each day that is over and has frames no shard covers; how many were written.
+
+        Args:
+            today: the UTC day that still grows and stays unsealed; the real one when None.
+        """
+        today = today or datetime.now(UTC).strftime("%Y-%m-%d")
+        return self._write_shards(lambda day: day != today, everything=False)
+
+    def reindex(self) -> int:
+        """Rebuild every shard from Parquet; how many were written."""
+        self._shards.drop()
+        return self._write_shards(lambda _: True, everything=True)
+
+    def _write_shards(self, wanted: Any, *, everything: bool) -> int:
+        held = self._tables["frames"].read(["stream_id", "date", "segment"])
+        groups = held.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
+        written = 0
+        for row in sorted(groups.to_pylist(), key=lambda r: (r["stream_id"], r["date"])):
+            stream, day, segments = row["stream_id"], row["date"], frozenset(row["segment_distinct"])
+            if not wanted(day):
+                continue
+            shard = None if everything else self._shards.open(stream, day)
+            if shard is not None and shard.segments == segments and shard.identity == self._identity():
+                continue
+            captured_at, vectors = self._day_vectors(stream, day, segments)
+            self._shards.write(stream, day, captured_at, vectors, segments, self._identity())
+            written += 1
+        return written
+
+    def _day_vectors(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows of the given segments on one day, ascending in time."""
+        where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
+        where &= pads.field("segment").isin(sorted(segments))
+        rows = self._tables["frames"].read(["captured_at", "frame_vector"], where).sort_by("captured_at")
+        vectors = _matrix(rows["frame_vector"], self.encoders.frame.dimension)
+        return rows["captured_at"].cast(pa.int64()).to_numpy(), vectors
+
+    # ---- care --------------------------------------------------------------------------------------------------
+
+    def verify(self) -> list[str]:
+        """Everything about the store that does not agree with itself, one sentence each; empty when all is well."""
+        from index.verification import verify
+
+        return verify(self)
+
+    def forget(self, stream_id: str, before: int | None = None) -> int:
+        """Remove a stream's frames captured before `before` (all when None) from tables, old versions and shards.
+
+        Returns how many frames were removed. Footage that was forgotten whole may be ingested again.
+
+        Raises:
+            UnknownStream: the store has no such stream.
+        """
+        check_stream_id(stream_id)
+        if all(s.stream_id != stream_id for s in self.segments(stream_id)):
+            raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
+        mine = f"stream_id = '{stream_id}'"
+        earlier = mine if before is None else f"{mine} AND captured_at < {_sql_time(before)}"
+        removed = self._tables["frames"].delete(earlier)
+        self._tables["patches"].delete(earlier)
+        if before is None:
+            self._tables["segments"].delete(mine)
+        else:
+            self._tables["segments"].delete(f'{mine} AND "end" <= {_sql_time(before)}')
+            left = self._tables["frames"].read(["segment"], pads.field("stream_id") == stream_id)["segment"]
+            counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
+            for segment in self.segments(stream_id):
+                if segment.start < before:
+                    key = _digest(segment.stream_id, segment.source, segment.chunk)
+                    self._tables["segments"].update({"frames": str(counts.get(key, 0))}, f"segment = '{key}'")
+        generation = {"sightline.generation": str(int(self._generation()) + 1)}
+        self._tables["segments"].open().alter.set_table_properties(generation, raise_if_not_exists=False)
+        for table in self._tables.values():
+            table.purge()
+            if "://" not in self.url:  # the partition's folders keep the stream's name after their files are gone
+                for folder in sorted(Path(table.uri, f"stream_id={stream_id}").glob("**/"), reverse=True):
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
+        self._shards.drop(stream_id)
+        return removed

@@ -1,0 +1,147 @@
+"""One Delta table: created, appended to exactly once, read by predicate, forgotten for good."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from index.errors import StoreCorrupt, StoreFull, StoreNotFound
+from index.schemas import TABLES
+
+__all__ = ["Table"]
+
+_FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
+# Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
+_NO_HISTORY = {"delta.logRetentionDuration": "interval 0 seconds", "delta.deletedFileRetentionDuration": "interval 0 seconds"}
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn the libraries' errors into ours."""
+    try:
+        yield
+    except CommitFailedError:
+        raise
+    except TableNotFoundError as error:
+        raise StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store") from error
+    except (OSError, DeltaError, pa.ArrowException) as error:
+        text = str(error).lower()
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in text for w in _FULL):
+            raise StoreFull(f"{uri}: no space left; free some and run the same command again, nothing is half stored") from error
+        raise StoreCorrupt(f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`") from error
+
+
+class Table:
+    """A named table of the store at `uri`; `name` is one of `schemas.TABLES`."""
+
+    def __init__(self, uri: str, name: str, options: dict[str, str] | None = None) -> None:
+        self.uri, self.name, self.options = uri, name, options
+        self.schema, self.partitions = TABLES[name]
+
+    def exists(self) -> bool:
+        return DeltaTable.is_deltatable(self.uri, storage_options=self.options)
+
+    def create(self, configuration: dict[str, str]) -> None:
+        """Create the table; one that exists already is left as it is."""
+        with _explained(self.uri):
+            DeltaTable.create(
+                self.uri,
+                self.schema,
+                mode="ignore",
+                partition_by=self.partitions,
+                configuration={**_NO_HISTORY, **configuration},
+                storage_options=self.options,
+                raise_if_key_not_exists=False,
+            )
+
+    def open(self) -> DeltaTable:
+        with _explained(self.uri):
+            return DeltaTable(self.uri, storage_options=self.options)
+
+    def configuration(self) -> dict[str, str]:
+        return dict(self.open().metadata().configuration)
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedError),
+        stop=stop_after_attempt(12),
+        wait=wait_random_exponential(0.05, max=2),
+        reraise=True,
+    )
+    def append_once(self, rows: pa.Table, app: str, version: int) -> bool:
+        """Append `rows` unless the transaction (`app`, `version`) is in the table already; whether it was appended.
+
+        Delta accepts a lower version without a word, so the stored one is read first; a commit between that reading
+        and ours makes ours fail, and it is tried again from the start.
+        """
+        with _explained(self.uri):
+            table = DeltaTable(self.uri, storage_options=self.options)
+            stored = table.transaction_version(app)
+            if stored is not None and stored >= version:
+                return False
+            write_deltalake(
+                table,
+                rows.cast(self.schema),
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=[Transaction(app, version)]),
+                writer_properties=_WRITER[self.name],
+            )
+            return True
+
+    def dataset(self) -> pads.Dataset:
+        with _explained(self.uri):
+            return self.open().to_pyarrow_dataset()
+
+    def read(self, columns: Sequence[str], where: pads.Expression | None = None) -> pa.Table:
+        with _explained(self.uri):
+            return self.dataset().to_table(columns=list(columns), filter=where)
+
+    def batches(self, columns: Sequence[str], where: pads.Expression | None, rows: int) -> Iterator[pa.RecordBatch]:
+        """Batches of at most `rows` rows, so that the largest column never is in memory twice."""
+        with _explained(self.uri):
+            yield from self.dataset().to_batches(
+                columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+            )
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedError),
+        stop=stop_after_attempt(12),
+        wait=wait_random_exponential(0.05, max=2),
+        reraise=True,
+    )
+    def delete(self, predicate: str) -> int:
+        with _explained(self.uri):
+            outcome: dict[str, Any] = self.open().delete(predicate)
+            return int(outcome.get("num_deleted_rows") or 0)
+
+    def update(self, values: dict[str, str], predicate: str) -> None:
+        with _explained(self.uri):
+            self.open().update(updates=values, predicate=predicate)
+
+    def purge(self) -> None:
+        """Remove every file and log entry that is not part of the present version."""
+        with _explained(self.uri):
+            table = self.open()
+            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+            table = self.open()
+            table.create_checkpoint()
+            table.cleanup_metadata()
+
+
+_RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+_WRITER = {
+    # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost time.
+    "frames": WriterProperties(
+        compression="UNCOMPRESSED",
+        column_properties={n: _RAW for n in ("frame_vector.list.element", "patch_pooled.list.element", "picture")},
+    ),
+    "patches": WriterProperties(compression="UNCOMPRESSED", max_row_group_size=4096, column_properties={"patches": _RAW}),
+    "segments": WriterProperties(compression="SNAPPY"),
+}
