@@ -56,9 +56,9 @@ class Stage:
 
 
 STAGES = (
-    Stage(steps=1400, frames=28, clips=2, k=6, streams=16, questions=5),
+    Stage(steps=1000, frames=28, clips=2, k=6, streams=16, questions=5),
     Stage(steps=500, frames=200, clips=6, k=14, streams=5, questions=10),
-    Stage(steps=350, frames=1200, clips=24, k=32, streams=1, questions=24),
+    Stage(steps=450, frames=1200, clips=24, k=32, streams=1, questions=24),
 )
 
 
@@ -240,7 +240,7 @@ class Trainee(nn.Module):
 @dataclass(slots=True)
 class LanguageRun:
     seed: int = 0
-    rate: float = 1.0e-3
+    rate: float = 1.5e-3
     warm_up: int = 150
     threads: int = 2
     save_every: int = 100
@@ -280,7 +280,8 @@ def train_language(
         rate = run.rate * min(1.0, (step + 1) / run.warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / len(plan))))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss, right = model.loss(streams, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, right = model.loss(streams, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
