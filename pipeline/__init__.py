@@ -1,0 +1,18 @@
+"""What people touch: the command line, questions, reports, evaluation, benchmarks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.asking import ask
+
+__all__ = ["ask"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ask":
+        from pipeline.asking import ask
+
+        return ask
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
