@@ -1,0 +1,36 @@
+# The environment is .venv at the root; `make setup` makes it and does nothing when nothing has changed.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint requirements clean
+
+BIN := .venv/bin
+STAMP := .venv/.sightline-is-set-up
+export TOKENIZERS_PARALLELISM := false
+
+help:  ## Show the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(STAMP)  ## Make .venv from requirements.txt, by hash
+
+$(STAMP): requirements.txt pyproject.toml infra/setup.sh
+	bash infra/setup.sh
+	touch $(STAMP)
+
+test: setup  ## Run every test
+	$(BIN)/python -m pytest $(TESTS)
+
+demo: setup  ## Render two cameras, ingest them, ask, write demo-out/report.html
+	$(BIN)/sightline demo --out demo-out
+
+lint: setup  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+requirements:  ## Write requirements.txt anew from pyproject.toml
+	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt pyproject.toml
+
+clean:  ## Remove what the demo and the tests leave behind (not .venv)
+	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
