@@ -1,11 +1,11 @@
 """A question over the store: keyframes by DKS, everything else thinned only where it must be, then the model.
 
-    question ─CLIP text─▶ DKS over every frame of the window ─▶ rows ─patches─▶ DFM, prefill, answer
+question ─CLIP text─▶ DKS over every frame of the window ─▶ rows ─patches─▶ DFM, prefill, answer
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,23 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from index.errors import UsageError
+from index.errors import ModelError, UsageError
 from index.records import parse_rfc3339, rfc3339, to_micros
 
 if TYPE_CHECKING:
+    from index.records import Segment
     from index.store import Store
     from index.window import Window
-    from model.answerer import Answerer
+    from model.answerer import Answerer, AnswerPiece
     from model.encoders import Encoders
 
-__all__ = ["Asked", "Asker", "Keyframe", "ask", "choose_rows", "moment"]
+__all__ = ["Asked", "Asker", "Keyframe", "Selection", "ask", "choose_rows", "moment"]
 
 MAX_FRAMES = 10_000
 Moment = datetime | str | int
 
 
 class Keyframe(BaseModel):
-    """One keyframe: when it was captured (RFC 3339 UTC), how far into its stream's footage, and R_f."""
+    """One keyframe: when it was captured (RFC 3339 UTC), seconds from its own video's first frame, and R_f."""
 
     stream_id: str
     captured_at: str
@@ -88,16 +89,33 @@ class Selection:
     scores: NDArray[np.float32]
     timings: dict[str, float]
 
-    def listed(self, origins: dict[str, int]) -> list[Keyframe]:
-        """In temporal order, streams together; `origins` is each stream's first frame in UTC microseconds."""
-        window = self.window
-        result = []
-        for row in np.sort(self.keyframes):
-            name = window.stream_ids[window.stream_index[row]]
-            at = int(window.captured_at[row])
-            offset = round((at - origins[name]) / 1e6, 6)
-            result.append(Keyframe(stream_id=name, captured_at=rfc3339(at), offset_seconds=offset, score=float(self.scores[row])))
-        return result
+
+class _Origins:
+    """When each piece of footage began, so that a frame can be found again in its own file."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+        self.began = {(s.stream_id, s.source): s.start for s in segments if s.chunk == 0}
+
+    def offset(self, stream_id: str, at: int, pts_seconds: float) -> float:
+        """Seconds from the first frame of the footage that `at` belongs to.
+
+        The frame's own pts where that beginning has been forgotten; the two differ for files whose clock does not
+        start at 0.
+        """
+        within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
+        if not within:
+            return pts_seconds
+        latest = max(within, key=lambda s: s.start)
+        began = self.began.get((stream_id, latest.source))
+        return pts_seconds if began is None else (at - began) / 1e6
+
+
+def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
+    for piece in pieces:
+        if piece.text:
+            on_text(piece.text)
+        yield piece
 
 
 class Asker:
@@ -165,10 +183,21 @@ class Asker:
 
     def keyframes(self, question: str, **where: Any) -> list[Keyframe]:
         """What `select` chose, in temporal order."""
-        return self.select(question, **where).listed(self._origins())
+        return self.listed(self.select(question, **where))
 
-    def _origins(self) -> dict[str, int]:
-        return {s.stream_id: s.first for s in self.store.streams()}
+    def listed(self, selection: Selection) -> list[Keyframe]:
+        """The keyframes of a selection, streams together and in time inside each."""
+        window = selection.window
+        origins = _Origins(self.store.segments())
+        result = []
+        for row in np.sort(selection.keyframes).tolist():
+            name, at = window.stream_ids[window.stream_index[row]], int(window.captured_at[row])
+            offset = origins.offset(name, at, float(window.pts_seconds[row]))
+            score = round(float(selection.scores[row]), 6)
+            result.append(
+                Keyframe(stream_id=name, captured_at=rfc3339(at), offset_seconds=round(offset, 6), score=score)
+            )
+        return result
 
     def ask(
         self,
@@ -184,63 +213,80 @@ class Asker:
         Raises:
             UsageError, UnknownStream, EmptyWindow, BudgetExceeded.
         """
+        self._check(options, max_frames)
+        selection = self.select(question, **where)
+        return self.answer(question, selection, options=options, max_frames=max_frames, on_text=on_text)
+
+    @staticmethod
+    def _check(options: Sequence[str] | None, max_frames: int | None) -> None:
+        if max_frames is not None and max_frames < 1:
+            raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
+        if len(set(options or ())) != len(options or ()):
+            raise UsageError("two options are the same; give each only once")
+
+    def answer(
+        self,
+        question: str,
+        selection: Selection,
+        *,
+        options: Sequence[str] | None = None,
+        max_frames: int | None = None,
+        on_text: Callable[[str], None] = lambda _: None,
+    ) -> Asked:
+        """Answer `question` from what `select` chose for it.
+
+        Raises:
+            UsageError, BudgetExceeded.
+        """
         from model.answerer import AnswerRequest
 
         began = perf_counter()
-        if max_frames is not None and max_frames < 1:
-            raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
+        self._check(options, max_frames)
         choices = tuple(options or ())
-        if len(set(choices)) != len(choices):
-            raise UsageError("two options are the same; give each only once")
-        selection = self.select(question, **where)
         answerer, window = self.answerer, selection.window
+        loading = perf_counter() - began
         count = len(selection.keyframes)
         most = min(max_frames or MAX_FRAMES, answerer.max_frames(count, question, choices))
         if most < count:
             raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k too")
         rows = choose_rows(len(window), selection.keyframes, most)
-        read = window if len(rows) == len(window) else window.take(rows)
         mask = np.zeros(len(window), bool)
         mask[selection.keyframes] = True
-        notices = self._notices(question, len(window), len(rows))
-        since = perf_counter()
-        patches = self.store.patches(read)
-        timings = {**selection.timings, "patches": perf_counter() - since}
+        read = window if len(rows) == len(window) else window.take(rows)
         request = AnswerRequest(
             question=question,
             options=choices,
             stream_index=read.stream_index,
             captured_at=read.captured_at,
             keyframe=mask[rows],
-            read_patches=lambda part: patches[part],
+            read_patches=lambda part: self.store.patches(read.take(part)),
         )
-        answer = None
-        for piece in answerer.answer(request):
-            if piece.text:
-                on_text(piece.text)
-            answer = piece.answer or answer
-        assert answer is not None  # the last piece always carries it
-        for stage, seconds in answer.timings.items():
-            timings[stage] = timings.get(stage, 0.0) + seconds
-        timings["total"] = perf_counter() - began
+        *pieces, last = _told(answerer.answer(request), on_text)
+        if last.answer is None:
+            raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
+        timings = {**selection.timings, "load": loading, **last.answer.timings}
+        timings["total"] = sum(selection.timings.values()) + perf_counter() - began
+        option = last.answer.option
         return Asked(
             question=question,
-            answer=answer.text,
-            option=None if answer.option is None else choices[answer.option],
-            probabilities=dict(zip(choices, answer.probabilities, strict=True)) if choices else {},
-            keyframes=selection.listed(self._origins()),
+            answer=last.answer.text,
+            option=None if option is None else choices[option],
+            probabilities=dict(zip(choices, last.answer.probabilities, strict=True)) if choices else {},
+            keyframes=self.listed(selection),
             frames=len(rows),
             window_frames=len(window),
-            visual_tokens=answer.visual_tokens,
+            visual_tokens=last.answer.visual_tokens,
             timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
-            notices=notices,
+            notices=self._notices(question, len(window), len(rows)),
         )
 
     def _notices(self, question: str, frames: int, read: int) -> list[str]:
         notices = [self.answerer.notice] if self.answerer.notice else []
         unknown = self.answerer.unknown_words(question)
         if unknown:
-            notices.append(f"The {self.profile.name} profile does not know the word{'s' * (len(unknown) > 1)} {', '.join(unknown)}.")
+            notices.append(
+                f"The {self.profile.name} profile does not know the word{'s' * (len(unknown) > 1)} {', '.join(unknown)}."
+            )
         if read < frames:
             notices.append(
                 f"Keyframes were chosen among all {frames} frames; of the others every {frames / read:.1f}th or so was read, "

@@ -53,7 +53,9 @@ def load_settings(path: Path | None = None) -> Settings:
     known = set(Settings.model_fields)
     for name in os.environ:
         if name.startswith(_PREFIX) and name not in _NOT_SETTINGS and name.removeprefix(_PREFIX).lower() not in known:
-            raise UsageError(f"{name}: no such setting; known are {', '.join(sorted(_PREFIX + k.upper() for k in known))}")
+            raise UsageError(
+                f"{name}: no such setting; known are {', '.join(sorted(_PREFIX + k.upper() for k in known))}"
+            )
     values = {k: v for k, v in values.items() if f"{_PREFIX}{k.upper()}" not in os.environ}
     try:
         return Settings(**values)
