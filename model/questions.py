@@ -43,7 +43,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one timeline. `about` is what frames must show to be relevant to it."""
+    """A question about one timeline.
+
+    `about` is what frames must show to be relevant to it; `shown` is the event and the actor that the answer is read off.
+    """
 
     kind: str
     text: str
@@ -51,6 +54,7 @@ class Question:
     options: tuple[str, ...]
     evidence: tuple[Event, ...]
     about: Constraint
+    shown: tuple[Event, Actor]
 
 
 def participants(events: Sequence[Event]) -> list[tuple[Event, Actor]]:
@@ -172,7 +176,7 @@ class QuestionMaker:
             answer, others = COUNTS[event.count - 1], _others(rng, COUNTS, COUNTS[event.count - 1])
         if not self._only(about, event):
             return None
-        return Question(kind, text, answer, _shuffled(rng, answer, others), (event,), about)
+        return Question(kind, text, answer, _shuffled(rng, answer, others), (event,), about, (event, actor))
 
     def _order(self, event: Event, actor: Actor, rng: np.random.Generator) -> Question | None:
         after = bool(rng.random() < 0.5)
@@ -190,9 +194,9 @@ class QuestionMaker:
             return None
         text = f"What was at the {PLACES[event.place]} right {'after' if after else 'before'} the {actor.name}?"
         evidence = (event, here[i]) if after else (here[i], event)
-        return Question(
-            "before/after", text, answer, _shuffled(rng, answer, others), evidence, Constraint(place=event.place)
-        )
+        shown = (here[i], here[i].actors[0])
+        about = Constraint(place=event.place)
+        return Question("before/after", text, answer, _shuffled(rng, answer, others), evidence, about, shown)
 
 
 def make_questions(clips: Sequence[Clip], began: datetime, rng: np.random.Generator, *, each: int) -> list[Question]:

@@ -1,0 +1,98 @@
+"""`sightline bench dks`: keyframe selection beside the naive algorithm, and beside what memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.keyframes import select_keyframes
+
+__all__ = ["DksReport", "bench_dks"]
+
+_NAIVE_FRAMES = 20_000  # beyond this the N × N matrix takes gigabytes
+_REPEATS = 5
+
+
+class DksRow(BaseModel):
+    """One size. Seconds are medians; `bytes_read` is one pass over the vectors, the least any exact method must read."""
+
+    frames: int
+    dimension: int
+    keyframes: int
+    seconds: float
+    naive_seconds: float | None
+    speedup: float | None
+    bytes_read: int
+    flops: int
+    memory_bytes_per_second: float
+    share_of_memory_bandwidth: float
+
+
+class DksReport(BaseModel):
+    """All sizes; the limit is memory bandwidth, measured in the same run by summing the same array."""
+
+    k: int
+    tau: float
+    limit: str
+    rows: list[DksRow]
+
+
+def _footage(n: int, d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors that come in scenes of about 50 similar frames, as footage does."""
+    rng = np.random.default_rng(0)
+    scenes = rng.standard_normal((max(1, n // 50), d), dtype=np.float32)
+    frames = scenes[np.repeat(np.arange(len(scenes)), 50)[:n]]
+    frames += 0.2 * rng.standard_normal(frames.shape, dtype=np.float32)
+    return frames, rng.standard_normal(d, dtype=np.float32)
+
+
+def _naive(frames: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float) -> list[int]:
+    """Algorithm 1 with all pairs in one matrix."""
+    unit = frames / np.linalg.norm(frames, axis=1, keepdims=True)
+    scores = unit @ (query / np.linalg.norm(query))
+    pairs = unit @ unit.T
+    chosen: list[int] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if len(chosen) < k and (not chosen or pairs[i, chosen].max() < tau):
+            chosen.append(i)
+    return chosen
+
+
+def bench_dks(frames: Sequence[int] = (10_000, 1_000_000), dim: int = 512, k: int = 32, tau: float = 0.85) -> DksReport:
+    """Measure on the threads numpy was given (the command gives it one)."""
+    rows: list[DksRow] = []
+    for n in frames:
+        vectors, query = _footage(n, dim)
+        ours, sums, naives = [], [], []
+        for repeat in range(_REPEATS):
+            since = perf_counter()
+            chosen = select_keyframes(vectors, query, k=k, tau=tau)
+            ours.append(perf_counter() - since)
+            since = perf_counter()
+            np.add.reduce(vectors.reshape(-1))
+            sums.append(perf_counter() - since)
+            if n <= _NAIVE_FRAMES and repeat < 2:
+                since = perf_counter()
+                _naive(vectors, query, k, tau)
+                naives.append(perf_counter() - since)
+        seconds, naive = float(np.median(ours)), float(np.median(naives)) if naives else None
+        bandwidth = vectors.nbytes / float(np.median(sums))
+        rows.append(
+            DksRow(
+                frames=n,
+                dimension=dim,
+                keyframes=len(chosen),
+                seconds=seconds,
+                naive_seconds=naive,
+                speedup=naive / seconds if naive else None,
+                bytes_read=vectors.nbytes,
+                flops=4 * n * dim,
+                memory_bytes_per_second=bandwidth,
+                share_of_memory_bandwidth=vectors.nbytes / seconds / bandwidth,
+            )
+        )
+    return DksReport(k=k, tau=tau, limit="memory bandwidth: one pass over the vectors", rows=rows)
