@@ -36,5 +36,5 @@ fi
 
 export UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}"
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv
-"$uv" pip sync --quiet --require-hashes --python .venv/bin/python requirements.txt
+"$uv" pip sync --quiet --require-hashes --compile-bytecode --python .venv/bin/python requirements.txt
 "$uv" pip install --quiet --no-deps --no-build-isolation --python .venv/bin/python --editable .

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from model.answerer import Answerer, AnswerPiece
     from model.encoders import Encoders
 
-__all__ = ["Asked", "Asker", "Keyframe", "Selection", "ask", "choose_rows", "moment"]
+__all__ = [
+    "Asked",
+    "Asker",
+    "Keyframe",
+    "Selection",
+    "ask",
+    "check_reading",
+    "check_selection",
+    "choose_rows",
+    "moment",
+]
 
 MAX_FRAMES = 10_000
 Moment = datetime | str | int
@@ -78,6 +88,26 @@ def choose_rows(n: int, keyframes: NDArray[np.int64], most: int) -> NDArray[np.i
     count = max(0, most - len(keyframes))
     picked = others[((2 * np.arange(count) + 1) * len(others)) // (2 * max(1, count))]
     return np.sort(np.concatenate([keyframes, picked]))
+
+
+def check_selection(question: str, k: int | None, tau: float | None) -> None:
+    """What can be said to be wrong before anything is loaded. Raises UsageError."""
+    if not question.strip():
+        raise UsageError("the question is empty; type what you want to know")
+    if k is not None and k < 1:
+        raise UsageError(f"k must be at least 1, got {k}")
+    if tau is not None and not -1.0 < tau <= 1.0:
+        raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
+
+
+def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
+    """As `check_selection`, for what only answering needs. Raises UsageError."""
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
+    if not all(option.strip() for option in options or ()):
+        raise UsageError("an option is empty; give every --option a text")
+    if len(set(options or ())) != len(options or ()):
+        raise UsageError("two options are the same; give each only once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +191,9 @@ class Asker:
         """DKS alone. Raises UsageError, UnknownStream, EmptyWindow."""
         from index.keyframes import relevance, select_keyframes
 
-        if not question.strip():
-            raise UsageError("the question is empty; type what you want to know")
+        check_selection(question, k, tau)
         k = self.profile.k if k is None else k
         tau = self.profile.tau if tau is None else tau
-        if k < 1:
-            raise UsageError(f"k must be at least 1, got {k}")
-        if not -1.0 < tau <= 1.0:
-            raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
         since = perf_counter()
         window = self.store.window(streams, moment(start, "from"), moment(end, "to"))
         timings = {"window": perf_counter() - since}
@@ -213,16 +238,9 @@ class Asker:
         Raises:
             UsageError, UnknownStream, EmptyWindow, BudgetExceeded.
         """
-        self._check(options, max_frames)
+        check_reading(options, max_frames)
         selection = self.select(question, **where)
         return self.answer(question, selection, options=options, max_frames=max_frames, on_text=on_text)
-
-    @staticmethod
-    def _check(options: Sequence[str] | None, max_frames: int | None) -> None:
-        if max_frames is not None and max_frames < 1:
-            raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
-        if len(set(options or ())) != len(options or ()):
-            raise UsageError("two options are the same; give each only once")
 
     def answer(
         self,
@@ -241,7 +259,7 @@ class Asker:
         from model.answerer import AnswerRequest
 
         began = perf_counter()
-        self._check(options, max_frames)
+        check_reading(options, max_frames)
         choices = tuple(options or ())
         answerer, window = self.answerer, selection.window
         loading = perf_counter() - began
@@ -284,12 +302,11 @@ class Asker:
         notices = [self.answerer.notice] if self.answerer.notice else []
         unknown = self.answerer.unknown_words(question)
         if unknown:
-            notices.append(
-                f"The {self.profile.name} profile does not know the word{'s' * (len(unknown) > 1)} {', '.join(unknown)}."
-            )
+            words = f"word{'s' * (len(unknown) > 1)} {', '.join(unknown)}"
+            notices.append(f"The {self.profile.name} profile does not know the {words}; the answer may be a guess.")
         if read < frames:
             notices.append(
-                f"Keyframes were chosen among all {frames} frames; of the others every {frames / read:.1f}th or so was read, "
+                f"Keyframes were chosen among all {frames} frames; of the other frames an even selection was read, "
                 f"{read} frames in all."
             )
         return notices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ from index.errors import SightlineError, mask_url
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["configure_logging", "emit", "explain", "progress", "say"]
+__all__ = ["complain", "configure_logging", "emit", "explain", "note", "progress", "say"]
 
 
-def _masked(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     return {key: mask_url(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
@@ -58,8 +58,19 @@ def explain(error: BaseException, *, debug: bool) -> int:
         message, code = "interrupted; running the same command again goes on where it stopped", 130
     else:
         message, code = f"{type(error).__name__}: {error}; run again with --debug for the details", 1
-    sys.stderr.write(f"sightline: {mask_url(' '.join(message.split()))}\n")
+    complain(message)
     return code
+
+
+def complain(message: str) -> None:
+    """One line on standard error, without credentials and without what could steer a terminal."""
+    line = "".join(letter if letter.isprintable() else " " for letter in mask_url(message))
+    sys.stderr.write(f"sightline: {' '.join(line.split())}\n")
+
+
+def note(message: str) -> None:
+    """Something to know beside a result, on standard error."""
+    sys.stderr.write(f"note: {mask_url(message)}\n")
 
 
 def emit(value: Any) -> None:

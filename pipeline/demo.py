@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from index.records import from_micros, parse_rfc3339
-from pipeline.console import progress, say
+from pydantic import BaseModel
 
-__all__ = ["demo", "pick_questions"]
+from index.errors import UsageError
+from index.records import from_micros, parse_rfc3339, rfc3339
+from pipeline.console import note, progress
+from pipeline.report import Reported, StageTime, write_report
+
+__all__ = ["DemoAnswer", "DemoResult", "DemoStage", "demo", "pick_questions", "show"]
+
+_MARKER = ".sightline-demo"
+_GAP_SECONDS = 5.0
+_MOMENTS = 2
+
+
+class DemoAnswer(BaseModel):
+    """One question: what was answered, what is true, and the best moments the answer rests on (RFC 3339 UTC)."""
+
+    stream_id: str
+    kind: str
+    question: str
+    answer: str
+    truth: str
+    right: bool
+    true_evidence: list[tuple[str, str]]
+    moments: list[tuple[str, str]]
+    found: bool
+
+
+class DemoStage(BaseModel):
+    """One stage and what it took."""
+
+    name: str
+    seconds: float
+    detail: str
+
+
+class DemoResult(BaseModel):
+    """All answers, all stages, and where the report is."""
+
+    answers: list[DemoAnswer]
+    stages: list[DemoStage]
+    report: str
+
+    @property
+    def right(self) -> int:
+        return sum(answer.right for answer in self.answers)
 
 
 def pick_questions(truth: dict[str, Any], each: int = 2) -> list[dict[str, Any]]:
-    """`each` questions of every kind, the streams in turn; fixed by the truth file."""
+    """`each` questions of every kind, the streams in turn; fixed by the truth file, never by the answers."""
     kinds = list(dict.fromkeys(q["kind"] for q in truth["questions"]))
     streams = sorted({q["stream_id"] for q in truth["questions"]})
     picked: list[dict[str, Any]] = []
@@ -27,93 +71,166 @@ def pick_questions(truth: dict[str, Any], each: int = 2) -> list[dict[str, Any]]
     return picked
 
 
-def demo(out: Path, *, seed: int = 7, minutes: float = 20.0, cameras: int = 2, profile: str = "micro") -> None:
-    """Render, ingest, ask, report; what is in `out` already is used again.
+def _fresh(out: Path) -> tuple[Path, Path]:
+    """Folders for footage and store, emptied; only a folder that an earlier demo made is ever emptied."""
+    footage, store = out / "footage", out / "store"
+    if (footage.exists() or store.exists()) and not (out / _MARKER).exists():
+        raise UsageError(f"{out}: holds footage or a store that no demo made; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARKER).touch()
+    for folder in (footage, store):
+        shutil.rmtree(folder, ignore_errors=True)
+    return footage, store
+
+
+class _Stages:
+    def __init__(self) -> None:
+        self.done: list[DemoStage] = []
+        self._since = perf_counter()
+
+    def end(self, name: str, detail: str) -> None:
+        now = perf_counter()
+        self.done.append(DemoStage(name=name, seconds=now - self._since, detail=detail))
+        self._since = now
+
+
+def demo(
+    out: Path, *, seed: int = 7, minutes: float = 20.0, cameras: int = 2, profile: str | Path = "micro"
+) -> DemoResult:
+    """Render, ingest, ask, report, each anew.
 
     Raises:
         SightlineError: any step that fails; nothing is glossed over.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from index.store import Store
     from ingest.worker import ingest_sources
-    from pipeline.asking import Asker
-    from pipeline.render import render
-    from pipeline.report import Reported, StageTime, write_report
-
-    stages: list[StageTime] = []
-    began = perf_counter()
-
-    def done(name: str, detail: str) -> None:
-        nonlocal began
-        stages.append(StageTime(name, perf_counter() - began, detail))
-        began = perf_counter()
-
-    footage = out / f"footage-{seed}-{minutes:g}m-{cameras}c"
-    say(f"1. Rendering {cameras} cameras, {minutes:g} minutes each")
-    if not (footage / "truth.json").exists():
-        with progress() as bar:
-            task = bar.add_task("rendering", total=cameras, detail="H.264")
-            render(seed, minutes, cameras, footage, lambda n, _: bar.update(task, completed=n))
-    truth = json.loads((footage / "truth.json").read_text())
-    done("render", f"{cameras} × {minutes:g} min of 320 × 240 H.264 at 10 frames a second")
-
     from model.encoders import load_encoders
     from model.profiles import load_profile
+    from pipeline.asking import Asker
+    from pipeline.render import render
 
-    encoders = load_encoders(load_profile(profile))
-    store = Store.open_or_create(out / f"store-{footage.name}", encoders.pair)
-    done("load encoders", "torch, CLIP and SigLIP")
-    say("2. Ingesting, one frame a second")
+    footage, where = _fresh(out)
+    stages = _Stages()
     with progress() as bar:
-        task = bar.add_task("ingesting", total=None, detail="")
-        report = ingest_sources(
-            [footage],
-            store=store,
-            encoders=encoders,
-            on_progress=lambda p: bar.update(task, description=Path(p.file).name, completed=p.seconds, total=p.duration),
-        )
-    done("ingest", f"{report.frames} frames, {report.frames_per_second:.0f} a second, {report.realtime_factor:.0f}× real time")
+        task = bar.add_task("1 of 3  rendering", total=cameras, detail=f"{cameras} × {minutes:g} min")
+        truth_path = render(seed, minutes, cameras, footage, lambda n, _: bar.update(task, completed=n))
+        truth = json.loads(truth_path.read_text())
+        size = sum(path.stat().st_size for path in footage.glob("*.mp4")) / 1e6
+        stages.end("render", f"{cameras} × {minutes:g} minutes of H.264, {size:.0f} MB")
 
-    say("3. Asking")
-    asker = Asker(store, profile)
-    table = Table(title="Answers beside the truth", show_lines=False)
-    for column in ("camera", "question", "answer", "truth", "evidence (UTC)"):
-        table.add_column(column, overflow="fold")
-    items: list[Reported] = []
-    right = 0
-    for q in pick_questions(truth):
-        asked = asker.ask(q["question"], options=q["options"], streams=[q["stream_id"]])
-        selection = asker.select(q["question"], streams=[q["stream_id"]])
-        evidence = [(parse_rfc3339(e["start"]), parse_rfc3339(e["end"])) for e in q["evidence"]]
-        kept = selection.window.take(sorted(selection.keyframes.tolist()))
-        pictures = dict(
-            zip([(f.stream_id, f.captured_at) for f in asked.keyframes], store.pictures(kept), strict=True)
-        )
-        items.append(Reported(asked, selection, pictures, q["stream_id"], q["kind"], q["answer"], evidence))
-        right += asked.answer == q["answer"]
-        style = "green" if asked.answer == q["answer"] else "red"
-        times = ", ".join(f"{from_micros(a):%H:%M:%S}–{from_micros(b):%H:%M:%S}" for a, b in evidence)
-        table.add_row(q["stream_id"], q["question"], f"[{style}]{asked.answer}[/]", q["answer"], times)
-    seconds = perf_counter() - began
-    done("ask", f"{len(items)} questions, {seconds / max(1, len(items)):.2f} s each, loading included")
-    path = out / "report.html"
-    write_report(
-        path,
+        encoders = load_encoders(load_profile(profile))
+        store = Store.create(where, encoders.pair)
+        stages.end("load", "CLIP and SigLIP")
+
+        task = bar.add_task("2 of 3  ingesting", total=cameras * minutes * 60, detail="")
+        whole = {f"{footage}/{path.name}": 0.0 for path in footage.glob("*.mp4")}
+
+        def tell(p: Any) -> None:
+            whole[p.file] = p.seconds
+            bar.update(task, completed=sum(whole.values()), detail=Path(p.file).stem)
+
+        report = ingest_sources([footage], store=store, encoders=encoders, on_progress=tell)
+        factor, rate = report.realtime_factor, report.frames_per_second
+        stages.end("ingest", f"{report.frames} frames, {rate:.0f} a second, {factor:.0f}× real time")
+
+        questions = pick_questions(truth)
+        task = bar.add_task("3 of 3  asking", total=len(questions), detail="")
+        asker = Asker(store, profile)
+        items: list[Reported] = []
+        for question in questions:
+            items.append(_ask(asker, question))
+            bar.update(task, completed=len(items))
+        stages.end("ask", f"{len(items)} questions, loading the language model included")
+
+    answers = [_answer(item) for item in items]
+    path = write_report(
+        out / "report.html",
         items,
         title="Sightline demo",
-        subtitle=f"Seed {seed}: {right} of {len(items)} answers right. Footage made by sightline render.",
-        stages=stages,
+        subtitle=f"Two views of a rendered world, seed {seed}: its truth is known, and the model has never seen it.",
+        stages=[StageTime(s.name, s.seconds) for s in stages.done],
+        facts=[
+            ("cameras", str(cameras)),
+            ("footage", f"{cameras * minutes:g} minutes"),
+            ("frames seen", f"{report.frames:,}"),
+            ("ingest", f"{factor:.0f}× real time"),
+            ("moment found", f"{sum(a.found for a in answers)} of {len(answers)}"),
+        ],
     )
-    done("report", str(path))
+    stages.end("report", str(path))
+    return DemoResult(answers=answers, stages=stages.done, report=str(path))
+
+
+def _ask(asker: Any, question: dict[str, Any]) -> Reported:
+    """One question of the truth file, asked of the camera it is about."""
+    import numpy as np
+
+    selection = asker.select(question["question"], streams=[question["stream_id"]])
+    asked = asker.answer(question["question"], selection, options=question["options"])
+    # The notice says what footage the profile knows, and the demo's is that footage.
+    asked = asked.model_copy(update={"notices": [text for text in asked.notices if text != asker.answerer.notice]})
+    kept = selection.window.take(np.sort(selection.keyframes))
+    keys = [(frame.stream_id, frame.captured_at) for frame in asked.keyframes]
+    pictures = dict(zip(keys, asker.store.pictures(kept), strict=True))
+    evidence = [(parse_rfc3339(e["start"]), parse_rfc3339(e["end"])) for e in question["evidence"]]
+    return Reported(asked, selection, pictures, question["stream_id"], question["kind"], question["answer"], evidence)
+
+
+def _answer(item: Reported) -> DemoAnswer:
+    from index.moments import Hit, merge_moments
+
+    hits = [Hit(f.stream_id, parse_rfc3339(f.captured_at), f.score) for f in item.asked.keyframes]
+    best = merge_moments(hits, _GAP_SECONDS)[:_MOMENTS]
+    return DemoAnswer(
+        stream_id=item.stream_id or "",
+        kind=item.kind,
+        question=item.asked.question,
+        answer=item.asked.answer,
+        truth=item.truth or "",
+        right=bool(item.right),
+        true_evidence=[(rfc3339(a), rfc3339(b)) for a, b in item.evidence],
+        moments=[(rfc3339(m.start), rfc3339(m.end)) for m in best],
+        found=any(item.proves(hit.captured_at) for hit in hits),
+    )
+
+
+def _clock(text: str) -> str:
+    return f"{from_micros(parse_rfc3339(text)):%H:%M:%S}"
+
+
+def _spans(spans: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(_clock(a) if a == b else f"{_clock(a)} to {_clock(b)}" for a, b in spans)
+
+
+def show(result: DemoResult) -> None:
+    """Print answers beside the truth, and what each stage took."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(width=118)
+    table = Table(title="Answers beside the truth", title_justify="left")
+    for column in ("camera", "question", "answer", "truth", "", "true evidence (UTC)", "best moments (UTC)"):
+        table.add_column(column, overflow="fold")
+    for a in result.answers:
+        verdict = Text("right", "green") if a.right else Text("wrong", "red")
+        row = (a.stream_id, a.question, a.answer, a.truth)
+        table.add_row(*map(Text, row), verdict, _spans(a.true_evidence), _spans(a.moments))
     console.print(table)
-    times_table = Table(title="What each stage took")
-    times_table.add_column("stage")
-    times_table.add_column("seconds", justify="right")
-    times_table.add_column("what")
-    for stage in stages:
-        times_table.add_row(stage.name, f"{stage.seconds:.1f}", stage.detail)
-    console.print(times_table)
-    say(f"{right} of {len(items)} answers right. Report: {path}")
+    took = Table(title="What each stage took", title_justify="left")
+    took.add_column("stage")
+    took.add_column("seconds", justify="right")
+    took.add_column("what")
+    for stage in result.stages:
+        took.add_row(stage.name, f"{stage.seconds:.1f}", Text(stage.detail))
+    took.add_row("all", f"{sum(stage.seconds for stage in result.stages):.1f}", "", style="bold")
+    console.print(took)
+    found = sum(a.found for a in result.answers)
+    console.print(
+        f"{result.right} of {len(result.answers)} answers are right; keyframes show the evidence of {found}. "
+        f"Report: {result.report}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result.right < len(result.answers):
+        note("micro is a model of a few million parameters; the report shows what it saw")

@@ -55,7 +55,11 @@ def search(
     hits = store.search(query, top=top * _FRAMES_A_MOMENT, streams=streams, start=start, end=end)
     return [
         FoundMoment(
-            stream_id=m.stream_id, start=rfc3339(m.start), end=rfc3339(m.end), best=rfc3339(m.best), score=round(m.score, 6)
+            stream_id=m.stream_id,
+            start=rfc3339(m.start),
+            end=rfc3339(m.end),
+            best=rfc3339(m.best),
+            score=round(m.score, 6),
         )
         for m in merge_moments(hits)[:top]
     ]
