@@ -145,7 +145,9 @@ class BudgetExceeded(ModelError):
 
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
-_SECRET_QUERY = re.compile(r"(?i)([?&](?:[^=&\s]*(?:token|key|secret|password|passwd|pwd|signature|credential)[^=&\s]*)=)[^&\s#]+")
+_SECRET_QUERY = re.compile(
+    r"(?i)([?&](?:[^=&\s]*(?:token|key|secret|password|passwd|pwd|signature|credential)[^=&\s]*)=)[^&\s#]+"
+)
 
 
 def mask_url(text: str) -> str:

@@ -60,7 +60,11 @@ SEGMENTS = pa.schema(
         pa.field("problem", pa.string(), metadata={"unit": "what went wrong while decoding, null when nothing"}),
     ]
 )
-TABLES = {"frames": (FRAMES, ["stream_id", "date"]), "patches": (PATCHES, ["stream_id", "date"]), "segments": (SEGMENTS, ["stream_id"])}
+TABLES = {
+    "frames": (FRAMES, ["stream_id", "date"]),
+    "patches": (PATCHES, ["stream_id", "date"]),
+    "segments": (SEGMENTS, ["stream_id"]),
+}
 
 
 def check_stream_id(stream_id: str) -> str:

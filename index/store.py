@@ -112,7 +112,9 @@ class Store:
             try:
                 Path(text).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreNotFound(f"{text}: cannot make a store there ({error.strerror}); choose another --store") from error
+                raise StoreNotFound(
+                    f"{text}: cannot make a store there ({error.strerror}); choose another --store"
+                ) from error
         configuration = {FORMAT_KEY: str(FORMAT), ENCODERS_KEY: encoders.model_dump_json()}
         for table in tables.values():  # `segments` comes last: a store without it is not there yet
             table.create(configuration)
@@ -139,7 +141,9 @@ class Store:
         try:
             held = EncoderPair.model_validate_json(configuration[ENCODERS_KEY])
         except (KeyError, ValueError):
-            raise StoreCorrupt(f"{shown}: the store does not say whose vectors it holds; restore its first log entry") from None
+            raise StoreCorrupt(
+                f"{shown}: the store does not say whose vectors it holds; restore its first log entry"
+            ) from None
         if encoders is not None and encoders != held:
             raise IdentityMismatch(
                 f"{shown}: holds vectors of {held.frame.name} and {held.patch.name}, asked with {encoders.frame.name} and "
@@ -226,7 +230,9 @@ class Store:
             if got != shape:
                 raise UsageError(f"{segment.stream_id}: {name} should be {shape} for this store, got {got}")
         if n > 1 and not (np.diff(frames.captured_at) > 0).all():
-            raise UsageError(f"{segment.stream_id}: frames of a segment must ascend in time, each at its own microsecond")
+            raise UsageError(
+                f"{segment.stream_id}: frames of a segment must ascend in time, each at its own microsecond"
+            )
 
     @staticmethod
     def _key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> list[pa.Array]:
@@ -249,7 +255,9 @@ class Store:
     def streams(self) -> list[StreamSummary]:
         """Every stream that has frames, by name."""
         rows = self._tables["frames"].read(["stream_id", "captured_at"])
-        groups = rows.group_by("stream_id").aggregate([("captured_at", "count"), ("captured_at", "min"), ("captured_at", "max")])
+        groups = rows.group_by("stream_id").aggregate(
+            [("captured_at", "count"), ("captured_at", "min"), ("captured_at", "max")]
+        )
         result = [
             StreamSummary(name, count, first, last)
             for name, count, first, last in zip(
@@ -294,7 +302,10 @@ class Store:
         rows = self._tables["frames"].read(columns, self._where(names, start, end))
         if len(rows) == 0:
             held = [s for s in self.streams() if s.stream_id in names]
-            there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4]) or "nothing at all"
+            there = (
+                ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4])
+                or "nothing at all"
+            )
             raise EmptyWindow(f"no frames in that time; the store has {there}")
         which = pc.index_in(rows["stream_id"], pa.array(names)).to_numpy().astype(np.int32)
         captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
@@ -309,15 +320,15 @@ class Store:
             vectors if sorted_already else vectors[order],
         )
 
-    def _rows_of(self, window: Window, table: str, column: str, batch: int) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+    def _rows_of(
+        self, window: Window, table: str, column: str, batch: int
+    ) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
         """Batches of `column` with the window's row of each value, −1 for frames outside it."""
         if len(window) == 0:
             return
         present = [window.stream_ids[i] for i in np.unique(window.stream_index)]
         where = self._where(present, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
-        edges = {
-            name: np.searchsorted(window.stream_index, [i, i + 1]) for i, name in enumerate(window.stream_ids)
-        }
+        edges = {name: np.searchsorted(window.stream_index, [i, i + 1]) for i, name in enumerate(window.stream_ids)}
         for part in self._tables[table].batches(["stream_id", "captured_at", column], where, batch):
             at = part.column("captured_at").cast(pa.int64()).to_numpy()
             names = part.column("stream_id")
@@ -347,7 +358,9 @@ class Store:
             _, offsets, data = column.buffers()
             at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
             if len(column) and not (np.diff(at) == 2 * m * d).all():
-                raise StoreCorrupt(f"{mask_url(self.url)}: patches of another size than [{m}, {d}]; run `sightline verify`")
+                raise StoreCorrupt(
+                    f"{mask_url(self.url)}: patches of another size than [{m}, {d}]; run `sightline verify`"
+                )
             block = np.frombuffer(data, "<f2", count=len(column) * m * d, offset=int(at[0])).reshape(-1, m, d)
             inside = rows >= 0
             if inside.all() and len(rows) and (np.diff(rows) == 1).all():
@@ -410,7 +423,9 @@ class Store:
                 fresh -= shard.segments
             if fresh:
                 where = self._where([row["stream_id"]], start, end) & pads.field("segment").isin(sorted(fresh))
-                tail = self._tables["frames"].read(["captured_at", "frame_vector"], where & (pads.field("date") == row["date"]))
+                tail = self._tables["frames"].read(
+                    ["captured_at", "frame_vector"], where & (pads.field("date") == row["date"])
+                )
                 scores = _matrix(tail["frame_vector"], len(query)) @ query
                 best = np.argsort(-scores, kind="stable")[:top]
                 times = tail["captured_at"].cast(pa.int64()).to_numpy()
@@ -450,7 +465,9 @@ class Store:
             written += 1
         return written
 
-    def _day_vectors(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _day_vectors(
+        self, stream: str, day: str, segments: frozenset[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows of the given segments on one day, ascending in time."""
         where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
         where &= pads.field("segment").isin(sorted(segments))

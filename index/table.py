@@ -20,7 +20,10 @@ __all__ = ["Table"]
 
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
 # Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
-_NO_HISTORY = {"delta.logRetentionDuration": "interval 0 seconds", "delta.deletedFileRetentionDuration": "interval 0 seconds"}
+_NO_HISTORY = {
+    "delta.logRetentionDuration": "interval 0 seconds",
+    "delta.deletedFileRetentionDuration": "interval 0 seconds",
+}
 
 
 @contextmanager
@@ -35,8 +38,12 @@ def _explained(uri: str) -> Iterator[None]:
     except (OSError, DeltaError, pa.ArrowException) as error:
         text = str(error).lower()
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in text for w in _FULL):
-            raise StoreFull(f"{uri}: no space left; free some and run the same command again, nothing is half stored") from error
-        raise StoreCorrupt(f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`") from error
+            raise StoreFull(
+                f"{uri}: no space left; free some and run the same command again, nothing is half stored"
+            ) from error
+        raise StoreCorrupt(
+            f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`"
+        ) from error
 
 
 class Table:
@@ -140,8 +147,10 @@ _WRITER = {
     # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost time.
     "frames": WriterProperties(
         compression="UNCOMPRESSED",
-        column_properties={n: _RAW for n in ("frame_vector.list.element", "patch_pooled.list.element", "picture")},
+        column_properties=dict.fromkeys(("frame_vector.list.element", "patch_pooled.list.element", "picture"), _RAW),
     ),
-    "patches": WriterProperties(compression="UNCOMPRESSED", max_row_group_size=4096, column_properties={"patches": _RAW}),
+    "patches": WriterProperties(
+        compression="UNCOMPRESSED", max_row_group_size=4096, column_properties={"patches": _RAW}
+    ),
     "segments": WriterProperties(compression="SNAPPY"),
 }

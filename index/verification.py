@@ -80,7 +80,9 @@ def _counts(store: Store, frames: pa.Table, patches: pa.Table) -> list[str]:
         for name, tally in (("frames", seen), ("patches", have_patches)):
             got = tally.get(key, 0)
             if got != row["frames"]:
-                problems.append(f"{key[0]}: {row['uri']} should have {row['frames']} {name}, the store has {got}; {again}")
+                problems.append(
+                    f"{key[0]}: {row['uri']} should have {row['frames']} {name}, the store has {got}; {again}"
+                )
     for key in sorted((seen.keys() | have_patches.keys()) - listed.keys()):
         problems.append(f"{key[0]}: {have_patches.get(key, 0)} frames of an ingest that did not finish; {again}")
     return problems

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -145,7 +146,7 @@ def _skippable(path: str, fps: float) -> bool:
 
 def _widest(times: list[float]) -> float:
     ordered = sorted(times)
-    return max(b - a for a, b in zip(ordered, ordered[1:], strict=False))
+    return max(b - a for a, b in pairwise(ordered))
 
 
 _SKIP = {"keyframes": "NONKEY", "nonref": "NONREF", "all": "DEFAULT"}
@@ -199,8 +200,14 @@ def decode(
     if not any_frame and after == 0:
         raise NoFrames(f"no frame decodes ({problem or 'the video stream is empty'})")
     if problem is not None:
-        raise DecodeFailed(f"decoding broke off after {last - opened.first_pts:.0f} s ({problem}); what came before is kept")
-    if opened.duration and last - opened.first_pts + after < opened.duration - 5 and last - opened.first_pts < opened.duration - 5:
+        raise DecodeFailed(
+            f"decoding broke off after {last - opened.first_pts:.0f} s ({problem}); what came before is kept"
+        )
+    if (
+        opened.duration
+        and last - opened.first_pts + after < opened.duration - 5
+        and last - opened.first_pts < opened.duration - 5
+    ):
         raise DecodeFailed(
             f"the file promises {opened.duration:.0f} s and decodes {last - opened.first_pts:.0f} s; it is probably cut off, "
             "what decodes is kept"

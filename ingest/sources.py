@@ -16,7 +16,11 @@ from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
 __all__ = ["SCHEMES", "VIDEO_SUFFIXES", "Expansion", "expand", "fetched"]
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .flv .wmv .3gp .asf .h264 .264 .hevc .265 .mxf .ogv".split()
+    f".{suffix}"
+    for suffix in (
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv"),
+        *("wmv", "3gp", "asf", "h264", "264", "hevc", "265", "mxf", "ogv"),
+    )
 )
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "gcs", "az", "abfs"})
 _MAX_BYTES = 200 * 2**30
@@ -51,7 +55,9 @@ def expand(sources: Sequence[str | Path]) -> Expansion:
 def _expand(source: str) -> list[str]:
     scheme = urlsplit(source).scheme if "://" in source else ""
     if scheme and scheme not in SCHEMES:
-        raise SourceDenied(f"{mask_url(source)}: {scheme}:// is not among the schemes that may be read ({', '.join(sorted(SCHEMES))})")
+        raise SourceDenied(
+            f"{mask_url(source)}: {scheme}:// is not among the schemes that may be read ({', '.join(sorted(SCHEMES))})"
+        )
     if scheme and scheme != "file":
         return _expand_remote(source, scheme)
     path = Path(source.removeprefix("file://")).expanduser()
@@ -108,7 +114,9 @@ def fetched(source: str) -> Iterator[Path]:
         except IsADirectoryError:
             raise SourceNotFound(f"{path}: is a folder; name a file in it") from None
         except PermissionError:
-            raise SourceNotFound(f"{path}: no permission to read it; run as a user who may, or change its mode") from None
+            raise SourceNotFound(
+                f"{path}: no permission to read it; run as a user who may, or change its mode"
+            ) from None
         except OSError as error:
             raise SourceNotFound(f"{path}: {error.strerror or error}") from None
         yield path

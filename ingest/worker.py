@@ -131,7 +131,9 @@ def ingest_sources(
         check_stream_id(stream)
     expansion = expand(sources)
     if start is not None and len(expansion.files) > 1:
-        raise UsageError(f"--start fits one file, the sources hold {len(expansion.files)}; put the time into their names")
+        raise UsageError(
+            f"--start fits one file, the sources hold {len(expansion.files)}; put the time into their names"
+        )
     report = IngestReport(files=[FileReport(file=name, problem=str(error)) for name, error in expansion.problems])
     began = perf_counter()
     worker = _Worker(store, encoders, segment_seconds, limits or Limits(), report)
@@ -216,7 +218,9 @@ class _Worker:
             if held is not None and not records and not stored and file.frames == 0:
                 raise held
             problem = None if held is None or isinstance(held, NoFrames) else str(held).replace(str(path), name)
-            self._commit(source, chunk, name, stream_id, began, clock, info.mode, records, file, final=True, problem=problem)
+            self._commit(
+                source, chunk, name, stream_id, began, clock, info.mode, records, file, final=True, problem=problem
+            )
             file.problem = problem
             if problem:
                 _log.warning("file not whole", file=name, problem=problem)

@@ -115,15 +115,23 @@ def _effect(name: str, size: int, step: int) -> NDArray[np.float32]:
             for _ in range(5):
                 x = s / 2 + rng.uniform(-0.28, 0.28) * s * (1 - 0.25 * i)
                 y = s * 0.36 + rng.uniform(-0.1, 0.1) * s
-                d.polygon([(x - r * 0.4, y + r), (x + r * 0.4, y + r), (x + rng.uniform(-6, 6), y - r * 0.9)], fill=colour)
+                d.polygon(
+                    [(x - r * 0.4, y + r), (x + r * 0.4, y + r), (x + rng.uniform(-6, 6), y - r * 0.9)], fill=colour
+                )
     elif name == "flash":
         for r, alpha in ((0.5, 60), (0.42, 110), (0.33, 170)):
             d.ellipse((s * (0.5 - r), s * (0.5 - r), s * (0.5 + r), s * (0.5 + r)), fill=(255, 255, 200, alpha))
         for k in range(8):
             a = np.pi * k / 4 + step * 0.4
-            d.line((s / 2, s / 2, s / 2 + np.cos(a) * s / 2, s / 2 + np.sin(a) * s / 2), fill=(255, 255, 160, 255), width=s // 22)
+            d.line(
+                (s / 2, s / 2, s / 2 + np.cos(a) * s / 2, s / 2 + np.sin(a) * s / 2),
+                fill=(255, 255, 160, 255),
+                width=s // 22,
+            )
     else:
-        d.rectangle((s * 0.1, s * 0.25, s * 0.9, s * 0.9), fill=(130, 85, 40, 255), outline=(40, 25, 10, 255), width=s // 20)
+        d.rectangle(
+            (s * 0.1, s * 0.25, s * 0.9, s * 0.9), fill=(130, 85, 40, 255), outline=(40, 25, 10, 255), width=s // 20
+        )
         d.line((s * 0.1, s * 0.55, s * 0.9, s * 0.55), fill=(225, 200, 130, 255), width=s // 9)
         d.line((s * 0.5, s * 0.25, s * 0.5, s * 0.9), fill=(225, 200, 130, 255), width=s // 9)
     return _premultiplied(image.resize((size, size), Image.Resampling.LANCZOS))
@@ -249,7 +257,9 @@ def _position(camera: Camera, event: Event, t: float) -> tuple[float, float] | N
     return outside + (x - outside) * share, float(y)
 
 
-def draw(camera: Camera, events: Sequence[Event], t: float, clock: str, frame: int) -> tuple[NDArray[np.uint8], list[Drawn]]:
+def draw(
+    camera: Camera, events: Sequence[Event], t: float, clock: str, frame: int
+) -> tuple[NDArray[np.uint8], list[Drawn]]:
     """The picture at stream second `t`.
 
     Args:

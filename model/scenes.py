@@ -65,7 +65,14 @@ class Event:
 
     def shifted(self, seconds: float) -> Event:
         return Event(
-            self.kind, self.actors, self.count, self.place, self.start + seconds, self.end + seconds, self.side, self.phase
+            self.kind,
+            self.actors,
+            self.count,
+            self.place,
+            self.start + seconds,
+            self.end + seconds,
+            self.side,
+            self.phase,
         )
 
 
@@ -142,9 +149,7 @@ def make_clip(rng: np.random.Generator, start: float) -> Clip:
     events = [_make_event(rng, int(places[0]), first_start, first_end, taken)]
     if rng.random() < 0.35:
         second_start = first_start + float(rng.uniform(0, 4))
-        events.append(
-            _make_event(rng, int(places[1]), second_start, second_start + float(rng.uniform(5, 10)), taken)
-        )
+        events.append(_make_event(rng, int(places[1]), second_start, second_start + float(rng.uniform(5, 10)), taken))
     return Clip(start, max(e.end for e in events) + WALK_SECONDS, tuple(events))
 
 

@@ -98,11 +98,15 @@ class TextSampler:
         """One text a frame, and bool[texts, frames]: which texts are true of which frames."""
         abouts = [self.constraint(int(i)) for i in frames]
         texts = [
-            describe(a, self.rng) if a else ("an empty view", "nothing there", "nobody at the scene")[self.rng.integers(3)]
+            describe(a, self.rng)
+            if a
+            else ("an empty view", "nothing there", "nobody at the scene")[self.rng.integers(3)]
             for a in abouts
         ]
         none = -2  # a text about an empty view matches no participant
-        wanted = np.array([(a.kind, a.colour, a.place, a.event, a.count) if a else (none,) * 5 for a in abouts], np.int8)
+        wanted = np.array(
+            [(a.kind, a.colour, a.place, a.event, a.count) if a else (none,) * 5 for a in abouts], np.int8
+        )
         seen = self.bank.seen[frames]
         fits = ((wanted[:, None, None, :] == -1) | (wanted[:, None, None, :] == seen[None])).all(-1)
         true = (fits & (seen[None, :, :, 0] >= 0)).any(-1)
@@ -160,7 +164,9 @@ class Pair(nn.Module):
     def texts(self, ids: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def loss(self, pixels: Tensor, ids: Tensor, true: Tensor, seen: Tensor, owner: Tensor, place: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, pixels: Tensor, ids: Tensor, true: Tensor, seen: Tensor, owner: Tensor, place: Tensor
+    ) -> dict[str, Tensor]:
         pooled, tokens = self.images(pixels)
         text = functional.normalize(self.texts(ids), dim=-1)
         scale = self.scale.exp().clamp(max=60)
@@ -194,7 +200,9 @@ class ClipPair(Pair):
         save_tokenizer(folder, max_length=TEXT_LENGTH, close=True)
         preprocess = {"size": SIZE, "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
         config = {"model_cfg": {**CLIP_CONFIG, "vision_cfg": {**CLIP_CONFIG["vision_cfg"], "output_tokens": False}}}
-        (folder / "open_clip_config.json").write_text(json.dumps({**config, "preprocess_cfg": preprocess}, indent=2) + "\n")
+        (folder / "open_clip_config.json").write_text(
+            json.dumps({**config, "preprocess_cfg": preprocess}, indent=2) + "\n"
+        )
         state = {k: v.detach().half().contiguous() for k, v in self.model.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors")
 
@@ -204,7 +212,13 @@ class SiglipPair(Pair):
         from transformers import SiglipConfig, SiglipModel
 
         pad, last = 0, len(words()) - 1
-        text = {**SIGLIP_TEXT, "vocab_size": len(words()), "pad_token_id": pad, "bos_token_id": last, "eos_token_id": last}
+        text = {
+            **SIGLIP_TEXT,
+            "vocab_size": len(words()),
+            "pad_token_id": pad,
+            "bos_token_id": last,
+            "eos_token_id": last,
+        }
         config = SiglipConfig(text_config=text, vision_config=SIGLIP_VISION)
         super().__init__(SiglipModel(config), SIGLIP_VISION["hidden_size"], SIGLIP_VISION["hidden_size"])
 
@@ -248,7 +262,9 @@ class EncoderRun:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def train_encoder(name: str, bank: Bank, work: Path, out: Path, run: EncoderRun, on_step: Callable[[int, dict[str, float]], None]) -> None:
+def train_encoder(
+    name: str, bank: Bank, work: Path, out: Path, run: EncoderRun, on_step: Callable[[int, dict[str, float]], None]
+) -> None:
     """Train `clip` or `siglip` to the end of `run` and save it to `out` in its library's own layout.
 
     A checkpoint in `work` lets a stopped run go on; the order of frames depends on seed and step alone.
@@ -275,7 +291,9 @@ def train_encoder(name: str, bank: Bank, work: Path, out: Path, run: EncoderRun,
         rng = np.random.default_rng([run.seed, step])
         frames = np.sort(rng.choice(len(bank), run.batch, replace=False))
         texts, true = TextSampler(bank, rng).batch(frames)
-        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+        ).input_ids
         pixels = torch.from_numpy(bank.pixels[frames]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (run.batch, 1, 1, 1)).astype(np.float32))
         labels = [torch.from_numpy(a[frames]).long() for a in (bank.seen, bank.patch_seen, bank.patch_place)]
@@ -298,7 +316,12 @@ def train_encoder(name: str, bank: Bank, work: Path, out: Path, run: EncoderRun,
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             work.mkdir(parents=True, exist_ok=True)
             part = checkpoint.with_suffix(".part")
-            state = {"pair": pair.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "history": run.history}
+            state = {
+                "pair": pair.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+                "history": run.history,
+            }
             torch.save(state, part)
             part.replace(checkpoint)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
     tokenizer = build_tokenizer(max_length=TEXT_LENGTH, close=True)
 
     def ids(texts: Sequence[str]) -> Tensor:
-        batch = tokenizer(list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+        batch = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+        )
         return batch.input_ids  # type: ignore[no-any-return]
 
     patches_path, vectors_path = work / "patches.npy", work / "vectors.npy"
@@ -185,14 +188,16 @@ def prepare(
     edges = [0, *(int(i) for i in before), len(others)]
     merged = [
         merge(patches[first:last], None if i == 0 else key_patches[i - 1], patch_query)
-        for i, (first, last) in enumerate(zip(edges, edges[1:], strict=False))
+        for i, (first, last) in enumerate(pairwise(edges))
         if first < last
     ]
     tokens = torch.cat(merged) if merged else key_patches.new_zeros(0, key_patches.shape[-1])
     clocks = [stream.clock(int(i)) for i in keyframes]
     shown = [_shown(stream, bank, keyframes, question) for question in questions]
     owner = bank.patch_seen[stream.rows[keyframes]]
-    seen = np.take_along_axis(bank.seen[stream.rows[keyframes]], np.maximum(owner, 0)[..., None].astype(np.int64), axis=1)
+    seen = np.take_along_axis(
+        bank.seen[stream.rows[keyframes]], np.maximum(owner, 0)[..., None].astype(np.int64), axis=1
+    )
     named = torch.from_numpy(np.where(owner[..., None] >= 0, seen[..., :3], -1).astype(np.int64))
     return Prepared(keyframes, clocks, key_patches, tokens, before, questions, shown, named)
 
@@ -206,7 +211,11 @@ class Trainee(nn.Module):
 
         self.tokenizer = build_tokenizer(max_length=CONTEXT, close=False)
         rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
-        ids = {"bos_token_id": None, "eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
+        ids = {
+            "bos_token_id": None,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
         config = Qwen2Config(vocab_size=len(words()), rope_parameters=rope, **ids, **LANGUAGE)
         self.language = Qwen2ForCausalLM(config)
         self.connector = Connector(patch_dim, LANGUAGE["hidden_size"])
@@ -271,7 +280,9 @@ class Trainee(nn.Module):
         query = layer.self_attn.q_proj(entering).view(len(rows), 1, -1, size).transpose(1, 2)
         cos, sin = self.language.model.rotary_emb(entering, (positions + prefix).unsqueeze(1))
         query, _ = apply_rotary_pos_emb(query, query, cos, sin)
-        scores = (query[:, :LOOK_HEADS] @ keys[rows, :LOOK_HEADS].transpose(-1, -2)).squeeze(2).float() / math.sqrt(size)
+        scores = (query[:, :LOOK_HEADS] @ keys[rows, :LOOK_HEADS].transpose(-1, -2)).squeeze(2).float() / math.sqrt(
+            size
+        )
         ahead = torch.arange(keys.shape[2]).unsqueeze(0) > (positions + prefix).unsqueeze(1)
         shares = scores.masked_fill(ahead.unsqueeze(1), -torch.inf).log_softmax(-1)[..., :prefix]
         wanted = shares.masked_fill(~places.unsqueeze(1), -torch.inf).logsumexp(-1)
@@ -289,7 +300,9 @@ class Trainee(nn.Module):
         prefix, _ = build_prompt(self.tokenizer, "")
         head = embed(torch.tensor(prefix))
         context = torch.stack([torch.cat([head, self.visual(s)]) for s in streams])
-        cache = self.language.model(inputs_embeds=context, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        cache = self.language.model(
+            inputs_embeds=context, past_key_values=DynamicCache(), use_cache=True
+        ).past_key_values
         rows = max(len(s.questions) for s in streams)
         asked: list[list[int]] = []
         answers: list[int] = []
@@ -322,9 +335,16 @@ class Trainee(nn.Module):
         words = functional.cross_entropy(logits.float(), target)
         said = target != self.tokenizer.eos_token_id
         keys = out.past_key_values.layers[LOOK_LAYER].keys
-        look = self._looking(out.hidden_states[LOOK_LAYER], keys, row[said], position[said], torch.stack(places)[row[said]])
+        look = self._looking(
+            out.hidden_states[LOOK_LAYER], keys, row[said], position[said], torch.stack(places)[row[said]]
+        )
         name = self._naming(streams)
-        figures = {"loss": words.item(), "look": look.item(), "name": name.item(), "right": float((wrong == 0).float().mean())}
+        figures = {
+            "loss": words.item(),
+            "look": look.item(),
+            "name": name.item(),
+            "right": float((wrong == 0).float().mean()),
+        }
         return words + LOOK_WEIGHT * look + NAME_WEIGHT * name, figures
 
     def save(self, micro: Path) -> None:
@@ -345,7 +365,13 @@ class LanguageRun:
 
 
 def train_language(
-    bank: Bank, clips: int, features: Features, work: Path, micro: Path, run: LanguageRun, on_step: Callable[[int, dict[str, float]], None]
+    bank: Bank,
+    clips: int,
+    features: Features,
+    work: Path,
+    micro: Path,
+    run: LanguageRun,
+    on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Train through all stages of `run` and save to `micro/llm` and `micro/connector.safetensors`; resumable."""
     torch.set_num_threads(run.threads)
@@ -373,7 +399,9 @@ def train_language(
             one = prepare(maker.make(rng, frames=stage.frames, clips=stage.clips), bank, features, rng, stage)
             if one is not None:
                 streams.append(one)
-        rate = run.rate * min(1.0, (step + 1) / run.warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / len(plan))))
+        rate = (
+            run.rate * min(1.0, (step + 1) / run.warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / len(plan))))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
@@ -389,7 +417,12 @@ def train_language(
             on_step(step + 1, mean)
         if (step + 1) % run.save_every == 0 or step + 1 == len(plan):
             part = checkpoint.with_suffix(".part")
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "history": run.history}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+                "history": run.history,
+            }
             torch.save(state, part)
             part.replace(checkpoint)
     model.eval().save(micro)

@@ -10,13 +10,14 @@ from model.scenes import COLOURS, COUNTS, KINDS, PLACES, PLURALS
 PAD, UNKNOWN, START, END, LAST = "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<eos>"
 
 _WORDS = """
-system user assistant you are a helpful please choose the right answer from following options an
-what which colour color where when how many was were is did do does that there thing things something anything nothing
-at in on of to and or before after right left box fell flashed burned fall flash burn leave leaves leaving falling
-flashing burning fallen burning stop stopped stops pass passed passes gather gathered meet met see seen saw show find
-any empty view nobody one anybody someone somebody who time first last with near by next come came appear appeared
-people visible moment scene camera picture frame frames video lasts for seconds sampled uniformly it this those these
-""".split()
+system user assistant you are a helpful please choose the right answer from following options an what which
+colour color where when how many was were is did do does that there thing things something anything nothing at
+in on of to and or before after right left box fell flashed burned fall flash burn leave leaves leaving
+falling flashing burning fallen burning stop stopped stops pass passed passes gather gathered meet met see
+seen saw show find any empty view nobody one anybody someone somebody who time first last with near by next
+come came appear appeared people visible moment scene camera picture frame frames video lasts for seconds
+sampled uniformly it this those these
+""".split()  # noqa: SIM905
 _PUNCTUATION = list(".,:;?!'\"()[]-_/")
 
 

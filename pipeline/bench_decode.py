@@ -65,7 +65,9 @@ def _ours(path: Path) -> tuple[float, str, int]:
 def _ffmpeg(path: Path) -> float:
     since = perf_counter()
     subprocess.run(
-        ["ffmpeg", "-v", "error", "-i", str(path), "-vf", "fps=1", "-f", "null", "-"], check=True, stdin=subprocess.DEVNULL
+        ["ffmpeg", "-v", "error", "-i", str(path), "-vf", "fps=1", "-f", "null", "-"],
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     return perf_counter() - since
 

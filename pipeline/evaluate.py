@@ -92,7 +92,9 @@ class _Tally:
         return share(*self.counts.get(key, [0, 0]))
 
 
-def _select(method: str, vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float) -> NDArray[np.int64]:
+def _select(
+    method: str, vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float
+) -> NDArray[np.int64]:
     if method == "dks":
         return select_keyframes(vectors, query, k=k, tau=tau)
     if method == "top-k":

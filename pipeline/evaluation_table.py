@@ -50,5 +50,7 @@ def table(result: Evaluation) -> str:
     for many, methods in result.hits.items():
         for method in METHODS:
             row = methods[method]
-            lines.append(f"| {many} | {method} | {_cell(row['any'])} | {_cell(row['all'])} | {_cell(row['all of several'])} |")
+            lines.append(
+                f"| {many} | {method} | {_cell(row['any'])} | {_cell(row['all'])} | {_cell(row['all of several'])} |"
+            )
     return "\n".join(lines) + "\n"

@@ -159,7 +159,9 @@ def test_what_is_forgotten_is_nowhere_in_the_bytes(store: Store, before: int | N
         assert not found(b"secret-camera")
         assert not [p for p in Path(store.url).rglob("*") if "secret-camera" in p.name]
     assert store.verify() == []
-    assert {s.stream_id for s in store.streams()} == ({"public-camera"} if before is None else {"public-camera", "secret-camera"})
+    assert {s.stream_id for s in store.streams()} == (
+        {"public-camera"} if before is None else {"public-camera", "secret-camera"}
+    )
 
 
 def test_forgotten_footage_can_come_again(store: Store, fill: Fill) -> None:
@@ -213,7 +215,10 @@ def test_records_of_another_shape_are_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="stream"):
         store.append(make_segment(records).model_copy(update={"stream_id": "../etc"}), records)
     with pytest.raises(UsageError, match="patches: expected float16"):
-        FrameRecords(**{n: getattr(records, n) for n in records.__slots__ if n != "patches"}, patches=records.patches.astype(np.float32))  # type: ignore[arg-type]
+        FrameRecords(
+            **{n: getattr(records, n) for n in records.__slots__ if n != "patches"},
+            patches=records.patches.astype(np.float32),
+        )  # type: ignore[arg-type]
 
 
 def test_every_column_names_its_unit() -> None:
