@@ -60,7 +60,8 @@ def search(
     from pipeline.searching import search as run
 
     where = time_range(streams, start, end)
-    moments = run(text, settings=settings_of(context, store=store, profile=profile), top=top, **where)
+    settings = settings_of(context, store=store, profile=profile)
+    moments = run(text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where)
     if as_json:
         emit(moments)
         return

@@ -1,0 +1,127 @@
+"""A small world: two videos, models of a few thousand random weights, a store made of them, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+
+from ingest.writer import VideoWriter
+from pipeline.cli import main
+from tests.model import checkpoints_tiny as tiny
+
+BEGAN = datetime(2024, 3, 1, 8, 0, tzinfo=UTC)
+LENGTHS = {"front": 24, "back": 12}
+FRAMES = sum(LENGTHS.values())
+
+PROFILE = """
+name = "tiny"
+notice = "random weights"
+k = 4
+tau = 0.999
+max_frames = 500
+timestamps = true
+frame_encoder = { name = "tiny-clip", source = { folder = "clip" } }
+patch_encoder = { name = "tiny-siglip", source = { folder = "siglip" } }
+language_model = { source = { folder = "llm" }, max_context = 1500, max_new_tokens = 6 }
+connector = { source = { folder = "connector.safetensors" } }
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny checkpoints and `tiny.toml`, the profile that names them."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save_clip(folder / "clip")
+    tiny.save_siglip(folder / "siglip")
+    tiny.save_language(folder / "llm")
+    tiny.save_connector(folder / "connector.safetensors")
+    (folder / "tiny.toml").write_text(PROFILE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def profile(models: Path) -> str:
+    return str(models / "tiny.toml")
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """front.mp4 and back.mp4: coloured noise that changes every second, `back` beginning a minute after `front`."""
+    folder = tmp_path_factory.mktemp("footage")
+    rng = np.random.default_rng(5)
+    for late, (name, seconds) in enumerate(LENGTHS.items()):
+        created = BEGAN + timedelta(minutes=late)
+        with VideoWriter(folder / f"{name}.mp4", 64, 48, fps=5, gop=5, created=created) as writer:
+            for _ in range(seconds):
+                ground = rng.integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+                for _ in range(5):
+                    writer.write(ground)
+    return folder
+
+
+@pytest.fixture
+def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command]:
+    """Run the command in this process: `sightline("ask", …)`. Logging and warnings are put back afterwards."""
+
+    def run(*arguments: object, at: Path | None = None) -> Result:
+        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
+        monkeypatch.chdir(at or tmp_path)
+        capsys.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
+            main()
+        structlog.reset_defaults()
+        out, err = capsys.readouterr()
+        return Result(int(stopped.value.code or 0), out, err)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield run
+
+
+@pytest.fixture(scope="session")
+def filled(footage: Path, profile: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with both videos; read only, see `store` for one to change."""
+    from index.store import Store
+    from ingest.worker import ingest_sources
+    from model.encoders import load_encoders
+    from model.profiles import load_profile
+
+    encoders = load_encoders(load_profile(profile), "cpu")
+    opened = Store.create(tmp_path_factory.mktemp("stores") / "filled", encoders.pair)
+    report = ingest_sources([footage], store=opened, encoders=encoders, segment_seconds=10)
+    assert report.frames == FRAMES
+    return opened.url
+
+
+@pytest.fixture
+def store(filled: str, tmp_path: Path) -> str:
+    """A copy of the filled store."""
+    shutil.copytree(filled, tmp_path / "store")
+    return str(tmp_path / "store")
