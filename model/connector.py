@@ -3,7 +3,10 @@
     h_k^m = MLP_k(p_k^m)    a keyframe keeps all of its M patches
     h_n   = MLP_n(t_n)      any other frame is one merged token (see `model.dfm`)
 
-Both are Linear, GELU, Linear, and share nothing.
+Both are Linear, GELU, Linear, and share nothing. A connector may also have `relevance`, two directions of the language
+model's space, one a stream: h + 10 · R_p · direction, where R_p is the cosine of the token and the question that DFM
+computes anyway (equation 5). The paper drops it after merging; a language model of two million parameters needs it to
+find the patch that the question is about. Checkpoints without it are read as they are.
 """
 
 from __future__ import annotations
@@ -27,15 +30,26 @@ def _mlp(patch_dim: int, width: int) -> nn.Sequential:
 class Connector(nn.Module):
     """MLP_k as `keyframe` and MLP_n as `frame`, from `patch_dim` to the language model's `width`."""
 
-    def __init__(self, patch_dim: int, width: int) -> None:
+    relevance: nn.Parameter | None
+
+    def __init__(self, patch_dim: int, width: int, *, relevance: bool = False) -> None:
         super().__init__()
         self.patch_dim, self.width = patch_dim, width
+        self.relevance = nn.Parameter(torch.zeros(2, width)) if relevance else None
         self.keyframe = _mlp(patch_dim, width)
         self.frame = _mlp(patch_dim, width)
 
-    def forward(self, keyframe_patches: Tensor, merged: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, keyframe_patches: Tensor, merged: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """keyframe_patches [K, M, patch_dim], merged [N − K, patch_dim] → [K, M, width], [N − K, width]."""
-        return self.keyframe(keyframe_patches), self.frame(merged)
+        return self.tokens(keyframe_patches, query, keyframe=True), self.tokens(merged, query, keyframe=False)
+
+    def tokens(self, features: Tensor, query: Tensor, *, keyframe: bool) -> Tensor:
+        """features [..., patch_dim] of one stream and the question [patch_dim] → [..., width]."""
+        result: Tensor = (self.keyframe if keyframe else self.frame)(features)
+        if self.relevance is None:
+            return result
+        cosine = nn.functional.cosine_similarity(features.float(), query.float(), dim=-1).to(result.dtype)
+        return result + 10.0 * cosine.unsqueeze(-1) * self.relevance[0 if keyframe else 1].to(result.dtype)
 
     def save(self, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write `keyframe.{0,2}.{weight,bias}` and `frame.{0,2}.{weight,bias}` as safetensors."""
@@ -68,7 +82,7 @@ class Connector(nn.Module):
         Raises:
             WeightsInvalid: a tensor is missing, extra or of another shape; the message names it.
         """
-        connector = cls(patch_dim, width)
+        connector = cls(patch_dim, width, relevance="relevance" in state)
         expected = {k: tuple(v.shape) for k, v in connector.state_dict().items()}
         for name in sorted(expected.keys() | state.keys()):
             got = tuple(state[name].shape) if name in state else None

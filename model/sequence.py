@@ -70,6 +70,7 @@ def visual_embeddings(
     connector: Connector,
     captured_at: NDArray[np.int64],
     clock: Callable[[int], Tensor] | None,
+    query: Tensor,
 ) -> Iterator[Tensor]:
     """The language model's input between prefix and suffix, piece by piece in row order.
 
@@ -78,19 +79,20 @@ def visual_embeddings(
         connector: MLP_k and MLP_n; its dtype and device are those of the result.
         captured_at: int64[N] UTC microseconds.
         clock: the embeddings [n, width] of a capture time, or None for a profile without timestamps.
+        query: the question in the patches' space, [patch_dim].
 
     Yields:
         [n, width] tensors.
     """
-    weights = next(connector.parameters())
+    weights = connector.frame[0].weight
     for piece in pieces:
         features = piece.features.to(weights.device, weights.dtype)
         if not piece.is_keyframe:
-            yield connector.frame(features)
+            yield connector.tokens(features, query, keyframe=False)
             continue
         if clock is not None:
             yield clock(int(captured_at[piece.start])).to(weights.device, weights.dtype)
-        yield connector.keyframe(features)
+        yield connector.tokens(features, query, keyframe=True)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

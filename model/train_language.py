@@ -47,10 +47,10 @@ CONTEXT = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One length of stream: `streams` a step, each of `frames` seconds with `clips` clips, `k` keyframes, `questions`.
+    """One length of stream: `batch` streams a step, each of `frames` seconds with `clips` clips and `k` keyframes.
 
     At most `others` of the frames that are no keyframes are read, a random choice of them: what the model must learn
-    first is to find the right one among many keyframes, and that needs no long prefix.
+    first is to find the right patch among many, and that needs no long prefix.
     """
 
     steps: int
@@ -58,14 +58,13 @@ class Stage:
     clips: int
     k: int
     others: int
-    streams: int
-    questions: int
+    batch: int
 
 
 STAGES = (
-    Stage(steps=800, frames=130, clips=8, k=10, others=20, streams=6, questions=10),
-    Stage(steps=350, frames=420, clips=16, k=20, others=100, streams=3, questions=14),
-    Stage(steps=250, frames=1200, clips=24, k=32, others=1168, streams=1, questions=24),
+    Stage(steps=500, frames=100, clips=6, k=8, others=16, batch=12),
+    Stage(steps=120, frames=600, clips=16, k=24, others=150, batch=4),
+    Stage(steps=80, frames=1200, clips=24, k=32, others=1168, batch=2),
 )
 # The layer and heads that are told where the answer stands (see `Trainee.loss`).
 LOOK_LAYER, LOOK_HEADS, LOOK_WEIGHT = 2, 3, 0.5
@@ -127,20 +126,20 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
 
 @dataclass(slots=True)
 class Prepared:
-    """One stream ready to be read.
+    """One stream ready to be read for one question.
 
     Patches of the keyframes [K, M, d], merged tokens of the others [n, d], how many others stand before each keyframe
-    int64[K], the questions, and for each of them bool[K, M]: the patches that show its answer.
-    `named` int[K, M, 3]: kind, colour and place of the actor that covers a patch, −1 where there is none.
+    int64[K], the question and its embedding [d]; `shown` bool[K, M]: the patches that show its answer; `named`
+    int[K, M, 3]: kind, colour and place of the actor that covers a patch, −1 where there is none.
     """
 
-    keyframes: NDArray[np.int64]
     clocks: list[str]
     key_patches: Tensor
     merged: Tensor
     before: NDArray[np.int64]
-    questions: list[Question]
-    shown: list[Tensor]
+    question: Question
+    query: Tensor
+    shown: Tensor
     named: Tensor
 
 
@@ -150,56 +149,43 @@ def _exactly(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Gene
     return np.sort(np.concatenate([chosen, rng.choice(spare, k - len(chosen), replace=False)]))
 
 
-def _shown(stream: VirtualStream, bank: Bank, keyframes: NDArray[np.int64], question: Question) -> Tensor:
-    """bool[K, M]: patches of `keyframes` that the actor who answers the question covers during its event."""
-    event, actor = question.shown
-    rows = stream.rows[keyframes]
-    owner = bank.patch_seen[rows]
-    seen = np.take_along_axis(bank.seen[rows], np.maximum(owner, 0)[..., None].astype(np.int64), axis=1)
-    mine = (owner >= 0) & (seen[..., 0] == actor.kind) & (seen[..., 1] == actor.colour)
-    during = (keyframes >= event.seen_from) & (keyframes <= event.seen_until)
-    return torch.from_numpy(mine & during[:, None])
-
-
 def prepare(
     stream: VirtualStream, bank: Bank, features: Features, rng: np.random.Generator, stage: Stage
 ) -> Prepared | None:
-    """Keyframes and merged tokens for one of the stream's questions; None when no question can be answered."""
-    questions = ask_about(stream, rng, stage.questions)
+    """Keyframes and merged tokens for one question about the stream; None when its evidence was not chosen."""
+    questions = ask_about(stream, rng, 1)
     if not questions:
         return None
-    frames = len(stream.rows)
+    question, frames = questions[0], len(stream.rows)
     vectors = features.vectors[stream.rows]
-    query = features.frame_text([questions[0].text])[0]
-    keyframes = _exactly(stage.k, select_keyframes(vectors, query, k=stage.k, tau=0.85), frames, rng)
-
-    def seen(question: Question) -> bool:
-        return all(((keyframes >= e.seen_from) & (keyframes <= e.seen_until)).any() for e in question.evidence)
-
-    questions = [q for q in questions if seen(q)]
-    if not questions:
-        return None
+    chosen = select_keyframes(vectors, features.frame_text([question.text])[0], k=stage.k, tau=0.85)
+    keyframes = _exactly(stage.k, chosen, frames, rng)
+    for event in question.evidence:
+        if not ((keyframes >= event.seen_from) & (keyframes <= event.seen_until)).any():
+            return None
     others = np.setdiff1d(np.arange(frames), keyframes)
     others = np.sort(rng.choice(others, min(stage.others, len(others)), replace=False))
     key_patches = torch.from_numpy(features.patches[stream.rows[keyframes]]).float()
     patches = torch.from_numpy(features.patches[stream.rows[others]]).float()
-    patch_query = features.patch_text([questions[0].text])[0].clone()
+    query = features.patch_text([question.text])[0].clone()
     before = np.searchsorted(others, keyframes)
     edges = [0, *(int(i) for i in before), len(others)]
     merged = [
-        merge(patches[first:last], None if i == 0 else key_patches[i - 1], patch_query)
+        merge(patches[first:last], None if i == 0 else key_patches[i - 1], query)
         for i, (first, last) in enumerate(pairwise(edges))
         if first < last
     ]
     tokens = torch.cat(merged) if merged else key_patches.new_zeros(0, key_patches.shape[-1])
     clocks = [stream.clock(int(i)) for i in keyframes]
-    shown = [_shown(stream, bank, keyframes, question) for question in questions]
-    owner = bank.patch_seen[stream.rows[keyframes]]
-    seen = np.take_along_axis(
-        bank.seen[stream.rows[keyframes]], np.maximum(owner, 0)[..., None].astype(np.int64), axis=1
-    )
-    named = torch.from_numpy(np.where(owner[..., None] >= 0, seen[..., :3], -1).astype(np.int64))
-    return Prepared(keyframes, clocks, key_patches, tokens, before, questions, shown, named)
+    rows = stream.rows[keyframes]
+    owner = bank.patch_seen[rows]
+    participant = np.maximum(owner, 0)[..., None].astype(np.int64)
+    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., :3]
+    named = torch.from_numpy(np.where(owner[..., None] >= 0, of_patch, -1).astype(np.int64))
+    event, actor = question.shown
+    during = torch.from_numpy((keyframes >= event.seen_from) & (keyframes <= event.seen_until))
+    shown = (named[..., 0] == actor.kind) & (named[..., 1] == actor.colour) & during[:, None]
+    return Prepared(clocks, key_patches, tokens, before, question, query, shown, named)
 
 
 class Trainee(nn.Module):
@@ -218,7 +204,7 @@ class Trainee(nn.Module):
         }
         config = Qwen2Config(vocab_size=len(words()), rope_parameters=rope, **ids, **LANGUAGE)
         self.language = Qwen2ForCausalLM(config)
-        self.connector = Connector(patch_dim, LANGUAGE["hidden_size"])
+        self.connector = Connector(patch_dim, LANGUAGE["hidden_size"], relevance=True)
         self.cache: dict[str, Tensor] = {}
 
     def ids(self, text: str) -> Tensor:
@@ -229,7 +215,7 @@ class Trainee(nn.Module):
     def visual(self, stream: Prepared) -> Tensor:
         """[V, width]: in temporal order, a keyframe's clock and M tokens, any other frame's one token."""
         embed = self.language.get_input_embeddings()
-        keys, others = self.connector(stream.key_patches, stream.merged)
+        keys, others = self.connector(stream.key_patches, stream.merged, stream.query)
         clocks = embed(torch.stack([self.ids(" " + clock) for clock in stream.clocks]))
         keys = torch.cat([clocks, keys], dim=1)
         pieces: list[Tensor] = []
@@ -240,13 +226,13 @@ class Trainee(nn.Module):
         pieces.append(others[last:])
         return torch.cat(pieces)
 
-    def _places(self, stream: Prepared, shown: Tensor, head: int, length: int) -> Tensor:
-        """bool[length]: `shown` [K, M] as places in the prefix, whose visual tokens begin at `head`."""
+    def _places(self, stream: Prepared, head: int, length: int) -> Tensor:
+        """bool[length]: what shows the answer as places in the sequence, whose visual tokens begin at `head`."""
         places = torch.zeros(length, dtype=torch.bool)
-        clock, count = len(self.ids(" 00:00")), shown.shape[1]
+        clock, count = len(self.ids(" 00:00")), stream.shown.shape[1]
         for i, before in enumerate(stream.before.tolist()):
             at = head + before + i * (clock + count) + clock
-            places[at : at + count] = shown[i]
+            places[at : at + count] = stream.shown[i]
         return places
 
     def _naming(self, streams: Sequence[Prepared]) -> Tensor:
@@ -268,28 +254,26 @@ class Trainee(nn.Module):
     def _looking(self, hidden: Tensor, keys: Tensor, rows: Tensor, positions: Tensor, places: Tensor) -> Tensor:
         """−log of the attention that the first heads of one layer pay to the patches that show the answer.
 
-        hidden [B, T, width] enters the layer, keys [B, heads, S + T, d] are those it attends to; `rows` and `positions`
-        name the places that predict the answer, `places` bool[n, S] what they should look at.
+        hidden [B, T, width] enters the layer, keys [B, heads, T, d] are those it attends to; `rows` and `positions` name
+        the places that predict the answer, `places` bool[n, T] what they should look at.
         """
         from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
         layer = self.language.model.layers[LOOK_LAYER]
         size = LANGUAGE["hidden_size"] // LANGUAGE["num_attention_heads"]
-        prefix = places.shape[1]
         entering = layer.input_layernorm(hidden[rows, positions])
         query = layer.self_attn.q_proj(entering).view(len(rows), 1, -1, size).transpose(1, 2)
-        cos, sin = self.language.model.rotary_emb(entering, (positions + prefix).unsqueeze(1))
+        cos, sin = self.language.model.rotary_emb(entering, positions.unsqueeze(1))
         query, _ = apply_rotary_pos_emb(query, query, cos, sin)
-        scores = (query[:, :LOOK_HEADS] @ keys[rows, :LOOK_HEADS].transpose(-1, -2)).squeeze(2).float() / math.sqrt(
-            size
-        )
-        ahead = torch.arange(keys.shape[2]).unsqueeze(0) > (positions + prefix).unsqueeze(1)
-        shares = scores.masked_fill(ahead.unsqueeze(1), -torch.inf).log_softmax(-1)[..., :prefix]
+        scores = (query[:, :LOOK_HEADS] @ keys[rows, :LOOK_HEADS].transpose(-1, -2)).squeeze(2).float()
+        ahead = torch.arange(keys.shape[2]).unsqueeze(0) > positions.unsqueeze(1)
+        shares = (scores / math.sqrt(size)).masked_fill(ahead.unsqueeze(1), -torch.inf).log_softmax(-1)
         wanted = shares.masked_fill(~places.unsqueeze(1), -torch.inf).logsumexp(-1)
-        return -wanted[places.any(1)].clamp(min=-20).mean()
+        kept: Tensor = wanted[places.any(1)].clamp(min=-20)
+        return -kept.mean()
 
     def loss(self, streams: Sequence[Prepared], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the answers' tokens, and with it the attention that finds them.
+        """Cross-entropy of the answers' tokens (equation 12), and with it the attention that finds them.
 
         Equation 12 alone has to discover by chance that the answer stands at the patches which fit the question; telling
         a few heads of one layer so makes that the first thing learned instead of the last.
@@ -297,54 +281,37 @@ class Trainee(nn.Module):
         from transformers import DynamicCache
 
         embed = self.language.get_input_embeddings()
-        prefix, _ = build_prompt(self.tokenizer, "")
-        head = embed(torch.tensor(prefix))
-        context = torch.stack([torch.cat([head, self.visual(s)]) for s in streams])
-        cache = self.language.model(
-            inputs_embeds=context, past_key_values=DynamicCache(), use_cache=True
-        ).past_key_values
-        rows = max(len(s.questions) for s in streams)
-        asked: list[list[int]] = []
-        answers: list[int] = []
+        sequences: list[Tensor] = []
+        targets: list[Tensor] = []
         places: list[Tensor] = []
         for stream in streams:
-            for i in range(rows):
-                question = stream.questions[i % len(stream.questions)]
-                options = question.options if rng.random() < 0.8 else ()
-                _, suffix = build_prompt(self.tokenizer, question.text, options)
-                answer = self.tokenizer(f" {question.answer}", add_special_tokens=False).input_ids
-                asked.append([*suffix, *answer, self.tokenizer.eos_token_id])
-                answers.append(len(answer) + 1)
-                shown = stream.shown[i % len(stream.questions)]
-                places.append(self._places(stream, shown, len(prefix), context.shape[1]))
-        longest = max(len(a) for a in asked)
-        ids = torch.full((len(asked), longest), self.tokenizer.pad_token_id)
-        labels = torch.full((len(asked), longest), -100)
-        for i, (tokens, count) in enumerate(zip(asked, answers, strict=True)):
-            ids[i, : len(tokens)] = torch.tensor(tokens)
-            labels[i, len(tokens) - count : len(tokens)] = torch.tensor(tokens[-count:])
-        cache.batch_repeat_interleave(rows)
+            options = stream.question.options if rng.random() < 0.8 else ()
+            prefix, suffix = build_prompt(self.tokenizer, stream.question.text, options)
+            answer = self.tokenizer(f" {stream.question.answer}", add_special_tokens=False).input_ids
+            said = [*answer, self.tokenizer.eos_token_id]
+            visual = self.visual(stream)
+            sequences.append(torch.cat([embed(torch.tensor(prefix)), visual, embed(torch.tensor([*suffix, *said]))]))
+            target = torch.full((len(sequences[-1]),), -100)
+            target[-len(said) - 1 : -1] = torch.tensor(said)  # each place predicts the token after it
+            targets.append(target)
+            places.append(self._places(stream, len(prefix), len(target)))
+        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        target = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
+        where = nn.utils.rnn.pad_sequence(places, batch_first=True)
         out = self.language.model(
-            inputs_embeds=embed(ids), past_key_values=cache, use_cache=True, output_hidden_states=True
+            inputs_embeds=inputs, past_key_values=DynamicCache(), use_cache=True, output_hidden_states=True
         )
-        wanted = labels[:, 1:] != -100
-        logits = self.language.lm_head(out.last_hidden_state[:, :-1][wanted])
-        target = labels[:, 1:][wanted]
-        row, position = wanted.nonzero(as_tuple=True)
-        wrong = torch.zeros(len(asked)).index_add_(0, row, (logits.argmax(-1) != target).float())
-        words = functional.cross_entropy(logits.float(), target)
-        said = target != self.tokenizer.eos_token_id
+        row, position = (target != -100).nonzero(as_tuple=True)
+        wanted = target[row, position]
+        logits = self.language.lm_head(out.last_hidden_state[row, position])
+        wrong = torch.zeros(len(streams)).index_add_(0, row, (logits.argmax(-1) != wanted).float())
+        words = functional.cross_entropy(logits.float(), wanted)
+        told = wanted != self.tokenizer.eos_token_id
         keys = out.past_key_values.layers[LOOK_LAYER].keys
-        look = self._looking(
-            out.hidden_states[LOOK_LAYER], keys, row[said], position[said], torch.stack(places)[row[said]]
-        )
+        look = self._looking(out.hidden_states[LOOK_LAYER], keys, row[told], position[told], where[row[told]])
         name = self._naming(streams)
-        figures = {
-            "loss": words.item(),
-            "look": look.item(),
-            "name": name.item(),
-            "right": float((wrong == 0).float().mean()),
-        }
+        right = float((wrong == 0).float().mean())
+        figures = {"loss": words.item(), "look": look.item(), "name": name.item(), "right": right}
         return words + LOOK_WEIGHT * look + NAME_WEIGHT * name, figures
 
     def save(self, micro: Path) -> None:
@@ -395,7 +362,7 @@ def train_language(
         stage = plan[step]
         rng = np.random.default_rng([run.seed, 7, step])
         streams: list[Prepared] = []
-        while len(streams) < stage.streams:
+        while len(streams) < stage.batch:
             one = prepare(maker.make(rng, frames=stage.frames, clips=stage.clips), bank, features, rng, stage)
             if one is not None:
                 streams.append(one)
