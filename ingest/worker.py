@@ -150,7 +150,7 @@ def ingest_sources(
                 worker.run(path, name, stream or stream_name(source), start, file, tell)
         except SourceError as error:
             file.problem = str(error)
-            _log.warning("file not ingested", file=name, problem=file.problem)
+            _log.info("file not ingested", file=name, problem=file.problem)
         report.frames += file.frames
         report.footage_seconds += file.seconds
     store.seal()
@@ -223,7 +223,7 @@ class _Worker:
             )
             file.problem = problem
             if problem:
-                _log.warning("file not whole", file=name, problem=problem)
+                _log.info("file not whole", file=name, problem=problem)
 
     def _encode(
         self, stream_id: str, clock: ClockSource, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
