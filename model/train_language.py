@@ -62,8 +62,8 @@ class Stage:
 
 
 STAGES = (
-    Stage(steps=500, frames=100, clips=6, k=8, others=16, batch=12),
-    Stage(steps=120, frames=600, clips=16, k=24, others=150, batch=4),
+    Stage(steps=700, frames=100, clips=6, k=8, others=16, batch=12),
+    Stage(steps=150, frames=600, clips=16, k=24, others=150, batch=4),
     Stage(steps=80, frames=1200, clips=24, k=32, others=1168, batch=2),
 )
 # The layer and heads that are told where the answer stands (see `Trainee.loss`).

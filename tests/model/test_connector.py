@@ -17,10 +17,27 @@ NAMES = {f"{mlp}.{i}.{kind}" for mlp in ("keyframe", "frame") for i in (0, 2) fo
 
 def test_two_streams_do_not_share_weights() -> None:
     connector = Connector(6, 8)
-    keys, tokens = connector(torch.ones(2, 3, 6), torch.ones(4, 6))
+    keys, tokens = connector(torch.ones(2, 3, 6), torch.ones(4, 6), torch.ones(6))
     assert (keys.shape, tokens.shape) == ((2, 3, 8), (4, 8))
     assert not torch.allclose(keys[0, 0], tokens[0])
     assert {name for name, _ in connector.named_parameters()} == NAMES
+
+
+def test_relevance_moves_a_token_along_its_direction(tmp_path: Path) -> None:
+    connector = Connector(6, 8, relevance=True)
+    assert connector.relevance is not None
+    with torch.no_grad():
+        connector.relevance.copy_(torch.randn(2, 8))
+    features, query = torch.randn(4, 6), torch.randn(6)
+    for row, keyframe in ((0, True), (1, False)):
+        plain = (connector.keyframe if keyframe else connector.frame)(features)
+        cosine = torch.stack([f @ query / (f.norm() * query.norm()) for f in features])
+        expected = plain + 10 * cosine[:, None] * connector.relevance[row]
+        torch.testing.assert_close(connector.tokens(features, query, keyframe=keyframe), expected)
+    connector.save(tmp_path / "connector.safetensors", dtype=torch.float32)
+    again = Connector.load(tmp_path / "connector.safetensors")
+    assert again.relevance is not None
+    torch.testing.assert_close(again.relevance, connector.relevance)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

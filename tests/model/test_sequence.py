@@ -80,7 +80,7 @@ def test_pieces_become_embeddings_in_row_order(with_clock: bool) -> None:
     ]
     times = np.arange(4, dtype=np.int64)
     clock = (lambda at: torch.full((3, 6), float(at))) if with_clock else None
-    got = list(visual_embeddings(pieces, connector, times, clock))
+    got = list(visual_embeddings(pieces, connector, times, clock, torch.ones(4)))
     expected = [connector.frame(pieces[0].features), connector.keyframe(pieces[1].features)]
     if with_clock:
         expected.insert(1, torch.full((3, 6), 2.0))
