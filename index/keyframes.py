@@ -209,7 +209,8 @@ class _Footage:
                 np.dot(block, direction, out=self.scores[first : first + rows])
 
     def unit(self, position: int) -> NDArray[np.float32]:
-        return self.frames[position] / self.norms[position]
+        row: NDArray[np.float32] = self.frames[position] / self.norms[position]
+        return row
 
     def nearness(self, positions: NDArray[np.int64], accepted: NDArray[np.float32]) -> NDArray[np.float32]:
         """The largest cosine of each row to the accepted ones (float32[k, d], unit length); −2 without any."""
@@ -261,7 +262,8 @@ def _scaled(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(rows).all():
         raise UsageError("frames and query must be finite; there is a NaN or infinity among them")
     _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0, keepdims=True))
-    return np.ldexp(rows, -exponents).astype(np.float32)
+    scaled: NDArray[np.float32] = np.ldexp(rows, -exponents).astype(np.float32)
+    return scaled
 
 
 def _cosines(

@@ -48,7 +48,7 @@ class Shard:
         top = min(top, high - low)
         if top <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        chosen = faiss.SearchParameters(sel=faiss.IDSelectorRange(low, high))
+        chosen = faiss.SearchParameters(sel=faiss.IDSelectorRange(low, high))  # type: ignore[call-arg]
         scores, rows = self._index().search(query[None], top, params=chosen)  # type: ignore[attr-defined]
         return self.captured_at[rows[0]], scores[0]
 

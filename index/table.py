@@ -54,7 +54,7 @@ class Table:
         self.schema, self.partitions = TABLES[name]
 
     def exists(self) -> bool:
-        return DeltaTable.is_deltatable(self.uri, storage_options=self.options)
+        return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
 
     def create(self, configuration: dict[str, str]) -> None:
         """Create the table; one that exists already is left as it is."""

@@ -255,7 +255,9 @@ class Answerer:
         stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
         since = clock.now()
         parts = [language.embed(prefix)]
-        parts += [p.to(language.dtype) for p in visual_embeddings(merged, self.connector, request.captured_at, stamp, query)]
+        parts += [
+            p.to(language.dtype) for p in visual_embeddings(merged, self.connector, request.captured_at, stamp, query)
+        ]
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
         elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)

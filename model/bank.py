@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ def _render_camera(job: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
     camera = make_camera(seed)
     rng = rng_of("bank frames", seed)
     places = _place_map(camera)
-    columns: list[list[NDArray[np.generic] | int | float]] = [[] for _ in range(6)]
+    columns: list[list[Any]] = [[] for _ in range(6)]
 
     def add(clip: int, events: tuple[Event, ...], t: float, second: float) -> None:
         clock = f"{rng.integers(24):02d}:{rng.integers(60):02d}:{rng.integers(60):02d}"

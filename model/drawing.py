@@ -278,8 +278,8 @@ def draw(
         at = _position(camera, event, t)
         name = EVENTS[event.kind]
         if name == "drop" and t > event.start + 1:
-            x, y = SLOTS[camera.layout[event.place]]
-            _blend(canvas, _effect("drop", 34, 0), x + (40 if event.side < 0 else -40), y + 20)
+            box_x, box_y = SLOTS[camera.layout[event.place]]
+            _blend(canvas, _effect("drop", 34, 0), box_x + (40 if event.side < 0 else -40), box_y + 20)
         if at is None:
             continue
         standing = event.start <= t <= event.end

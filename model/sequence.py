@@ -84,7 +84,7 @@ def visual_embeddings(
     Yields:
         [n, width] tensors.
     """
-    weights = connector.frame[0].weight
+    weights = next(connector.frame.parameters())
     for piece in pieces:
         features = piece.features.to(weights.device, weights.dtype)
         if not piece.is_keyframe:

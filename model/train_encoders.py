@@ -111,7 +111,8 @@ class TextSampler:
         fits = ((wanted[:, None, None, :] == -1) | (wanted[:, None, None, :] == seen[None])).all(-1)
         true = (fits & (seen[None, :, :, 0] >= 0)).any(-1)
         empty = (seen[:, :, 0] < 0).all(-1)
-        true |= np.array([a is None for a in abouts])[:, None] & empty[None, :]
+        nobody = np.array([a is None for a in abouts])
+        true = np.asarray(true) | (nobody[:, None] & np.asarray(empty)[None, :])
         return texts, torch.from_numpy(true)
 
 
@@ -149,6 +150,8 @@ def _pair_loss(logits: Tensor, true: Tensor) -> Tensor:
 
 class Pair(nn.Module):
     """One image–text model under training behind one face, whichever library it comes from."""
+
+    model: Any
 
     def __init__(self, model: nn.Module, width: int, patch_width: int) -> None:
         super().__init__()
@@ -192,7 +195,7 @@ class ClipPair(Pair):
         return pooled, tokens
 
     def texts(self, ids: Tensor) -> Tensor:
-        return self.model.encode_text(ids)  # type: ignore[no-any-return, operator]
+        return self.model.encode_text(ids)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -227,7 +230,7 @@ class SiglipPair(Pair):
         return out.pooler_output, out.last_hidden_state
 
     def texts(self, ids: Tensor) -> Tensor:
-        return self.model.text_model(input_ids=ids).pooler_output  # type: ignore[no-any-return, operator]
+        return self.model.text_model(input_ids=ids).pooler_output  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         save_tokenizer(folder, max_length=TEXT_LENGTH, close=True)
@@ -305,7 +308,7 @@ def train_encoder(
             losses = pair.loss(((pixels + 1) * gain - 1), ids, true, *labels)
             total = losses["pair"] + losses["patch"] + 0.5 * losses["label"]
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
         optimizer.step()
         for key, value in losses.items():

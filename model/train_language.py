@@ -119,7 +119,7 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
 
     @torch.inference_mode()
     def frame_text(texts: Sequence[str]) -> NDArray[np.float32]:
-        return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()  # type: ignore[no-any-return]
+        return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()
 
     return Features(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
 
@@ -243,7 +243,7 @@ class Trainee(nn.Module):
         embed = self.language.get_input_embeddings()
         tokens = self.connector.keyframe(torch.cat([s.key_patches for s in streams])).flatten(0, 1)
         named = torch.cat([s.named for s in streams]).flatten(0, 1)
-        total = tokens.new_zeros(())
+        total: Tensor = tokens.new_zeros(())
         for column, names in enumerate((KINDS, COLOURS, PLACES)):
             known = named[:, column] >= 0
             words = functional.normalize(embed(torch.cat([self.ids(" " + name) for name in names])), dim=-1)
@@ -374,7 +374,7 @@ def train_language(
         with torch.autocast("cpu", torch.bfloat16):
             loss, figures = model.loss(streams, rng)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         for key, value in figures.items():

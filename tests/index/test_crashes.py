@@ -86,7 +86,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
     try:
         store = Store.create(disk / "store", PAIR)
         stored, began = 0, time.monotonic()
-        with pytest.raises(StoreFull, match="no space left"):
+        with pytest.raises(StoreFull, match="no space left"):  # noqa: PT012
             while time.monotonic() - began < 60:
                 records = make_records("front", BEGAN + stored * 20 * SECOND, seed=stored)
                 store.append(make_segment(records, stored), records)

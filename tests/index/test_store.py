@@ -218,7 +218,7 @@ def test_records_of_another_shape_are_refused(store: Store) -> None:
         FrameRecords(
             **{n: getattr(records, n) for n in records.__slots__ if n != "patches"},
             patches=records.patches.astype(np.float32),
-        )  # type: ignore[arg-type]
+        )
 
 
 def test_every_column_names_its_unit() -> None:
