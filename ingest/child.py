@@ -31,7 +31,7 @@ def _confine(memory_bytes: int, cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a decoder has nothing to write
 
 
-def _send(out: BinaryIO, kind: bytes, *parts: bytes | memoryview) -> None:
+def _send(out: BinaryIO, kind: bytes, *parts: bytes) -> None:
     out.write(HEADER.pack(kind, sum(len(p) for p in parts)))
     for part in parts:
         out.write(part)
@@ -58,7 +58,7 @@ def main() -> int:
         _note(out, b"I", mode=opened.mode, first=opened.first_pts, duration=opened.duration, created=created)
         for pts, pixels in decode(opened, limits, fps=order["fps"], after=order["after"]):
             height, width = pixels.shape[:2]
-            _send(out, b"F", FRAME.pack(pts, height, width), memoryview(pixels).cast("B"))
+            _send(out, b"F", FRAME.pack(pts, height, width), pixels.tobytes())
             out.flush()
         _note(out, b"D", mode=opened.mode)
     except SourceError as error:

@@ -24,7 +24,8 @@ def time_in_name(name: str) -> datetime | None:
     if found is None:
         return None
     try:
-        return datetime(*(int(found[part]) for part in ("y", "mo", "d", "h", "mi", "s")), tzinfo=UTC)
+        year, month, day, hour, minute, second = (int(found[part]) for part in ("y", "mo", "d", "h", "mi", "s"))
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
 

@@ -127,10 +127,10 @@ def test_a_file_nobody_may_read(tmp_path: Path) -> None:
     make_video(path, seconds=1)
     path.chmod(0)
     code = (
-        "import os, sys\n"
-        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "import os, sys, pathlib\n"
         "from ingest.sources import fetched\n"
         "from index.errors import SourceNotFound\n"
+        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "try:\n    fetched(sys.argv[1]).__enter__()\nexcept SourceNotFound as e: print(e)\n"
     )
     for folder in [tmp_path, *tmp_path.parents][:3]:
