@@ -45,7 +45,8 @@ class Constraint:
 class Question:
     """A question about one timeline.
 
-    `about` is what frames must show to be relevant to it; `shown` is the event and the actor that the answer is read off.
+    `about` is what frames must show to be relevant to it; `shown` is the event and the actor where the answer is found:
+    what follows carries what came before it, so for "before" that is the actor the question names.
     """
 
     kind: str
@@ -107,11 +108,19 @@ class QuestionMaker:
         self.people = participants(self.events)
         self.began = began
 
-    def make(self, kind: str, rng: np.random.Generator) -> Question | None:
-        """One random question of `kind` (see QUESTION_KINDS), or None when the draw has no unique answer."""
-        if not self.people:
+    def make(self, kind: str, rng: np.random.Generator, *, count: int = 0) -> Question | None:
+        """One random question of `kind` (see QUESTION_KINDS), or None when the draw has no unique answer.
+
+        "How many" asks for `count` actors, 1 to 4; when it is 0 each of the four is drawn as often, because groups are
+        rarer than single actors and "one" would otherwise be a good guess.
+        """
+        people = self.people
+        if kind == "how many":
+            count = count or int(rng.integers(len(COUNTS))) + 1
+            people = [(e, a) for e, a in people if e.count == count and len(e.actors) == 1]
+        if not people:
             return None
-        event, actor = self.people[rng.integers(len(self.people))]
+        event, actor = people[rng.integers(len(people))]
         if kind == "before/after":
             return self._order(event, actor, rng)
         return self._attribute(kind, event, actor, rng)
@@ -160,19 +169,13 @@ class QuestionMaker:
             answer = self.clock(event.seen_from)
             if answer != self.clock(event.seen_until):
                 return None
-            last = max(e.end for e in self.events)
+            last = max(300.0, *(e.end for e in self.events))
             minutes = sorted({self.clock(s) for s in np.arange(0, last + 60, 60)} - {answer})
-            if len(minutes) < OPTIONS - 1:
-                return None
             others = _others(rng, minutes, answer)
         else:
-            if len(event.actors) > 1:
-                return None
             about = Constraint(kind=actor.kind, colour=actor.colour, place=event.place)
             plural = PLURALS[actor.kind]
             text = f"How many {colour} {plural} were at the {place}?"
-            if event.count == 1 and rng.random() > 0.25:  # groups are rarer than single actors: balance the counts
-                return None
             answer, others = COUNTS[event.count - 1], _others(rng, COUNTS, COUNTS[event.count - 1])
         if not self._only(about, event):
             return None
@@ -194,7 +197,7 @@ class QuestionMaker:
             return None
         text = f"What was at the {PLACES[event.place]} right {'after' if after else 'before'} the {actor.name}?"
         evidence = (event, here[i]) if after else (here[i], event)
-        shown = (here[i], here[i].actors[0])
+        shown = (here[i], here[i].actors[0]) if after else (event, actor)
         about = Constraint(place=event.place)
         return Question("before/after", text, answer, _shuffled(rng, answer, others), evidence, about, shown)
 

@@ -1,8 +1,7 @@
 """Trains the connector and the language model of `micro` by equation 12: −log P(answer | frames, question).
 
-The encoders are frozen. Each step puts streams together from the bank, picks keyframes by DKS for one of several
-questions, folds the rest by DFM, reads the frames once, and asks all the questions against that one prefix. Only the
-answer's tokens are supervised. Streams grow from half a minute to twenty minutes over three stages.
+The encoders are frozen. Each step reads a few streams of one length with one question each (see `model.examples`);
+only the answer's tokens are supervised. Streams grow from a minute and a half to twenty minutes.
 """
 
 from __future__ import annotations
@@ -11,25 +10,22 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
-from index.keyframes import select_keyframes
 from model.bank import Bank
 from model.connector import Connector
-from model.dfm import merge
-from model.questions import Question
+from model.examples import Example, Features, Length, draw_example
+from model.questions import QUESTION_KINDS
 from model.scenes import COLOURS, KINDS, PLACES
 from model.sequence import build_prompt
-from model.train_encoders import TEXT_LENGTH
-from model.virtual_streams import StreamMaker, VirtualStream, ask_about
+from model.virtual_streams import StreamMaker
 from model.vocabulary import build_tokenizer, save_tokenizer, words
 
 LANGUAGE: dict[str, Any] = {
@@ -45,147 +41,40 @@ ROPE_THETA = 1_000_000.0
 CONTEXT = 16_384
 
 
+SHORT = Length(frames=100, clips=6, k=8, others=16, batch=12)
+MEDIUM = Length(frames=600, clips=16, k=24, others=100, batch=4)
+LONG = Length(frames=1200, clips=24, k=32, others=150, batch=3)
+WHOLE = Length(frames=1200, clips=24, k=32, others=1168, batch=2)
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One length of stream: `batch` streams a step, each of `frames` seconds with `clips` clips and `k` keyframes.
-
-    At most `others` of the frames that are no keyframes are read, a random choice of them: what the model must learn
-    first is to find the right patch among many, and that needs no long prefix.
-    """
+    """`steps` steps, each of a length drawn evenly from `lengths`."""
 
     steps: int
-    frames: int
-    clips: int
-    k: int
-    others: int
-    batch: int
+    lengths: tuple[Length, ...]
 
 
 STAGES = (
-    Stage(steps=700, frames=100, clips=6, k=8, others=16, batch=12),
-    Stage(steps=150, frames=600, clips=16, k=24, others=150, batch=4),
-    Stage(steps=80, frames=1200, clips=24, k=32, others=1168, batch=2),
+    Stage(steps=1500, lengths=(SHORT,)),
+    Stage(steps=1500, lengths=(SHORT, MEDIUM, LONG)),
+    Stage(steps=1800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
 )
-# The layer and heads that are told where the answer stands (see `Trainee.loss`).
-LOOK_LAYER, LOOK_HEADS, LOOK_WEIGHT = 2, 3, 0.5
+# What heads are told to look at (see `Trainee.loss`): the answer's patches, the clock before a patch, and what stood at
+# a place before; each with a layer, some of its heads, and a weight.
+LOOKS = ("look", "clock", "follows")
+LOOK_HEADS = ((2, slice(0, 3)), (0, slice(0, 2)), (1, slice(0, 2)))
+LOOK_WEIGHTS = (0.5, 0.3, 0.3)
+LOOKERS = 24  # patches of a stream that are told where to look
 NAME_SCALE, NAME_WEIGHT = 12.0, 0.3
 
 
-@dataclass(slots=True)
-class Features:
-    """What the frozen encoders say of every bank frame, and of texts.
+class _Look(NamedTuple):
+    """One position of one sequence of the batch, and the positions it should look at."""
 
-    patches float16[N, M, d]; vectors float32[N, e] of unit norm; the two functions embed texts: SigLIP [n, d], CLIP [n, e].
-    """
-
-    patches: NDArray[np.float16]
-    vectors: NDArray[np.float32]
-    patch_text: Callable[[Sequence[str]], Tensor]
-    frame_text: Callable[[Sequence[str]], NDArray[np.float32]]
-
-
-def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[int, int], None]) -> Features:
-    """Encode the bank with the encoders saved in `micro`; the arrays are kept in `work`."""
-    import open_clip
-    from transformers import SiglipModel
-
-    siglip = SiglipModel.from_pretrained(micro / "siglip").float().eval()
-    clip = open_clip.create_model(f"local-dir:{micro / 'clip'}").float().eval()
-    tokenizer = build_tokenizer(max_length=TEXT_LENGTH, close=True)
-
-    def ids(texts: Sequence[str]) -> Tensor:
-        batch = tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-        )
-        return batch.input_ids  # type: ignore[no-any-return]
-
-    patches_path, vectors_path = work / "patches.npy", work / "vectors.npy"
-    if not vectors_path.exists():
-        width, count = siglip.config.vision_config.hidden_size, len(bank)
-        patches = np.lib.format.open_memmap(patches_path, "w+", np.float16, (count, bank.patch_seen.shape[1], width))
-        vectors: list[NDArray[np.float32]] = []
-        with torch.inference_mode():
-            for i in range(0, count, 256):
-                pixels = torch.from_numpy(bank.pixels[i : i + 256]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-                patches[i : i + 256] = siglip.vision_model(pixel_values=pixels).last_hidden_state.half().numpy()
-                vectors.append(functional.normalize(clip.encode_image(pixels), dim=-1).numpy())
-                on_progress(min(i + 256, count), count)
-        patches.flush()
-        np.save(vectors_path, np.concatenate(vectors))
-
-    @torch.inference_mode()
-    def patch_text(texts: Sequence[str]) -> Tensor:
-        return functional.normalize(siglip.text_model(input_ids=ids(texts)).pooler_output, dim=-1)
-
-    @torch.inference_mode()
-    def frame_text(texts: Sequence[str]) -> NDArray[np.float32]:
-        return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()
-
-    return Features(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
-
-
-@dataclass(slots=True)
-class Prepared:
-    """One stream ready to be read for one question.
-
-    Patches of the keyframes [K, M, d], merged tokens of the others [n, d], how many others stand before each keyframe
-    int64[K], the question and its embedding [d]; `shown` bool[K, M]: the patches that show its answer; `named`
-    int[K, M, 3]: kind, colour and place of the actor that covers a patch, −1 where there is none.
-    """
-
-    clocks: list[str]
-    key_patches: Tensor
-    merged: Tensor
-    before: NDArray[np.int64]
-    question: Question
-    query: Tensor
-    shown: Tensor
-    named: Tensor
-
-
-def _exactly(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`chosen` and as many random other frames as make it `k`, ascending, so that streams of a batch are as long."""
-    spare = np.setdiff1d(np.arange(frames), chosen)
-    return np.sort(np.concatenate([chosen, rng.choice(spare, k - len(chosen), replace=False)]))
-
-
-def prepare(
-    stream: VirtualStream, bank: Bank, features: Features, rng: np.random.Generator, stage: Stage
-) -> Prepared | None:
-    """Keyframes and merged tokens for one question about the stream; None when its evidence was not chosen."""
-    questions = ask_about(stream, rng, 1)
-    if not questions:
-        return None
-    question, frames = questions[0], len(stream.rows)
-    vectors = features.vectors[stream.rows]
-    chosen = select_keyframes(vectors, features.frame_text([question.text])[0], k=stage.k, tau=0.85)
-    keyframes = _exactly(stage.k, chosen, frames, rng)
-    for event in question.evidence:
-        if not ((keyframes >= event.seen_from) & (keyframes <= event.seen_until)).any():
-            return None
-    others = np.setdiff1d(np.arange(frames), keyframes)
-    others = np.sort(rng.choice(others, min(stage.others, len(others)), replace=False))
-    key_patches = torch.from_numpy(features.patches[stream.rows[keyframes]]).float()
-    patches = torch.from_numpy(features.patches[stream.rows[others]]).float()
-    query = features.patch_text([question.text])[0].clone()
-    before = np.searchsorted(others, keyframes)
-    edges = [0, *(int(i) for i in before), len(others)]
-    merged = [
-        merge(patches[first:last], None if i == 0 else key_patches[i - 1], query)
-        for i, (first, last) in enumerate(pairwise(edges))
-        if first < last
-    ]
-    tokens = torch.cat(merged) if merged else key_patches.new_zeros(0, key_patches.shape[-1])
-    clocks = [stream.clock(int(i)) for i in keyframes]
-    rows = stream.rows[keyframes]
-    owner = bank.patch_seen[rows]
-    participant = np.maximum(owner, 0)[..., None].astype(np.int64)
-    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., :3]
-    named = torch.from_numpy(np.where(owner[..., None] >= 0, of_patch, -1).astype(np.int64))
-    event, actor = question.shown
-    during = torch.from_numpy((keyframes >= event.seen_from) & (keyframes <= event.seen_until))
-    shown = (named[..., 0] == actor.kind) & (named[..., 1] == actor.colour) & during[:, None]
-    return Prepared(clocks, key_patches, tokens, before, question, query, shown, named)
+    row: int
+    position: int
+    places: list[int]
 
 
 class Trainee(nn.Module):
@@ -212,7 +101,7 @@ class Trainee(nn.Module):
             self.cache[text] = torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
         return self.cache[text]
 
-    def visual(self, stream: Prepared) -> Tensor:
+    def visual(self, stream: Example) -> Tensor:
         """[V, width]: in temporal order, a keyframe's clock and M tokens, any other frame's one token."""
         embed = self.language.get_input_embeddings()
         keys, others = self.connector(stream.key_patches, stream.merged, stream.query)
@@ -226,16 +115,14 @@ class Trainee(nn.Module):
         pieces.append(others[last:])
         return torch.cat(pieces)
 
-    def _places(self, stream: Prepared, head: int, length: int) -> Tensor:
-        """bool[length]: what shows the answer as places in the sequence, whose visual tokens begin at `head`."""
-        places = torch.zeros(length, dtype=torch.bool)
+    def _positions(self, stream: Example, head: int) -> Tensor:
+        """int64[K, M]: where the keyframes' patches stand in the sequence, whose visual tokens begin at `head`."""
         clock, count = len(self.ids(" 00:00")), stream.shown.shape[1]
-        for i, before in enumerate(stream.before.tolist()):
-            at = head + before + i * (clock + count) + clock
-            places[at : at + count] = stream.shown[i]
-        return places
+        frame = torch.arange(len(stream.before))
+        first = head + torch.from_numpy(stream.before) + frame * (clock + count) + clock
+        return first.unsqueeze(1) + torch.arange(count)
 
-    def _naming(self, streams: Sequence[Prepared]) -> Tensor:
+    def _naming(self, streams: Sequence[Example]) -> Tensor:
         """Cross-entropy of reading kind, colour and place off a keyframe's token by the words' own embeddings.
 
         It puts what a patch shows and the words for it into the same directions, so that a question's words can find it.
@@ -251,40 +138,64 @@ class Trainee(nn.Module):
             total = total + functional.cross_entropy(logits.float(), named[known, column])
         return total
 
-    def _looking(self, hidden: Tensor, keys: Tensor, rows: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-        """−log of the attention that the first heads of one layer pay to the patches that show the answer.
-
-        hidden [B, T, width] enters the layer, keys [B, heads, T, d] are those it attends to; `rows` and `positions` name
-        the places that predict the answer, `places` bool[n, T] what they should look at.
-        """
+    def _looking(self, out: Any, where: tuple[int, slice], looks: Sequence[_Look]) -> Tensor:
+        """−log of the attention that some heads of one layer pay to the places they should look at, mean of `looks`."""
         from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-        layer = self.language.model.layers[LOOK_LAYER]
+        number, heads = where
+        layer = self.language.model.layers[number]
+        rows = torch.tensor([look.row for look in looks])
+        positions = torch.tensor([look.position for look in looks])
         size = LANGUAGE["hidden_size"] // LANGUAGE["num_attention_heads"]
-        entering = layer.input_layernorm(hidden[rows, positions])
+        entering = layer.input_layernorm(out.hidden_states[number][rows, positions])
         query = layer.self_attn.q_proj(entering).view(len(rows), 1, -1, size).transpose(1, 2)
         cos, sin = self.language.model.rotary_emb(entering, positions.unsqueeze(1))
         query, _ = apply_rotary_pos_emb(query, query, cos, sin)
-        scores = (query[:, :LOOK_HEADS] @ keys[rows, :LOOK_HEADS].transpose(-1, -2)).squeeze(2).float()
+        keys = out.past_key_values.layers[number].keys[:, heads]
+        scores = (query[:, heads] @ keys[rows].transpose(-1, -2)).squeeze(2).float()
         ahead = torch.arange(keys.shape[2]).unsqueeze(0) > positions.unsqueeze(1)
         shares = (scores / math.sqrt(size)).masked_fill(ahead.unsqueeze(1), -torch.inf).log_softmax(-1)
+        places = torch.zeros(len(looks), keys.shape[2], dtype=torch.bool)
+        for i, look in enumerate(looks):
+            places[i, look.places] = True
         wanted = shares.masked_fill(~places.unsqueeze(1), -torch.inf).logsumexp(-1)
-        kept: Tensor = wanted[places.any(1)].clamp(min=-20)
-        return -kept.mean()
+        return -wanted.clamp(min=-20).mean()
 
-    def loss(self, streams: Sequence[Prepared], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _looks(
+        self, stream: Example, row: int, head: int, answer: range, rng: np.random.Generator
+    ) -> tuple[list[_Look], list[_Look], list[_Look]]:
+        """What the answer's places, patches that show an actor, and patches of an event that follows another look at."""
+        at = self._positions(stream, head)
+        clock = len(self.ids(" 00:00"))
+        shown = at[stream.shown].tolist()
+        answers = [_Look(row, position, shown) for position in answer if shown]
+        known = at[stream.named[..., 0] >= 0].tolist()
+        times: list[_Look] = []
+        for position in rng.choice(known, min(LOOKERS, len(known)), replace=False).tolist() if known else ():
+            frame = int((at[:, 0] <= position).sum()) - 1
+            first = int(at[frame, 0]) - clock
+            times.append(_Look(row, position, list(range(first, first + clock))))
+        follows: list[_Look] = []
+        for later, earlier in stream.follows:
+            positions = at[later]
+            chosen = positions[torch.from_numpy(rng.permutation(len(positions))[:4])].tolist()
+            follows += [_Look(row, position, at[earlier].tolist()) for position in chosen]
+        return answers, times, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]
+
+    def loss(self, streams: Sequence[Example], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers' tokens (equation 12), and with it the attention that finds them.
 
-        Equation 12 alone has to discover by chance that the answer stands at the patches which fit the question; telling
-        a few heads of one layer so makes that the first thing learned instead of the last.
+        Equation 12 alone has to discover by chance that the answer stands at the patches which fit the question, that a
+        patch was seen at the time written before it, and that what follows at a place follows something; telling a few
+        heads of three layers so makes these the first things learned instead of the last.
         """
         from transformers import DynamicCache
 
         embed = self.language.get_input_embeddings()
         sequences: list[Tensor] = []
         targets: list[Tensor] = []
-        places: list[Tensor] = []
-        for stream in streams:
+        looks: tuple[list[_Look], list[_Look], list[_Look]] = ([], [], [])
+        for number, stream in enumerate(streams):
             options = stream.question.options if rng.random() < 0.8 else ()
             prefix, suffix = build_prompt(self.tokenizer, stream.question.text, options)
             answer = self.tokenizer(f" {stream.question.answer}", add_special_tokens=False).input_ids
@@ -294,10 +205,11 @@ class Trainee(nn.Module):
             target = torch.full((len(sequences[-1]),), -100)
             target[-len(said) - 1 : -1] = torch.tensor(said)  # each place predicts the token after it
             targets.append(target)
-            places.append(self._places(stream, len(prefix), len(target)))
+            telling = range(len(target) - len(said) - 1, len(target) - 2)
+            for several, more in zip(looks, self._looks(stream, number, len(prefix), telling, rng), strict=True):
+                several.extend(more)
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         target = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-        where = nn.utils.rnn.pad_sequence(places, batch_first=True)
         out = self.language.model(
             inputs_embeds=inputs, past_key_values=DynamicCache(), use_cache=True, output_hidden_states=True
         )
@@ -305,14 +217,20 @@ class Trainee(nn.Module):
         wanted = target[row, position]
         logits = self.language.lm_head(out.last_hidden_state[row, position])
         wrong = torch.zeros(len(streams)).index_add_(0, row, (logits.argmax(-1) != wanted).float())
-        words = functional.cross_entropy(logits.float(), wanted)
-        told = wanted != self.tokenizer.eos_token_id
-        keys = out.past_key_values.layers[LOOK_LAYER].keys
-        look = self._looking(out.hidden_states[LOOK_LAYER], keys, row[told], position[told], where[row[told]])
-        name = self._naming(streams)
-        right = float((wrong == 0).float().mean())
-        figures = {"loss": words.item(), "look": look.item(), "name": name.item(), "right": right}
-        return words + LOOK_WEIGHT * look + NAME_WEIGHT * name, figures
+        total = words = functional.cross_entropy(logits.float(), wanted)
+        figures = {"loss": words.item()}
+        for name, weight, where, several in zip(LOOKS, LOOK_WEIGHTS, LOOK_HEADS, looks, strict=True):
+            if several:
+                value = self._looking(out, where, several)
+                figures[name] = value.item()
+                total = total + weight * value
+        naming = self._naming(streams)
+        figures |= {"name": naming.item(), "right": float((wrong == 0).float().mean())}
+        for kind in QUESTION_KINDS:
+            asked = [float(w == 0) for w, s in zip(wrong, streams, strict=True) if s.question.kind == kind]
+            if asked:
+                figures[kind] = sum(asked) / len(asked)
+        return total + NAME_WEIGHT * naming, figures
 
     def save(self, micro: Path) -> None:
         deepcopy(self.language).half().save_pretrained(micro / "llm")
@@ -331,6 +249,26 @@ class LanguageRun:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batches(Dataset[list[Example]]):
+    """The examples of every step of a plan, each a pure function of seed and step."""
+
+    seed: int
+    plan: Sequence[Stage]
+    maker: StreamMaker
+    bank: Bank
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> list[Example]:
+        rng = np.random.default_rng([self.seed, 7, step])
+        lengths = self.plan[step].lengths
+        length = lengths[rng.integers(len(lengths))]
+        return [draw_example(self.maker, self.bank, self.features, rng, length) for _ in range(length.batch)]
+
+
 def train_language(
     bank: Bank,
     clips: int,
@@ -343,7 +281,6 @@ def train_language(
     """Train through all stages of `run` and save to `micro/llm` and `micro/connector.safetensors`; resumable."""
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    maker = StreamMaker(bank, clips)
     model = Trainee(features.patches.shape[-1])
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
@@ -357,22 +294,25 @@ def train_language(
         optimizer.load_state_dict(state["optimizer"])
         first, run.history = state["step"], state["history"]
     plan = [stage for stage in run.stages for _ in range(stage.steps)]
-    mean: dict[str, float] = {}
+    batches = iter(
+        DataLoader(
+            _Batches(run.seed, plan, StreamMaker(bank, clips), bank, features),
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=4,
+            sampler=range(first, len(plan)),
+        )
+    )
+    mean: dict[str, float] = dict(run.history[-1]) if run.history else {}
     for step in range(first, len(plan)):
-        stage = plan[step]
-        rng = np.random.default_rng([run.seed, 7, step])
-        streams: list[Prepared] = []
-        while len(streams) < stage.batch:
-            one = prepare(maker.make(rng, frames=stage.frames, clips=stage.clips), bank, features, rng, stage)
-            if one is not None:
-                streams.append(one)
+        streams = next(batches)
         rate = (
             run.rate * min(1.0, (step + 1) / run.warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / len(plan))))
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
-            loss, figures = model.loss(streams, rng)
+            loss, figures = model.loss(streams, np.random.default_rng([run.seed, 8, step]))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -380,7 +320,7 @@ def train_language(
         for key, value in figures.items():
             mean[key] = 0.95 * mean.get(key, value) + 0.05 * value
         if (step + 1) % 20 == 0:
-            run.history.append({"step": step + 1, **mean})
+            run.history.append({**mean, "step": step + 1})
             on_step(step + 1, mean)
         if (step + 1) % run.save_every == 0 or step + 1 == len(plan):
             part = checkpoint.with_suffix(".part")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bank import Bank, bank_clips
-from model.questions import QUESTION_KINDS, Question, QuestionMaker
+from model.questions import Question, QuestionMaker
 from model.scenes import Clip
 
 __all__ = ["StreamMaker", "VirtualStream"]
@@ -78,14 +78,11 @@ class StreamMaker:
         return VirtualStream(np.concatenate(rows), placed, began)
 
 
-def ask_about(stream: VirtualStream, rng: np.random.Generator, count: int) -> list[Question]:
-    """Up to `count` questions, the kinds drawn evenly."""
+def ask_about(stream: VirtualStream, rng: np.random.Generator, kind: str, count: int = 0) -> Question | None:
+    """A question of `kind` about the stream, after a few draws; None when it seems to have none."""
     maker = QuestionMaker(stream.clips, stream.began)
-    result: list[Question] = []
-    for _ in range(12 * count):
-        if len(result) == count:
-            break
-        question = maker.make(QUESTION_KINDS[rng.integers(len(QUESTION_KINDS))], rng)
+    for _ in range(8):
+        question = maker.make(kind, rng, count=count)
         if question is not None:
-            result.append(question)
-    return result
+            return question
+    return None
