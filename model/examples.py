@@ -103,7 +103,7 @@ class Example:
 
     Patches of the keyframes [K, M, d], merged tokens of the others [n, d], how many others stand before each keyframe
     int64[K], the question and its embedding [d]. For training only: `shown` bool[K, M], the patches that show its
-    answer; `named` int64[K, M, 3], kind, colour and place of the actor that covers a patch, −1 where there is none;
+    answer; `named` int64[K, M, 4], kind, colour, place and count of the actor that covers a patch, −1 where there is none;
     `follows`, pairs of bool[K, M]: an event's patches in one keyframe and those of the event before it at its place.
     """
 
@@ -187,7 +187,8 @@ def _prepare(
     rows = stream.rows[keyframes]
     owner = bank.patch_seen[rows]
     participant = np.maximum(owner, 0)[..., None].astype(np.int64)
-    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., :3]
+    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., [0, 1, 2, 4]]
+    of_patch[..., 3] -= 1  # an index into COUNTS
     named = np.where(owner[..., None] >= 0, of_patch, -1).astype(np.int64)
     event, actor = question.shown
     shown = (named[..., 0] == actor.kind) & (named[..., 1] == actor.colour) & _during(keyframes, event)[:, None]

@@ -23,7 +23,7 @@ from model.bank import Bank
 from model.connector import Connector
 from model.examples import Example, Features, Length, draw_example
 from model.questions import QUESTION_KINDS
-from model.scenes import COLOURS, KINDS, PLACES
+from model.scenes import COLOURS, COUNTS, KINDS, PLACES
 from model.sequence import build_prompt
 from model.virtual_streams import StreamMaker
 from model.vocabulary import build_tokenizer, save_tokenizer, words
@@ -60,11 +60,11 @@ STAGES = (
     Stage(steps=1500, lengths=(SHORT, MEDIUM, LONG)),
     Stage(steps=1800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
 )
-# What heads are told to look at (see `Trainee.loss`): the answer's patches, the clock before a patch, and what stood at
-# a place before; each with a layer, some of its heads, and a weight.
-LOOKS = ("look", "clock", "follows")
-LOOK_HEADS = ((2, slice(0, 3)), (0, slice(0, 2)), (1, slice(0, 2)))
-LOOK_WEIGHTS = (0.5, 0.3, 0.3)
+# What heads are told to look at (see `Trainee.loss`): the answer's patches, hour and minute before a patch, and what
+# stood at a place before; each with a layer, some of its heads, and a weight.
+LOOKS = ("look", "hour", "minute", "follows")
+LOOK_HEADS = ((2, slice(0, 3)), (0, slice(0, 1)), (0, slice(1, 2)), (1, slice(0, 2)))
+LOOK_WEIGHTS = (0.5, 0.2, 0.2, 0.3)
 LOOKERS = 24  # patches of a stream that are told where to look
 NAME_SCALE, NAME_WEIGHT = 12.0, 0.3
 
@@ -123,7 +123,7 @@ class Trainee(nn.Module):
         return first.unsqueeze(1) + torch.arange(count)
 
     def _naming(self, streams: Sequence[Example]) -> Tensor:
-        """Cross-entropy of reading kind, colour and place off a keyframe's token by the words' own embeddings.
+        """Cross-entropy of reading kind, colour, place and count off a keyframe's token by the words' own embeddings.
 
         It puts what a patch shows and the words for it into the same directions, so that a question's words can find it.
         """
@@ -131,7 +131,7 @@ class Trainee(nn.Module):
         tokens = self.connector.keyframe(torch.cat([s.key_patches for s in streams])).flatten(0, 1)
         named = torch.cat([s.named for s in streams]).flatten(0, 1)
         total: Tensor = tokens.new_zeros(())
-        for column, names in enumerate((KINDS, COLOURS, PLACES)):
+        for column, names in enumerate((KINDS, COLOURS, PLACES, COUNTS)):
             known = named[:, column] >= 0
             words = functional.normalize(embed(torch.cat([self.ids(" " + name) for name in names])), dim=-1)
             logits = NAME_SCALE * functional.normalize(tokens[known], dim=-1) @ words.T
@@ -163,24 +163,26 @@ class Trainee(nn.Module):
 
     def _looks(
         self, stream: Example, row: int, head: int, answer: range, rng: np.random.Generator
-    ) -> tuple[list[_Look], list[_Look], list[_Look]]:
-        """What the answer's places, patches that show an actor, and patches of an event that follows another look at."""
+    ) -> tuple[list[_Look], ...]:
+        """For each of LOOKS: what the answer's places, patches that show an actor, and patches of an event that follows another look at."""
         at = self._positions(stream, head)
         clock = len(self.ids(" 00:00"))
         shown = at[stream.shown].tolist()
         answers = [_Look(row, position, shown) for position in answer if shown]
         known = at[stream.named[..., 0] >= 0].tolist()
-        times: list[_Look] = []
+        hours: list[_Look] = []
+        minutes: list[_Look] = []
         for position in rng.choice(known, min(LOOKERS, len(known)), replace=False).tolist() if known else ():
             frame = int((at[:, 0] <= position).sum()) - 1
             first = int(at[frame, 0]) - clock
-            times.append(_Look(row, position, list(range(first, first + clock))))
+            hours.append(_Look(row, position, [first]))
+            minutes.append(_Look(row, position, [first + clock - 1]))
         follows: list[_Look] = []
         for later, earlier in stream.follows:
             positions = at[later]
             chosen = positions[torch.from_numpy(rng.permutation(len(positions))[:4])].tolist()
             follows += [_Look(row, position, at[earlier].tolist()) for position in chosen]
-        return answers, times, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]
+        return answers, hours, minutes, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]
 
     def loss(self, streams: Sequence[Example], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers' tokens (equation 12), and with it the attention that finds them.
@@ -194,7 +196,7 @@ class Trainee(nn.Module):
         embed = self.language.get_input_embeddings()
         sequences: list[Tensor] = []
         targets: list[Tensor] = []
-        looks: tuple[list[_Look], list[_Look], list[_Look]] = ([], [], [])
+        looks: tuple[list[_Look], ...] = tuple([] for _ in LOOKS)
         for number, stream in enumerate(streams):
             options = stream.question.options if rng.random() < 0.8 else ()
             prefix, suffix = build_prompt(self.tokenizer, stream.question.text, options)
