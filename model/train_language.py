@@ -77,7 +77,7 @@ class _Told(NamedTuple):
 # before. What a patch has learned so must be readable from it where the answer looks: four digits, kind, colour.
 TOLD = (
     _Told("look", 2, slice(0, 4), 0.5, ()),
-    *(_Told(f"digit {i + 1}", 0, slice(i, i + 1), 0.1, (i,)) for i in range(4)),
+    *(_Told(f"digit {i + 1}", 1, slice(2 + i, 3 + i), 0.1, (i,)) for i in range(4)),
     _Told("follows", 1, slice(0, 2), 0.3, (4, 5)),
 )
 READS, READ_LAYER, READ_WEIGHT = (10, 10, 10, 10, len(KINDS), len(COLOURS)), 2, 0.1
