@@ -59,7 +59,7 @@ class Stage:
 STAGES = (
     Stage(steps=1300, lengths=(SHORT,)),
     Stage(steps=1300, lengths=(SHORT, MEDIUM, LONG)),
-    Stage(steps=1400, lengths=(MEDIUM, LONG, LONG, WHOLE)),
+    Stage(steps=800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
 )
 
 
