@@ -140,7 +140,9 @@ class Decoding:
 
     def _nonsense(self) -> NoReturn:
         self.close()
-        raise DecodeFailed(f"{self.path}: the decoder said something that cannot be and was stopped; do not trust the file")
+        raise DecodeFailed(
+            f"{self.path}: the decoder said something that cannot be and was stopped; do not trust the file"
+        )
 
     def _tell(self, data: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died: reading says how
