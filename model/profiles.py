@@ -109,11 +109,34 @@ class ConnectorSpec(_Data):
 
 
 class DfmSpec(_Data):
-    """Equations 5–10 of the paper: softmax temperature α and the weight λ of the keyframe's similarity."""
+    """How frames become tokens.
 
-    mode: Literal["paper"] = "paper"
+    `paper` is equations 5–10: softmax temperature `alpha` and the weight `lam` of the keyframe's similarity. `released`
+    is the merger that the authors' published `_sig` weights were trained with (see `model.dfm_released`); its
+    temperature is learned and comes with the weights. There `reference_frame` says what the frames after the i-th
+    keyframe are compared with: that keyframe, or, as the released code does, the i-th frame of the video.
+
+    `keyframe_tokens` keyframe tokens are pooled bilinearly out of the M patches (None: what the checkpoint says, or all
+    M), and with `image_newline` the checkpoint's learned vector ends the visual sequence. Keyframe selection follows
+    the same mode: frames below `relevance_floor` are not selected, and `gap_fill` brings the set to min(K, N).
+    """
+
+    mode: Literal["paper", "released"] = "paper"
     alpha: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     lam: float = Field(default=1.0, allow_inf_nan=False)
+    reference_frame: Literal["segment_index", "keyframe"] = "keyframe"
+    keyframe_tokens: int | None = Field(default=None, gt=0)
+    image_newline: bool = False
+    gap_fill: bool = False
+    relevance_floor: float = Field(default=-1.0, ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> Self:
+        if self.mode == "released" and "alpha" in self.model_fields_set:
+            raise ValueError("alpha is learned in released mode and comes with the weights; leave it out")
+        if self.mode == "paper" and self.reference_frame != "keyframe":
+            raise ValueError("reference_frame segment_index belongs to released mode")
+        return self
 
 
 class Profile(_Data):
@@ -134,6 +157,12 @@ class Profile(_Data):
     language_model: LanguageModelSpec
     connector: ConnectorSpec
     dfm: DfmSpec = DfmSpec()
+
+    @model_validator(mode="after")
+    def _merger_is_in_the_checkpoint(self) -> Self:
+        if self.dfm.mode == "released" and self.connector.layout != "vilamp":
+            raise ValueError("dfm.mode released needs a connector whose layout is vilamp: the merger is learned")
+        return self
 
 
 def profile_names() -> list[str]:
