@@ -201,7 +201,7 @@ def pool_grid(features: Tensor, tokens: int) -> Tensor:
     if tokens == len(features):
         return features
     side, wanted = math.isqrt(len(features)), math.isqrt(tokens)
-    if side * side != len(features) or wanted * wanted != tokens or wanted > side:
+    if side * side != len(features) or wanted * wanted != tokens or not 0 < wanted <= side:
         raise UsageError(f"keyframe_tokens {tokens}: cannot pool {len(features)} patches so; both must be squares")
     grid = features.T.reshape(1, -1, side, side)
     pooled = torch.nn.functional.interpolate(grid, (wanted, wanted), mode="bilinear", align_corners=False)

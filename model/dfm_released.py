@@ -29,6 +29,7 @@ This module knows tensors only: no stores, profiles or language models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,7 +111,7 @@ class LearnedMerger:
         self.query_dim = composer.linear_q.in_features
         self.lam, self.reference_frame, self.mean = lam, reference_frame, mean
         self.keyframe_tokens = keyframe_tokens
-        self.alpha = float(composer.tau)
+        self.alpha = composer.tau.detach().to(self.wide)
         self.linear_q = composer.linear_q
         self.iq = self._folded(composer.linear_iq)
         self.ik = self._folded(composer.linear_ik)
@@ -139,6 +140,7 @@ class LearnedMerger:
         *,
         read_norms: Callable[[slice], Tensor] | None = None,
         chunk: int = 64,
+        stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> Iterator[Merged]:
         """Walk a window in row order and turn every frame into tokens of the language model.
 
@@ -146,6 +148,8 @@ class LearnedMerger:
             read, keyframe, stream_index, chunk: see `model.dfm.walk`; every stream is a video of its own.
             query: [query_dim], the CLIP embedding of the question as the text tower gives it, not normalised.
             read_norms: [n, M, 2] of a slice of rows, what `norms` gave for them; computed when None.
+            stage: told `projector` around the tokens of keyframes, `dfm` around all other work, the first layer of the
+                projector included.
 
         Yields:
             `Merged` pieces in the language model's space: [keyframe_tokens, width] or [n, width].
@@ -174,14 +178,18 @@ class LearnedMerger:
                 if self.reference_frame == "keyframe":
                     early[run.segment] = run.patches[0].clone()
                 early.pop(run.segment - 1, None)
-                yield Merged(run.start, run.stop, True, self._keyframe(run.patches[0]))
+                with stage("projector"):
+                    features = self._keyframe(run.patches[0])
+                yield Merged(run.start, run.stop, True, features)
                 continue
-            if run.segment < 0:
-                reference = None
-            elif reference is None:
-                reference = self._reference(early[run.segment])
             norms = read_norms(slice(run.start, run.stop)) if read_norms is not None else None
-            yield Merged(run.start, run.stop, False, self._merge(run.patches, reference, asked, norms))
+            with stage("dfm"):
+                if run.segment < 0:
+                    reference = None
+                elif reference is None:
+                    reference = self._reference(early[run.segment])
+                features = self._merge(run.patches, reference, asked, norms)
+            yield Merged(run.start, run.stop, False, features)
 
     def _hidden(self, patches: Tensor) -> Tensor:
         """g of [..., patch_dim], [..., h]."""
@@ -193,6 +201,14 @@ class LearnedMerger:
     def _norms(self, hidden: Tensor) -> Tensor:
         lengths = [torch.linalg.vector_norm(self._linear(hidden, folded), dim=-1) for folded in (self.iq, self.ik)]
         return torch.stack(lengths, dim=-1)
+
+    def _length(self, hidden: Tensor, folded: tuple[Tensor, Tensor], norms: Tensor | None, which: int) -> Tensor:
+        """[n, M], given or computed; 1 for zero vectors, whose cosine is then 0."""
+        if norms is not None:
+            length = norms[..., which].to(self.device, self.wide)
+        else:
+            length = torch.linalg.vector_norm(self._linear(hidden, folded), dim=-1)
+        return length.masked_fill(length == 0, 1.0)
 
     def _slices(self, patches: Tensor) -> tuple[Tensor, ...]:
         step = max(1, self._elements // max(1, patches.shape[1] * self.width))
@@ -230,16 +246,16 @@ class LearnedMerger:
         """Σ w g of hidden [n, M, h] → [n, h]."""
         if self.mean:
             return hidden.to(self.wide).mean(dim=1)
-        lengths = norms.to(self.device, self.wide) if norms is not None else self._norms(hidden)
-        lengths = lengths.masked_fill(lengths == 0, 1.0)  # the cosine with a zero vector is 0
+        near = self._length(hidden, self.iq, norms, 0)
         if reference is None:
             own, seen = self._linear(hidden, self.k), self._linear(hidden, self.ik)
             similarity = functional.cosine_similarity(own, seen, dim=-1, eps=torch.finfo(self.wide).tiny)
             del own, seen
             g = hidden.to(self.wide)
         else:
+            far = self._length(hidden, self.ik, norms, 1)
             g = hidden.to(self.wide)
-            similarity = (torch.einsum("nmh,mh->nm", g, reference.vector) + reference.offset) / lengths[..., 1]
-        relevance = (g @ asked.vector + asked.offset) / lengths[..., 0]
+            similarity = (torch.einsum("nmh,mh->nm", g, reference.vector) + reference.offset) / far
+        relevance = (g @ asked.vector + asked.offset) / near
         weights = torch.softmax((relevance - self.lam * similarity) / self.alpha, dim=-1)
         return torch.bmm(weights.unsqueeze(1), g).squeeze(1)

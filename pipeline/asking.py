@@ -287,6 +287,7 @@ class Asker:
             captured_at=read.captured_at,
             keyframe=mask[rows],
             read_patches=lambda part: self.store.patches(read.take(part)),
+            read_vectors=lambda part: read.frame_vectors[part],
         )
         *pieces, last = _told(answerer.answer(request), on_text)
         if last.answer is None:
