@@ -201,7 +201,16 @@ class Asker:
         query = self.encoders.frame.encode_text([question])[0]
         timings["text"] = perf_counter() - since
         since = perf_counter()
-        keyframes = select_keyframes(window.frame_vectors, query, k=k, tau=tau, fill=fill)
+        dfm = self.profile.dfm
+        keyframes = select_keyframes(
+            window.frame_vectors,
+            query,
+            k=k,
+            tau=tau,
+            fill=fill or dfm.gap_fill,
+            floor=dfm.relevance_floor,
+            inclusive=dfm.mode == "released",
+        )
         scores = relevance(window.frame_vectors, query)
         timings["dks"] = perf_counter() - since
         return Selection(window, keyframes, scores, timings)
@@ -278,6 +287,7 @@ class Asker:
             captured_at=read.captured_at,
             keyframe=mask[rows],
             read_patches=lambda part: self.store.patches(read.take(part)),
+            read_vectors=lambda part: read.frame_vectors[part],
         )
         *pieces, last = _told(answerer.answer(request), on_text)
         if last.answer is None:

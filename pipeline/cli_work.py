@@ -113,6 +113,28 @@ def bench_ask(
     emit(run(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
 
 
+@bench.command("model")
+def bench_model(
+    context: typer.Context,
+    profile: ProfileName = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make the model from the sizes in the profile; needs no files.")
+    ] = False,
+    frames: Annotated[str, typer.Option(help="Window sizes, separated by commas.")] = "64,256,1024,8192,10000",
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each size.")] = 3,
+) -> None:
+    """Seconds, memory, FLOPs and bytes of DFM, projector and prefill, on the GPU if there is one."""
+    from index.errors import UsageError
+    from pipeline.bench_model import bench_model as run
+
+    try:
+        sizes = [int(part) for part in frames.split(",")]
+    except ValueError:
+        raise UsageError(f"--frames {frames}: give whole numbers separated by commas, such as 64,256") from None
+    settings = settings_of(context, profile=profile)
+    emit(run(settings.profile, sizes, random_weights=random_weights, device=settings.device, repeats=repeats))
+
+
 def evaluate(
     context: typer.Context,
     work: Annotated[Path, typer.Option(help="Folder for footage and stores; kept.")],
