@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from index.columns import in_window, key_columns, sql_time
-from index.errors import StoreCorrupt, mask_url
+from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patch_codec import (
     PatchEncoding,
     chains,
@@ -83,7 +83,7 @@ class Patches:
         keys = key_columns(stream_id, segment, captured_at)
         if self._encoding.kind == "fp16":
             raw = np.ascontiguousarray(patches, "<f2").reshape(len(patches), -1).view(np.uint8)
-            return pa.Table.from_arrays([*keys, _blobs(list(raw))], schema=PATCHES)
+            return pa.Table.from_arrays([*keys, _blobs(raw)], schema=PATCHES)
         if self._encoding.kind == "int8":
             return pa.Table.from_arrays([*keys, _blobs(encode_int8(patches))], schema=PATCHES_INT8)
         data: list[Row] = []
@@ -130,15 +130,21 @@ class Patches:
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    def read(self, window: Window) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    def read(
+        self, window: Window, out: NDArray[np.float16] | None = None
+    ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
         """float16[N, M, D] in the window's row order, and bool[N]: which frames have no patches.
 
-        Row groups are read and rebuilt side by side, each frame straight into the one result.
+        Row groups are read and rebuilt side by side, each frame straight into the one result, which is `out` if given.
 
         Raises:
+            UsageError: `out` of another shape or dtype.
             StoreCorrupt: a row of another size, or a chain with a row missing.
         """
-        result = np.empty((len(window), self._m, self._d), np.float16)
+        shape = (len(window), self._m, self._d)
+        if out is not None and (out.shape, out.dtype) != (shape, np.float16):
+            raise UsageError(f"out should be float16 {shape}, got {out.dtype} {out.shape}")
+        result = np.empty(shape, np.float16) if out is None else out
         missing = np.ones(len(window), bool)
         if len(window) == 0:
             return result, missing
@@ -289,7 +295,7 @@ def _times(micros: NDArray[np.int64]) -> pa.Array:
     return pa.array(micros).cast(pa.timestamp("us", "UTC"))
 
 
-def _blobs(rows: Sequence[Row]) -> pa.ChunkedArray:
+def _blobs(rows: Sequence[Row] | NDArray[np.uint8]) -> pa.ChunkedArray:
     """Rows as binaries, in arrays that are small enough for Arrow."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     chunks = []
@@ -298,7 +304,8 @@ def _blobs(rows: Sequence[Row]) -> pa.ChunkedArray:
         before = int(ends[first - 1]) if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + _BLOB_BYTES, side="right")))
         offsets = np.concatenate([[0], ends[first:last] - before]).astype(np.int32)
-        data = np.concatenate(rows[first:last])
+        some = rows[first:last]
+        data = some.reshape(-1) if isinstance(some, np.ndarray) else np.concatenate(some)
         chunks.append(
             pa.Array.from_buffers(pa.binary(), last - first, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
         )

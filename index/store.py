@@ -295,15 +295,18 @@ class Store:
             vectors if sorted_already else vectors[order],
         )
 
-    def patches(self, window: Window) -> NDArray[np.float16]:
+    def patches(self, window: Window, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """float16[N, M, Dp] in the window's row order, read side by side into the one result array.
+
+        `out`, float16[N, M, Dp], is filled and returned where it is given: memory that is pinned, or used again.
 
         Exact in a store of fp16 patches; see `index.patch_codec` for the others.
 
         Raises:
             StoreCorrupt: a frame without patches, or patches that cannot be rebuilt.
+            UsageError: `out` of another shape or dtype.
         """
-        result, missing = self._patches.read(window)
+        result, missing = self._patches.read(window, out)
         self._refuse_missing(window, missing, "patches")
         return result
 
