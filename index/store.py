@@ -11,7 +11,7 @@ chunk), so an append that was killed is finished by appending again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,16 +34,16 @@ from index.errors import (
     mask_url,
 )
 from index.moments import Hit
+from index.patch_codec import PatchEncoding
+from index.patches import Patches, patch_table
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
-from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES, SEGMENTS, TABLES, check_stream_id
+from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
 from index.shards import Shards
 from index.table import Table
 from index.vectors import Vectors
 from index.window import Window
 
 __all__ = ["Store", "StreamSummary"]
-
-_PATCH_BATCH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,12 @@ class StreamSummary:
 class Store:
     """An opened store. Any number of processes may read and append at once."""
 
-    def __init__(self, url: str, encoders: EncoderPair, tables: dict[str, Table], shards: Shards) -> None:
-        self.url, self.encoders = url, encoders
+    def __init__(
+        self, url: str, encoders: EncoderPair, encoding: PatchEncoding, tables: dict[str, Table], shards: Shards
+    ) -> None:
+        self.url, self.encoders, self.encoding = url, encoders, encoding
         self._tables = tables
+        self._patches = Patches(tables["patches"], encoders, encoding, url)
         self._vectors = Vectors(
             tables["frames"], shards, identity=encoders.frame.model_dump_json(), dimension=encoders.frame.dimension
         )
@@ -79,8 +82,11 @@ class Store:
         return text, {name: Table(f"{text}/{name}", name) for name in TABLES}, Shards(cache / "faiss")
 
     @classmethod
-    def create(cls, url: str | Path, encoders: EncoderPair) -> Store:
-        """Make an empty store for vectors of `encoders`; one that is there already is opened and checked."""
+    def create(cls, url: str | Path, encoders: EncoderPair, encoding: PatchEncoding | None = None) -> Store:
+        """Make an empty store for vectors of `encoders`, fp16 unless `encoding` says otherwise.
+
+        One that is there already is opened and checked.
+        """
         text, tables, _ = cls._place(url)
         if "://" not in text:
             try:
@@ -89,19 +95,26 @@ class Store:
                 raise StoreNotFound(
                     f"{text}: cannot make a store there ({error.strerror}); choose another --store"
                 ) from error
-        configuration = {FORMAT_KEY: str(FORMAT), ENCODERS_KEY: encoders.model_dump_json()}
+        chosen = encoding or PatchEncoding()
+        tables["patches"] = patch_table(f"{text}/patches", encoders, chosen)
+        configuration = {FORMAT_KEY: "1", ENCODERS_KEY: encoders.model_dump_json()}
+        if chosen.kind != "fp16":
+            configuration |= {FORMAT_KEY: str(FORMAT), PATCHES_KEY: chosen.model_dump_json()}
         for table in tables.values():  # `segments` comes last: a store without it is not there yet
             table.create(configuration)
-        return cls.open(url, encoders=encoders)
+        return cls.open(url, encoders=encoders, encoding=encoding)
 
     @classmethod
-    def open(cls, url: str | Path, *, encoders: EncoderPair | None = None) -> Store:
+    def open(
+        cls, url: str | Path, *, encoders: EncoderPair | None = None, encoding: PatchEncoding | None = None
+    ) -> Store:
         """Open a store.
 
         Raises:
             StoreNotFound: nothing there.
             StoreVersion: written by a newer Sightline.
             IdentityMismatch: `encoders` are not those whose vectors it holds.
+            UsageError: it keeps patches otherwise than `encoding` says.
             StoreCorrupt: a table that does not read.
         """
         text, tables, shards = cls._place(url)
@@ -114,6 +127,7 @@ class Store:
             raise StoreVersion(f"{shown}: format {version}, this Sightline reads up to {FORMAT}; install a newer one")
         try:
             held = EncoderPair.model_validate_json(configuration[ENCODERS_KEY])
+            kept = PatchEncoding.model_validate_json(configuration.get(PATCHES_KEY, "{}"))
         except (KeyError, ValueError):
             raise StoreCorrupt(
                 f"{shown}: the store does not say whose vectors it holds; restore its first log entry"
@@ -124,13 +138,20 @@ class Store:
                 f"{encoders.patch.name} of other weights or settings; use the profile that wrote it, or ingest the footage "
                 "again into a new store"
             )
-        return cls(text, held, tables, shards)
+        if encoding is not None and str(encoding) != str(kept):  # ε says nothing about the others
+            raise UsageError(
+                f"{shown}: keeps patches as {kept}, asked for {encoding}; that is chosen when a store is made: leave it "
+                "out, or ingest into a new store"
+            )
+        tables["patches"] = patch_table(f"{text}/patches", held, kept)
+        return cls(text, held, kept, tables, shards)
 
     @classmethod
-    def open_or_create(cls, url: str | Path, encoders: EncoderPair) -> Store:
-        """Open the store at `url`, or make it."""
+    def open_or_create(cls, url: str | Path, encoders: EncoderPair, encoding: PatchEncoding | None = None) -> Store:
+        """Open the store at `url`, or make it. Raises what `open` raises."""
         _, tables, _ = cls._place(url)
-        return cls.open(url, encoders=encoders) if tables["segments"].exists() else cls.create(url, encoders)
+        found = tables["segments"].exists()
+        return cls.open(url, encoders=encoders, encoding=encoding) if found else cls.create(url, encoders, encoding)
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -156,14 +177,10 @@ class Store:
             count = int(keep.sum())
             if count:
                 shared = key_columns(segment.stream_id, key, frames.captured_at[keep])
-                width = self.encoders.patches * self.encoders.patch.dimension * 2
-                raw = np.ascontiguousarray(frames.patches[keep], "<f2").reshape(count, -1).view(np.uint8)
-                offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int32))
-                blob = pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(raw.reshape(-1))])
-                self._tables["patches"].append_once(
-                    pa.Table.from_arrays([*shared, blob], schema=PATCHES), app, segment.chunk
-                )
-                pictures = [picture for picture, kept in zip(frames.pictures, keep, strict=True) if kept]
+                kept = frames.patches if keep.all() else frames.patches[keep]
+                rows = self._patches.rows(segment.stream_id, key, frames.captured_at[keep], kept)
+                self._tables["patches"].append_once(rows, app, segment.chunk)
+                pictures = [picture for picture, new in zip(frames.pictures, keep, strict=True) if new]
                 columns = [
                     *shared,
                     pa.array(frames.pts_seconds[keep]),
@@ -278,54 +295,18 @@ class Store:
             vectors if sorted_already else vectors[order],
         )
 
-    def _rows_of(
-        self, window: Window, table: str, column: str, batch: int
-    ) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
-        """Batches of `column` with the window's row of each value, −1 for frames outside it."""
-        if len(window) == 0:
-            return
-        present = [window.stream_ids[i] for i in np.unique(window.stream_index)]
-        where = in_window(present, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
-        edges = {name: np.searchsorted(window.stream_index, [i, i + 1]) for i, name in enumerate(window.stream_ids)}
-        for part in self._tables[table].batches(["stream_id", "captured_at", column], where, batch):
-            at = part.column("captured_at").cast(pa.int64()).to_numpy()
-            names = part.column("stream_id")
-            rows = np.full(len(at), -1, np.int64)
-            for name in pc.unique(names).to_pylist():
-                low, high = edges[name]
-                mine = pc.equal(names, name).to_numpy(zero_copy_only=False)
-                times = window.captured_at[low:high]
-                found = np.minimum(np.searchsorted(times, at), max(0, high - low - 1))
-                hit = mine & (times[found] == at) if len(times) else np.zeros(len(at), bool)
-                rows[hit] = found[hit] + low
-            yield rows, part.column(column)
+    def patches(self, window: Window, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """float16[N, M, Dp] in the window's row order, read side by side into the one result array.
 
-    def patches(self, window: Window) -> NDArray[np.float16]:
-        """float16[N, M, Dp] in the window's row order.
+        `out`, float16[N, M, Dp], is filled and returned where it is given: memory that is pinned, or used again.
 
-        Rows go from Parquet's buffers into the one result array by batches; no frame is copied by itself.
+        Exact in a store of fp16 patches; see `index.patch_codec` for the others.
 
         Raises:
-            StoreCorrupt: a frame without patches.
+            StoreCorrupt: a frame without patches, or patches that cannot be rebuilt.
+            UsageError: `out` of another shape or dtype.
         """
-        m, d = self.encoders.patches, self.encoders.patch.dimension
-        result = np.empty((len(window), m, d), np.float16)
-        missing = np.ones(len(window), bool)
-        batch = max(1, _PATCH_BATCH_BYTES // (2 * m * d))
-        for rows, column in self._rows_of(window, "patches", "patches", batch):
-            _, offsets, data = column.buffers()
-            at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-            if len(column) and not (np.diff(at) == 2 * m * d).all():
-                raise StoreCorrupt(
-                    f"{mask_url(self.url)}: patches of another size than [{m}, {d}]; run `sightline verify`"
-                )
-            block = np.frombuffer(data, "<f2", count=len(column) * m * d, offset=int(at[0])).reshape(-1, m, d)
-            inside = rows >= 0
-            if inside.all() and len(rows) and (np.diff(rows) == 1).all():
-                result[rows[0] : rows[-1] + 1] = block
-            else:
-                result[rows[inside]] = block[inside]
-            missing[rows[inside]] = False
+        result, missing = self._patches.read(window, out)
         self._refuse_missing(window, missing, "patches")
         return result
 
@@ -333,11 +314,15 @@ class Store:
         """The JPEG of every frame, in the window's row order. Raises StoreCorrupt where one is missing."""
         result = [b""] * len(window)
         missing = np.ones(len(window), bool)
-        for rows, column in self._rows_of(window, "frames", "picture", 1024):
-            for row, picture in zip(rows.tolist(), column, strict=True):
-                if row >= 0:
-                    result[row] = picture.as_py()
-                    missing[row] = False
+        if len(window):
+            where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+            for part in self._tables["frames"].batches(["stream_id", "captured_at", "picture"], where, 1024):
+                times = part.column("captured_at").cast(pa.int64()).to_numpy()
+                rows = window.locate(part.column("stream_id"), times).tolist()
+                for row, picture in zip(rows, part.column("picture"), strict=True):
+                    if row >= 0:
+                        result[row] = picture.as_py()
+                        missing[row] = False
         self._refuse_missing(window, missing, "picture")
         return result
 
@@ -402,6 +387,8 @@ class Store:
             raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
         mine = f"stream_id = '{stream_id}'"
         earlier = mine if before is None else f"{mine} AND captured_at < {sql_time(before)}"
+        if before is not None:
+            self._patches.cut(stream_id, before)
         removed = self._tables["frames"].delete(earlier)
         self._tables["patches"].delete(earlier)
         if before is None:

@@ -25,6 +25,7 @@ def verify(store: Store) -> list[str]:
         keys = {name: _keys(store, name) for name in ("frames", "patches")}
         problems += _doubles(keys["frames"], "frames") + _doubles(keys["patches"], "patches")
         problems += _counts(store, keys["frames"], keys["patches"])
+        problems += store._patches.problems()
         problems += _shards(store)
     except StoreError as error:
         problems.append(str(error))

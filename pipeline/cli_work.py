@@ -135,6 +135,41 @@ def bench_model(
     emit(run(settings.profile, sizes, random_weights=random_weights, device=settings.device, repeats=repeats))
 
 
+@bench.command("patches")
+def bench_patches(
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Option(help="A video file in place of rendered footage.")] = None,
+    store: Annotated[Path | None, typer.Option(help="A finished fp16 store of the rendered footage of --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the footage and of the questions.")] = 101,
+    minutes: Annotated[float, typer.Option(help="Length of the footage that is rendered.")] = 20.0,
+    epsilon: Annotated[list[float] | None, typer.Option(help="ε to measure; 1e-5 to 1e-1 by default.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames whose loading is timed; 0 for none.")] = 10_000,
+    full_frames: Annotated[int, typer.Option(help="The same with synthetic patches of the full size.")] = 0,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder on the disk to measure; the temporary one by default.")
+    ] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Bytes, exactness and loading speed of each way to keep patches."""
+    from pipeline.bench_patches import EPSILONS
+    from pipeline.bench_patches import bench_patches as run
+
+    name = settings_of(context, profile=profile).profile
+    emit(
+        run(
+            name,
+            path=path,
+            store=store,
+            seed=seed,
+            minutes=minutes,
+            epsilons=epsilon or EPSILONS,
+            load_frames=frames,
+            full_frames=full_frames,
+            work=work,
+        )
+    )
+
+
 def evaluate(
     context: typer.Context,
     work: Annotated[Path, typer.Option(help="Folder for footage and stores; kept.")],
