@@ -183,19 +183,18 @@ class _Worker:
     ) -> None:
         """Ingest one local file into `stream_id`, filling `file` in as it goes."""
         file.stream_id = check_stream_id(stream_id)
-        with Decoding(path, limits=self.limits) as first_look:
-            info = first_look.info()
-            began, clock = clock_of(path, info, start)
-        source = source_digest(path, stream_id, began)
-        stored = {s.chunk: s for s in self.store.segments(stream_id) if s.source == source}
-        if any(s.final for s in stored.values()):
-            file.skipped = True
-            file.problem = next((s.problem for s in stored.values() if s.problem), None)
-            return
-        # Chunks are committed in order, so the first that is missing is where to go on.
-        chunk = next(i for i in range(len(stored) + 1) if i not in stored)
-        with Decoding(path, after=chunk * self.segment_seconds, limits=self.limits) as decoding:
+        with Decoding(path, limits=self.limits) as decoding:
             info = decoding.info()
+            began, clock = clock_of(path, info, start)
+            source = source_digest(path, stream_id, began)
+            stored = {s.chunk: s for s in self.store.segments(stream_id) if s.source == source}
+            if any(s.final for s in stored.values()):
+                file.skipped = True
+                file.problem = next((s.problem for s in stored.values() if s.problem), None)
+                return
+            # Chunks are committed in order, so the first that is missing is where to go on.
+            chunk = next(i for i in range(len(stored) + 1) if i not in stored)
+            decoding.after = chunk * self.segment_seconds
             _log.info("decoding", file=name, mode=info.mode, clock=clock, stream=stream_id)
             batches = _Batches(decoding, began, info.first, self.segment_seconds)
             records: list[FrameRecords] = []
