@@ -105,7 +105,7 @@ class ChunkWriter:
         segment_seconds: int,
         chunk: int = 0,
     ) -> None:
-        self.footage, self.info = footage, info
+        self.footage, self.info, self._began_as = footage, info, info.mode
         self.frames = self.stored = 0
         self._append, self._seconds, self._chunk = append, segment_seconds, chunk
         self._records: list[FrameRecords] = []
@@ -141,7 +141,7 @@ class ChunkWriter:
             start=footage.began + chunk * length,
             end=end,
             frames=len(whole) if whole is not None else 0,
-            decode_mode=self.info.mode,
+            decode_mode=self.info.mode if final else self._began_as,  # what a reader ahead of us knows does not count
             clock_source=footage.clock,
             final=final,
             problem=problem,
