@@ -101,7 +101,7 @@ def main() -> int:
         opened = open_video(order["path"], limits, fps=order["fps"])
         created = opened.created.isoformat() if opened.created else None
         parent.note(b"I", mode=opened.mode, first=opened.first_pts, duration=opened.duration, created=created)
-        for picture in decode(opened, limits, fps=order["fps"], after=parent.order()["after"]):
+        for picture in decode(opened, limits, fps=order["fps"], **parent.order()):
             ring.put(picture)
         parent.send(b"D", opened.mode.encode())
     except SourceError as error:

@@ -211,11 +211,14 @@ def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[U
         reading.problem = error
 
 
-def decode(opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0) -> Iterator[Picture]:
+def decode(
+    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, until: float | None = None
+) -> Iterator[Picture]:
     """The sampled frames, ascending. `opened.mode` changes if the footage does not keep what its start promised.
 
     Args:
         after: skip that many seconds of stream time (one seek to a key frame before).
+        until: stop before the first frame that lies so many seconds or more behind the start.
 
     Raises:
         NoFrames: nothing decodes at all.
@@ -243,6 +246,8 @@ def decode(opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0
         last = pts
         if not sampler.take(pts):
             continue
+        if until is not None and pts - first + 1e-6 >= until:  # as chunks are told apart, see `ingest.chunks`
+            return
         if taken >= limits.frames:
             raise DecodeFailed(f"more than {limits.frames} frames; split the file")
         taken += 1

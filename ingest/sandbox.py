@@ -53,6 +53,7 @@ class Decoding:
         path: a local file.
         fps: frames a second of stream time.
         after: seconds of stream time to skip; may be set anew until iteration begins, for instance after `info`.
+        until: seconds of stream time to stop at, None for the end; may be set anew like `after`.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
@@ -60,6 +61,7 @@ class Decoding:
 
     def __init__(self, path: str | Path, *, fps: float = 1.0, after: float = 0.0, limits: Limits | None = None) -> None:
         self.path, self.after, self.limits = str(path), after, limits or Limits()
+        self.until: float | None = None
         order = {"path": self.path, "fps": fps, "limits": asdict(self.limits)}
         # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
         root = str(Path(__file__).parents[1])
@@ -104,7 +106,7 @@ class Decoding:
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         info = self.info()
-        self._tell(json.dumps({"after": self.after}).encode() + b"\n")
+        self._tell(json.dumps({"after": self.after, "until": self.until}).encode() + b"\n")
         while True:
             kind, body = self._message()
             if kind == b"F":
