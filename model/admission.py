@@ -24,7 +24,7 @@ _LONGEST_RETRY_SECONDS = 60
 _FORGETTING = 0.2  # weight of the newest job in the mean that Retry-After is made of
 
 
-class Cancelled(Exception):  # noqa: N818 — named for what happened, as all of ours
+class Cancelled(Exception):
     """Whoever asked has gone; nobody is left to be told."""
 
 

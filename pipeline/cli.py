@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
 from pipeline.cli_questions import ask, demo, keyframes, search
+from pipeline.cli_service import model_service
 from pipeline.cli_work import bench, evaluate, train
 from pipeline.console import complain, configure_logging, explain
 
@@ -37,6 +38,7 @@ def _common(
 
 for _command in (render, ingest, search, keyframes, ask, streams, verify, reindex, forget, demo, evaluate):
     app.command()(_command)
+app.command("model-service")(model_service)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
