@@ -11,8 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,10 +179,14 @@ class Admission:
         try:
             job.check()
             assert work is not None  # only waiting jobs lose it, and they are no longer in the queue
-            with closing(work(job)) as items:  # type: ignore[type-var]
+            items = work(job)
+            try:
                 for item in items:
                     job.check()
                     job.emit(item)
+            finally:
+                if isinstance(items, Generator):
+                    items.close()  # what it holds goes now, not when somebody collects it
         except Exception as error:
             for each in _chain(error):
                 # A traceback keeps every frame alive, and with them tensors, caches and patches.
