@@ -43,7 +43,7 @@ from model.service_schemas import (
     code_of,
 )
 
-__all__ = ["ServedAnswer", "ServedPiece", "ServiceClient"]
+__all__ = ["ServedAnswer", "ServedPiece", "ServiceClient", "references"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -179,7 +179,7 @@ class ServiceClient:
             SightlineError: what the service refused it with, as the class it would have been in this process.
             ServiceUnavailable: the connection broke before the answer was whole.
         """
-        body = _body(AnswerBody, question=question, options=list(options), frames=_references(window, keyframe))
+        body = _body(AnswerBody, question=question, options=list(options), frames=references(window, keyframe))
         until = time.monotonic() + self.deadline_seconds
         while True:
             body.deadline_seconds = max(0.001, until - time.monotonic())
@@ -276,7 +276,7 @@ def _json(body: BaseModel) -> dict[str, Any]:
     return {"content": body.model_dump_json(exclude_none=True), "headers": {"Content-Type": "application/json"}}
 
 
-def _references(window: Window, keyframe: NDArray[np.bool_]) -> list[StreamFrames]:
+def references(window: Window, keyframe: NDArray[np.bool_]) -> list[StreamFrames]:
     """The window's frames by name, stream by stream in the window's order."""
     found = []
     for index in np.unique(window.stream_index).tolist():
