@@ -435,7 +435,7 @@ def test_every_route_but_health_wants_the_token(serve: Serve) -> None:
         for path in ("/v1/answer", "/v1/embed/text", "/v1/chat/completions", "/v1/budget"):
             assert stranger.post(path, json=body()).status_code == 401
         for wrong in (f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN, "Bearer", "Bearer é"):
-            refused = stranger.get("/v1/profile", headers={"Authorization": wrong.encode("latin-1")})
+            refused = stranger.get("/v1/profile", headers={b"Authorization": wrong.encode("latin-1")})
             assert refused.status_code == 401
             assert TOKEN not in refused.text
         assert stranger.get("/healthz").status_code == 200

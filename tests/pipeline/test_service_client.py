@@ -65,7 +65,7 @@ def test_the_same_answer_both_ways(
     assert here == there
     timings = remote.timings_seconds.keys()
     assert timings == local.timings_seconds.keys() | {"queue"}
-    same = {"timings_seconds": {}, "probabilities": {}}
+    same: dict[str, Any] = {"timings_seconds": {}, "probabilities": {}}
     assert remote.model_copy(update=same) == local.model_copy(update=same)
     assert remote.probabilities == pytest.approx(local.probabilities, abs=1e-6)
     assert any("zebra" in notice for notice in remote.notices)
@@ -189,7 +189,7 @@ def test_a_busy_service_is_asked_again_until_the_time_is_up(
         usage = dict.fromkeys(
             ("prompt_tokens", "completion_tokens", "visual_tokens", "frames", "keyframes", "patch_bytes"), 1
         )
-        done = {"text": "red", "option": None, "probabilities": [], "usage": usage, "timings": {}}
+        done: dict[str, Any] = {"text": "red", "option": None, "probabilities": [], "usage": usage, "timings": {}}
         return httpx.Response(
             200, text=f'event: token\ndata: {{"text": "red"}}\n\nevent: answer\ndata: {json.dumps(done)}\n\n'
         )
