@@ -13,6 +13,7 @@
     │   ├── StoreVersion        written by a newer Sightline
     │   ├── IdentityMismatch    vectors of another encoder
     │   ├── UnknownStream
+    │   ├── UnknownFrame        a frame that was asked for by its time is not there
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
     │   └── StoreCorrupt
@@ -21,7 +22,13 @@
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
         ├── WeightsInvalid      a checkpoint whose tensors do not fit
-        └── BudgetExceeded      more tokens than the language model can hold
+        ├── BudgetExceeded      more tokens than the language model can hold
+        ├── OutOfMemory         one question needed more memory than there was
+        └── ServiceError        the model service, on either side
+            ├── ServiceUnavailable  not reached, stopping, or broken
+            ├── ServiceBusy         as many questions wait as may
+            ├── ServiceDenied       no token, or another one
+            └── DeadlineExceeded    no answer in the time that was given
 
 A message is one line: what happened, to which stream or file, and what to do about it. Credentials never
 appear: pass anything that may be a URL through `mask_url` first.
@@ -34,13 +41,19 @@ import re
 __all__ = [
     "BackfillFailed",
     "BudgetExceeded",
+    "DeadlineExceeded",
     "DecodeFailed",
     "EmptyWindow",
     "IdentityMismatch",
     "ModelError",
     "NoFrames",
     "NotVideo",
+    "OutOfMemory",
     "ProfileInvalid",
+    "ServiceBusy",
+    "ServiceDenied",
+    "ServiceError",
+    "ServiceUnavailable",
     "SightlineError",
     "SourceDenied",
     "SourceError",
@@ -50,6 +63,7 @@ __all__ = [
     "StoreFull",
     "StoreNotFound",
     "StoreVersion",
+    "UnknownFrame",
     "UnknownStream",
     "UsageError",
     "WeightsInvalid",
@@ -114,6 +128,10 @@ class UnknownStream(StoreError):
     """The store holds no such stream."""
 
 
+class UnknownFrame(StoreError):
+    """The store holds no frame of that stream and time."""
+
+
 class EmptyWindow(StoreError):
     """No frames in the time that was asked for."""
 
@@ -148,6 +166,34 @@ class WeightsInvalid(ModelError):
 
 class BudgetExceeded(ModelError):
     """The question needs more tokens than the language model can hold."""
+
+
+class OutOfMemory(ModelError):
+    """One question needed more memory than there was; others are not touched by it."""
+
+
+class ServiceError(ModelError):
+    """The model service could not do what was asked."""
+
+
+class ServiceUnavailable(ServiceError):
+    """The service cannot be reached, is stopping, or its model is broken."""
+
+
+class ServiceBusy(ServiceError):
+    """As many requests wait as may. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServiceDenied(ServiceError):
+    """The service wants a token, or another one."""
+
+
+class DeadlineExceeded(ServiceError):
+    """No answer in the time that the request was given."""
 
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")

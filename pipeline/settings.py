@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError
@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     """What a command takes when it is not told.
 
     store: URL of the store. profile: name or TOML path. device: cpu, cuda, or None to choose. patches, epsilon: how a
-    new store keeps patches, fp16 when None (see `index.patch_codec`). segment_seconds: footage of one commit. stall_seconds, memory_bytes, max_pixels: limits of the decoder's process.
+    new store keeps patches, fp16 when None (see `index.patch_codec`). segment_seconds: footage of one commit.
+    stall_seconds, memory_bytes, max_pixels: limits of the decoder's process. service: URL of a model service that
+    answers in place of this process. service_token, service_token_file: its token, on either side.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
@@ -36,6 +38,9 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(default=60.0, gt=0)
     memory_bytes: int = Field(default=6 * 2**30, ge=256 * 2**20)
     max_pixels: int = Field(default=64_000_000, ge=1)
+    service: str | None = None
+    service_token: SecretStr | None = None
+    service_token_file: Path | None = None
 
 
 def load_settings(path: Path | None = None) -> Settings:
