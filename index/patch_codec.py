@@ -238,7 +238,8 @@ def _bytes(array: NDArray[np.generic]) -> Row:
 
 def _length(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     """Norms of [..., D], a tiny number in place of 0."""
-    return np.maximum(np.sqrt(np.einsum("...d,...d->...", vectors, vectors)), 1e-30)
+    lengths: NDArray[np.floating] = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))
+    return np.maximum(lengths, 1e-30)
 
 
 def _unit(vectors: NDArray[np.float16]) -> NDArray[np.float64]:
