@@ -129,9 +129,16 @@ def _terminated_with_a_queue(
         except httpx.TransportError as error:
             return error
 
+    def admitted() -> bool:
+        text = opened.get("/metrics").text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        names = ("sightline_answer_seconds_count", "sightline_requests_running", "sightline_queue_depth")
+        over, running, waiting = (float(values[name]) for name in names)
+        return over + running + waiting >= count and waiting >= 1
+
     with client(service.url) as opened, ThreadPoolExecutor(count) as pool:
         replies = [pool.submit(ask, opened) for _ in range(count)]
-        until(lambda: metric(opened, "sightline_queue_depth") >= count // 2)
+        until(admitted)
         service.process.send_signal(signal.SIGTERM)
         return [reply.result(300) for reply in replies]
 
