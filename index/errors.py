@@ -15,7 +15,15 @@
     │   ├── UnknownStream
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
+    │   ├── CommitFenced        another worker committed the same partition meanwhile
     │   └── StoreCorrupt
+    ├── KafkaProblem            Kafka cannot be used as asked
+    │   ├── BrokerUnavailable   nobody answers, or TLS or SASL refuse
+    │   ├── TopicMissing
+    │   ├── TopicRecreated      the topic is not the one the store has read from
+    │   ├── OffsetsExpired      messages were deleted before they were stored
+    │   └── MessageTooLarge
+    ├── MessageInvalid          a message that can never be stored
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
@@ -31,13 +39,19 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "BrokerUnavailable",
     "BudgetExceeded",
+    "CommitFenced",
     "DecodeFailed",
     "EmptyWindow",
     "IdentityMismatch",
+    "KafkaProblem",
+    "MessageInvalid",
+    "MessageTooLarge",
     "ModelError",
     "NoFrames",
     "NotVideo",
+    "OffsetsExpired",
     "ProfileInvalid",
     "SightlineError",
     "SourceDenied",
@@ -48,6 +62,8 @@ __all__ = [
     "StoreFull",
     "StoreNotFound",
     "StoreVersion",
+    "TopicMissing",
+    "TopicRecreated",
     "UnknownStream",
     "UsageError",
     "WeightsInvalid",
@@ -120,8 +136,40 @@ class StoreFull(StoreError):
     """No space left; nothing half-written became visible."""
 
 
+class CommitFenced(StoreError):
+    """Another worker has committed this partition meanwhile; nothing of ours was."""
+
+
 class StoreCorrupt(StoreError):
     """A table or shard does not read back."""
+
+
+class KafkaProblem(SightlineError):
+    """Kafka cannot be used as asked."""
+
+
+class BrokerUnavailable(KafkaProblem):
+    """No broker answers, or it refuses the connection."""
+
+
+class TopicMissing(KafkaProblem):
+    """A topic that is not there and may not be made."""
+
+
+class TopicRecreated(KafkaProblem):
+    """The topic is not the one the store has read from: deleted and made again, or cut back."""
+
+
+class OffsetsExpired(KafkaProblem):
+    """Messages were deleted by the topic's retention before they were stored."""
+
+
+class MessageTooLarge(KafkaProblem):
+    """More bytes than a message may have."""
+
+
+class MessageInvalid(SightlineError):
+    """A message that can never be stored, however often it is tried."""
 
 
 class ModelError(SightlineError):
