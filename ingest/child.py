@@ -56,7 +56,8 @@ def main() -> int:
         opened = open_video(order["path"], limits, fps=order["fps"])
         created = opened.created.isoformat() if opened.created else None
         _note(out, b"I", mode=opened.mode, first=opened.first_pts, duration=opened.duration, created=created)
-        for pts, pixels in decode(opened, limits, fps=order["fps"], after=order["after"]):
+        times = {"fps": order["fps"], "after": order["after"], "phase": order["phase"]}
+        for pts, pixels in decode(opened, limits, **times):
             height, width = pixels.shape[:2]
             _send(out, b"F", FRAME.pack(pts, height, width), pixels.tobytes())
             out.flush()

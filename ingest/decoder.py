@@ -153,18 +153,19 @@ _SKIP = {"keyframes": "NONKEY", "nonref": "NONREF", "all": "DEFAULT"}
 
 
 def decode(
-    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0
+    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, phase: float = 0.0
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """(pts in seconds, pixels uint8[H, W, 3]) of the sampled frames, ascending.
 
     Args:
         after: skip that many seconds of stream time (one seek to the key frame before).
+        phase: seconds between the grid's second 0 and the first frame, in [0, 1).
 
     Raises:
         NoFrames: nothing decodes at all.
         DecodeFailed: decoding broke off; what came before has been yielded.
     """
-    sampler = Sampler(fps, first=opened.first_pts, after=after)
+    sampler = Sampler(fps, first=opened.first_pts - phase, after=after)
     stream = opened.stream
     stream.codec_context.skip_frame = _SKIP[opened.mode]
     rate = float(stream.average_rate or 25)

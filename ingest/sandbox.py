@@ -47,14 +47,23 @@ class Decoding:
         path: a local file.
         fps: frames a second of stream time.
         after: seconds of stream time to skip.
+        phase: how far into its second the file begins, for a piece of a stream; see `index.seconds`.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
     """
 
-    def __init__(self, path: str | Path, *, fps: float = 1.0, after: float = 0.0, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float = 1.0,
+        after: float = 0.0,
+        phase: float = 0.0,
+        limits: Limits | None = None,
+    ) -> None:
         self.path, self.limits = str(path), limits or Limits()
-        order = {"path": self.path, "fps": fps, "after": after, "limits": asdict(self.limits)}
+        order = {"path": self.path, "fps": fps, "after": after, "phase": phase, "limits": asdict(self.limits)}
         # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
         root = str(Path(__file__).parents[1])
         keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")

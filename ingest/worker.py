@@ -9,7 +9,6 @@ by running it again. Memory holds one segment's records, whatever the file's len
 from __future__ import annotations
 
 import hashlib
-import io
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from index.errors import NoFrames, SourceError, UsageError, mask_url
 from index.records import ClockSource, FrameRecords, Segment
 from index.schemas import check_stream_id
 from ingest.clock import stream_name
+from ingest.embedding import embed, picture
 from ingest.limits import Limits
 from ingest.sandbox import Decoding, clock_of
 from ingest.sources import expand, fetched
@@ -229,10 +229,9 @@ class _Worker:
         self, stream_id: str, clock: ClockSource, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
     ) -> FrameRecords:
         since = perf_counter()
-        vectors = self.encoders.frame.encode_frames(frames)
-        pooled, patches = self.encoders.patch.encode_frames(frames)
+        vectors, pooled, patches = embed(self.encoders, frames)
         since = self._spent("encode", since)
-        pictures = [_picture(frame) for frame in frames]
+        pictures = [picture(frame) for frame in frames]
         self._spent("pictures", since)
         return FrameRecords(
             stream_id=stream_id,
@@ -292,17 +291,6 @@ def _joined(records: Sequence[FrameRecords]) -> FrameRecords:
     }
     pictures = [picture for r in records for picture in r.pictures]
     return FrameRecords(stream_id=first.stream_id, clock_source=first.clock_source, pictures=pictures, **columns)
-
-
-def _picture(pixels: NDArray[np.uint8]) -> bytes:
-    """A JPEG of at most 320 pixels on the longer side."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((320, 320))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
 
 
 _Batch = tuple[int, list[int], list[float], list[NDArray[np.uint8]]]
