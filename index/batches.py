@@ -177,11 +177,12 @@ class BatchWriter:
                 low, high = spans.get(stream, (int(times[0]), int(times[-1])))
                 spans[stream] = (min(low, int(times[0])), max(high, int(times[-1])))
         self._read_last([stream for stream in spans if stream not in self._last])
-        held: dict[str, set[int]] = {stream: {self._last.get(stream, -1)} for stream in spans}
+        last = dict(self._last)  # another thread may `forget`
+        held: dict[str, set[int]] = {stream: {last[stream]} if stream in last else set() for stream in spans}
         behind = {
             stream: span
             for stream, span in spans.items()
-            if stream in self._last and int(seconds_of(np.array([span[0]]))[0]) < self._last[stream]
+            if stream in last and int(seconds_of(np.array([span[0]]))[0]) < last[stream]
         }
         if behind:
             where = reduce(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-__all__ = ["KafkaSettings"]
+__all__ = ["ConsumeSettings", "KafkaSettings"]
 
 
 class KafkaSettings(BaseModel):
@@ -81,3 +81,22 @@ class KafkaSettings(BaseModel):
             "reconnect_backoff_max_ms": 5000,
             **{name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None},
         }
+
+
+class ConsumeSettings(BaseModel):
+    """The bounds of one worker.
+
+    queue_segments: read and not yet decoded. batch_frames: of one encoder batch. commit_segments and commit_seconds:
+    most of one commit. decoders: processes at once. attempts: at one segment. ahead_seconds: how far in the future a
+    camera's clock may be.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue_segments: int = Field(default=32, ge=1, le=10_000)
+    batch_frames: int = Field(default=32, ge=1, le=4096)
+    commit_segments: int = Field(default=64, ge=1, le=10_000)
+    commit_seconds: float = Field(default=2.0, ge=0, le=600)
+    decoders: int = Field(default=2, ge=1, le=64)
+    attempts: int = Field(default=3, ge=1, le=100)
+    ahead_seconds: float = Field(default=300.0, ge=0)

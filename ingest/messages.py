@@ -77,6 +77,13 @@ class SegmentMessage(_Message):
         except UsageError as error:
             raise ValueError(str(error)) from None
 
+    @field_validator("start")
+    @classmethod
+    def _plausible(cls, value: AwareDatetime) -> AwareDatetime:
+        if not 1971 <= value.year <= 2999:
+            raise ValueError(f"starts in the year {value.year}")
+        return value
+
     @model_validator(mode="after")
     def _one_place(self) -> SegmentMessage:
         if (self.uri is None) == (self.data is None):
@@ -99,7 +106,9 @@ class SegmentMessage(_Message):
         try:
             payload = base64.b64decode(self.data, validate=True)
         except binascii.Error as error:
-            raise MessageInvalid(f"{self.stream}: the segment's data is not base64 ({error}); produce it again") from None
+            raise MessageInvalid(
+                f"{self.stream}: the segment's data is not base64 ({error}); produce it again"
+            ) from None
         self.check(payload)
         return payload
 

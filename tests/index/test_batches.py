@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
     at = [BEGAN + start + round(i / rate * SECOND) for i in range(400)]
     edges = sorted({0, 400, *[c for c in cuts if c < 400]})
     pieces = []
-    for offset, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for offset, (low, high) in enumerate(pairwise(edges)):
         began = at[low] + int(rng.integers(-jitter, jitter + 1))  # what a container's time base does to times
         records = _sampled("front", began, [t - at[low] for t in at[low:high]])
         pieces.append(Piece(APP, make_segment(records, offset, APP), records))
