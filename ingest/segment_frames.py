@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -78,16 +78,19 @@ def _name(message: SegmentMessage) -> str:
 
 def _decoded(message: SegmentMessage, path: Path, limits: Limits) -> SegmentFrames:
     start = message.start_micros
-    # A segment has no business yielding more frames than its duration has seconds.
-    bounded = replace(limits, frames=int(message.duration) + 3)
+    most = int(message.duration) + 2  # whole seconds, and one begun at either end
     times: list[int] = []
     pts_seconds: list[float] = []
     pixels: list[NDArray[np.uint8]] = []
     problem: str | None = None
-    with Decoding(path, phase=phase_of(start), limits=bounded) as decoding:
+    with Decoding(path, phase=phase_of(start), limits=limits) as decoding:
         info = decoding.info()
         try:
             for pts, frame in decoding:
+                if len(times) == most:
+                    raise MessageInvalid(
+                        f"{_name(message)}: the segment is longer than the {message.duration:g} s it says; produce it again"
+                    )
                 times.append(start + round((pts - info.first) * 1e6))
                 pts_seconds.append(pts)
                 pixels.append(frame)
