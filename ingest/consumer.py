@@ -113,6 +113,7 @@ class _Worker:
         gone = [Partition(*p) for p in partitions]
         self.claims.drop(gone)
         self.unsettled.difference_update(gone)
+        _log.info("revoked", partitions=[partition.app for partition in gone])
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 

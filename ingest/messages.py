@@ -33,7 +33,7 @@ __all__ = [
     "segment_message",
 ]
 
-VERSION = 1
+VERSION: Literal[1] = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError
@@ -75,7 +75,7 @@ def load_settings(path: Path | None = None) -> Settings:
         raise UsageError(f"{file if values else 'settings'}: {where}: {first['msg']}") from None
 
 
-_TABLES = {"kafka": KafkaSettings, "consume": ConsumeSettings}
+_TABLES: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "consume": ConsumeSettings}
 
 
 def _without_environment(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def test_objects_that_are_gone_changed_or_endless_are_found(film: Path, tmp_path
     endless = at(BEGAN, film, uri="file:///dev/zero")
     with pytest.raises(MessageInvalid, match="checksum"):
         read_segment(endless, settings=settings, limits=Limits())
-    with pytest.raises(MessageInvalid, match="over kafka.object_bytes"):
+    with pytest.raises(MessageInvalid, match=r"over kafka\.object_bytes"):
         read_segment(message_, settings=KafkaSettings(object_bytes=100), limits=Limits())
 
 

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from index.errors import BrokerUnavailable, KafkaProblem, OffsetsExpired, TopicRecreated
+from index.errors import BrokerUnavailable, OffsetsExpired, TopicRecreated
 from index.seconds import seconds_of
 from index.store import Store
 from ingest.consumer import consume
@@ -27,7 +28,7 @@ from ingest.messages import IndexedMessage, segment_message
 from ingest.publisher import publish_files
 from tests.index.conftest import PAIR
 from tests.ingest.footage import make_video
-from tests.system.conftest import ROOT, Process, environment
+from tests.system.conftest import Process, environment
 from tests.system.kafka_server import Broker, broker
 from tests.system.kafka_worker import counting
 
@@ -178,8 +179,7 @@ def test_segments_of_many_cameras_share_a_commit_and_followers_are_told(
 def test_cut_anywhere_no_second_is_lost_or_doubled(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
     """Segments of 11/3 s, the camera's clock between two seconds, 12 frames a second."""
     path = film(tmp_path / "films", 0, seconds=22, rate=12, gop=11)
-    start = np.datetime64("2024-03-01T08:00:00.483", "us").item()
-    publish(topics, [path], start=start.replace(tzinfo=__import__("datetime").UTC), seconds=3.6)
+    publish(topics, [path], start=datetime(2024, 3, 1, 8, 0, 0, 483_000, UTC), seconds=3.6)
     drain(store, topics)
     assert seconds(store, "cam0") == list(range(23))  # from 0.483 to 22.4
     assert store.verify() == []
@@ -188,6 +188,14 @@ def test_cut_anywhere_no_second_is_lost_or_doubled(topics: KafkaSettings, store:
 def test_poison_goes_to_the_dead_letter_and_is_replayed(
     topics: KafkaSettings, store: Store, tmp_path: Path, sightline: Process, broker: Broker
 ) -> None:
+    from kafka.admin import KafkaAdminClient, NewTopic
+
+    # A dead letter topic made by somebody else, which takes no more than the broker's default.
+    topics = topics.model_copy(update={"prefix": f"{topics.prefix}-poison"})
+    admin = KafkaAdminClient(**topics.client())
+    admin.create_topics([NewTopic(topics.deadletter, 2, 1)])
+    admin.close()
+    make_topics(topics)
     path = film(tmp_path / "films", 0, seconds=4)
     payload = path.read_bytes()
     objects = tmp_path / "objects"
@@ -229,9 +237,8 @@ def test_poison_goes_to_the_dead_letter_and_is_replayed(
         "large": ("MessageInvalid", "message"),
     }
     assert all(letter.attempt == 1 for letter in letters.values())
-    assert [letters[name].original() == value for name, value in bad.items()] == [True] * 8 + [
-        letters["large"].original() is not None
-    ]
+    assert [letters[name].original() for name in bad if name != "large"] == [v for n, v in bad.items() if n != "large"]
+    assert letters["large"].original() is None
 
     # The object arrives late; its letter is replayed and then gone, one that still fails comes back with attempt 2.
     (objects / "late.mp4").write_bytes(payload)
@@ -252,9 +259,9 @@ def test_poison_goes_to_the_dead_letter_and_is_replayed(
 
 
 def test_work_longer_than_the_poll_interval_evicts_nobody(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
-    settings = topics.model_copy(update={"poll_seconds": 2.0})
+    settings = topics.model_copy(update={"poll_seconds": 5.0})
     publish(settings, [film(tmp_path / "films", camera, seconds=8) for camera in range(2)])
-    slow = counting(slow=0.4)
+    slow = counting(slow=0.8)
     report = consume(
         store,
         slow,
@@ -263,7 +270,7 @@ def test_work_longer_than_the_poll_interval_evicts_nobody(topics: KafkaSettings,
         settings=ConsumeSettings(queue_segments=1, batch_frames=16, commit_segments=4, commit_seconds=60, decoders=1),
         drain=True,
     )
-    assert report.frames == 16  # one commit of 16 frames, encoded for 6.4 s, three times the poll interval
+    assert report.frames == 16  # one commit of 16 frames, encoded for 12.8 s, over twice the poll interval
     assert report.commits == 1
     assert (report.rebalances, report.fenced) == (1, 0)
     assert store.verify() == []
@@ -369,5 +376,3 @@ def test_two_groups_into_one_store_are_refused_and_double_nothing(
     assert sum(report.fenced for report in reports) > 0  # they did collide
     assert all(seconds(store, f"cam{camera}") == list(range(20)) for camera in range(3))
     assert store.verify() == []
-    assert KafkaProblem  # the tree's root is what a caller catches
-    assert ROOT.is_dir()
