@@ -34,7 +34,7 @@ from tests.system.kafka_worker import counting
 
 __all__ = ["broker"]  # a fixture
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
 SECOND = 1_000_000
 
@@ -68,7 +68,7 @@ def publish(settings: KafkaSettings, files: list[Path], **more: Any) -> int:
 
 
 def drain(store: Store, settings: KafkaSettings, group: str = "g", **more: Any) -> ConsumeReport:
-    consume_settings = ConsumeSettings(commit_seconds=0.5, **more.pop("consume", {}))
+    consume_settings = ConsumeSettings(**{"commit_seconds": 0.5, **more.pop("consume", {})})
     return consume(store, counting(), kafka=settings, group=group, settings=consume_settings, drain=True, **more)
 
 
