@@ -9,7 +9,8 @@ some never come. So the grid is UTC itself. The rule:
 - of each second the store keeps one frame a stream: that of the piece that was committed first. The piece before has
   second 9 already, and the frame at 9.98 is left out; where that piece is missing, it is what there is of second 9.
 
-So every UTC second of which any footage was recorded has exactly one frame, neither lost nor doubled at a border.
+So every UTC second of which footage was recorded has exactly one frame, neither lost nor doubled at a border. (Where a
+decoder reads key frames only, which stand at most a second apart, the second that a stream ends in may have none.)
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def main() -> int:
 
     limits = Limits(**order["limits"])
     try:
-        opened = open_video(order["path"], limits, fps=order["fps"])
+        opened = open_video(order["path"], limits, fps=order["fps"], strict=order["phase"] is not None)
         created = opened.created.isoformat() if opened.created else None
         _note(out, b"I", mode=opened.mode, first=opened.first_pts, duration=opened.duration, created=created)
         times = {"fps": order["fps"], "after": order["after"], "phase": order["phase"]}

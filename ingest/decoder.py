@@ -45,8 +45,12 @@ class Opened:
     created: datetime | None
 
 
-def open_video(path: str, limits: Limits, *, fps: float = 1.0) -> Opened:
+def open_video(path: str, limits: Limits, *, fps: float = 1.0, strict: bool = False) -> Opened:
     """Open a file and decide how to decode it.
+
+    Args:
+        strict: key frames alone will do only where they stand no more than a second apart, not even by half a frame,
+            as 30 frames at 29.97 a second do: one second in a thousand would have none.
 
     Raises:
         NotVideo: no container, or none with a video stream.
@@ -56,7 +60,7 @@ def open_video(path: str, limits: Limits, *, fps: float = 1.0) -> Opened:
     context = stream.codec_context
     if context.width * context.height > limits.pixels:
         raise DecodeFailed(f"frames of {context.width} × {context.height} are over the limit of {limits.pixels} pixels")
-    mode, first = _probe(container, stream, fps)
+    mode, first = _probe(container, stream, fps, strict)
     duration = float(container.duration / av.time_base) if container.duration else None
     created = _creation_time(container.metadata)
     container.close()
@@ -96,7 +100,7 @@ def _creation_time(metadata: dict[str, str]) -> datetime | None:
     return created if created.tzinfo else created.replace(tzinfo=UTC)
 
 
-def _probe(container: Any, stream: Any, fps: float) -> tuple[str, float]:
+def _probe(container: Any, stream: Any, fps: float, strict: bool) -> tuple[str, float]:
     """The mode, and the first pts in seconds, from the packets at the start of the file."""
     keys: list[float] = []
     times: list[float] = []
@@ -117,7 +121,8 @@ def _probe(container: Any, stream: Any, fps: float) -> tuple[str, float]:
         return "all", 0.0
     first = min(times)
     frame = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    if len(keys) >= 3 and _widest(keys) <= 1 / fps + frame / 2 and keys[0] - first < 1e-6:
+    slack = 1e-4 if strict else frame / 2
+    if len(keys) >= 3 and _widest(keys) <= 1 / fps + slack and keys[0] - first < 1e-6:
         return "keyframes", first
     return "all", first
 
@@ -153,19 +158,19 @@ _SKIP = {"keyframes": "NONKEY", "nonref": "NONREF", "all": "DEFAULT"}
 
 
 def decode(
-    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, phase: float = 0.0
+    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, phase: float | None = None
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """(pts in seconds, pixels uint8[H, W, 3]) of the sampled frames, ascending.
 
     Args:
         after: skip that many seconds of stream time (one seek to the key frame before).
-        phase: seconds between the grid's second 0 and the first frame, in [0, 1).
+        phase: seconds between the grid's second 0 and the first frame, in [0, 1); 0 when None.
 
     Raises:
         NoFrames: nothing decodes at all.
         DecodeFailed: decoding broke off; what came before has been yielded.
     """
-    sampler = Sampler(fps, first=opened.first_pts - phase, after=after)
+    sampler = Sampler(fps, first=opened.first_pts - (phase or 0.0), after=after)
     stream = opened.stream
     stream.codec_context.skip_frame = _SKIP[opened.mode]
     rate = float(stream.average_rate or 25)

@@ -15,8 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -165,12 +164,10 @@ class Embedder:
                     return
                 continue
             if ahead:
-                try:
-                    done.append(ahead[0].result(timeout=max(0.0, min(_IDLE, deadline - time.monotonic()))))
-                    ahead.popleft()
+                wait([ahead[0]], timeout=max(0.0, min(_IDLE, deadline - time.monotonic())))
+                if ahead[0].done():
+                    done.append(ahead.popleft().result())
                     deadline = min(deadline, time.monotonic() + self.settings.commit_seconds)
-                except FutureTimeout:
-                    pass
                 self._encode(done, least=self.settings.batch_frames)
             full = len(done) >= self.settings.commit_segments
             if done and (full or time.monotonic() >= deadline or (stopping and not ahead)):

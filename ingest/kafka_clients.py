@@ -133,18 +133,35 @@ class Sender:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Sender:
+        with explained(self.settings), self._lock:
+            self._producer = self._made()
+        return self
+
+    def _made(self) -> Any:
         from kafka import KafkaProducer
 
-        with explained(self.settings):
-            self._producer = KafkaProducer(
-                **self.settings.client(),
-                enable_idempotence=True,
-                acks="all",
-                max_request_size=2 * self.settings.message_bytes + 65_536,
-                delivery_timeout_ms=120_000,
-                max_block_ms=60_000,
-            )
-        return self
+        return KafkaProducer(
+            **self.settings.client(),
+            enable_idempotence=True,
+            acks="all",
+            max_request_size=2 * self.settings.message_bytes + 65_536,
+            delivery_timeout_ms=120_000,
+            max_block_ms=60_000,
+        )
+
+    @contextmanager
+    def _recovering(self) -> Iterator[None]:
+        """After an error the producer is made anew: an idempotent one that was refused once refuses everything."""
+        try:
+            with explained(self.settings):
+                yield
+        except KafkaProblem:
+            with self._lock:
+                broken, self._producer = self._producer, None
+                self._waiting.clear()
+            if broken is not None:
+                broken.close(timeout=1)
+            raise
 
     def send(
         self, topic: str, *, key: str | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
@@ -152,24 +169,27 @@ class Sender:
         """Hand over one message; waits for the oldest ones when too many are on their way.
 
         Raises:
-            MessageTooLarge, BrokerUnavailable: for this message or an earlier one.
+            MessageTooLarge, BrokerUnavailable, KafkaProblem: for this message or an earlier one. Those that were not
+                acknowledged by `flush` must be sent again.
         """
-        with explained(self.settings):
+        with self._recovering():
             raw = None if key is None else key.encode()
-            future = self._producer.send(topic, key=raw, value=value, headers=list(headers))
             with self._lock:
-                self._waiting.append(future)
+                if self._producer is None:
+                    self._producer = self._made()
+                self._waiting.append(self._producer.send(topic, key=raw, value=value, headers=list(headers)))
                 oldest = self._waiting.popleft() if len(self._waiting) > _IN_FLIGHT else None
             if oldest is not None:
                 oldest.get(timeout=150)
 
     def flush(self) -> None:
         """Return when every message is acknowledged. Raises as `send`."""
-        with explained(self.settings):
+        with self._recovering():
             with self._lock:
                 waiting, self._waiting = list(self._waiting), deque()
             for future in waiting:
                 future.get(timeout=150)
 
     def __exit__(self, *_: object) -> None:
-        self._producer.close(timeout=10)
+        if self._producer is not None:
+            self._producer.close(timeout=10)

@@ -47,7 +47,8 @@ class Decoding:
         path: a local file.
         fps: frames a second of stream time.
         after: seconds of stream time to skip.
-        phase: how far into its second the file begins, for a piece of a stream; see `index.seconds`.
+        phase: how far into its second the file begins, for a piece of a stream; see `index.seconds`. None for a file
+            that is no piece.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
@@ -59,7 +60,7 @@ class Decoding:
         *,
         fps: float = 1.0,
         after: float = 0.0,
-        phase: float = 0.0,
+        phase: float | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.path, self.limits = str(path), limits or Limits()
