@@ -16,8 +16,16 @@
     │   ├── UnknownFrame        a frame that was asked for by its time is not there
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
+    │   ├── CommitFenced        another worker committed the same partition meanwhile
     │   └── StoreCorrupt
     ├── BackfillFailed          a batch job broke off, or lost too many files
+    ├── KafkaProblem            Kafka cannot be used as asked
+    │   ├── BrokerUnavailable   nobody answers, or TLS or SASL refuse
+    │   ├── TopicMissing
+    │   ├── TopicRecreated      the topic is not the one the store has read from
+    │   ├── OffsetsExpired      messages were deleted before they were stored
+    │   └── MessageTooLarge
+    ├── MessageInvalid          a message that can never be stored
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
@@ -40,14 +48,20 @@ import re
 
 __all__ = [
     "BackfillFailed",
+    "BrokerUnavailable",
     "BudgetExceeded",
+    "CommitFenced",
     "DeadlineExceeded",
     "DecodeFailed",
     "EmptyWindow",
     "IdentityMismatch",
+    "KafkaProblem",
+    "MessageInvalid",
+    "MessageTooLarge",
     "ModelError",
     "NoFrames",
     "NotVideo",
+    "OffsetsExpired",
     "OutOfMemory",
     "ProfileInvalid",
     "ServiceBusy",
@@ -63,6 +77,8 @@ __all__ = [
     "StoreFull",
     "StoreNotFound",
     "StoreVersion",
+    "TopicMissing",
+    "TopicRecreated",
     "UnknownFrame",
     "UnknownStream",
     "UsageError",
@@ -140,12 +156,44 @@ class StoreFull(StoreError):
     """No space left; nothing half-written became visible."""
 
 
+class CommitFenced(StoreError):
+    """Another worker has committed this partition meanwhile; nothing of ours was."""
+
+
 class StoreCorrupt(StoreError):
     """A table or shard does not read back."""
 
 
 class BackfillFailed(SightlineError):
     """A batch job broke off, or too many of its files gave nothing."""
+
+
+class KafkaProblem(SightlineError):
+    """Kafka cannot be used as asked."""
+
+
+class BrokerUnavailable(KafkaProblem):
+    """No broker answers, or it refuses the connection."""
+
+
+class TopicMissing(KafkaProblem):
+    """A topic that is not there and may not be made."""
+
+
+class TopicRecreated(KafkaProblem):
+    """The topic is not the one the store has read from: deleted and made again, or cut back."""
+
+
+class OffsetsExpired(KafkaProblem):
+    """Messages were deleted by the topic's retention before they were stored."""
+
+
+class MessageTooLarge(KafkaProblem):
+    """More bytes than a message may have."""
+
+
+class MessageInvalid(SightlineError):
+    """A message that can never be stored, however often it is tried."""
 
 
 class ModelError(SightlineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from index.errors import StoreCorrupt, StoreFull, StoreNotFound
+from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
 from index.schemas import TABLES
 
 __all__ = ["THREADS", "Table", "patch_writer"]
@@ -28,6 +28,8 @@ _FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota
 # Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
 _NO_HISTORY = {
     "delta.logRetentionDuration": "interval 0 seconds",
+    # Only `purge` removes log entries: removed at a checkpoint, a commit that began before it could not be finished.
+    "delta.enableExpiredLogCleanup": "false",
     "delta.deletedFileRetentionDuration": "interval 0 seconds",
 }
 
@@ -43,6 +45,8 @@ def _explained(uri: str) -> Iterator[None]:
         raise StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store") from error
     except (OSError, DeltaError, pa.ArrowException) as error:
         text = str(error).lower()
+        if "invalid table version" in text:  # the log was cleaned between our reading and our commit
+            raise CommitFailedError(str(error)) from error
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in text for w in _FULL):
             raise StoreFull(
                 f"{uri}: no space left; free some and run the same command again, nothing is half stored"
@@ -119,6 +123,51 @@ class Table:
                 writer_properties=self.writer,
             )
             return True
+
+    def versions(self, apps: Sequence[str]) -> dict[str, int | None]:
+        """The version that each application's transactions have reached, None where there is none."""
+        with _explained(self.uri):
+            table = self.open()
+            return {app: table.transaction_version(app) for app in apps}
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedError),
+        stop=stop_after_attempt(12),
+        wait=wait_random_exponential(0.05, max=2),
+        reraise=True,
+    )
+    def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], remove: str = "") -> None:
+        """Append `rows` and move each application of `steps` from its first version to its second, in one commit.
+
+        Args:
+            rows: may be empty; the applications move all the same.
+            remove: rows that match this predicate are deleted first, in a commit with the same guard.
+
+        Raises:
+            CommitFenced: an application is not at its first version; nothing was written.
+        """
+        with _explained(self.uri):
+            table = DeltaTable(self.uri, storage_options=self.options)
+            for app, (before, _) in steps.items():
+                stored = table.transaction_version(app)
+                if stored != before:
+                    raise CommitFenced(
+                        f"{mask_url(self.uri)}: {app} stands at {stored}, this worker left it at {before}: another one has "
+                        "taken it over; start again from what the store says"
+                    )
+            if remove:
+                # The same version again: a commit of the same application meanwhile makes one of the two fail.
+                same = [Transaction(app, before) for app, (before, _) in steps.items() if before is not None]
+                table.delete(remove, commit_properties=CommitProperties(app_transactions=same))
+                table.update_incremental()
+            moves = [Transaction(app, after) for app, (_, after) in steps.items()]
+            write_deltalake(
+                table,
+                rows.cast(self.schema),
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=moves),
+                writer_properties=_WRITER[self.name],
+            )
 
     def dataset(self) -> pads.Dataset:
         with _explained(self.uri):

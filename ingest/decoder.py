@@ -212,13 +212,20 @@ def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[U
 
 
 def decode(
-    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, until: float | None = None
+    opened: Opened,
+    limits: Limits,
+    *,
+    fps: float = 1.0,
+    after: float = 0.0,
+    until: float | None = None,
+    phase: float = 0.0,
 ) -> Iterator[Picture]:
     """The sampled frames, ascending. `opened.mode` changes if the footage does not keep what its start promised.
 
     Args:
         after: skip that many seconds of stream time (one seek to a key frame before).
         until: stop before the first frame that lies so many seconds or more behind the start.
+        phase: seconds between the grid's second 0 and the first frame, in [0, 1).
 
     Raises:
         NoFrames: nothing decodes at all.
@@ -231,11 +238,11 @@ def decode(
     reading = _Reading(first)
     plan = Plan(
         _units(packets, stream, reading),
-        Sampler(fps, first=first, after=after),
+        Sampler(fps, first=first - phase, after=after),
         mode=opened.mode,
         tolerance=_key_gap(stream, fps),
     )
-    sampler = Sampler(fps, first=first, after=after)
+    sampler = Sampler(fps, first=first - phase, after=after)
     base, aspect = float(stream.time_base), Fraction(stream.sample_aspect_ratio or 1)
     reformatter = VideoReformatter()
     taken, last, any_frame = 0, first - 1 / rate, False

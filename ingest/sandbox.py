@@ -54,13 +54,22 @@ class Decoding:
         fps: frames a second of stream time.
         after: seconds of stream time to skip; may be set anew until iteration begins, for instance after `info`.
         until: seconds of stream time to stop at, None for the end; may be set anew like `after`.
+        phase: how far into its second the file begins, for a piece of a stream; see `index.seconds`.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
     """
 
-    def __init__(self, path: str | Path, *, fps: float = 1.0, after: float = 0.0, limits: Limits | None = None) -> None:
-        self.path, self.after, self.limits = str(path), after, limits or Limits()
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float = 1.0,
+        after: float = 0.0,
+        phase: float = 0.0,
+        limits: Limits | None = None,
+    ) -> None:
+        self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or Limits()
         self.until: float | None = None
         order = {"path": self.path, "fps": fps, "limits": asdict(self.limits)}
         # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
@@ -106,7 +115,7 @@ class Decoding:
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         info = self.info()
-        self._tell(json.dumps({"after": self.after, "until": self.until}).encode() + b"\n")
+        self._tell(json.dumps({"after": self.after, "until": self.until, "phase": self.phase}).encode() + b"\n")
         while True:
             kind, body = self._message()
             if kind == b"F":
