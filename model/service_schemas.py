@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from index.errors import SightlineError, mask_url
 from index.records import EncoderPair
+from model.profiles import DfmSpec
 
 __all__ = [
     "AnswerBody",
@@ -133,12 +134,16 @@ class Budget(BaseModel):
 
 
 class ServedProfile(BaseModel):
-    """`GET /v1/profile`: what the service runs. `k` and `tau` are DKS's defaults, `encoders` whose vectors it reads."""
+    """`GET /v1/profile`: what the service runs.
+
+    `k` and `tau` are DKS's defaults, `dfm` says how it selects beside them, `encoders` whose vectors it reads.
+    """
 
     name: str
     notice: str
     k: int
     tau: float
+    dfm: DfmSpec
     max_frames: int
     encoders: EncoderPair
 

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from index.errors import BudgetExceeded, UsageError
@@ -237,7 +238,7 @@ class _Bench:
         def read(rows: slice) -> torch.Tensor:
             with clock.stage("patch_load"):
                 block = buffer[: rows.stop - rows.start]
-                left = memoryview(block.numpy()).cast("B")
+                left = memoryview(block.numpy().data).cast("B")
                 while len(left):
                     got = file.readinto(left)
                     if not got:
@@ -259,9 +260,10 @@ class _NoEncoder:
             name="random", revision="none", weights_digest="none", preprocessing_digest="none", dimension=dimension
         )
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         rows = np.random.default_rng(_SEED).standard_normal((len(texts), self.identity.dimension))
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return unit
 
     text_features = encode_text
 

@@ -126,6 +126,7 @@ class _Camera:
             captured_at=self.window.captured_at[rows],
             keyframe=mask[rows],
             read_patches=lambda part: self.patches[rows[part]],
+            read_vectors=lambda part: self.window.frame_vectors[rows[part]],
         )
         *_, last = answerer.answer(request)
         return str(last.answer.text)
