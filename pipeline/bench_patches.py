@@ -78,7 +78,7 @@ class PatchesReport(BaseModel):
 class _Truth:
     """The fp16 patches of one stream and everything that is compared with them."""
 
-    def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, answers: bool) -> None:
+    def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, each: int, answers: bool) -> None:
         import torch
 
         from model.answerer import load_answerer
@@ -90,7 +90,7 @@ class _Truth:
         encoders = load_encoders(self.settings)
         self.window = store.window(store.streams()[0].stream_id.split(), None, None)
         self.patches: NDArray[np.float16] = store.patches(self.window)
-        self.asked = questions(seed, 0, minutes, each=6)
+        self.asked = questions(seed, 0, minutes, each=each)
         texts = [question.text for question in self.asked]
         self.queries = torch.from_numpy(encoders.patch.encode_text(texts))
         directions = encoders.patch.encode_text(texts).astype(np.float32)
@@ -238,6 +238,7 @@ def bench_patches(
     store: Path | None = None,
     seed: int = 101,
     minutes: float = 20.0,
+    each: int = 6,
     epsilons: Sequence[float] = EPSILONS,
     load_frames: int = 10_000,
     full_frames: int = 0,
@@ -249,6 +250,7 @@ def bench_patches(
         path: a video file in place of rendered footage. The questions of `seed` are asked of it all the same, their
             answers are not counted.
         store: a finished fp16 store of the rendered footage of `seed` and `minutes`; its first stream is taken.
+        each: questions of every kind.
         epsilons: of the differential rows, beside the largest that meets the goal.
         load_frames: frames whose loading is timed, those of the footage over and over.
         full_frames: the same with synthetic patches of the full size.
@@ -270,7 +272,7 @@ def bench_patches(
             ingest_sources([path or folder / "footage"], store=source, encoders=encoders)
         else:
             source = Store.open(store)
-        truth = _Truth(profile, seed, minutes, source, answers=path is None)
+        truth = _Truth(profile, seed, minutes, source, each=each, answers=path is None)
         found = truth.largest_epsilon()
         chosen = sorted({*epsilons, *([] if found is None else [found])})
         kinds = [PatchEncoding(), PatchEncoding(kind="int8")]
