@@ -142,7 +142,7 @@ class Patches:
             StoreCorrupt: a row of another size, or a chain with a row missing.
         """
         shape = (len(window), self._m, self._d)
-        if out is not None and (out.shape, out.dtype) != (shape, np.float16):
+        if out is not None and (out.shape != shape or out.dtype != np.float16):
             raise UsageError(f"out should be float16 {shape}, got {out.dtype} {out.shape}")
         result = np.empty(shape, np.float16) if out is None else out
         missing = np.ones(len(window), bool)

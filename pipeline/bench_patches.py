@@ -117,13 +117,18 @@ class _Truth:
         from model.dfm import merge, merge_frames
 
         def both(
-            block: torch.Tensor, reference: torch.Tensor | None, query: torch.Tensor, *, alpha: float, lam: float
+            patches: torch.Tensor,
+            reference: torch.Tensor | None,
+            query: torch.Tensor,
+            *,
+            alpha: float = 0.01,
+            lam: float = 1.0,
         ) -> torch.Tensor:
-            unit = torch.nn.functional.normalize(block, dim=-1)
+            unit = torch.nn.functional.normalize(patches, dim=-1)
             gain = unit @ torch.nn.functional.normalize(query, dim=0)
             if reference is not None:
                 gain = gain - lam * (unit * torch.nn.functional.normalize(reference, dim=-1)).sum(-1)
-            tokens = merge(block, reference, query, alpha=alpha, lam=lam)
+            tokens = merge(patches, reference, query, alpha=alpha, lam=lam)
             return torch.cat([torch.softmax(gain / alpha, dim=-1), tokens], dim=-1)
 
         walked = merge_frames(
@@ -154,12 +159,13 @@ class _Truth:
                 read_patches=lambda rows: patches[rows],
             )
             *_, last = self.answerer.answer(request)
-            texts.append(str(last.answer.text))
+            texts.append(last.answer.text if last.answer else last.text)
         return texts
 
     def delta_cosine(self, patches: NDArray[np.float16]) -> NDArray[np.float32]:
         """|Δcos| of every patch and question, float32[N, M, questions]."""
-        return np.abs(self._cosines(patches) - self.cosines)
+        moved: NDArray[np.float32] = np.abs(self._cosines(patches) - self.cosines)
+        return moved
 
     def compare(self, encoding: PatchEncoding, size: int, fp16_size: int, patches: NDArray[np.float16]) -> EncodingRow:
         """Everything about what a store gave back."""
@@ -204,7 +210,7 @@ class _Truth:
             for part in chains(len(self.patches)):
                 true = self.patches[part]
                 rebuilt = np.empty_like(true)
-                decode_chain(encode_chain(true, epsilon), *true.shape[1:], list(rebuilt))
+                decode_chain(encode_chain(true, epsilon), true.shape[1], true.shape[2], list(rebuilt))
                 worst = max(worst, float(np.abs(self._cosines(rebuilt) - self.cosines[part]).max()))
                 if worst > COSINE_GOAL:
                     return False
