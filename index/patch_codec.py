@@ -238,8 +238,9 @@ def _bytes(array: NDArray[np.generic]) -> Row:
 
 def _length(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     """Norms of [..., D], a tiny number in place of 0."""
-    lengths: NDArray[np.floating] = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))
-    return np.maximum(lengths, 1e-30)
+    squares = np.einsum("...d,...d->...", vectors, vectors)
+    lengths: NDArray[np.floating] = np.maximum(np.sqrt(squares), 1e-30)
+    return lengths
 
 
 def _unit(vectors: NDArray[np.float16]) -> NDArray[np.float64]:

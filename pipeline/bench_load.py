@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ class LoadRow(BaseModel):
     """Loading one window. Seconds are medians; `cold` is without, `warm` with the files in the page cache.
 
     `share_of_plain_read` is the plain read's seconds over ours, both cold. `first_touch` is a load into memory that
-    was never written before, the others fill the same array again.
+    was never written before, the others fill the same array again. `cpu` is the processor's time over all threads: where
+    the machine does other work, it says what the seconds do not.
     """
 
     encoding: str
@@ -40,6 +41,7 @@ class LoadRow(BaseModel):
     plain_bytes_per_second: float
     load_cold_seconds: float
     load_warm_seconds: float
+    load_warm_cpu_seconds: float
     first_touch_warm_seconds: float
     file_bytes_per_second: float
     patch_bytes_per_second: float
@@ -120,16 +122,18 @@ def bench_load(
         written = perf_counter() - since
         files, window = files_of(store), store.window()
         size = sum(file.stat().st_size for file in files)
-        seconds: dict[str, list[float]] = {name: [] for name in ("plain", "cold", "warm", "first")}
+        seconds: dict[str, list[float]] = {name: [] for name in ("plain", "cold", "warm", "cpu", "first")}
         out = np.zeros((frames, *patches.shape[1:]), np.float16)
         for _ in range(_REPEATS):
             _forget_cache(files)
             seconds["plain"].append(_plain(files))
             _forget_cache(files)
             seconds["cold"].append(_timed(store, window, out))
+            since = process_time()
             seconds["warm"].append(_timed(store, window, out))
+            seconds["cpu"].append(process_time() - since)
             seconds["first"].append(_timed(store, window, None))
-    plain, cold, warm, first = (float(np.median(values)) for values in seconds.values())
+    plain, cold, warm, cpu, first = (float(np.median(values)) for values in seconds.values())
     return LoadRow(
         encoding=str(encoding),
         frames=frames,
@@ -141,6 +145,7 @@ def bench_load(
         plain_bytes_per_second=size / plain,
         load_cold_seconds=cold,
         load_warm_seconds=warm,
+        load_warm_cpu_seconds=cpu,
         first_touch_warm_seconds=first,
         file_bytes_per_second=size / cold,
         patch_bytes_per_second=out.nbytes / cold,

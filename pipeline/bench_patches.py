@@ -78,7 +78,7 @@ class PatchesReport(BaseModel):
 class _Truth:
     """The fp16 patches of one stream and everything that is compared with them."""
 
-    def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, answers: bool) -> None:
+    def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, each: int, answers: bool) -> None:
         import torch
 
         from model.answerer import load_answerer
@@ -90,7 +90,7 @@ class _Truth:
         encoders = load_encoders(self.settings)
         self.window = store.window(store.streams()[0].stream_id.split(), None, None)
         self.patches: NDArray[np.float16] = store.patches(self.window)
-        self.asked = questions(seed, 0, minutes, each=6)
+        self.asked = questions(seed, 0, minutes, each=each)
         texts = [question.text for question in self.asked]
         self.queries = torch.from_numpy(encoders.patch.encode_text(texts))
         directions = encoders.patch.encode_text(texts).astype(np.float32)
@@ -117,13 +117,18 @@ class _Truth:
         from model.dfm import merge, merge_frames
 
         def both(
-            block: torch.Tensor, reference: torch.Tensor | None, query: torch.Tensor, *, alpha: float, lam: float
+            patches: torch.Tensor,
+            reference: torch.Tensor | None,
+            query: torch.Tensor,
+            *,
+            alpha: float = 0.01,
+            lam: float = 1.0,
         ) -> torch.Tensor:
-            unit = torch.nn.functional.normalize(block, dim=-1)
+            unit = torch.nn.functional.normalize(patches, dim=-1)
             gain = unit @ torch.nn.functional.normalize(query, dim=0)
             if reference is not None:
                 gain = gain - lam * (unit * torch.nn.functional.normalize(reference, dim=-1)).sum(-1)
-            tokens = merge(block, reference, query, alpha=alpha, lam=lam)
+            tokens = merge(patches, reference, query, alpha=alpha, lam=lam)
             return torch.cat([torch.softmax(gain / alpha, dim=-1), tokens], dim=-1)
 
         walked = merge_frames(
@@ -154,12 +159,13 @@ class _Truth:
                 read_patches=lambda rows: patches[rows],
             )
             *_, last = self.answerer.answer(request)
-            texts.append(str(last.answer.text))
+            texts.append(last.answer.text if last.answer else last.text)
         return texts
 
     def delta_cosine(self, patches: NDArray[np.float16]) -> NDArray[np.float32]:
         """|Δcos| of every patch and question, float32[N, M, questions]."""
-        return np.abs(self._cosines(patches) - self.cosines)
+        moved: NDArray[np.float32] = np.abs(self._cosines(patches) - self.cosines)
+        return moved
 
     def compare(self, encoding: PatchEncoding, size: int, fp16_size: int, patches: NDArray[np.float16]) -> EncodingRow:
         """Everything about what a store gave back."""
@@ -204,7 +210,7 @@ class _Truth:
             for part in chains(len(self.patches)):
                 true = self.patches[part]
                 rebuilt = np.empty_like(true)
-                decode_chain(encode_chain(true, epsilon), *true.shape[1:], list(rebuilt))
+                decode_chain(encode_chain(true, epsilon), true.shape[1], true.shape[2], list(rebuilt))
                 worst = max(worst, float(np.abs(self._cosines(rebuilt) - self.cosines[part]).max()))
                 if worst > COSINE_GOAL:
                     return False
@@ -238,6 +244,7 @@ def bench_patches(
     store: Path | None = None,
     seed: int = 101,
     minutes: float = 20.0,
+    each: int = 6,
     epsilons: Sequence[float] = EPSILONS,
     load_frames: int = 10_000,
     full_frames: int = 0,
@@ -249,6 +256,7 @@ def bench_patches(
         path: a video file in place of rendered footage. The questions of `seed` are asked of it all the same, their
             answers are not counted.
         store: a finished fp16 store of the rendered footage of `seed` and `minutes`; its first stream is taken.
+        each: questions of every kind.
         epsilons: of the differential rows, beside the largest that meets the goal.
         load_frames: frames whose loading is timed, those of the footage over and over.
         full_frames: the same with synthetic patches of the full size.
@@ -270,7 +278,7 @@ def bench_patches(
             ingest_sources([path or folder / "footage"], store=source, encoders=encoders)
         else:
             source = Store.open(store)
-        truth = _Truth(profile, seed, minutes, source, answers=path is None)
+        truth = _Truth(profile, seed, minutes, source, each=each, answers=path is None)
         found = truth.largest_epsilon()
         chosen = sorted({*epsilons, *([] if found is None else [found])})
         kinds = [PatchEncoding(), PatchEncoding(kind="int8")]
