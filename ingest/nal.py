@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-__all__ = ["h264_kind", "length_bytes"]
+__all__ = ["h264_disposable", "h264_kind", "length_bytes"]
 
 _LOOKED_AT = 64 * 1024  # the first slice follows parameter sets and SEI messages
 
@@ -35,6 +35,12 @@ def h264_kind(data: bytes, lengths: int) -> Literal["idr", "intra", "other"]:
         if kind == 2:  # a partitioned slice
             return "other"
     return "other"
+
+
+def h264_disposable(data: bytes, lengths: int) -> bool:
+    """Whether no other frame refers to this one (nal_ref_idc is 0)."""
+    slices = (data[start] for start in _units(data[:_LOOKED_AT], lengths) if data[start] & 31 in (1, 2, 5))
+    return next(slices, 0x60) & 0x60 == 0
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:

@@ -56,7 +56,7 @@ def train_micro(
 @bench.command("decode")
 def bench_decode(
     path: Annotated[Path | None, typer.Option(help="A video file; two are made for the purpose by default.")] = None,
-    seconds: Annotated[float, typer.Option(help="Length of the files that are made.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Length of the files that are made.")] = 300.0,
 ) -> None:
     """Real-time factors of the decoder beside `ffmpeg -vf fps=1` on the same files."""
     from pipeline.bench_decode import bench_decode as run
@@ -86,6 +86,19 @@ def bench_ingest(
     from pipeline.bench_question import bench_ingest as run
 
     emit(run(settings_of(context, profile=profile).profile, minutes=minutes))
+
+
+@bench.command("memory")
+def bench_memory(
+    context: typer.Context,
+    short: Annotated[int, typer.Option(help="Minutes of the shorter footage.")] = 10,
+    long: Annotated[int, typer.Option(help="Minutes of the longer footage.")] = 180,
+    profile: ProfileName = None,
+) -> None:
+    """Peak memory of ingesting minutes beside ingesting hours."""
+    from pipeline.bench_memory import bench_memory as run
+
+    emit(run(settings_of(context, profile=profile).profile, short_minutes=short, long_minutes=long))
 
 
 @bench.command("ask")
