@@ -13,14 +13,30 @@
     │   ├── StoreVersion        written by a newer Sightline
     │   ├── IdentityMismatch    vectors of another encoder
     │   ├── UnknownStream
+    │   ├── UnknownFrame        a frame that was asked for by its time is not there
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
+    │   ├── CommitFenced        another worker committed the same partition meanwhile
     │   └── StoreCorrupt
+    ├── BackfillFailed          a batch job broke off, or lost too many files
+    ├── KafkaProblem            Kafka cannot be used as asked
+    │   ├── BrokerUnavailable   nobody answers, or TLS or SASL refuse
+    │   ├── TopicMissing
+    │   ├── TopicRecreated      the topic is not the one the store has read from
+    │   ├── OffsetsExpired      messages were deleted before they were stored
+    │   └── MessageTooLarge
+    ├── MessageInvalid          a message that can never be stored
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
         ├── WeightsInvalid      a checkpoint whose tensors do not fit
-        └── BudgetExceeded      more tokens than the language model can hold
+        ├── BudgetExceeded      more tokens than the language model can hold
+        ├── OutOfMemory         one question needed more memory than there was
+        └── ServiceError        the model service, on either side
+            ├── ServiceUnavailable  not reached, stopping, or broken
+            ├── ServiceBusy         as many questions wait as may
+            ├── ServiceDenied       no token, or another one
+            └── DeadlineExceeded    no answer in the time that was given
 
 A message is one line: what happened, to which stream or file, and what to do about it. Credentials never
 appear: pass anything that may be a URL through `mask_url` first.
@@ -31,14 +47,27 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "BackfillFailed",
+    "BrokerUnavailable",
     "BudgetExceeded",
+    "CommitFenced",
+    "DeadlineExceeded",
     "DecodeFailed",
     "EmptyWindow",
     "IdentityMismatch",
+    "KafkaProblem",
+    "MessageInvalid",
+    "MessageTooLarge",
     "ModelError",
     "NoFrames",
     "NotVideo",
+    "OffsetsExpired",
+    "OutOfMemory",
     "ProfileInvalid",
+    "ServiceBusy",
+    "ServiceDenied",
+    "ServiceError",
+    "ServiceUnavailable",
     "SightlineError",
     "SourceDenied",
     "SourceError",
@@ -48,6 +77,9 @@ __all__ = [
     "StoreFull",
     "StoreNotFound",
     "StoreVersion",
+    "TopicMissing",
+    "TopicRecreated",
+    "UnknownFrame",
     "UnknownStream",
     "UsageError",
     "WeightsInvalid",
@@ -112,6 +144,10 @@ class UnknownStream(StoreError):
     """The store holds no such stream."""
 
 
+class UnknownFrame(StoreError):
+    """The store holds no frame of that stream and time."""
+
+
 class EmptyWindow(StoreError):
     """No frames in the time that was asked for."""
 
@@ -120,8 +156,44 @@ class StoreFull(StoreError):
     """No space left; nothing half-written became visible."""
 
 
+class CommitFenced(StoreError):
+    """Another worker has committed this partition meanwhile; nothing of ours was."""
+
+
 class StoreCorrupt(StoreError):
     """A table or shard does not read back."""
+
+
+class BackfillFailed(SightlineError):
+    """A batch job broke off, or too many of its files gave nothing."""
+
+
+class KafkaProblem(SightlineError):
+    """Kafka cannot be used as asked."""
+
+
+class BrokerUnavailable(KafkaProblem):
+    """No broker answers, or it refuses the connection."""
+
+
+class TopicMissing(KafkaProblem):
+    """A topic that is not there and may not be made."""
+
+
+class TopicRecreated(KafkaProblem):
+    """The topic is not the one the store has read from: deleted and made again, or cut back."""
+
+
+class OffsetsExpired(KafkaProblem):
+    """Messages were deleted by the topic's retention before they were stored."""
+
+
+class MessageTooLarge(KafkaProblem):
+    """More bytes than a message may have."""
+
+
+class MessageInvalid(SightlineError):
+    """A message that can never be stored, however often it is tried."""
 
 
 class ModelError(SightlineError):
@@ -142,6 +214,34 @@ class WeightsInvalid(ModelError):
 
 class BudgetExceeded(ModelError):
     """The question needs more tokens than the language model can hold."""
+
+
+class OutOfMemory(ModelError):
+    """One question needed more memory than there was; others are not touched by it."""
+
+
+class ServiceError(ModelError):
+    """The model service could not do what was asked."""
+
+
+class ServiceUnavailable(ServiceError):
+    """The service cannot be reached, is stopping, or its model is broken."""
+
+
+class ServiceBusy(ServiceError):
+    """As many requests wait as may. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServiceDenied(ServiceError):
+    """The service wants a token, or another one."""
+
+
+class DeadlineExceeded(ServiceError):
+    """No answer in the time that the request was given."""
 
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")

@@ -203,16 +203,22 @@ class QuestionMaker:
 
 
 def make_questions(clips: Sequence[Clip], began: datetime, rng: np.random.Generator, *, each: int) -> list[Question]:
-    """Up to `each` different questions of every kind, in a fixed order of kinds."""
+    """Up to `each` different questions of every kind, in a fixed order of kinds.
+
+    Of "how many" at most a third has the same answer: single actors are many, and "one" would be a good guess.
+    """
     maker = QuestionMaker(clips, began)
     result: list[Question] = []
     for kind in QUESTION_KINDS:
-        texts: set[str] = set()
+        found: dict[str, Question] = {}
         for _ in range(400):
-            if len(texts) == each:
+            if len(found) == each:
                 break
             question = maker.make(kind, rng)
-            if question is not None and question.text not in texts:
-                texts.add(question.text)
-                result.append(question)
+            if question is None or question.text in found:
+                continue
+            same = sum(other.answer == question.answer for other in found.values())
+            if kind != "how many" or same < max(1, each // 3):
+                found[question.text] = question
+        result += found.values()
     return result

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from index.window import Window
     from model.answerer import Answerer, AnswerPiece
     from model.encoders import Encoders
+    from model.profiles import Profile
+    from model.service_schemas import ServedProfile
+    from pipeline.service_client import ServedPiece, ServiceClient
 
 __all__ = [
     "Asked",
@@ -141,7 +144,9 @@ class _Origins:
         return pts_seconds if began is None else (at - began) / 1e6
 
 
-def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
+def _told(
+    pieces: Iterable[AnswerPiece | ServedPiece], on_text: Callable[[str], None]
+) -> Iterator[AnswerPiece | ServedPiece]:
     for piece in pieces:
         if piece.text:
             on_text(piece.text)
@@ -151,31 +156,56 @@ def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iter
 class Asker:
     """A store and a profile, loaded once for any number of questions.
 
+    With `service` the models are those of a model service, nothing is loaded here, and `profile` and `device` are its.
+
     Raises:
         StoreNotFound, StoreVersion, IdentityMismatch: the store, or that the profile is not the one that wrote it.
         ProfileInvalid, WeightsNotFound, WeightsInvalid: the profile.
     """
 
-    def __init__(self, store: Store | str | Path, profile: str | Path = "micro", device: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store | str | Path,
+        profile: str | Path = "micro",
+        device: str | None = None,
+        *,
+        service: ServiceClient | None = None,
+    ) -> None:
         from index.store import Store as StoreClass
         from model.encoders import load_encoders
         from model.profiles import load_profile
 
         opened = StoreClass.open(store) if isinstance(store, str | Path) else store
-        self.profile = load_profile(str(profile))
-        self.device = device
-        self.encoders: Encoders = load_encoders(self.profile, device)
+        self.device, self.service = device, service
+        self.profile: Profile | ServedProfile
+        self.encoders: Encoders
+        if service is not None:
+            self.profile, self.encoders = service.profile, service.encoders
+        else:
+            self.profile = loaded = load_profile(str(profile))
+            self.encoders = load_encoders(loaded, device)
         self.store: Store = StoreClass.open(opened.url, encoders=self.encoders.pair)
         self._answerer: Answerer | None = None
 
     @property
     def answerer(self) -> Answerer:
-        """Connector and language model, loaded when the first question needs them."""
+        """Connector and language model, loaded when the first question needs them.
+
+        Raises:
+            ModelError: they are in a model service.
+        """
         if self._answerer is None:
             from model.answerer import load_answerer
+            from model.profiles import Profile as ProfileClass
 
+            if not isinstance(self.profile, ProfileClass):
+                raise ModelError("the language model is in the model service, not in this process")
             self._answerer = load_answerer(self.profile, self.encoders, self.device)
         return self._answerer
+
+    @property
+    def _reader(self) -> Answerer | ServiceClient:
+        return self.answerer if self.service is None else self.service
 
     def select(
         self,
@@ -265,31 +295,20 @@ class Asker:
         Raises:
             UsageError, BudgetExceeded.
         """
-        from model.answerer import AnswerRequest
-
         began = perf_counter()
         check_reading(options, max_frames)
         choices = tuple(options or ())
-        answerer, window = self.answerer, selection.window
+        reader, window = self._reader, selection.window
         loading = perf_counter() - began
         count = len(selection.keyframes)
-        most = min(max_frames or MAX_FRAMES, answerer.max_frames(count, question, choices))
+        most = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
         if most < count:
             raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k too")
         rows = choose_rows(len(window), selection.keyframes, most)
         mask = np.zeros(len(window), bool)
         mask[selection.keyframes] = True
         read = window if len(rows) == len(window) else window.take(rows)
-        request = AnswerRequest(
-            question=question,
-            options=choices,
-            stream_index=read.stream_index,
-            captured_at=read.captured_at,
-            keyframe=mask[rows],
-            read_patches=lambda part: self.store.patches(read.take(part)),
-            read_vectors=lambda part: read.frame_vectors[part],
-        )
-        *pieces, last = _told(answerer.answer(request), on_text)
+        *pieces, last = _told(self._pieces(question, choices, read, mask[rows]), on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
         timings = {**selection.timings, "load": loading, **last.answer.timings}
@@ -308,9 +327,28 @@ class Asker:
             notices=self._notices(question, len(window), len(rows)),
         )
 
+    def _pieces(
+        self, question: str, choices: tuple[str, ...], read: Window, keyframe: NDArray[np.bool_]
+    ) -> Iterator[AnswerPiece] | Iterator[ServedPiece]:
+        if self.service is not None:
+            return self.service.answer(question, choices, read, keyframe)
+        from model.answerer import AnswerRequest
+
+        request = AnswerRequest(
+            question=question,
+            options=choices,
+            stream_index=read.stream_index,
+            captured_at=read.captured_at,
+            keyframe=keyframe,
+            read_patches=lambda part: self.store.patches(read.take(part)),
+            read_vectors=lambda part: read.frame_vectors[part],
+        )
+        return self.answerer.answer(request)
+
     def _notices(self, question: str, frames: int, read: int) -> list[str]:
-        notices = [self.answerer.notice] if self.answerer.notice else []
-        unknown = self.answerer.unknown_words(question)
+        reader = self._reader
+        notices = [reader.notice] if reader.notice else []
+        unknown = reader.unknown_words(question)
         if unknown:
             words = f"word{'s' * (len(unknown) > 1)} {', '.join(unknown)}"
             notices.append(f"The {self.profile.name} profile does not know the {words}; the answer may be a guess.")

@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli_backfill import backfill, bench_backfill
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
+from pipeline.cli_kafka import consume, deadletter, publish
 from pipeline.cli_questions import ask, demo, keyframes, search
+from pipeline.cli_service import model_service
 from pipeline.cli_work import bench, evaluate, train
 from pipeline.console import complain, configure_logging, explain
 
@@ -35,8 +38,26 @@ def _common(
     context.obj = config
 
 
-for _command in (render, ingest, search, keyframes, ask, streams, verify, reindex, forget, demo, evaluate):
+for _command in (
+    render,
+    ingest,
+    publish,
+    consume,
+    backfill,
+    search,
+    keyframes,
+    ask,
+    streams,
+    verify,
+    reindex,
+    forget,
+    demo,
+    evaluate,
+):
     app.command()(_command)
+bench.command("backfill")(bench_backfill)
+app.command("model-service")(model_service)
+app.add_typer(deadletter, name="deadletter")
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 

@@ -40,6 +40,22 @@ def _asker(context: typer.Context, store: str | None, profile: str | None) -> As
     return AskerClass(opened, settings.profile, settings.device)
 
 
+def _service_asker(context: typer.Context, store: str | None, profile: str | None, service: str) -> Asker:
+    """An asker whose models are those of a model service. Raises as `ServiceClient`."""
+    from index.errors import UsageError
+    from model.service_token import read_token
+    from pipeline.asking import Asker as AskerClass
+    from pipeline.service_client import ServiceClient
+
+    opened = opened_store(context, store)
+    settings = settings_of(context)
+    token = read_token(settings.service_token_file, settings.service_token)
+    client = ServiceClient(service, token)
+    if profile not in (None, client.profile.name):
+        raise UsageError(f"--profile {profile}: the service runs {client.profile.name}; leave --profile out")
+    return AskerClass(opened, service=client)
+
+
 def _list(frames: Sequence[Keyframe]) -> None:
     for frame in frames:
         say(f"{frame.score:6.3f}  {frame.stream_id}  {frame.captured_at}  +{frame.offset_seconds:.0f} s")
@@ -109,6 +125,7 @@ def ask(
         int | None, typer.Option("--max-frames", help="Most frames to read (10,000, or what the profile holds).")
     ] = None,
     profile: ProfileName = None,
+    service: Annotated[str | None, typer.Option("--service", help="URL of a model service that answers.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question and show the moments it rests on."""
@@ -117,7 +134,9 @@ def ask(
     check_selection(question, k, tau)
     check_reading(options, max_frames)
     where = time_range(streams, start, end)
-    asked = _asker(context, store, profile).ask(
+    remote = service or settings_of(context).service
+    asker = _asker(context, store, profile) if remote is None else _service_asker(context, store, profile, remote)
+    asked = asker.ask(
         question,
         options=options,
         max_frames=max_frames,

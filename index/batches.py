@@ -1,0 +1,256 @@
+"""Pieces of many streams and the offsets they were read at, stored together: exactly once, whoever dies when.
+
+Each of the three tables takes one commit a batch, patches first and `segments` last, and each commit carries the next
+offset of every partition in the batch as a Delta transaction. `segments` is the authority: a batch begins where it says
+its partitions stand, or not at all, and a partition's messages are stored when it says so.
+
+- Killed before the last commit: patches or frames are ahead of `segments`. Whoever takes over finds that by their own
+  offsets, removes what was left of its messages, and writes them anew in the same way.
+- Fenced: Delta refuses a concurrent commit with the same application id, but takes a lower version without a word
+  (deltalake 1.6.6), so each commit demands the very version that was read before.
+- The application id is `topic/partition`. A topic that was deleted and made again goes on counting from 0, so a second
+  one, `topic/partition@topic-id`, moves with it and says which topic of that name the store has read from.
+
+This module knows nothing of Kafka: a source is a name and offsets that ascend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from index.columns import digest, in_window, key_columns, lists
+from index.errors import CommitFenced, mask_url
+from index.records import FrameRecords, Segment
+from index.schemas import FRAMES, PATCHES, SEGMENTS, TABLES, check_stream_id
+from index.seconds import seconds_of
+
+if TYPE_CHECKING:
+    from index.store import Store
+
+__all__ = ["BatchWriter", "Piece", "Step"]
+
+_SECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message's footage. `segment.chunk` is its offset in `app`; a `void` piece could not be stored and gets no row."""
+
+    app: str
+    segment: Segment
+    frames: FrameRecords | None
+    void: bool = False
+
+    @property
+    def key(self) -> str:
+        return digest(self.segment.stream_id, self.segment.source, self.segment.chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a batch moves one application: from `before` (None: never seen) to `after`; `also` moves with it."""
+
+    before: int | None
+    after: int
+    also: str | None = None
+
+
+@dataclass(slots=True)
+class BatchWriter:
+    """Writes batches into one store and remembers, stream by stream, the last second that is held.
+
+    The memory spares a look into the tables for every batch; it is right as long as this writer alone writes these
+    streams, so `forget` it for every stream that may have changed hands.
+    """
+
+    store: Store
+    _last: dict[str, int] = field(default_factory=dict)
+
+    def forget(self, streams: Iterable[str] | None = None) -> None:
+        """Look again next time; all streams when None."""
+        for stream in list(self._last) if streams is None else streams:
+            self._last.pop(stream, None)
+
+    def offsets(self, apps: Sequence[str]) -> dict[str, int | None]:
+        """The next offset of every application, None for one that never stored anything."""
+        return self.store._tables["segments"].versions(apps)
+
+    def restart(self, apps: Sequence[str]) -> None:
+        """Put applications back to 0, on purpose: their source was made again."""
+        for name, (schema, _) in TABLES.items():
+            table = self.store._tables[name]
+            held = {app: version for app, version in table.versions(apps).items() if version}
+            if held:
+                table.append_from(schema.empty_table(), {app: (version, 0) for app, version in held.items()})
+
+    def write(self, pieces: Sequence[Piece], steps: Mapping[str, Step]) -> list[Segment]:
+        """Store `pieces` and move the applications; the segments as they were stored, void ones left out.
+
+        Args:
+            pieces: ascending in offset within each application, streams each within one application.
+            steps: for every application of the batch.
+
+        Raises:
+            CommitFenced: an application is not where its step begins; nothing of this batch counts.
+            UsageError: frames that do not fit the store.
+            StoreFull: no space; nothing of this batch counts.
+        """
+        for piece in pieces:
+            check_stream_id(piece.segment.stream_id)
+            if piece.frames is not None and len(piece.frames):
+                self.store._check(piece.segment, piece.frames)
+        apps = [app for name, step in steps.items() for app in (name, step.also) if app is not None]
+        marks = {name: self.store._tables[name].versions(apps) for name in TABLES}
+        for app, step in steps.items():
+            if marks["segments"][app] != step.before:
+                raise CommitFenced(
+                    f"{mask_url(self.store.url)}: {app} stands at {marks['segments'][app]}, this worker left it at "
+                    f"{step.before}: another one has taken it over; start again from what the store says"
+                )
+        stored = self._kept([piece for piece in pieces if not piece.void])
+        for name, rows_of in (("patches", self._patch_rows), ("frames", self._frame_rows)):
+            rows = [rows_of(key, frames) for _, key, frames in stored if frames is not None]
+            table, schema = self.store._tables[name], TABLES[name][0]
+            left = [piece for piece in pieces if piece.segment.chunk < (marks[name][piece.app] or 0)]
+            if rows or left:
+                table.append_from(
+                    pa.concat_tables(rows) if rows else schema.empty_table(),
+                    self._moves(steps, marks[name], forward=True),
+                    remove=_leftovers(left),
+                )
+        listed = [{**s.model_dump(), "segment": key, "uri": mask_url(s.uri)} for s, key, _ in stored]
+        rows = [pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()]
+        self.store._tables["segments"].append_from(rows[0], self._moves(steps, marks["segments"], forward=False))
+        for segment, _, frames in stored:
+            if frames is not None:
+                last = int(seconds_of(frames.captured_at[-1:])[0])
+                self._last[segment.stream_id] = max(last, self._last.get(segment.stream_id, last))
+        return [segment for segment, _, _ in stored]
+
+    @staticmethod
+    def _moves(
+        steps: Mapping[str, Step], marks: Mapping[str, int | None], *, forward: bool
+    ) -> dict[str, tuple[int | None, int]]:
+        """`forward`: never below what is there, which marks messages that a killed worker has left behind."""
+        moves: dict[str, tuple[int | None, int]] = {}
+        for name, step in steps.items():
+            for app in (name, step.also):
+                if app is not None:
+                    before = marks[app]
+                    moves[app] = (before, max(before or 0, step.after) if forward else step.after)
+        return moves
+
+    # ---- one frame a second --------------------------------------------------------------------------------------
+
+    def _kept(self, pieces: Sequence[Piece]) -> list[tuple[Segment, str, FrameRecords | None]]:
+        """Every piece with the frames whose second is still free, its key, and its segment with their number."""
+        held = self._held(pieces)
+        result: list[tuple[Segment, str, FrameRecords | None]] = []
+        for piece in pieces:
+            frames = piece.frames if piece.frames is not None and len(piece.frames) else None
+            if frames is not None:
+                taken = held[piece.segment.stream_id]
+                seconds = seconds_of(frames.captured_at)
+                first = np.r_[True, np.diff(seconds) > 0]
+                keep = first & np.array([second not in taken for second in seconds.tolist()])
+                taken.update(seconds[keep].tolist())
+                frames = _some(frames, keep)
+            count = 0 if frames is None else len(frames)
+            result.append((piece.segment.model_copy(update={"frames": count}), piece.key, frames))
+        return result
+
+    def _held(self, pieces: Sequence[Piece]) -> dict[str, set[int]]:
+        """The seconds that are held already, of each stream, where its pieces may touch them."""
+        spans: dict[str, tuple[int, int]] = {}
+        for piece in pieces:
+            if piece.frames is not None and len(piece.frames):
+                times, stream = piece.frames.captured_at, piece.segment.stream_id
+                low, high = spans.get(stream, (int(times[0]), int(times[-1])))
+                spans[stream] = (min(low, int(times[0])), max(high, int(times[-1])))
+        self._read_last([stream for stream in spans if stream not in self._last])
+        last = dict(self._last)  # another thread may `forget`
+        held: dict[str, set[int]] = {stream: {last[stream]} if stream in last else set() for stream in spans}
+        behind = {
+            stream: span
+            for stream, span in spans.items()
+            if stream in last and int(seconds_of(np.array([span[0]]))[0]) < last[stream]
+        }
+        if behind:
+            where = reduce(
+                or_, (in_window([s], low - _SECOND, high + 2 * _SECOND) for s, (low, high) in behind.items())
+            )
+            # Cast, because files that Delta rewrote hold string_view, which Arrow cannot compare with a string.
+            where &= ~pads.field("segment").cast(pa.string()).isin([piece.key for piece in pieces])
+            rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
+            names, times = rows["stream_id"].to_pylist(), rows["captured_at"].cast(pa.int64()).to_numpy()
+            for stream in behind:
+                held[stream] = set()
+            for name, second in zip(names, seconds_of(times).tolist(), strict=True):
+                held[name].add(second)
+        return held
+
+    def _read_last(self, streams: Sequence[str]) -> None:
+        if not streams:
+            return
+        where = pads.field("stream_id").isin(list(streams))
+        rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
+        groups = rows.group_by("stream_id").aggregate([("captured_at", "max")])
+        times = groups["captured_at_max"].cast(pa.int64()).to_numpy()
+        for name, second in zip(groups["stream_id"].to_pylist(), seconds_of(times).tolist(), strict=True):
+            self._last[name] = second
+
+    # ---- rows ------------------------------------------------------------------------------------------------------
+
+    def _patch_rows(self, key: str, frames: FrameRecords) -> pa.Table:
+        count, width = len(frames), self.store.encoders.patches * self.store.encoders.patch.dimension * 2
+        raw = np.ascontiguousarray(frames.patches, "<f2").reshape(count, -1).view(np.uint8)
+        offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int32))
+        blob = pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(raw.reshape(-1))])
+        return pa.Table.from_arrays([*key_columns(frames.stream_id, key, frames.captured_at), blob], schema=PATCHES)
+
+    @staticmethod
+    def _frame_rows(key: str, frames: FrameRecords) -> pa.Table:
+        columns = [
+            *key_columns(frames.stream_id, key, frames.captured_at),
+            pa.array(frames.pts_seconds),
+            pa.array([frames.clock_source] * len(frames)),
+            lists(frames.frame_vectors),
+            lists(frames.patch_pooled),
+            pa.array(frames.pictures, pa.binary()),
+        ]
+        return pa.Table.from_arrays(columns, schema=FRAMES)
+
+
+def _leftovers(pieces: Sequence[Piece]) -> str:
+    """The predicate of all rows of `pieces`; names are checked and keys are hex, so nothing needs quoting."""
+    if not pieces:
+        return ""
+    streams = ", ".join(sorted({f"'{piece.segment.stream_id}'" for piece in pieces}))
+    keys = ", ".join(f"'{piece.key}'" for piece in pieces)
+    return f"stream_id IN ({streams}) AND segment IN ({keys})"
+
+
+def _some(frames: FrameRecords, keep: NDArray[np.bool_]) -> FrameRecords | None:
+    if not keep.any():
+        return None
+    if keep.all():
+        return frames
+    return FrameRecords(
+        stream_id=frames.stream_id,
+        clock_source=frames.clock_source,
+        captured_at=frames.captured_at[keep],
+        pts_seconds=frames.pts_seconds[keep],
+        frame_vectors=frames.frame_vectors[keep],
+        patch_pooled=frames.patch_pooled[keep],
+        patches=frames.patches[keep],
+        pictures=[picture for picture, kept in zip(frames.pictures, keep.tolist(), strict=True) if kept],
+    )

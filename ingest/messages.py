@@ -1,0 +1,264 @@
+"""What travels through Kafka: versioned JSON, one pydantic model a topic.
+
+    sightline.segments    SegmentMessage   key = stream id    footage of about ten seconds, inside or by URI
+    sightline.indexed     IndexedMessage   key = stream id    what was stored of it, for followers
+    sightline.deadletter  DeadLetter       key = origin       what could not be stored, and why; no value = dealt with
+
+A reader refuses a version it does not know: guessing at footage would be worse than waiting for a person. This module
+knows nothing of brokers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from index.errors import MessageInvalid, UsageError, mask_url
+from index.records import ClockSource, from_micros, to_micros
+from index.schemas import check_stream_id
+
+__all__ = [
+    "VERSION",
+    "DeadLetter",
+    "IndexedMessage",
+    "SegmentMessage",
+    "origin_of",
+    "parse_dead_letter",
+    "parse_segment",
+    "segment_message",
+]
+
+VERSION: Literal[1] = 1
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def origin_of(topic: str, partition: int, offset: int) -> str:
+    """The name of one message of a topic, `topic/partition/offset`: the key of its dead letter."""
+    return f"{topic}/{partition}/{offset}"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = VERSION
+
+    def to_bytes(self) -> bytes:
+        """Compact JSON in UTF-8."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class SegmentMessage(_Message):
+    """A piece of a stream's footage: exactly one of `uri` and `data`.
+
+    start: UTC time of its first frame, with microseconds. duration: seconds from there to the end of the last frame.
+    data: the file's bytes in base64. size and sha256: of the file, wherever it is. clock: whence `start` is known.
+    """
+
+    stream: str
+    start: AwareDatetime
+    duration: float = Field(gt=0, le=3600)
+    media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4"
+    size: int = Field(gt=0)
+    sha256: Sha256
+    uri: str | None = Field(default=None, max_length=2048)
+    data: str | None = None
+    clock: ClockSource = "arrival"
+
+    @field_validator("stream")
+    @classmethod
+    def _stream(cls, value: str) -> str:
+        try:
+            return check_stream_id(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("start")
+    @classmethod
+    def _plausible(cls, value: AwareDatetime) -> AwareDatetime:
+        if not 1971 <= value.year <= 2999:
+            raise ValueError(f"starts in the year {value.year}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SegmentMessage:
+        if (self.uri is None) == (self.data is None):
+            raise ValueError("needs either uri or data, not both and not neither")
+        return self
+
+    @property
+    def start_micros(self) -> int:
+        """UTC microseconds of the first frame."""
+        return to_micros(self.start)
+
+    def payload(self) -> bytes | None:
+        """The bytes that came inside, checked; None when there is a URI instead.
+
+        Raises:
+            MessageInvalid: not base64, or not of the promised size and checksum.
+        """
+        if self.data is None:
+            return None
+        try:
+            payload = base64.b64decode(self.data, validate=True)
+        except binascii.Error as error:
+            raise MessageInvalid(
+                f"{self.stream}: the segment's data is not base64 ({error}); produce it again"
+            ) from None
+        self.check(payload)
+        return payload
+
+    def check(self, payload: bytes) -> None:
+        """Raises MessageInvalid when `payload` is not the file that was promised."""
+        if len(payload) != self.size or hashlib.sha256(payload).hexdigest() != self.sha256:
+            raise MessageInvalid(
+                f"{self.stream} at {self.start.isoformat()}: the segment has {len(payload)} bytes that are not the {self.size} "
+                "promised, or their checksum differs; it was damaged on its way, produce it again"
+            )
+
+
+def segment_message(
+    stream: str,
+    start: int,
+    duration: float,
+    payload: bytes,
+    *,
+    uri: str | None = None,
+    media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4",
+    clock: ClockSource = "arrival",
+) -> SegmentMessage:
+    """The message of a segment file `payload`, which goes inside unless it lies at `uri`.
+
+    Args:
+        start: UTC microseconds of the first frame.
+        duration: seconds.
+    """
+    return SegmentMessage(
+        stream=stream,
+        start=from_micros(start),
+        duration=duration,
+        media_type=media_type,
+        size=len(payload),
+        sha256=hashlib.sha256(payload).hexdigest(),
+        uri=uri,
+        data=None if uri else base64.b64encode(payload).decode(),
+        clock=clock,
+    )
+
+
+class IndexedMessage(_Message):
+    """What the store holds of one segment; `frames` may be 0 where each second of it was there already."""
+
+    stream: str
+    start: AwareDatetime
+    end: AwareDatetime
+    frames: int = Field(ge=0)
+    decode_mode: str
+    problem: str | None = None
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+
+
+class DeadLetter(_Message):
+    """A message that could not be stored, and why.
+
+    text or data: the original's value, as UTF-8 or else in base64; neither when it was too large to be sent on, and
+    then it lies at its origin for as long as the topic keeps it. attempt: how many times it has been tried in all,
+    replays included. error: the name of the error. where: the step that failed.
+    """
+
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    key: str | None = None
+    failed_at: AwareDatetime
+    error: str
+    reason: str
+    where: Literal["message", "clock", "fetch", "decode"]
+    attempt: int = Field(ge=1)
+    group: str
+    size: int = Field(ge=0)
+    sha256: Sha256
+    text: str | None = None
+    data: str | None = None
+
+    @property
+    def origin(self) -> str:
+        return origin_of(self.topic, self.partition, self.offset)
+
+    @classmethod
+    def of(
+        cls, value: bytes | None, *, topic: str, partition: int, offset: int, key: bytes | None, **rest: Any
+    ) -> DeadLetter:
+        """The dead letter of the record with this `value` and `key`; `rest` are the other fields."""
+        raw = value or b""
+        try:
+            text, data = raw.decode(), None
+        except UnicodeDecodeError:
+            text, data = None, base64.b64encode(raw).decode()
+        return cls(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            key=None if key is None else key.decode(errors="replace"),
+            size=len(raw),
+            sha256=hashlib.sha256(raw).hexdigest(),
+            text=text,
+            data=data,
+            **rest,
+        )
+
+    def without_original(self) -> DeadLetter:
+        """The same for an original that does not fit into a message."""
+        return self.model_copy(update={"text": None, "data": None})
+
+    def original(self) -> bytes | None:
+        """The original's value, or None when it was too large to be kept here."""
+        if self.text is not None:
+            return self.text.encode()
+        return None if self.data is None else base64.b64decode(self.data)
+
+
+def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
+    if not value:
+        raise MessageInvalid(f"{what}: the message is empty; produce it again")
+    try:
+        fields = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise MessageInvalid(f"{what}: not JSON ({error}); produce it again") from None
+    version = fields.get("version") if isinstance(fields, dict) else None
+    if version != VERSION or isinstance(version, bool):
+        raise MessageInvalid(
+            f"{what}: schema version {str(version)[:20]}, this Sightline reads version {VERSION}; install the one it was made for"
+        )
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "message"
+        raise MessageInvalid(f"{what}: {where}: {mask_url(first['msg'])}; produce it again") from None
+
+
+def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessage:
+    """A message of `sightline.segments`.
+
+    Raises:
+        MessageInvalid: empty, not JSON, another version, a field that does not fit, or a key that is not its stream.
+    """
+    message: SegmentMessage = _parsed(SegmentMessage, value, "segment")
+    if key is not None and key != message.stream.encode():
+        raise MessageInvalid(
+            f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, which keeps a camera's segments in order"
+        )
+    return message
+
+
+def parse_dead_letter(value: bytes | None) -> DeadLetter:
+    """A message of `sightline.deadletter`. Raises MessageInvalid."""
+    letter: DeadLetter = _parsed(DeadLetter, value, "dead letter")
+    return letter
