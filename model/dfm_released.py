@@ -199,15 +199,16 @@ class LearnedMerger:
         return functional.linear(hidden, *folded).to(self.wide)
 
     def _norms(self, hidden: Tensor) -> Tensor:
-        lengths = [torch.linalg.vector_norm(self._linear(hidden, folded), dim=-1) for folded in (self.iq, self.ik)]
-        return torch.stack(lengths, dim=-1)
+        return torch.stack([self._computed(hidden, folded) for folded in (self.iq, self.ik)], dim=-1)
+
+    def _computed(self, hidden: Tensor, folded: tuple[Tensor, Tensor]) -> Tensor:
+        """‖folded(g)‖, accumulated wide without a wide copy."""
+        length: Tensor = torch.linalg.vector_norm(functional.linear(hidden, *folded), dim=-1, dtype=self.wide)
+        return length
 
     def _length(self, hidden: Tensor, folded: tuple[Tensor, Tensor], norms: Tensor | None, which: int) -> Tensor:
         """[n, M], given or computed; 1 for zero vectors, whose cosine is then 0."""
-        if norms is not None:
-            length = norms[..., which].to(self.device, self.wide)
-        else:
-            length = torch.linalg.vector_norm(self._linear(hidden, folded), dim=-1)
+        length = self._computed(hidden, folded) if norms is None else norms[..., which].to(self.device, self.wide)
         return length.masked_fill(length == 0, 1.0)
 
     def _slices(self, patches: Tensor) -> tuple[Tensor, ...]:

@@ -18,8 +18,8 @@ __all__ = ["SizedCache", "cache_bytes"]
 
 def cache_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
     """Bytes of the keys and values of `tokens` tokens under a Qwen2 `config`."""
-    heads = int(config.num_hidden_layers) * int(config.num_key_value_heads)
-    return 2 * heads * _head_dim(config) * tokens * dtype.itemsize
+    width = int(config.num_key_value_heads) * _head_dim(config)
+    return 2 * int(config.num_hidden_layers) * width * tokens * dtype.itemsize
 
 
 def _head_dim(config: Any) -> int:

@@ -79,27 +79,29 @@ def two_mlps(shape: ModelShape, counts: Counts, weight_bytes: int) -> Cost:
     return Cost(products=rows * 2 * (d * w + w * w), other=0, bytes=moved)
 
 
-def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int) -> tuple[Cost, Cost]:
-    """The folded merger without stored lengths: what is told as `dfm`, and the tokens of keyframes (`projector`).
+def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored: bool = False) -> tuple[Cost, Cost]:
+    """The folded merger: what is told as `dfm`, and the tokens of keyframes (`projector`).
 
-    A merged patch goes through the first layer of the projector and the two folded layers whose lengths are needed; a
-    frame before the first keyframe through the third as well. A reference goes through the first, the third, and
-    back through one folded layer.
+    A merged patch goes through the first layer of the projector and, unless the lengths are `stored`, through the two
+    folded layers whose lengths are needed. A frame before the first keyframe goes through the second of these and the
+    third in any case. A reference goes through the first, the third, and back through one folded layer.
     """
     d, w, m = shape.patch_dim, shape.width, shape.patches
     patches, before, after = counts.merged * m, counts.before * m, (counts.merged - counts.before) * m
     references = counts.keyframes * m  # at most: a keyframe that no frame follows needs none
     products = (
-        2 * patches * (d * w + 2 * w * w + 2 * w)  # g, two lengths, relevance, weighted sum
-        + 2 * before * w * w
+        2 * patches * (d * w + 2 * w)  # g, relevance, weighted sum
+        + (0 if stored else 2 * (patches + after) * w * w)  # lengths
+        + 4 * before * w * w
         + 2 * after * w  # similarity
         + references * 2 * (d * w + 2 * w * w + w)
         + counts.merged * 2 * w * w  # the last layer
         + 2 * (shape.query_dim * w + w * w + w)
     )
-    other = 4 * patches * w + 6 * before * w + 3 * references * w
+    other = (0 if stored else 2 * (patches + after) * w) + 6 * before * w + 3 * references * w
     weights = d * w + 4 * w * w + shape.query_dim * w
     moved = 2 * (patches + references) * d + weights * weight_bytes + counts.merged * w * weight_bytes
+    moved += 8 * patches if stored else 0
     kept = counts.keyframes * counts.keyframe_tokens
     tokens = Cost(
         products=2 * (counts.keyframes * m * d * w + kept * w * w),

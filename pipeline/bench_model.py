@@ -19,7 +19,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from index.errors import BudgetExceeded, UsageError
@@ -53,7 +52,8 @@ class Stage(BaseModel):
 
 
 class ModelRow(BaseModel):
-    """One window size. `first_token_seconds` runs from the first byte read to the first token."""
+    """One window size. `first_token_seconds` runs from the first byte read to the first token, `resident_seconds` is
+    the same without the reading: what it takes where patches are on the device already."""
 
     frames: int
     keyframes: int
@@ -63,6 +63,7 @@ class ModelRow(BaseModel):
     cache_bytes: int
     stages: dict[str, Stage] = {}
     first_token_seconds: float | None = None
+    resident_seconds: float | None = None
     flops: int = 0
     flops_fraction: float | None = None
     peak_memory_bytes: int | None = None
@@ -74,6 +75,7 @@ class ModelBench(BaseModel):
 
     profile: str
     dfm: str
+    stored_lengths: bool
     weights: Literal["random", "profile"]
     parameters: int
     dtype: str
@@ -112,6 +114,7 @@ class _Bench:
     shape: ModelShape
     visual: Visual
     language: LanguageModel
+    stored: bool
 
     def row(self, folder: Path, frames: int, repeats: int) -> ModelRow:
         import torch
@@ -169,6 +172,7 @@ class _Bench:
                 bandwidth_fraction=None if moved is None or name == "patch_load" else cost.bytes / seconds / moved,
             )
         row.first_token_seconds = float(np.median([whole for _, whole in runs]))
+        row.resident_seconds = float(np.median([whole - stages["patch_load"] for stages, whole in runs]))
         row.flops = sum(stage.flops for stage in row.stages.values())
         row.flops_fraction = None if peak is None else row.flops / row.first_token_seconds / peak.flops
         row.peak_memory_bytes = _peak_memory(device)
@@ -180,7 +184,7 @@ class _Bench:
         size = self.language.dtype.itemsize
         loaded = 2 * (counts.merged + counts.keyframes) * self.shape.patches * self.shape.patch_dim
         if self.profile.dfm.mode == "released":
-            dfm, projector = learned_dfm(self.shape, counts, size)
+            dfm, projector = learned_dfm(self.shape, counts, size, stored=self.stored)
         else:
             dfm, projector = paper_dfm(self.shape, counts), two_mlps(self.shape, counts, size)
         return {
@@ -208,6 +212,7 @@ class _Bench:
                 captured_at=np.arange(len(keyframe), dtype=np.int64),
                 read=self._reader(file, clock),
                 chunk=self._chunk(),
+                read_norms=self._norms if self.stored else None,
             )
             parts = [language.embed(words[:30]), *self._pieces(frames, clock), language.embed(words[30:])]
             embeddings = torch.cat(parts)
@@ -224,6 +229,12 @@ class _Bench:
         for piece in self.visual.embeddings(frames, query, stamp, clock.stage):
             yield piece.to(language.device, language.dtype)
 
+    def _norms(self, rows: slice) -> torch.Tensor:
+        """In place of what a store would give: any numbers above 0."""
+        import torch
+
+        return torch.ones(rows.stop - rows.start, self.shape.patches, 2, device=self.language.device)
+
     def _chunk(self) -> int:
         return max(1, _CHUNK_BYTES // (2 * self.shape.patches * self.shape.patch_dim))
 
@@ -238,7 +249,7 @@ class _Bench:
         def read(rows: slice) -> torch.Tensor:
             with clock.stage("patch_load"):
                 block = buffer[: rows.stop - rows.start]
-                left = memoryview(block.numpy().data).cast("B")
+                left = memoryview(cast("bytes", block.numpy())).cast("B")
                 while len(left):
                     got = file.readinto(left)
                     if not got:
@@ -260,9 +271,9 @@ class _NoEncoder:
             name="random", revision="none", weights_digest="none", preprocessing_digest="none", dimension=dimension
         )
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         rows = np.random.default_rng(_SEED).standard_normal((len(texts), self.identity.dimension))
-        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        unit: np.ndarray[Any, np.dtype[np.float32]] = rows.astype(np.float32)
         return unit
 
     text_features = encode_text
@@ -273,6 +284,7 @@ def bench_model(
     frames: Sequence[int] = (64, 256, 1024, 8192, 10_000),
     *,
     random_weights: bool = False,
+    stored_lengths: bool = False,
     device: str | None = None,
     repeats: int = _REPEATS,
 ) -> ModelBench:
@@ -282,6 +294,7 @@ def bench_model(
         profile: a name or a TOML path.
         frames: window sizes; every one has the profile's K keyframes, evenly spaced.
         random_weights: make the model from the profile's `shape` instead of loading it.
+        stored_lengths: as if the lengths that the learned merger needs of every patch had been stored at ingest.
         device: `cpu`, `cuda`, …; CUDA where there is one by default.
         repeats: measured runs of each size, after one that is not; the medians are reported.
 
@@ -298,8 +311,10 @@ def bench_model(
     if chosen.shape is None:
         raise UsageError(f"the profile {chosen.name} has no [shape] section; add one to measure it")
     where = pick_device(device)
+    if stored_lengths and chosen.dfm.mode != "released":
+        raise UsageError(f"--stored-lengths belongs to the learned merger; {chosen.name} merges in paper mode")
     visual, language = random_model(chosen, where) if random_weights else _real_model(chosen, where)
-    bench = _Bench(chosen, chosen.shape, visual, language)
+    bench = _Bench(chosen, chosen.shape, visual, language, stored_lengths)
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
         dropped = _write_patches(Path(name), max(frames), chosen.shape)
         rows = [bench.row(Path(name), count, repeats) for count in frames]
@@ -307,6 +322,7 @@ def bench_model(
     return ModelBench(
         profile=chosen.name,
         dfm=chosen.dfm.mode,
+        stored_lengths=stored_lengths,
         weights="random" if random_weights else "profile",
         parameters=sum(p.numel() for p in language.model.parameters()),
         dtype=str(language.dtype).removeprefix("torch."),

@@ -120,6 +120,9 @@ def bench_model(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Make the model from the sizes in the profile; needs no files.")
     ] = False,
+    stored_lengths: Annotated[
+        bool, typer.Option("--stored-lengths", help="As if the learned merger's lengths had been stored at ingest.")
+    ] = False,
     frames: Annotated[str, typer.Option(help="Window sizes, separated by commas.")] = "64,256,1024,8192,10000",
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each size.")] = 3,
 ) -> None:
@@ -132,7 +135,15 @@ def bench_model(
     except ValueError:
         raise UsageError(f"--frames {frames}: give whole numbers separated by commas, such as 64,256") from None
     settings = settings_of(context, profile=profile)
-    emit(run(settings.profile, sizes, random_weights=random_weights, device=settings.device, repeats=repeats))
+    report = run(
+        settings.profile,
+        sizes,
+        random_weights=random_weights,
+        stored_lengths=stored_lengths,
+        device=settings.device,
+        repeats=repeats,
+    )
+    emit(report)
 
 
 @bench.command("patches")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from model.answerer import Answer, Answerer, AnswerRequest, load_answerer
+from model.connector import Connector
 from model.dfm import merge, merge_mean
 from model.encoders import Encoders, load_encoders
 from model.profiles import ConnectorSpec, Profile, Source, load_profile
@@ -54,6 +55,7 @@ def _by_hand(answerer: Answerer, request: AnswerRequest) -> torch.Tensor:
     query = torch.from_numpy(answerer.encoders.patch.encode_text([request.question])[0])
     patches = torch.from_numpy(_patches(len(request.keyframe))).float()
     parts = [answerer.language.embed(prefix)]
+    assert isinstance(answerer.connector, Connector)
     with torch.inference_mode():
         for row, flag in enumerate(request.keyframe):
             if flag:
@@ -216,8 +218,6 @@ def test_patches_of_another_encoder_are_refused(answerer: Answerer) -> None:
 
 
 def test_a_connector_of_other_widths_is_refused(profile: Profile, encoders: Encoders, tmp_path: Path) -> None:
-    from model.connector import Connector
-
     Connector(tiny.WIDTH, 8).save(tmp_path / "connector.safetensors")
     other = ConnectorSpec(source=Source(folder=tmp_path / "connector.safetensors"))
     with pytest.raises(WeightsInvalid, match="24 to 8 dimensions"):

@@ -86,6 +86,7 @@ def test_the_projector_of_llava_onevision_serves_as_both(prefix: str, tmp_path: 
     connector = load_connector(ConnectorSpec(source=Source(folder=tmp_path / "llava"), layout="llava_onevision"), CPU)
     patches = torch.randn(2, 5, tiny.WIDTH)
     with torch.inference_mode():
+        assert isinstance(connector, Connector)
         expected = model.model.multi_modal_projector(patches)
         torch.testing.assert_close(connector.keyframe(patches), expected)
         torch.testing.assert_close(connector.frame(patches), expected)

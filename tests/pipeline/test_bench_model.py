@@ -37,14 +37,16 @@ def _tiny(name: str) -> Profile:
     return load_profile(name).model_copy(update={"shape": SHAPE, "k": 3})
 
 
-def test_the_learned_mergers_products_are_what_torch_counts() -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_learned_mergers_products_are_what_torch_counts(stored: bool) -> None:
     counts = Counts(merged=9, before=2, keyframes=2, keyframe_tokens=4)
     merger = LearnedMerger(projector_mlp(12, 32), Composer(10, 32), keyframe_tokens=4)
     keyframe = np.isin(np.arange(11), [2, 6])
     patches = torch.randn(11, 16, 12)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        list(merger.tokens(lambda rows: patches[rows], keyframe, np.zeros(11, int), torch.randn(10)))
-    dfm, tokens = learned_dfm(SHAPE, counts, 4)
+        norms = (lambda rows: torch.ones(rows.stop - rows.start, 16, 2)) if stored else None
+        list(merger.tokens(lambda rows: patches[rows], keyframe, np.zeros(11, int), torch.randn(10), read_norms=norms))
+    dfm, tokens = learned_dfm(SHAPE, counts, 4, stored=stored)
     vectors = 2 * (9 * 16 * 32 + 32 * 32 + 32)  # relevance and the question's direction: torch counts matrices only
     assert counter.get_total_flops() == dfm.products + tokens.products - vectors
 
@@ -115,6 +117,22 @@ def test_every_stage_of_every_size_is_measured(name: str, tmp_path: Path, monkey
         assert row.flops == sum(stage.flops for stage in row.stages.values()) > 0
         assert row.peak_memory_bytes is not None
     assert all(stage.seconds > 0 and stage.flops_fraction is None for stage in forty.stages.values())
+
+
+def test_stored_lengths_leave_the_first_layer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = _tiny("vilamp")
+    monkeypatch.setattr("model.profiles.load_profile", lambda _: profile)
+    computed, stored = (
+        bench_model("vilamp", [40], random_weights=True, stored_lengths=flag, device="cpu", repeats=1).rows[0]
+        for flag in (False, True)
+    )
+    assert stored.stages["dfm"].flops < computed.stages["dfm"].flops
+    assert stored.stages["prefill"].flops == computed.stages["prefill"].flops
+
+
+def test_only_the_learned_merger_has_lengths_to_store() -> None:
+    with pytest.raises(UsageError, match="stored-lengths"):
+        bench_model("micro", [4], random_weights=True, stored_lengths=True)
 
 
 def test_the_shipped_weights_can_be_measured_too() -> None:
