@@ -17,6 +17,7 @@
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
     │   └── StoreCorrupt
+    ├── BackfillFailed          a batch job broke off, or lost too many files
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
@@ -38,6 +39,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "BackfillFailed",
     "BudgetExceeded",
     "DeadlineExceeded",
     "DecodeFailed",
@@ -140,6 +142,10 @@ class StoreFull(StoreError):
 
 class StoreCorrupt(StoreError):
     """A table or shard does not read back."""
+
+
+class BackfillFailed(SightlineError):
+    """A batch job broke off, or too many of its files gave nothing."""
 
 
 class ModelError(SightlineError):

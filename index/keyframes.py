@@ -38,6 +38,8 @@ def select_keyframes(
     k: int = 32,
     tau: float = 0.85,
     fill: bool = False,
+    floor: float = -1.0,
+    inclusive: bool = False,
 ) -> NDArray[np.int64]:
     """Positions of at most `k` keyframes in the order of selection.
 
@@ -51,25 +53,32 @@ def select_keyframes(
         k: most keyframes, at least 1.
         tau: τ, a frame is accepted when its largest cosine to the accepted ones is below it; in (−1, 1].
         fill: afterwards fill the gaps between keyframes evenly until there are min(k, N) (see `fill_gaps`).
+        floor: frames whose relevance is below it are not selected (but may be filled in); in [−1, 1].
+        inclusive: a frame whose largest cosine equals τ is accepted too, as in the released code.
 
     Returns:
         int64[≤ k].
 
     Raises:
-        UsageError: k or τ out of range, arrays of another shape, or a value that is not finite.
+        UsageError: k, τ or the floor out of range, arrays of another shape, or a value that is not finite.
     """
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     if not -1.0 < tau <= 1.0:
         raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
+    if not -1.0 <= floor <= 1.0:
+        raise UsageError(f"the relevance floor must lie between −1 and 1, got {floor}")
     footage = _Footage(frames, query)
-    selected = _walk(footage, k, tau)
+    selected = _walk(footage, k, tau, floor, inclusive)
     return fill_gaps(selected, len(footage.frames), k) if fill else selected
 
 
-def _walk(footage: _Footage, k: int, tau: float) -> NDArray[np.int64]:
+def _walk(footage: _Footage, k: int, tau: float, floor: float, inclusive: bool) -> NDArray[np.int64]:
     """Algorithm 1: positions in the order of acceptance."""
     order, slack = _Order(footage.scores), footage.slack
+    if inclusive:
+        slack *= 2  # what equals τ must not be refused by the bound, which it may just reach
+    limit, least = round(tau, _DECIMALS), round(floor, _DECIMALS)
     accepted = np.empty((min(k, len(footage)), footage.frames.shape[1]), np.float32)
     chosen: list[int] = []
     queue = np.zeros(0, np.int64)  # descending in float32 relevance, none of it refused yet
@@ -91,11 +100,13 @@ def _walk(footage: _Footage, k: int, tau: float) -> NDArray[np.int64]:
         settled = np.flatnonzero(exact > horizon)
         settled = settled[np.lexsort((turn[settled], -exact[settled]))]
         for place, i in enumerate(settled.tolist()):
+            if exact[i] < least:
+                return np.asarray(chosen, np.int64)
             if near[i] >= tau + slack:
                 continue  # an acceptance of this turn repeats it
             if chosen and near[i] > tau - slack:
                 close = float(_cosines(footage.frames, np.asarray(chosen), footage.frames[turn[i]]).max())
-                if close >= round(tau, _DECIMALS):
+                if close > limit or (close == limit and not inclusive):
                     continue
             accepted[len(chosen)] = footage.unit(int(turn[i]))
             chosen.append(int(turn[i]))

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from index.errors import UsageError
 
-FORMAT = 1
-FORMAT_KEY, ENCODERS_KEY = "sightline.format", "sightline.encoders"
+FORMAT = 2  # 2: patches that are not fp16; a store of fp16 patches is still written as 1
+FORMAT_KEY, ENCODERS_KEY, PATCHES_KEY = "sightline.format", "sightline.encoders", "sightline.patches"
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -44,6 +44,15 @@ FRAMES = pa.schema(
     ]
 )
 PATCHES = pa.schema([*_KEY, _column("patches", pa.binary(), "float16 little endian, [M, Dp] row by row")])
+# Stores of other encodings; the layouts stand in `index.patch_codec`.
+PATCHES_INT8 = pa.schema([*_KEY, _column("patches", pa.binary(), "int8 row")])
+PATCHES_DIFFERENTIAL = pa.schema(
+    [
+        *_KEY,
+        _column("head", _TIME, "captured_at of the row that this one is rebuilt from, its own in that row"),
+        _column("patches", pa.binary(), "differential row"),
+    ]
+)
 SEGMENTS = pa.schema(
     [
         _column("stream_id", pa.string(), "name of the camera; partition"),

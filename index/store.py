@@ -10,13 +10,11 @@ chunk), so an append that was killed is finished by appending again.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
+from index.columns import digest, in_window, key_columns, lists, matrix, sql_time
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -35,15 +34,16 @@ from index.errors import (
     mask_url,
 )
 from index.moments import Hit
-from index.records import EncoderPair, FrameRecords, Segment, from_micros, rfc3339
-from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES, SEGMENTS, TABLES, check_stream_id
+from index.patch_codec import PatchEncoding
+from index.patches import Patches, patch_table
+from index.records import EncoderPair, FrameRecords, Segment, rfc3339
+from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
 from index.shards import Shards
 from index.table import Table
+from index.vectors import Vectors
 from index.window import Window
 
 __all__ = ["Store", "StreamSummary"]
-
-_PATCH_BATCH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +56,18 @@ class StreamSummary:
     last: int
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
-
-
-def _day(micros: int) -> str:
-    return from_micros(micros).strftime("%Y-%m-%d")
-
-
-def _moment(micros: int) -> pa.Scalar:
-    return pa.scalar(int(micros), pa.timestamp("us", "UTC"))
-
-
-def _sql_time(micros: int) -> str:
-    return f"arrow_cast({int(micros)}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
-    """A list<float> column as float32[N, width], one copy."""
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
-    flat = np.concatenate(parts) if len(parts) != 1 else parts[0]
-    return np.ascontiguousarray(flat, np.float32).reshape(-1, width)
-
-
-def _lists(matrix: NDArray[np.float32]) -> pa.Array:
-    n, width = matrix.shape
-    offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).reshape(-1)))
-
-
 class Store:
     """An opened store. Any number of processes may read and append at once."""
 
-    def __init__(self, url: str, encoders: EncoderPair, tables: dict[str, Table], shards: Shards) -> None:
-        self.url, self.encoders = url, encoders
-        self._tables, self._shards = tables, shards
+    def __init__(
+        self, url: str, encoders: EncoderPair, encoding: PatchEncoding, tables: dict[str, Table], shards: Shards
+    ) -> None:
+        self.url, self.encoders, self.encoding = url, encoders, encoding
+        self._tables = tables
+        self._patches = Patches(tables["patches"], encoders, encoding, url)
+        self._vectors = Vectors(
+            tables["frames"], shards, identity=encoders.frame.model_dump_json(), dimension=encoders.frame.dimension
+        )
 
     # ---- opening -----------------------------------------------------------------------------------------------
 
@@ -98,15 +75,18 @@ class Store:
     def _place(url: str | Path) -> tuple[str, dict[str, Table], Shards]:
         text = str(url).removeprefix("file://").rstrip("/")
         if "://" in text:
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / _digest(text)
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / digest(text)
         else:
             text = str(Path(text).expanduser().absolute())
             cache = Path(text)
         return text, {name: Table(f"{text}/{name}", name) for name in TABLES}, Shards(cache / "faiss")
 
     @classmethod
-    def create(cls, url: str | Path, encoders: EncoderPair) -> Store:
-        """Make an empty store for vectors of `encoders`; one that is there already is opened and checked."""
+    def create(cls, url: str | Path, encoders: EncoderPair, encoding: PatchEncoding | None = None) -> Store:
+        """Make an empty store for vectors of `encoders`, fp16 unless `encoding` says otherwise.
+
+        One that is there already is opened and checked.
+        """
         text, tables, _ = cls._place(url)
         if "://" not in text:
             try:
@@ -115,19 +95,26 @@ class Store:
                 raise StoreNotFound(
                     f"{text}: cannot make a store there ({error.strerror}); choose another --store"
                 ) from error
-        configuration = {FORMAT_KEY: str(FORMAT), ENCODERS_KEY: encoders.model_dump_json()}
+        chosen = encoding or PatchEncoding()
+        tables["patches"] = patch_table(f"{text}/patches", encoders, chosen)
+        configuration = {FORMAT_KEY: "1", ENCODERS_KEY: encoders.model_dump_json()}
+        if chosen.kind != "fp16":
+            configuration |= {FORMAT_KEY: str(FORMAT), PATCHES_KEY: chosen.model_dump_json()}
         for table in tables.values():  # `segments` comes last: a store without it is not there yet
             table.create(configuration)
-        return cls.open(url, encoders=encoders)
+        return cls.open(url, encoders=encoders, encoding=encoding)
 
     @classmethod
-    def open(cls, url: str | Path, *, encoders: EncoderPair | None = None) -> Store:
+    def open(
+        cls, url: str | Path, *, encoders: EncoderPair | None = None, encoding: PatchEncoding | None = None
+    ) -> Store:
         """Open a store.
 
         Raises:
             StoreNotFound: nothing there.
             StoreVersion: written by a newer Sightline.
             IdentityMismatch: `encoders` are not those whose vectors it holds.
+            UsageError: it keeps patches otherwise than `encoding` says.
             StoreCorrupt: a table that does not read.
         """
         text, tables, shards = cls._place(url)
@@ -140,6 +127,7 @@ class Store:
             raise StoreVersion(f"{shown}: format {version}, this Sightline reads up to {FORMAT}; install a newer one")
         try:
             held = EncoderPair.model_validate_json(configuration[ENCODERS_KEY])
+            kept = PatchEncoding.model_validate_json(configuration.get(PATCHES_KEY, "{}"))
         except (KeyError, ValueError):
             raise StoreCorrupt(
                 f"{shown}: the store does not say whose vectors it holds; restore its first log entry"
@@ -150,13 +138,20 @@ class Store:
                 f"{encoders.patch.name} of other weights or settings; use the profile that wrote it, or ingest the footage "
                 "again into a new store"
             )
-        return cls(text, held, tables, shards)
+        if encoding is not None and str(encoding) != str(kept):  # ε says nothing about the others
+            raise UsageError(
+                f"{shown}: keeps patches as {kept}, asked for {encoding}; that is chosen when a store is made: leave it "
+                "out, or ingest into a new store"
+            )
+        tables["patches"] = patch_table(f"{text}/patches", held, kept)
+        return cls(text, held, kept, tables, shards)
 
     @classmethod
-    def open_or_create(cls, url: str | Path, encoders: EncoderPair) -> Store:
-        """Open the store at `url`, or make it."""
+    def open_or_create(cls, url: str | Path, encoders: EncoderPair, encoding: PatchEncoding | None = None) -> Store:
+        """Open the store at `url`, or make it. Raises what `open` raises."""
         _, tables, _ = cls._place(url)
-        return cls.open(url, encoders=encoders) if tables["segments"].exists() else cls.create(url, encoders)
+        found = tables["segments"].exists()
+        return cls.open(url, encoders=encoders, encoding=encoding) if found else cls.create(url, encoders, encoding)
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -171,31 +166,27 @@ class Store:
             StoreFull: no space; the store stays as it was, and the same append completes it later.
         """
         check_stream_id(segment.stream_id)
-        key = _digest(segment.stream_id, segment.source, segment.chunk)
+        key = digest(segment.stream_id, segment.source, segment.chunk)
         if self._stored(segment.stream_id, key):
             return False
-        app = _digest(segment.stream_id, segment.source, self._generation())
+        app = digest(segment.stream_id, segment.source, self._generation())
         count = 0
         if frames is not None and len(frames):
             self._check(segment, frames)
             keep = self._new_rows(segment.stream_id, key, frames.captured_at)
             count = int(keep.sum())
             if count:
-                shared = self._key_columns(segment.stream_id, key, frames.captured_at[keep])
-                width = self.encoders.patches * self.encoders.patch.dimension * 2
-                raw = np.ascontiguousarray(frames.patches[keep], "<f2").reshape(count, -1).view(np.uint8)
-                offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int32))
-                blob = pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(raw.reshape(-1))])
-                self._tables["patches"].append_once(
-                    pa.Table.from_arrays([*shared, blob], schema=PATCHES), app, segment.chunk
-                )
-                pictures = [picture for picture, kept in zip(frames.pictures, keep, strict=True) if kept]
+                shared = key_columns(segment.stream_id, key, frames.captured_at[keep])
+                kept = frames.patches if keep.all() else frames.patches[keep]
+                rows = self._patches.rows(segment.stream_id, key, frames.captured_at[keep], kept)
+                self._tables["patches"].append_once(rows, app, segment.chunk)
+                pictures = [picture for picture, new in zip(frames.pictures, keep, strict=True) if new]
                 columns = [
                     *shared,
                     pa.array(frames.pts_seconds[keep]),
                     pa.array([frames.clock_source] * count),
-                    _lists(frames.frame_vectors[keep]),
-                    _lists(frames.patch_pooled[keep]),
+                    lists(frames.frame_vectors[keep]),
+                    lists(frames.patch_pooled[keep]),
                     pa.array(pictures, pa.binary()),
                 ]
                 self._tables["frames"].append_once(pa.Table.from_arrays(columns, schema=FRAMES), app, segment.chunk)
@@ -213,7 +204,7 @@ class Store:
 
     def _new_rows(self, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
         low, high = int(captured_at.min()), int(captured_at.max())
-        where = self._where([stream_id], low, high + 1) & (pads.field("segment") != key)
+        where = in_window([stream_id], low, high + 1) & (pads.field("segment") != key)
         held = self._tables["frames"].read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
         return ~np.isin(captured_at, held)
 
@@ -233,13 +224,6 @@ class Store:
             raise UsageError(
                 f"{segment.stream_id}: frames of a segment must ascend in time, each at its own microsecond"
             )
-
-    @staticmethod
-    def _key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> list[pa.Array]:
-        n = len(captured_at)
-        days = (captured_at // 86_400_000_000).astype("datetime64[D]").astype(str)
-        times = pa.array(captured_at).cast(pa.timestamp("us", "UTC"))
-        return [pa.array([stream_id] * n), pa.array(days.tolist()), times, pa.array([key] * n)]
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -280,15 +264,6 @@ class Store:
                 raise UnknownStream(f"{name}: the store has no such stream; it has {listed}")
         return sorted(set(streams)) if streams else known
 
-    @staticmethod
-    def _where(streams: Sequence[str], start: int | None, end: int | None) -> pads.Expression:
-        where = pads.field("stream_id").isin(list(streams))
-        if start is not None:
-            where &= (pads.field("date") >= _day(start)) & (pads.field("captured_at") >= _moment(start))
-        if end is not None:
-            where &= (pads.field("date") <= _day(end)) & (pads.field("captured_at") < _moment(end))
-        return where
-
     def window(self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None) -> Window:
         """All frames of `streams` (every one when None) with start ≤ captured_at < end, in UTC microseconds.
 
@@ -299,7 +274,7 @@ class Store:
         """
         names = self._scope(streams, start, end)
         columns = ["stream_id", "captured_at", "pts_seconds", "frame_vector"]
-        rows = self._tables["frames"].read(columns, self._where(names, start, end))
+        rows = self._tables["frames"].read(columns, in_window(names, start, end))
         if len(rows) == 0:
             held = [s for s in self.streams() if s.stream_id in names]
             there = (
@@ -310,7 +285,7 @@ class Store:
         which = pc.index_in(rows["stream_id"], pa.array(names)).to_numpy().astype(np.int32)
         captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
         order = np.lexsort((captured_at, which))
-        vectors = _matrix(rows["frame_vector"], self.encoders.frame.dimension)
+        vectors = matrix(rows["frame_vector"], self.encoders.frame.dimension)
         sorted_already = bool((order == np.arange(len(order))).all())
         return Window(
             names,
@@ -320,54 +295,18 @@ class Store:
             vectors if sorted_already else vectors[order],
         )
 
-    def _rows_of(
-        self, window: Window, table: str, column: str, batch: int
-    ) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
-        """Batches of `column` with the window's row of each value, −1 for frames outside it."""
-        if len(window) == 0:
-            return
-        present = [window.stream_ids[i] for i in np.unique(window.stream_index)]
-        where = self._where(present, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
-        edges = {name: np.searchsorted(window.stream_index, [i, i + 1]) for i, name in enumerate(window.stream_ids)}
-        for part in self._tables[table].batches(["stream_id", "captured_at", column], where, batch):
-            at = part.column("captured_at").cast(pa.int64()).to_numpy()
-            names = part.column("stream_id")
-            rows = np.full(len(at), -1, np.int64)
-            for name in pc.unique(names).to_pylist():
-                low, high = edges[name]
-                mine = pc.equal(names, name).to_numpy(zero_copy_only=False)
-                times = window.captured_at[low:high]
-                found = np.minimum(np.searchsorted(times, at), max(0, high - low - 1))
-                hit = mine & (times[found] == at) if len(times) else np.zeros(len(at), bool)
-                rows[hit] = found[hit] + low
-            yield rows, part.column(column)
+    def patches(self, window: Window, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """float16[N, M, Dp] in the window's row order, read side by side into the one result array.
 
-    def patches(self, window: Window) -> NDArray[np.float16]:
-        """float16[N, M, Dp] in the window's row order.
+        `out`, float16[N, M, Dp], is filled and returned where it is given: memory that is pinned, or used again.
 
-        Rows go from Parquet's buffers into the one result array by batches; no frame is copied by itself.
+        Exact in a store of fp16 patches; see `index.patch_codec` for the others.
 
         Raises:
-            StoreCorrupt: a frame without patches.
+            StoreCorrupt: a frame without patches, or patches that cannot be rebuilt.
+            UsageError: `out` of another shape or dtype.
         """
-        m, d = self.encoders.patches, self.encoders.patch.dimension
-        result = np.empty((len(window), m, d), np.float16)
-        missing = np.ones(len(window), bool)
-        batch = max(1, _PATCH_BATCH_BYTES // (2 * m * d))
-        for rows, column in self._rows_of(window, "patches", "patches", batch):
-            _, offsets, data = column.buffers()
-            at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-            if len(column) and not (np.diff(at) == 2 * m * d).all():
-                raise StoreCorrupt(
-                    f"{mask_url(self.url)}: patches of another size than [{m}, {d}]; run `sightline verify`"
-                )
-            block = np.frombuffer(data, "<f2", count=len(column) * m * d, offset=int(at[0])).reshape(-1, m, d)
-            inside = rows >= 0
-            if inside.all() and len(rows) and (np.diff(rows) == 1).all():
-                result[rows[0] : rows[-1] + 1] = block
-            else:
-                result[rows[inside]] = block[inside]
-            missing[rows[inside]] = False
+        result, missing = self._patches.read(window, out)
         self._refuse_missing(window, missing, "patches")
         return result
 
@@ -375,11 +314,15 @@ class Store:
         """The JPEG of every frame, in the window's row order. Raises StoreCorrupt where one is missing."""
         result = [b""] * len(window)
         missing = np.ones(len(window), bool)
-        for rows, column in self._rows_of(window, "frames", "picture", 1024):
-            for row, picture in zip(rows.tolist(), column, strict=True):
-                if row >= 0:
-                    result[row] = picture.as_py()
-                    missing[row] = False
+        if len(window):
+            where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+            for part in self._tables["frames"].batches(["stream_id", "captured_at", "picture"], where, 1024):
+                times = part.column("captured_at").cast(pa.int64()).to_numpy()
+                rows = window.locate(part.column("stream_id"), times).tolist()
+                for row, picture in zip(rows, part.column("picture"), strict=True):
+                    if row >= 0:
+                        result[row] = picture.as_py()
+                        missing[row] = False
         self._refuse_missing(window, missing, "picture")
         return result
 
@@ -409,31 +352,7 @@ class Store:
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, got {top}")
-        names = self._scope(streams, start, end)
-        query = np.ascontiguousarray(query, np.float32)
-        held = self._tables["frames"].read(["stream_id", "date", "segment"], self._where(names, start, end))
-        groups = held.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
-        hits: list[Hit] = []
-        for row in groups.to_pylist():
-            shard = self._shards.open(row["stream_id"], row["date"])
-            fresh = set(row["segment_distinct"])
-            if shard is not None and shard.identity == self._identity():
-                times, scores = shard.search(query, top, start, end)
-                hits += [Hit(row["stream_id"], int(t), float(s)) for t, s in zip(times, scores, strict=True)]
-                fresh -= shard.segments
-            if fresh:
-                where = self._where([row["stream_id"]], start, end) & pads.field("segment").isin(sorted(fresh))
-                tail = self._tables["frames"].read(
-                    ["captured_at", "frame_vector"], where & (pads.field("date") == row["date"])
-                )
-                scores = _matrix(tail["frame_vector"], len(query)) @ query
-                best = np.argsort(-scores, kind="stable")[:top]
-                times = tail["captured_at"].cast(pa.int64()).to_numpy()
-                hits += [Hit(row["stream_id"], int(times[i]), float(scores[i])) for i in best]
-        return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
-
-    def _identity(self) -> str:
-        return self.encoders.frame.model_dump_json()
+        return self._vectors.search(query, self._scope(streams, start, end), start, end, top)
 
     def seal(self, *, today: str | None = None) -> int:
         """Write a shard for each day that is over and has frames no shard covers; how many were written.
@@ -441,39 +360,11 @@ class Store:
         Args:
             today: the UTC day that still grows and stays unsealed; the real one when None.
         """
-        today = today or datetime.now(UTC).strftime("%Y-%m-%d")
-        return self._write_shards(lambda day: day != today, everything=False)
+        return self._vectors.seal(today or datetime.now(UTC).strftime("%Y-%m-%d"))
 
     def reindex(self) -> int:
         """Rebuild every shard from Parquet; how many were written."""
-        self._shards.drop()
-        return self._write_shards(lambda _: True, everything=True)
-
-    def _write_shards(self, wanted: Any, *, everything: bool) -> int:
-        held = self._tables["frames"].read(["stream_id", "date", "segment"])
-        groups = held.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
-        written = 0
-        for row in sorted(groups.to_pylist(), key=lambda r: (r["stream_id"], r["date"])):
-            stream, day, segments = row["stream_id"], row["date"], frozenset(row["segment_distinct"])
-            if not wanted(day):
-                continue
-            shard = None if everything else self._shards.open(stream, day)
-            if shard is not None and shard.segments == segments and shard.identity == self._identity():
-                continue
-            captured_at, vectors = self._day_vectors(stream, day, segments)
-            self._shards.write(stream, day, captured_at, vectors, segments, self._identity())
-            written += 1
-        return written
-
-    def _day_vectors(
-        self, stream: str, day: str, segments: frozenset[str]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows of the given segments on one day, ascending in time."""
-        where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
-        where &= pads.field("segment").isin(sorted(segments))
-        rows = self._tables["frames"].read(["captured_at", "frame_vector"], where).sort_by("captured_at")
-        vectors = _matrix(rows["frame_vector"], self.encoders.frame.dimension)
-        return rows["captured_at"].cast(pa.int64()).to_numpy(), vectors
+        return self._vectors.rebuild()
 
     # ---- care --------------------------------------------------------------------------------------------------
 
@@ -495,18 +386,20 @@ class Store:
         if all(s.stream_id != stream_id for s in self.segments(stream_id)):
             raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
         mine = f"stream_id = '{stream_id}'"
-        earlier = mine if before is None else f"{mine} AND captured_at < {_sql_time(before)}"
+        earlier = mine if before is None else f"{mine} AND captured_at < {sql_time(before)}"
+        if before is not None:
+            self._patches.cut(stream_id, before)
         removed = self._tables["frames"].delete(earlier)
         self._tables["patches"].delete(earlier)
         if before is None:
             self._tables["segments"].delete(mine)
         else:
-            self._tables["segments"].delete(f'{mine} AND "end" <= {_sql_time(before)}')
+            self._tables["segments"].delete(f'{mine} AND "end" <= {sql_time(before)}')
             left = self._tables["frames"].read(["segment"], pads.field("stream_id") == stream_id)["segment"]
             counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
             for segment in self.segments(stream_id):
                 if segment.start < before:
-                    key = _digest(segment.stream_id, segment.source, segment.chunk)
+                    key = digest(segment.stream_id, segment.source, segment.chunk)
                     self._tables["segments"].update({"frames": str(counts.get(key, 0))}, f"segment = '{key}'")
         generation = {"sightline.generation": str(int(self._generation()) + 1)}
         self._tables["segments"].open().alter.set_table_properties(generation, raise_if_not_exists=False)
@@ -516,5 +409,5 @@ class Store:
                 for folder in sorted(Path(table.uri, f"stream_id={stream_id}").glob("**/"), reverse=True):
                     if not any(folder.iterdir()):
                         folder.rmdir()
-        self._shards.drop(stream_id)
+        self._vectors.shards.drop(stream_id)
         return removed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -16,7 +19,10 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from index.errors import StoreCorrupt, StoreFull, StoreNotFound
 from index.schemas import TABLES
 
-__all__ = ["Table"]
+__all__ = ["THREADS", "Table", "patch_writer"]
+
+Kept = TypeVar("Kept")
+THREADS = min(16, os.cpu_count() or 1)
 
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
 # Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
@@ -47,11 +53,23 @@ def _explained(uri: str) -> Iterator[None]:
 
 
 class Table:
-    """A named table of the store at `uri`; `name` is one of `schemas.TABLES`."""
+    """A named table of the store at `uri`; `name` is one of `schemas.TABLES`, which says its schema unless `schema` does.
 
-    def __init__(self, uri: str, name: str, options: dict[str, str] | None = None) -> None:
+    `writer` says how its files are written, by table where it is None.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        options: dict[str, str] | None = None,
+        *,
+        schema: pa.Schema | None = None,
+        writer: WriterProperties | None = None,
+    ) -> None:
         self.uri, self.name, self.options = uri, name, options
-        self.schema, self.partitions = TABLES[name]
+        self.schema, self.partitions = schema or TABLES[name][0], TABLES[name][1]
+        self.writer = writer or _WRITER[name]
 
     def exists(self) -> bool:
         return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
@@ -98,7 +116,7 @@ class Table:
                 rows.cast(self.schema),
                 mode="append",
                 commit_properties=CommitProperties(app_transactions=[Transaction(app, version)]),
-                writer_properties=_WRITER[self.name],
+                writer_properties=self.writer,
             )
             return True
 
@@ -115,6 +133,59 @@ class Table:
         with _explained(self.uri):
             yield from self.dataset().to_batches(
                 columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+            )
+
+    def read_parts(
+        self, columns: Sequence[str], where: pads.Expression | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
+    ) -> Iterator[Kept]:
+        """What `keep` makes of each batch of at most `rows` rows, in no order; row groups are read side by side.
+
+        `keep` runs in several threads. At most twice as many row groups as threads are under way.
+        """
+        with _explained(self.uri):
+            dataset = self.dataset()
+            schema = pa.schema([dataset.schema.field(name) for name in columns])
+
+            def pieces(fragment: pads.Fragment) -> list[pads.Fragment]:
+                return list(fragment.split_by_row_group(where, schema=dataset.schema))
+
+            def read(fragment: pads.Fragment) -> list[Kept]:
+                found = fragment.to_batches(
+                    schema=dataset.schema,
+                    columns=list(columns),
+                    filter=where,
+                    batch_size=rows,
+                    batch_readahead=0,
+                    fragment_readahead=0,
+                    use_threads=False,
+                )
+                return [keep(batch.cast(schema)) for batch in found if len(batch)]
+
+            with ThreadPoolExecutor(THREADS) as pool:
+                waiting: deque[Future[list[Kept]]] = deque()
+                split = pool.map(pieces, list(dataset.get_fragments(where)))
+                for fragment in (piece for some in split for piece in some):
+                    waiting.append(pool.submit(read, fragment))
+                    if len(waiting) > 2 * THREADS:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedError),
+        stop=stop_after_attempt(12),
+        wait=wait_random_exponential(0.05, max=2),
+        reraise=True,
+    )
+    def replace(self, rows: pa.Table, predicate: str) -> None:
+        """Put `rows`, all of which fit `predicate`, in the place of those that do, in one commit."""
+        with _explained(self.uri):
+            write_deltalake(
+                self.open(),
+                rows.cast(self.schema),
+                mode="overwrite",
+                predicate=predicate,
+                writer_properties=self.writer,
             )
 
     @retry(
@@ -149,8 +220,16 @@ _WRITER = {
         compression="UNCOMPRESSED",
         column_properties=dict.fromkeys(("frame_vector.list.element", "patch_pooled.list.element", "picture"), _RAW),
     ),
-    "patches": WriterProperties(
-        compression="UNCOMPRESSED", max_row_group_size=4096, column_properties={"patches": _RAW}
-    ),
+    "patches": WriterProperties(compression="UNCOMPRESSED", column_properties={"patches": _RAW}),
     "segments": WriterProperties(compression="SNAPPY"),
 }
+
+
+def patch_writer(*, compressed: bool, rows: int) -> WriterProperties:
+    """How patches are written: row groups of `rows` rows, which are read side by side; ZSTD where it finds something."""
+    return WriterProperties(
+        compression="ZSTD" if compressed else "UNCOMPRESSED",
+        compression_level=3 if compressed else None,
+        max_row_group_size=rows,
+        column_properties={"patches": _RAW},
+    )

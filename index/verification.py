@@ -25,6 +25,7 @@ def verify(store: Store) -> list[str]:
         keys = {name: _keys(store, name) for name in ("frames", "patches")}
         problems += _doubles(keys["frames"], "frames") + _doubles(keys["patches"], "patches")
         problems += _counts(store, keys["frames"], keys["patches"])
+        problems += store._patches.problems()
         problems += _shards(store)
     except StoreError as error:
         problems.append(str(error))
@@ -90,20 +91,20 @@ def _counts(store: Store, frames: pa.Table, patches: pa.Table) -> list[str]:
 
 def _shards(store: Store) -> list[str]:
     problems: list[str] = []
-    for stream, day in store._shards.days():
-        shard = store._shards.open(stream, day)
+    for stream, day in store._vectors.shards.days():
+        shard = store._vectors.shards.open(stream, day)
         what = f"FAISS shard {stream} {day}"
         if shard is None:
             problems.append(f"{what}: does not read back; run `sightline reindex`")
             continue
-        if shard.identity != store._identity():
+        if shard.identity != store._vectors.identity:
             problems.append(f"{what}: holds vectors of another encoder; run `sightline reindex`")
             continue
         where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
         if len(store._tables["frames"].read(["segment"], where)) == 0:
             problems.append(f"{what}: Parquet has no frames of that day; run `sightline reindex`")
             continue
-        captured_at, vectors = store._day_vectors(stream, day, shard.segments)
+        captured_at, vectors = store._vectors.of_day(stream, day, shard.segments)
         try:
             same = np.array_equal(captured_at, shard.captured_at) and np.array_equal(vectors, shard.vectors())
         except RuntimeError:  # how FAISS reports a damaged file

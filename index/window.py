@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 __all__ = ["Window"]
@@ -26,6 +28,26 @@ class Window:
 
     def __len__(self) -> int:
         return len(self.captured_at)
+
+    def locate(self, stream_ids: pa.Array, captured_at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[n]: the row of each frame, −1 for one that is not in the window."""
+        rows = np.full(len(captured_at), -1, np.int64)
+        for name in pc.unique(stream_ids).to_pylist():
+            if name not in self.stream_ids:
+                continue
+            number = self.stream_ids.index(name)
+            low, high = np.searchsorted(self.stream_index, [number, number + 1])
+            if low == high:
+                continue
+            found = np.minimum(np.searchsorted(self.captured_at[low:high], captured_at), high - low - 1) + low
+            hit = pc.equal(stream_ids, name).to_numpy(zero_copy_only=False) & (self.captured_at[found] == captured_at)
+            rows[hit] = found[hit]
+        return rows
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that have rows here."""
+        return [self.stream_ids[i] for i in np.unique(self.stream_index)]
 
     def take(self, positions: NDArray[np.integer] | slice) -> Window:
         """The rows at `positions`, which must be ascending for the window to stay sorted."""

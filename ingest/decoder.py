@@ -1,48 +1,71 @@
 """Sequential decoding that does no more work than one frame a second needs.
 
-Three modes, the first that the start of the footage allows:
+Three modes, the first that the footage allows:
 - `keyframes`: key frames stand at most a second apart, so each second has one; only they are decoded. The frame of
   second k is then the first key frame at or after k.
-- `nonref`: frames no other frame refers to are skipped while what is left stands at most 0.2 s apart; the frame of
-  second k may be that much later.
-- `all`: every frame is decoded.
-Seeking each second instead is slower than decoding everything where key frames are far apart. This module runs inside
-the sandbox (`ingest.child`); it knows nothing of processes.
+- `nonref`: `ingest.plan` tells from the packets which frames are wanted; the decoder gets what those need and skips
+  frames that no other refers to. What comes out is exactly what `all` gives.
+- `all`: every frame is decoded, because packets without times cannot be planned.
+Seeking each second instead is slower than decoding everything where key frames are far apart. A file is opened and
+probed once; the packets the probe read are decoded, not read again. This module runs inside the sandbox
+(`ingest.child`); it knows nothing of processes, and does without numpy, which would take longer to import than a short
+file to decode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import av
-import numpy as np
-from numpy.typing import NDArray
+from av.video.reformatter import VideoReformatter
 
 from index.errors import DecodeFailed, NoFrames, NotVideo
 from ingest.limits import Limits
+from ingest.nal import h264_kind, length_bytes
+from ingest.plan import Plan, Unit
 from ingest.sampler import Sampler
 
-__all__ = ["Opened", "decode", "open_video"]
+__all__ = ["Opened", "Picture", "decode", "open_video"]
 
-_PROBE_PACKETS, _PROBE_SECONDS = 1500, 12.0
-_NONREF_GAP = 0.2
+_PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
+# Codecs whose every packet is one shown frame; VP8, for one, has hidden frames in packets of their own.
+_PLANNED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "vp9", "av1", "libdav1d", "prores"})
+_SKIP = {True: "DEFAULT", False: "NONREF"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One sampled frame: RGB rows of `stride` bytes in `data`, to be turned by `turns` × 90° counter-clockwise."""
+
+    pts: float
+    width: int
+    height: int
+    stride: int
+    turns: int
+    data: memoryview
 
 
 @dataclass(slots=True)
 class Opened:
-    """A file whose video stream was chosen and whose mode was decided."""
+    """A file whose video stream was chosen and whose mode was decided.
 
+    `head` holds the packets that the probe read, `rest` the ones behind them.
+    """
+
+    path: str
     container: Any
     stream: Any
     mode: str
     first_pts: float
     duration: float | None
     created: datetime | None
+    head: list[Any] = field(default_factory=list)
+    rest: Iterator[Any] = field(default_factory=lambda: iter(()))
 
 
 def open_video(path: str, limits: Limits, *, fps: float = 1.0) -> Opened:
@@ -56,15 +79,11 @@ def open_video(path: str, limits: Limits, *, fps: float = 1.0) -> Opened:
     context = stream.codec_context
     if context.width * context.height > limits.pixels:
         raise DecodeFailed(f"frames of {context.width} × {context.height} are over the limit of {limits.pixels} pixels")
-    mode, first = _probe(container, stream, fps)
     duration = float(container.duration / av.time_base) if container.duration else None
-    created = _creation_time(container.metadata)
-    container.close()
-    if mode == "all" and _skippable(path, fps):
-        mode = "nonref"
-    container, stream = _open(path)  # from the start again: not every format can seek back
-    stream.thread_type = "AUTO"
-    return Opened(container, stream, mode, first, duration, created)
+    opened = Opened(path, container, stream, "all", 0.0, duration, _creation_time(container.metadata))
+    opened.rest = _demux(container, stream)
+    _probe(opened, fps)
+    return opened
 
 
 def _open(path: str) -> tuple[Any, Any]:
@@ -77,7 +96,9 @@ def _open(path: str) -> tuple[Any, Any]:
         container.close()
         raise NotVideo("there is no video stream in it")
     # The one marked default, then the largest: thumbnails and previews are neither.
-    return container, max(videos, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height))
+    stream = max(videos, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height))
+    stream.thread_type = "AUTO"
+    return container, stream
 
 
 def _is_picture(stream: Any) -> bool:
@@ -96,52 +117,57 @@ def _creation_time(metadata: dict[str, str]) -> datetime | None:
     return created if created.tzinfo else created.replace(tzinfo=UTC)
 
 
-def _probe(container: Any, stream: Any, fps: float) -> tuple[str, float]:
-    """The mode, and the first pts in seconds, from the packets at the start of the file."""
+def _demux(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of the stream, without the empty ones with which the end is announced."""
+    for packet in container.demux(stream):
+        if packet.size:
+            yield packet
+
+
+def _seconds(packet: Any) -> float | None:
+    at = packet.pts if packet.pts is not None else packet.dts
+    return None if at is None else float(at * packet.time_base)
+
+
+def _probe(opened: Opened, fps: float) -> None:
+    """Decide the mode and the first pts from the packets at the start of the file, and keep those packets."""
     keys: list[float] = []
     times: list[float] = []
+    hidden: list[float] = []
+    kind, size = _kinds(opened.stream), 0
     try:
-        for count, packet in enumerate(container.demux(stream)):
-            at = packet.pts if packet.pts is not None else packet.dts
-            if at is None:
-                continue
-            seconds = float(at * packet.time_base)
-            times.append(seconds)
-            if packet.is_keyframe:
-                keys.append(seconds)
-            if count > _PROBE_PACKETS or seconds - times[0] > _PROBE_SECONDS:
+        for packet in opened.rest:
+            opened.head.append(packet)
+            size += packet.size
+            at = _seconds(packet)
+            if at is not None:
+                (hidden if packet.is_discard else times).append(at)
+                if packet.is_keyframe and not packet.is_discard and kind(packet)[0]:
+                    keys.append(at)
+                if at - (times or hidden)[0] > _PROBE_SECONDS:
+                    break
+            if len(opened.head) > _PROBE_PACKETS or size > _PROBE_BYTES:
                 break
-    except (av.error.FFmpegError, OSError):
-        pass  # what is broken will show while decoding
+    except (av.error.FFmpegError, OSError) as error:
+        opened.rest = _raising(error)
+    times = times or hidden
     if not times:
-        return "all", 0.0
-    first = min(times)
-    frame = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    if len(keys) >= 3 and _widest(keys) <= 1 / fps + frame / 2 and keys[0] - first < 1e-6:
-        return "keyframes", first
-    return "all", first
+        return
+    opened.first_pts = first = min(times)
+    if len(keys) >= 3 and _widest(keys) <= _key_gap(opened.stream, fps) and keys[0] - first < 1e-6:
+        opened.mode = "keyframes"
+    elif opened.stream.codec_context.name in _PLANNED and all(packet.pts is not None for packet in opened.head):
+        opened.mode = "nonref"
 
 
-def _skippable(path: str, fps: float) -> bool:
-    """Whether the frames that others refer to stand close enough: seen by decoding the first two seconds.
+def _raising(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
-    Containers seldom say which frames are referred to, so the decoder is asked.
-    """
-    container, stream = _open(path)
-    stream.codec_context.skip_frame = _SKIP["nonref"]
-    times: list[float] = []
-    try:
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                return False
-            times.append(float(frame.pts * frame.time_base))
-            if times[-1] - times[0] > 2.0 or len(times) > 300:
-                break
-    except (av.error.FFmpegError, OSError):
-        return False
-    finally:
-        container.close()
-    return len(times) > 2 and _widest(times) <= _NONREF_GAP / fps
+
+def _key_gap(stream: Any, fps: float) -> float:
+    """How far apart key frames may stand to serve as samples: one sample and half a frame, in seconds."""
+    return float(1 / fps + (1 / stream.average_rate if stream.average_rate else 0.04) / 2)
 
 
 def _widest(times: list[float]) -> float:
@@ -149,88 +175,148 @@ def _widest(times: list[float]) -> float:
     return max(b - a for a, b in pairwise(ordered))
 
 
-_SKIP = {"keyframes": "NONKEY", "nonref": "NONREF", "all": "DEFAULT"}
+def _kinds(stream: Any) -> Callable[[Any], tuple[bool, bool]]:
+    """A function that says of a packet whether it decodes alone and whether decoding may begin there."""
+    if stream.codec_context.name != "h264":
+        return lambda packet: (packet.is_keyframe, packet.is_keyframe)
+    lengths = length_bytes(stream.codec_context.extradata)
+
+    def kind(packet: Any) -> tuple[bool, bool]:
+        if not packet.is_keyframe:
+            return False, False
+        found = h264_kind(bytes(packet), lengths)
+        return found != "other", found == "idr"
+
+    return kind
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far the packets of a file were read: the latest pts in seconds, and what broke it off."""
+
+    reached: float
+    problem: Exception | None = None
+
+
+def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[Unit[Any]]:
+    base, kind = float(stream.time_base), _kinds(stream)
+    try:
+        for packet in packets:
+            pts = packet.pts * base if packet.pts is not None else None
+            if pts is not None and pts > reading.reached:
+                reading.reached = pts
+            key, restart = kind(packet)
+            yield Unit(packet, pts, key, restart, not packet.is_discard, packet.size)
+    except (av.error.FFmpegError, OSError) as error:
+        reading.problem = error
 
 
 def decode(
-    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """(pts in seconds, pixels uint8[H, W, 3]) of the sampled frames, ascending.
+    opened: Opened, limits: Limits, *, fps: float = 1.0, after: float = 0.0, until: float | None = None
+) -> Iterator[Picture]:
+    """The sampled frames, ascending. `opened.mode` changes if the footage does not keep what its start promised.
 
     Args:
-        after: skip that many seconds of stream time (one seek to the key frame before).
+        after: skip that many seconds of stream time (one seek to a key frame before).
+        until: stop before the first frame that lies so many seconds or more behind the start.
 
     Raises:
         NoFrames: nothing decodes at all.
-        DecodeFailed: decoding broke off; what came before has been yielded.
+        DecodeFailed: decoding broke off, or a limit was met; what came before has been yielded.
     """
-    sampler = Sampler(fps, first=opened.first_pts, after=after)
-    stream = opened.stream
-    stream.codec_context.skip_frame = _SKIP[opened.mode]
+    first = opened.first_pts
+    packets = chain(opened.head, opened.rest) if after <= 0 else _packets_from(opened, first + after)
+    opened.head, stream = [], opened.stream
     rate = float(stream.average_rate or 25)
-    if after > 0:
-        target = opened.first_pts + after
-        opened.container.seek(int(target / stream.time_base), stream=stream, backward=True)
-    taken, last, any_frame = 0, opened.first_pts - 1 / rate, False
-    problem: Exception | None = None
-    frames = _frames(opened.container, stream)
-    while True:
-        try:
-            frame = next(frames)
-        except StopIteration:
-            break
-        except (av.error.FFmpegError, OSError) as error:
-            problem = error
-            break
+    reading = _Reading(first)
+    plan = Plan(
+        _units(packets, stream, reading),
+        Sampler(fps, first=first, after=after),
+        mode=opened.mode,
+        tolerance=_key_gap(stream, fps),
+    )
+    sampler = Sampler(fps, first=first, after=after)
+    base, aspect = float(stream.time_base), Fraction(stream.sample_aspect_ratio or 1)
+    reformatter = VideoReformatter()
+    taken, last, any_frame = 0, first - 1 / rate, False
+    for frame in _frames(plan, stream, reading):
         any_frame = True
-        pts = float(frame.pts * frame.time_base) if frame.pts is not None else last + 1 / rate
-        promised = {"keyframes": 2.0, "nonref": 0.5}.get(opened.mode, pts)
-        if taken > 1 and pts - last > promised / fps and opened.mode != "all":
-            opened.mode = "all"  # what is decoded has become rarer than the start of the file promised
-            stream.codec_context.skip_frame = _SKIP["all"]
+        opened.mode = plan.mode
+        pts = frame.pts * base if frame.pts is not None else last + 1 / rate
         last = pts
         if not sampler.take(pts):
             continue
-        if frame.width * frame.height > limits.pixels:
-            raise DecodeFailed(f"a frame of {frame.width} × {frame.height} is over the limit of {limits.pixels} pixels")
+        if until is not None and pts - first + 1e-6 >= until:  # as chunks are told apart, see `ingest.chunks`
+            return
         if taken >= limits.frames:
             raise DecodeFailed(f"more than {limits.frames} frames; split the file")
         taken += 1
-        yield pts, _upright(frame, stream)
+        yield _picture(frame, pts, aspect, reformatter, limits)
+    opened.mode = plan.mode
     if not any_frame and after == 0:
-        raise NoFrames(f"no frame decodes ({problem or 'the video stream is empty'})")
-    if problem is not None:
+        raise NoFrames(f"no frame decodes ({reading.problem or 'the video stream is empty'})")
+    if reading.problem is not None:
         raise DecodeFailed(
-            f"decoding broke off after {last - opened.first_pts:.0f} s ({problem}); what came before is kept"
+            f"decoding broke off after {last - first:.0f} s ({reading.problem}); what came before is kept"
         )
-    if (
-        opened.duration
-        and last - opened.first_pts + after < opened.duration - 5
-        and last - opened.first_pts < opened.duration - 5
-    ):
+    # The plan passes over the end of the footage, so what was read counts, unless wanted frames did not decode.
+    silent = 5 + 1 / fps
+    reached = last if plan.mode == "all" or reading.reached - last > silent else reading.reached
+    if opened.duration and max(reached - first, after) < opened.duration - 5:
         raise DecodeFailed(
-            f"the file promises {opened.duration:.0f} s and decodes {last - opened.first_pts:.0f} s; it is probably cut off, "
+            f"the file promises {opened.duration:.0f} s and decodes {reached - first:.0f} s; it is probably cut off, "
             "what decodes is kept"
         )
 
 
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames; packets that do not decode are passed over as long as others follow."""
-    broken = 0
-    for packet in container.demux(stream):
+def _packets_from(opened: Opened, target: float) -> Iterator[Any]:
+    """Packets from a key frame at or before `target` seconds, or from the start where the format cannot seek.
+
+    Formats without an index land near the target, at times behind it or between key frames: then from further back.
+    """
+    stream, first, kind = opened.stream, opened.first_pts, _kinds(opened.stream)
+    opened.rest = iter(())
+    for back in (0.0, 5.0, 30.0, 120.0):
+        if target - back <= first:
+            break
         try:
-            yield from packet.decode()
+            opened.container.seek(int((target - back) / stream.time_base), stream=stream, backward=True)
+            packets = _demux(opened.container, stream)
+            found = next((packet for packet in packets if kind(packet)[0]), None)
+        except (av.error.FFmpegError, OSError):
+            break
+        if found is not None and found.pts is not None and float(found.pts * found.time_base) <= target + 1e-6:
+            return chain([found], packets)
+    opened.container.close()
+    opened.container, opened.stream = _open(opened.path)
+    return _demux(opened.container, opened.stream)
+
+
+def _frames(plan: Plan[Any], stream: Any, reading: _Reading) -> Iterator[Any]:
+    """Decoded frames; packets that do not decode are passed over as long as others follow."""
+    context, broken, whole = stream.codec_context, 0, True
+    for planned in chain(plan, [None]):  # None makes the decoder give what it still holds
+        try:
+            if planned is not None and planned.whole != whole:
+                whole = planned.whole
+                context.skip_frame = _SKIP[whole]  # goes with the packet, also to a decoder's other threads
+            yield from context.decode(planned.packet if planned is not None else None)
         except av.error.InvalidDataError:
             broken += 1
             if broken > 10_000:
-                raise
+                reading.problem = DecodeFailed(f"{broken} packets do not decode")
+                return
+        except (av.error.FFmpegError, OSError) as error:
+            reading.problem = error
+            return
 
 
-def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
-    """RGB with square pixels, turned as the container says."""
-    aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else stream.sample_aspect_ratio
-    aspect = Fraction(aspect) if aspect else Fraction(1)
+def _picture(frame: Any, pts: float, aspect: Fraction, reformatter: VideoReformatter, limits: Limits) -> Picture:
+    """RGB with square pixels. Only sampled frames come here: converting costs about as much as decoding one."""
     width = frame.width if aspect <= 0 else max(1, round(frame.width * aspect))
-    pixels: NDArray[np.uint8] = frame.reformat(width=width, height=frame.height, format="rgb24").to_ndarray()
+    if max(width, frame.width) * frame.height > limits.pixels:
+        raise DecodeFailed(f"a frame of {width} × {frame.height} is over the limit of {limits.pixels} pixels")
+    rgb = reformatter.reformat(frame, width=width, height=frame.height, format="rgb24")
+    plane = rgb.planes[0]
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    return Picture(pts, width, frame.height, plane.line_size, turns, memoryview(plane))

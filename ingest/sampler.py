@@ -27,12 +27,20 @@ class Sampler:
         self.fps, self.first, self.after = fps, first, after
         self._next = math.ceil(after * fps - _ROUNDING)
 
+    def wants(self, pts: float) -> bool:
+        """Whether the frame at `pts` seconds belongs to a second that has none yet; changes nothing."""
+        return self._elapsed(pts) >= self._next
+
     def take(self, pts: float) -> bool:
         """Whether the frame at `pts` seconds is the first one of a second that has none yet."""
         if self.first is None:
             self.first = pts
-        elapsed = (pts - self.first) * self.fps + _ROUNDING * self.fps
+        elapsed = self._elapsed(pts)
         if elapsed < self._next:
             return False
         self._next = math.floor(elapsed) + 1
         return True
+
+    def _elapsed(self, pts: float) -> float:
+        first = pts if self.first is None else self.first
+        return (pts - first) * self.fps + _ROUNDING * self.fps

@@ -1,23 +1,28 @@
 """Decoding in a child process: whatever a file does to the decoder, it does it there.
 
-The pipe between the two is the bounded queue: a child whose frames nobody takes waits. A child that crashes, breaks a
-limit or says nothing for too long is an error of that one file.
+Pixels come through shared memory with room for a few pictures, so a child whose frames nobody takes waits. A child that
+crashes, breaks a limit or says nothing for too long is an error of that one file. There is one child a file, which opens
+it once: what a hostile file did to its decoder dies with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
+import mmap
 import os
 import select
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +33,7 @@ from index.records import ClockSource, from_micros, parse_rfc3339
 from ingest.clock import began_at
 from ingest.frame import Frame
 from ingest.limits import Limits
+from ingest.wire import HEADER, MOST_BYTES, PICTURE
 
 __all__ = ["Decoding", "read_frames"]
 
@@ -46,88 +52,128 @@ class Decoding:
     Args:
         path: a local file.
         fps: frames a second of stream time.
-        after: seconds of stream time to skip.
+        after: seconds of stream time to skip; may be set anew until iteration begins, for instance after `info`.
+        until: seconds of stream time to stop at, None for the end; may be set anew like `after`.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
     """
 
     def __init__(self, path: str | Path, *, fps: float = 1.0, after: float = 0.0, limits: Limits | None = None) -> None:
-        self.path, self.limits = str(path), limits or Limits()
-        order = {"path": self.path, "fps": fps, "after": after, "limits": asdict(self.limits)}
+        self.path, self.after, self.limits = str(path), after, limits or Limits()
+        self.until: float | None = None
+        order = {"path": self.path, "fps": fps, "limits": asdict(self.limits)}
         # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
         root = str(Path(__file__).parents[1])
         keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
         environment = {k: v for k, v in os.environ.items() if k in keep}
         environment["PYTHONPATH"] = os.pathsep.join([root, *[p for p in sys.path if p]])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ingest.child", json.dumps(order)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-        )
-        assert self.process.stdout is not None  # for the type checker: a pipe was asked for
-        self._out: BinaryIO = self.process.stdout  # type: ignore[assignment]
-        os.set_blocking(self._out.fileno(), False)
+        descriptor = _shared_memory(self.limits.pixels * 3)
+        try:
+            self._pixels = np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ingest.child", json.dumps(order), str(descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                pass_fds=[descriptor],
+            )
+        finally:
+            os.close(descriptor)
+        assert self.process.stdin is not None  # for the type checker: pipes were asked for
+        assert self.process.stdout is not None
+        self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self._poll = select.poll()
+        self._poll.register(self._out, select.POLLIN)
         self._info: _Info | None = None
-        self._pending: tuple[bytes, bytes] | None = None
 
     def info(self) -> _Info:
         """What the child opened. Raises as iteration does."""
         if self._info is None:
             kind, body = self._message()
-            if kind == b"E":
+            if kind != b"I":
                 self._fail(body)
-            values = json.loads(body)
-            created = datetime.fromisoformat(values["created"]) if values["created"] else None
-            self._info = _Info(values["mode"], values["first"], values["duration"], created)
+            try:
+                values = json.loads(body)
+                created = datetime.fromisoformat(values["created"]) if values["created"] else None
+                self._info = _Info(values["mode"], values["first"], values["duration"], created)
+            except (ValueError, KeyError, TypeError):
+                self._nonsense()
         return self._info
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         info = self.info()
+        self._tell(json.dumps({"after": self.after, "until": self.until}).encode() + b"\n")
         while True:
             kind, body = self._message()
             if kind == b"F":
-                pts = float(np.frombuffer(body, "<f8", 1)[0])
-                height, width = (int(v) for v in np.frombuffer(body, "<u4", 2, 8))
-                yield pts, np.frombuffer(body, np.uint8, offset=16).reshape(height, width, 3)
+                picture = self._picture(body)
+                self._tell(b"\0")
+                yield picture
             elif kind == b"D":
-                info.mode = json.loads(body)["mode"]
+                info.mode = body.decode()
                 return
             else:
                 self._fail(body)
 
-    def _fail(self, body: bytes) -> None:
-        told = json.loads(body)
-        kind = getattr(errors, told["type"], DecodeFailed)
-        raise kind(f"{errors.mask_url(self.path)}: {told['message']}")
+    def _picture(self, body: bytes) -> tuple[float, NDArray[np.uint8]]:
+        """A copy of what the child put into the shared memory; its word is checked, as it may have been taken over."""
+        if len(body) != PICTURE.size:
+            self._nonsense()
+        pts, at, width, height, turns = PICTURE.unpack(body)
+        size = width * height * 3
+        if not (math.isfinite(pts) and size and at + size <= len(self._pixels)):
+            self._nonsense()
+        pixels = self._pixels[at : at + size].reshape(height, width, 3)
+        return pts, np.array(np.rot90(pixels, turns), order="C")
+
+    def _fail(self, body: bytes) -> NoReturn:
+        try:
+            told = json.loads(body)
+            kind, message = getattr(errors, told["type"]), str(told["message"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._nonsense()
+        if not (isinstance(kind, type) and issubclass(kind, SourceError)):
+            self._nonsense()
+        raise kind(f"{errors.mask_url(self.path)}: {message}")
+
+    def _nonsense(self) -> NoReturn:
+        self.close()
+        raise DecodeFailed(
+            f"{self.path}: the decoder said something that cannot be and was stopped; do not trust the file"
+        )
+
+    def _tell(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died: reading says how
+            os.write(self._in, data)
 
     def _message(self) -> tuple[bytes, bytes]:
-        header = self._read(5)
-        return header[:1], self._read(int.from_bytes(header[1:], "little"))
+        header = self._read(HEADER.size)
+        kind, length = HEADER.unpack(header)
+        if length > MOST_BYTES:
+            self._nonsense()
+        return kind, self._read(length)
 
     def _read(self, count: int) -> bytes:
         """Exactly `count` bytes, or a DecodeFailed that says why the child stopped talking."""
-        buffer = bytearray(count)
-        view, have = memoryview(buffer), 0
-        deadline = time.monotonic() + self.limits.stall_seconds
-        while have < count:
-            ready, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+        buffer = bytearray()
+        while len(buffer) < count:
+            if not self._poll.poll(self.limits.stall_seconds * 1000):
                 self.close()
                 raise DecodeFailed(
                     f"{self.path}: the decoder said nothing for {self.limits.stall_seconds:g} s and was stopped; "
                     "the file is damaged or its disk hangs"
                 )
-            got = os.readv(self._out.fileno(), [view[have:]])
-            if got == 0:
+            got = os.read(self._out, count - len(buffer))
+            if not got:
                 self._report_death()
-            have += got
-            deadline = time.monotonic() + self.limits.stall_seconds
+            buffer += got
         return bytes(buffer)
 
-    def _report_death(self) -> None:
+    def _report_death(self) -> NoReturn:
         code = self.process.wait()
         if code == -signal.SIGXCPU:
             why = f"used more than {self.limits.cpu_seconds} s of CPU"
@@ -143,7 +189,7 @@ class Decoding:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
 
@@ -152,6 +198,21 @@ class Decoding:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _shared_memory(size: int) -> int:
+    """A descriptor of memory that two processes can map. Only what is written to takes room.
+
+    Sealed, where the system can: a child that shrank it would kill its parent by SIGBUS.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("sightline-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return descriptor
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        return os.dup(file.fileno())
 
 
 def clock_of(path: str | Path, info: Any, given: datetime | None) -> tuple[int, ClockSource]:

@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
@@ -25,6 +27,7 @@ VIDEO_SUFFIXES = frozenset(
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "gcs", "az", "abfs"})
 _MAX_BYTES = 200 * 2**30
 _BLOCK = 8 * 2**20
+_PATIENCE_SECONDS = 60.0  # for a server that accepts and then says nothing
 
 
 @dataclass(slots=True)
@@ -124,21 +127,50 @@ def fetched(source: str) -> Iterator[Path]:
     shown = mask_url(source)
     if urlsplit(source).scheme not in SCHEMES:
         raise SourceDenied(f"{shown}: this scheme may not be read; use one of {', '.join(sorted(SCHEMES))}")
-    import fsspec
-
     name = Path(urlsplit(source).path).name or "video"
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder) / name
-        try:
-            with fsspec.open(source, "rb") as remote, path.open("wb") as local:
-                copied = 0
-                while block := remote.read(_BLOCK):
-                    copied += len(block)
-                    if copied > _MAX_BYTES:
-                        raise SourceNotFound(f"{shown}: larger than {_MAX_BYTES} bytes; split it")
-                    local.write(block)
-        except SourceError:
-            raise
-        except Exception as error:  # every file system of fsspec brings its own kind
-            raise SourceNotFound(f"{shown}: cannot be fetched ({mask_url(str(error))})") from None
+        _copy(source, path)
         yield path
+
+
+def _copy(source: str, path: Path) -> None:
+    """The whole of a remote file, with the time it was last changed, where that is known: it may have to be its clock."""
+    import fsspec
+
+    shown, copied = mask_url(source), 0
+    options: dict[str, Any] = {}
+    if urlsplit(source).scheme in ("http", "https"):
+        import aiohttp
+
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE_SECONDS, sock_read=_PATIENCE_SECONDS)
+        # One request for the whole: not every server answers for ranges.
+        options = {"client_kwargs": {"timeout": patience}, "block_size": 0}
+    try:
+        with fsspec.open(source, "rb", **options) as remote, path.open("wb") as local:
+            while block := remote.read(_BLOCK):
+                copied += len(block)
+                if copied > _MAX_BYTES:
+                    raise SourceNotFound(f"{shown}: larger than {_MAX_BYTES} bytes; split it")
+                local.write(block)
+            changed = _changed(remote.fs.info(remote.path))
+    except SourceError:
+        raise
+    except FileNotFoundError:
+        raise SourceNotFound(f"{shown}: nothing there, or nobody answers; check the address") from None
+    except PermissionError:
+        raise SourceNotFound(f"{shown}: no permission to read it; check the credentials") from None
+    except Exception as error:  # every file system of fsspec brings its own kind
+        said = mask_url(str(error) or type(error).__name__).splitlines()[0]
+        raise SourceNotFound(f"{shown}: cannot be fetched ({said}); try again") from None
+    if changed is not None:
+        os.utime(path, (changed, changed))
+
+
+def _changed(details: dict[str, Any]) -> float | None:
+    """Seconds since 1970 of a remote file's last change: a datetime in object stores, an HTTP date elsewhere."""
+    known = details.get("LastModified") or details.get("last_modified") or details.get("Last-Modified")
+    try:
+        return (parsedate_to_datetime(known) if isinstance(known, str) else known).timestamp() if known else None
+    except (ValueError, TypeError, AttributeError):
+        return None

@@ -8,37 +8,32 @@ by running it again. Memory holds one segment's records, whatever the file's len
 
 from __future__ import annotations
 
-import hashlib
-import io
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from index.errors import NoFrames, SourceError, UsageError, mask_url
-from index.records import ClockSource, FrameRecords, Segment
+from index.errors import SourceError, UsageError, mask_url
+from index.records import FrameRecords, Segment
 from index.schemas import check_stream_id
+from ingest.chunks import Batches, ChunkWriter, Footage, first_missing, identify, problem_of, stored_chunks
 from ingest.clock import stream_name
+from ingest.embedding import embed, picture
 from ingest.limits import Limits
-from ingest.sandbox import Decoding, clock_of
+from ingest.sandbox import Decoding
 from ingest.sources import expand, fetched
 from model.encoders import Encoders
 
 __all__ = ["FileReport", "IngestProgress", "IngestReport", "ingest_sources"]
 
 SEGMENT_SECONDS = 300
-_BATCH = 32
-_QUEUE = 2 * _BATCH
-_MIB = 2**20
 _log = structlog.get_logger(__name__)
 
 
@@ -88,16 +83,6 @@ class IngestReport(BaseModel):
     @property
     def failed(self) -> list[FileReport]:
         return [file for file in self.files if file.problem]
-
-
-def source_digest(path: Path, stream_id: str, began: int) -> str:
-    """What a piece of footage is known by: its size, first and last MiB, its stream and its start."""
-    digest = hashlib.sha256(f"{stream_id}\0{began}\0{path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_MIB))
-        file.seek(max(0, path.stat().st_size - _MIB))
-        digest.update(file.read(_MIB))
-    return digest.hexdigest()[:32]
 
 
 def ingest_sources(
@@ -183,22 +168,19 @@ class _Worker:
     ) -> None:
         """Ingest one local file into `stream_id`, filling `file` in as it goes."""
         file.stream_id = check_stream_id(stream_id)
-        with Decoding(path, limits=self.limits) as first_look:
-            info = first_look.info()
-            began, clock = clock_of(path, info, start)
-        source = source_digest(path, stream_id, began)
-        stored = {s.chunk: s for s in self.store.segments(stream_id) if s.source == source}
-        if any(s.final for s in stored.values()):
-            file.skipped = True
-            file.problem = next((s.problem for s in stored.values() if s.problem), None)
-            return
-        # Chunks are committed in order, so the first that is missing is where to go on.
-        chunk = next(i for i in range(len(stored) + 1) if i not in stored)
-        with Decoding(path, after=chunk * self.segment_seconds, limits=self.limits) as decoding:
+        with Decoding(path, limits=self.limits) as decoding:
             info = decoding.info()
-            _log.info("decoding", file=name, mode=info.mode, clock=clock, stream=stream_id)
-            batches = _Batches(decoding, began, info.first, self.segment_seconds)
-            records: list[FrameRecords] = []
+            footage = identify(path, name, stream_id, start, info)
+            stored = stored_chunks(self.store, footage)
+            if any(s.final for s in stored.values()):
+                file.skipped = True
+                file.problem = next((s.problem for s in stored.values() if s.problem), None)
+                return
+            chunk = first_missing(stored)
+            decoding.after = chunk * self.segment_seconds
+            _log.info("decoding", file=name, mode=info.mode, clock=footage.clock, stream=stream_id)
+            batches = Batches(decoding, footage.began, info.first, self.segment_seconds)
+            writer = ChunkWriter(self._append, footage, info, segment_seconds=self.segment_seconds, chunk=chunk)
             held: SourceError | None = None
             since = perf_counter()
             for item in batches:
@@ -207,36 +189,36 @@ class _Worker:
                     held = item
                     break
                 index, times, pts, frames = item
-                while index > chunk:
-                    self._commit(source, chunk, name, stream_id, began, clock, info.mode, records, file)
-                    records, chunk = [], chunk + 1
-                records.append(self._encode(stream_id, clock, times, pts, frames))
-                file.seconds = max(file.seconds, (times[-1] - began) / 1e6 + 1)
-                tell(file.seconds, info.duration, file.frames + sum(len(r) for r in records))
+                writer.add(index, self._encode(footage, times, pts, frames))
+                file.seconds = max(file.seconds, (times[-1] - footage.began) / 1e6 + 1)
+                tell(file.seconds, info.duration, writer.frames)
                 since = perf_counter()
             file.decode_mode = info.mode
-            if held is not None and not records and not stored and file.frames == 0:
+            if held is not None and writer.empty and not stored:
                 raise held
-            problem = None if held is None or isinstance(held, NoFrames) else str(held).replace(str(path), name)
-            self._commit(
-                source, chunk, name, stream_id, began, clock, info.mode, records, file, final=True, problem=problem
-            )
-            file.problem = problem
-            if problem:
-                _log.info("file not whole", file=name, problem=problem)
+            file.problem = problem_of(held, path, name)
+            writer.finish(file.problem)
+            file.frames = writer.stored
+            if file.problem:
+                _log.info("file not whole", file=name, problem=file.problem)
+
+    def _append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+        since = perf_counter()
+        appended = self.store.append(segment, frames)
+        self._spent("store", since)
+        return appended
 
     def _encode(
-        self, stream_id: str, clock: ClockSource, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
+        self, footage: Footage, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
     ) -> FrameRecords:
         since = perf_counter()
-        vectors = self.encoders.frame.encode_frames(frames)
-        pooled, patches = self.encoders.patch.encode_frames(frames)
+        vectors, pooled, patches = embed(self.encoders, frames)
         since = self._spent("encode", since)
-        pictures = [_picture(frame) for frame in frames]
+        pictures = [picture(frame) for frame in frames]
         self._spent("pictures", since)
         return FrameRecords(
-            stream_id=stream_id,
-            clock_source=clock,
+            stream_id=footage.stream_id,
+            clock_source=footage.clock,
             captured_at=np.asarray(times, np.int64),
             pts_seconds=np.asarray(pts, np.float64),
             frame_vectors=vectors,
@@ -244,126 +226,3 @@ class _Worker:
             patches=patches,
             pictures=pictures,
         )
-
-    def _commit(
-        self,
-        source: str,
-        chunk: int,
-        name: str,
-        stream_id: str,
-        began: int,
-        clock: ClockSource,
-        mode: str,
-        records: list[FrameRecords],
-        file: FileReport,
-        *,
-        final: bool = False,
-        problem: str | None = None,
-    ) -> None:
-        since = perf_counter()
-        whole = _joined(records) if records else None
-        length = self.segment_seconds * 1_000_000
-        end = began + (chunk + 1) * length
-        if final and whole is not None:
-            end = int(whole.captured_at[-1]) + 1_000_000
-        segment = Segment(
-            stream_id=stream_id,
-            source=source,
-            chunk=chunk,
-            uri=name,
-            start=began + chunk * length,
-            end=end,
-            frames=len(whole) if whole is not None else 0,
-            decode_mode=mode,
-            clock_source=clock,
-            final=final,
-            problem=problem,
-        )
-        if self.store.append(segment, whole):
-            file.frames += segment.frames
-        self._spent("store", since)
-
-
-def _joined(records: Sequence[FrameRecords]) -> FrameRecords:
-    first = records[0]
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(r, name) for r in records])
-        for name in ("captured_at", "pts_seconds", "frame_vectors", "patch_pooled", "patches")
-    }
-    pictures = [picture for r in records for picture in r.pictures]
-    return FrameRecords(stream_id=first.stream_id, clock_source=first.clock_source, pictures=pictures, **columns)
-
-
-def _picture(pixels: NDArray[np.uint8]) -> bytes:
-    """A JPEG of at most 320 pixels on the longer side."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((320, 320))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
-
-
-_Batch = tuple[int, list[int], list[float], list[NDArray[np.uint8]]]
-
-
-class _Batches:
-    """Batches of frames, each within one chunk, read ahead by a thread through a bounded queue.
-
-    Yields (chunk, capture times, pts, pixels), or last the error that decoding ended with.
-    """
-
-    def __init__(self, decoding: Decoding, began: int, first: float, segment_seconds: int) -> None:
-        self.decoding, self.began, self.first, self.segment_seconds = decoding, began, first, segment_seconds
-        self.queue: queue.Queue[tuple[float, NDArray[np.uint8]] | BaseException | None] = queue.Queue(_QUEUE)
-        self.stop = threading.Event()
-
-    def _read(self) -> None:
-        try:
-            for frame in self.decoding:
-                self._put(frame)
-                if self.stop.is_set():
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: tuple[float, NDArray[np.uint8]] | BaseException | None) -> None:
-        while not self.stop.is_set():
-            try:
-                self.queue.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-
-    def __iter__(self) -> Iterator[_Batch | SourceError]:
-        thread = threading.Thread(target=self._read, name="decode-reader", daemon=True)
-        thread.start()
-        batch: _Batch | None = None
-        try:
-            while True:
-                item = self.queue.get()
-                if item is None or isinstance(item, BaseException):
-                    if batch is not None:
-                        yield batch
-                    if isinstance(item, SourceError):
-                        yield item
-                    elif item is not None:
-                        raise item
-                    return
-                pts, pixels = item
-                elapsed = pts - self.first
-                chunk = int((elapsed + 1e-6) // self.segment_seconds)
-                if batch is not None and (batch[0] != chunk or len(batch[1]) >= _BATCH):
-                    yield batch
-                    batch = None
-                if batch is None:
-                    batch = (chunk, [], [], [])
-                batch[1].append(self.began + round(elapsed * 1e6))
-                batch[2].append(pts)
-                batch[3].append(pixels)
-        finally:
-            self.stop.set()
-            self.decoding.process.kill()  # wakes a reader that waits on the pipe
-            thread.join(timeout=10)

@@ -8,6 +8,7 @@ Does not know stores, streams' names or how keyframes were chosen: it is handed 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
-from model.connector import Connector, load_connector
-from model.dfm import Merge, merge, merge_frames
+from model.connector import AnyConnector, ReleasedConnector, load_connector
+from model.dfm import Merge, merge
 from model.encoders import Encoders, pick_device
 from model.language import LanguageModel, load_language
 from model.profiles import Profile
-from model.sequence import build_prompt, clock_ids, count_visual, visual_embeddings
+from model.sequence import build_prompt, clock_ids, count_visual
+from model.visual import Frames, build_visual
 
 __all__ = ["Answer", "AnswerPiece", "AnswerRequest", "Answerer", "load_answerer"]
 
@@ -37,7 +39,8 @@ class AnswerRequest:
 
     Rows are grouped by stream and ascend in time inside each. Shapes: stream_index int[N], captured_at int64[N] (UTC
     microseconds), keyframe bool[N]. `read_patches` gives float16[n, M, Dp] of a slice of rows; slices are asked for in
-    ascending order. N may be 0: the model then answers blind.
+    ascending order. `read_vectors` gives the frame encoder's float32[n, Df], which only the `single_token` weights
+    need. N may be 0: the model then answers blind.
 
     Raises:
         UsageError: arrays of different length, an empty question or an empty option.
@@ -49,6 +52,7 @@ class AnswerRequest:
     captured_at: NDArray[np.int64]
     keyframe: NDArray[np.bool_]
     read_patches: Callable[[slice], NDArray[np.float16]]
+    read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -99,6 +103,14 @@ class _Clock:
             torch.cuda.synchronize(self.device)
         return perf_counter()
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """DFM is told apart; the connector's work is part of the assembly."""
+        since = self.now()
+        yield
+        if name == "dfm":
+            self.add(name, since)
+
     def add(self, stage: str, since: float) -> float:
         now = self.now()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
@@ -112,18 +124,24 @@ class Answerer:
         self,
         profile: Profile,
         encoders: Encoders,
-        connector: Connector,
+        connector: AnyConnector,
         language: LanguageModel,
         *,
         merge: Merge = merge,
     ) -> None:
         self.profile, self.encoders = profile, encoders
-        self.connector, self.language, self.merge = connector, language, merge
+        self.connector, self.language = connector, language
+        self.visual = build_visual(profile.dfm, encoders, connector, merge)
 
     @property
     def notice(self) -> str:
         """What users of this profile should be told; may be empty."""
-        return self.profile.notice
+        profile, notices = self.profile, [self.profile.notice] if self.profile.notice else []
+        if isinstance(self.connector, ReleasedConnector) and profile.dfm.mode == "released":
+            notices += self.connector.config.differences(
+                k=profile.k, tau=profile.tau, floor=profile.dfm.relevance_floor
+            )
+        return "; ".join(notices)
 
     def unknown_words(self, question: str) -> list[str]:
         """The words of `question` that the language model's vocabulary lacks, in their order, each once."""
@@ -140,8 +158,8 @@ class Answerer:
         Raises:
             BudgetExceeded: the keyframes alone are too many.
         """
-        room = self.language.max_context - self._text_tokens(question, options)
-        left = room - k * (self.encoders.patch.patches + self._clock_tokens())
+        room = self.language.max_context - self._text_tokens(question, options) - self.visual.closing_tokens
+        left = room - k * (self.visual.keyframe_tokens + self._clock_tokens())
         if left < 0:
             raise BudgetExceeded(
                 f"{k} keyframes need {room - left} tokens and the {self.profile.name} profile has room for {room}; "
@@ -156,7 +174,7 @@ class Answerer:
             BudgetExceeded: they do not fit; nothing is ever cut off.
         """
         text = self._text_tokens(question, options)
-        visual = count_visual(keyframes, frames, self.encoders.patch.patches) + keyframes * self._clock_tokens()
+        visual = self._visual_tokens(keyframes, frames) + keyframes * self._clock_tokens()
         if text + visual > self.language.max_context:
             raise BudgetExceeded(
                 f"{frames} frames with {keyframes} keyframes need {text + visual} tokens, the {self.profile.name} "
@@ -180,9 +198,9 @@ class Answerer:
         clock = _Clock(self.language.device)
         embeddings = self._embed(request, clock)
         since = clock.now()
-        reading = self.language.read(embeddings)
+        reading = self.language.read(embeddings, room=self._answer_tokens(request.options))
         since = clock.add("prefill", since)
-        visual = count_visual(keyframes, frames, self.encoders.patch.patches)
+        visual = self._visual_tokens(keyframes, frames)
         prompt = len(embeddings)
         del embeddings
 
@@ -220,7 +238,7 @@ class Answerer:
         """The whole prompt, [T, width]."""
         language = self.language
         prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
-        query = torch.from_numpy(self.encoders.patch.encode_text([request.question])[0]).to(language.device)
+        query = self.visual.query(request.question)
         count, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
 
         def read(rows: slice) -> Tensor:
@@ -234,30 +252,19 @@ class Answerer:
             clock.add("patches", since)
             return tensor
 
-        def timed_merge(
-            patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
-        ) -> Tensor:
-            since = clock.now()
-            tokens = self.merge(patches, reference, query, alpha=alpha, lam=lam)
-            clock.add("dfm", since)
-            return tokens
-
-        merged = merge_frames(
-            read,
-            request.keyframe,
-            request.stream_index,
-            query,
-            alpha=self.profile.dfm.alpha,
-            lam=self.profile.dfm.lam,
-            merge=timed_merge,
+        frames = Frames(
+            keyframe=request.keyframe,
+            stream_index=request.stream_index,
+            captured_at=request.captured_at,
+            read=read,
             chunk=max(1, _CHUNK_BYTES // (2 * count * width)),
+            read_vectors=request.read_vectors,
         )
         stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
         since = clock.now()
         parts = [language.embed(prefix)]
-        parts += [
-            p.to(language.dtype) for p in visual_embeddings(merged, self.connector, request.captured_at, stamp, query)
-        ]
+        pieces = self.visual.embeddings(frames, query, stamp, clock.stage)
+        parts += [piece.to(language.device, language.dtype) for piece in pieces]
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
         elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)
@@ -273,6 +280,14 @@ class Answerer:
 
     def _clock_tokens(self) -> int:
         return len(clock_ids(self.language.tokenizer, 0)) if self.profile.timestamps else 0
+
+    def _visual_tokens(self, keyframes: int, frames: int) -> int:
+        closing = self.visual.closing_tokens if frames else 0
+        return count_visual(keyframes, frames, self.visual.keyframe_tokens) + closing
+
+    def _answer_tokens(self, options: tuple[str, ...]) -> int:
+        """Tokens that the cache must hold behind the prompt: every option's, or those of the longest answer."""
+        return sum(len(self._option_ids(o)) for o in options) or self.profile.language_model.max_new_tokens
 
     def _text_tokens(self, question: str, options: tuple[str, ...]) -> int:
         """Tokens of the prompt's text and of the longest answer."""

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from index.errors import WeightsInvalid, WeightsNotFound
 from model.profiles import Source
@@ -21,7 +21,18 @@ from model.profiles import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["loading", "read_tensors", "resolve", "weights_digest", "weights_files"]
+__all__ = [
+    "check_tensors",
+    "loading",
+    "read_tensors",
+    "renamed",
+    "resolve",
+    "stream_tensors",
+    "tensor_files",
+    "tensor_shapes",
+    "weights_digest",
+    "weights_files",
+]
 
 _PACKAGE = Path(__file__).parent
 _PROBE_SECONDS = 10.0
@@ -142,6 +153,94 @@ def _remember(digests: Mapping[str, str]) -> None:
         part.unlink(missing_ok=True)
 
 
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Every tensor of a safetensors checkpoint, by name, and the file that holds it; reads headers only.
+
+    Where there is a `*.safetensors.index.json`, the shards it names are the checkpoint, else all safetensors are.
+
+    Raises:
+        WeightsNotFound: there are no safetensors in the folder, or a shard is missing.
+        WeightsInvalid: a file does not parse, a tensor is in two files, or not where the index says.
+    """
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    mapped: dict[str, str] = {}
+    if index is not None:
+        try:
+            mapped = {str(k): str(v) for k, v in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            raise WeightsInvalid(
+                f"{index}: does not read as an index of shards ({error}); download it again"
+            ) from error
+    files = [folder / name for name in sorted(set(mapped.values()))] or sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise WeightsNotFound(f"{folder}: no *.safetensors there; put the checkpoint's weights in that format")
+    found: dict[str, Path] = {}
+    for path in files:
+        if not path.is_file():
+            first = min(name for name, file in mapped.items() if file == path.name)
+            raise WeightsNotFound(f"{path}: the shard with {first} is missing; download the whole checkpoint")
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name in found:
+                    raise WeightsInvalid(f"{folder}: tensor {name} is in {found[name].name} and in {path.name}")
+                found[name] = path
+    for name, shard in mapped.items():
+        if found.get(name) != folder / shard:
+            raise WeightsInvalid(f"{folder}: tensor {name} is not in {shard}, where the index has it")
+    return found
+
+
+def tensor_shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that `tensor_files` found, without reading it."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(set(files.values())):
+        with _opened(path) as file:
+            for name, where in files.items():
+                if where == path:
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+    return shapes
+
+
+def check_tensors(what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        WeightsInvalid: a tensor is missing, extra or of another shape; the message begins with `what` and names it.
+    """
+    for name in sorted(expected.keys() - found.keys()):
+        raise WeightsInvalid(f"{what}: tensor {name} {list(expected[name])} is missing; is it the right checkpoint?")
+    for name in sorted(found.keys() - expected.keys()):
+        raise WeightsInvalid(f"{what}: tensor {name} {list(found[name])} is one too many; is it the right checkpoint?")
+    for name in sorted(expected):
+        if found[name] != expected[name]:
+            raise WeightsInvalid(f"{what}: tensor {name} should be {list(expected[name])}, got {list(found[name])}")
+
+
+def stream_tensors(files: Mapping[str, Path], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors, one in memory at a time, shard by shard.
+
+    Raises:
+        WeightsInvalid: a file does not parse.
+    """
+    wanted = set(names)
+    for path in sorted({files[name] for name in wanted}):
+        with _opened(path) as file:
+            for name in sorted(wanted):
+                if files[name] == path:
+                    yield name, file.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise WeightsInvalid(f"{path}: not a safetensors file ({error}); download it again") from error
+
+
 def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors of a safetensors checkpoint whose name a pattern matches, under their new names.
 
@@ -151,29 +250,24 @@ def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
             gives the new name, and names that none matches are not read.
 
     Raises:
-        WeightsNotFound: there are no safetensors in the folder.
-        WeightsInvalid: a file does not parse, or nothing matched.
+        WeightsNotFound, WeightsInvalid: see `tensor_files`; also where nothing matched.
     """
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise WeightsNotFound(f"{folder}: no *.safetensors there; put the checkpoint's weights in that format")
-    patterns = [(re.compile(pattern), new) for pattern, new in renames.items()]
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a mapping)
-                    for pattern, new in patterns:
-                        if pattern.match(name):
-                            tensors[pattern.sub(new, name, count=1)] = file.get_tensor(name)
-                            break
-        except (SafetensorError, OSError) as error:
-            raise WeightsInvalid(f"{path}: not a safetensors file ({error}); download it again") from error
-    if not tensors:
+    files = tensor_files(folder)
+    chosen = renamed(files, renames)
+    if not chosen:
         raise WeightsInvalid(f"{folder}: no tensor named like {' or '.join(renames)}; is it the right checkpoint?")
-    return tensors
+    return {chosen[name]: tensor for name, tensor in stream_tensors(files, chosen)}
+
+
+def renamed(names: Iterable[str], renames: Mapping[str, str]) -> dict[str, str]:
+    """Name → new name of those that a pattern matches (see `read_tensors`)."""
+    patterns = [(re.compile(pattern), new) for pattern, new in renames.items()]
+    chosen: dict[str, str] = {}
+    for name in names:
+        pattern, new = next(((p, n) for p, n in patterns if p.match(name)), (None, ""))
+        if pattern is not None:
+            chosen[name] = pattern.sub(new, name, count=1)
+    return chosen
 
 
 @contextmanager

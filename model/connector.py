@@ -6,38 +6,42 @@
 Both are Linear, GELU, Linear, and share nothing. A connector may also have `relevance`, two directions of the language
 model's space, one a stream: h + 10 · R_p · direction, where R_p is the cosine of the token and the question that DFM
 computes anyway (equation 5). The paper drops it after merging; a language model of two million parameters needs it to
-find the patch that the question is about. Checkpoints without it are read as they are.
+find the patch that the question is about. Checkpoints without it are read as they are. `newline`, where there is one,
+is a learned vector that ends the visual sequence.
+
+The authors' weights have one projector and a learned merger behind it: `ReleasedConnector`.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from index.errors import WeightsInvalid, WeightsNotFound
-from model.checkpoints import read_tensors, resolve
+from model.checkpoint_vilamp import VilampConfig, connector_names
+from model.checkpoints import check_tensors, read_tensors, resolve, stream_tensors, tensor_files, tensor_shapes
+from model.dfm_released import Composer, projector_mlp
 from model.profiles import ConnectorSpec
 
-__all__ = ["Connector", "load_connector"]
-
-
-def _mlp(patch_dim: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(patch_dim, width), nn.GELU(), nn.Linear(width, width))
+__all__ = ["AnyConnector", "Connector", "ReleasedConnector", "load_connector"]
 
 
 class Connector(nn.Module):
     """MLP_k as `keyframe` and MLP_n as `frame`, from `patch_dim` to the language model's `width`."""
 
     relevance: nn.Parameter | None
+    newline: nn.Parameter | None
 
-    def __init__(self, patch_dim: int, width: int, *, relevance: bool = False) -> None:
+    def __init__(self, patch_dim: int, width: int, *, relevance: bool = False, newline: bool = False) -> None:
         super().__init__()
         self.patch_dim, self.width = patch_dim, width
         self.relevance = nn.Parameter(torch.zeros(2, width)) if relevance else None
-        self.keyframe = _mlp(patch_dim, width)
-        self.frame = _mlp(patch_dim, width)
+        self.newline = nn.Parameter(torch.zeros(width)) if newline else None
+        self.keyframe = projector_mlp(patch_dim, width)
+        self.frame = projector_mlp(patch_dim, width)
 
     def forward(self, keyframe_patches: Tensor, merged: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """keyframe_patches [K, M, patch_dim], merged [N − K, patch_dim] → [K, M, width], [N − K, width]."""
@@ -82,7 +86,7 @@ class Connector(nn.Module):
         Raises:
             WeightsInvalid: a tensor is missing, extra or of another shape; the message names it.
         """
-        connector = cls(patch_dim, width, relevance="relevance" in state)
+        connector = cls(patch_dim, width, relevance="relevance" in state, newline="newline" in state)
         expected = {k: tuple(v.shape) for k, v in connector.state_dict().items()}
         for name in sorted(expected.keys() | state.keys()):
             got = tuple(state[name].shape) if name in state else None
@@ -103,32 +107,100 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
+class ReleasedConnector(nn.Module):
+    """Projector, newline and merger of an authors' checkpoint, under the names they have there.
+
+    `composer_projector` is a `Composer` (`sig_pooling`) or, in the `single_token` variant, two linear layers that turn
+    a frame's CLIP embedding [query_dim] into its one token. `config` is the checkpoint's own.
+    """
+
+    def __init__(self, config: VilampConfig, query_dim: int) -> None:
+        super().__init__()
+        self.config, self.query_dim = config, query_dim
+        self.patch_dim, self.width = config.mm_hidden_size, config.hidden_size
+        self.mm_projector = projector_mlp(self.patch_dim, self.width)
+        self.image_newline = nn.Parameter(torch.zeros(self.width))
+        self.composer_projector: nn.Sequential | Composer
+        if config.composer_type == "single_token":
+            self.composer_projector = projector_mlp(query_dim, self.width)
+        else:
+            self.composer_projector = Composer(query_dim, self.width)
+
+    def two_stream(self) -> Connector:
+        """The projector as MLP_k and as MLP_n, for the paper's form without training."""
+        connector = Connector(self.patch_dim, self.width, newline=True)
+        connector.keyframe.load_state_dict(self.mm_projector.state_dict())
+        connector.frame.load_state_dict(self.mm_projector.state_dict())
+        assert connector.newline is not None
+        connector.newline.data.copy_(self.image_newline.data)
+        weight = self.image_newline
+        return connector.to(weight.device, weight.dtype).requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ReleasedConnector:
+        """Read a checkpoint folder, as float32; encoders and language model are not read.
+
+        Raises:
+            WeightsNotFound: a file is missing.
+            WeightsInvalid: a field of config.json or a tensor is missing, extra or of another shape, or tau is not a
+                number above 0.
+        """
+        config = VilampConfig.read(folder)
+        files = tensor_files(folder)
+        chosen = connector_names(files)
+        shapes = tensor_shapes({name: files[name] for name in chosen})
+        # The one width that config.json does not have: that of CLIP's embeddings.
+        probe = "0.weight" if config.composer_type == "single_token" else "linear_q.weight"
+        probed = shapes.get(f"model.composer_projector.{probe}", ())
+        if len(probed) != 2:
+            raise WeightsInvalid(
+                f"{folder}: tensor model.composer_projector.{probe} [width, CLIP width] is missing, which composer_type "
+                f"{config.composer_type} has; is it the right checkpoint?"
+            )
+        connector = cls(config, probed[1])
+        own = {f"model.{name}": tensor for name, tensor in connector.state_dict().items()}
+        check_tensors(str(folder), shapes, {name: tuple(tensor.shape) for name, tensor in own.items()})
+        with torch.no_grad():
+            for name, tensor in stream_tensors(files, chosen):
+                own[name].copy_(tensor)
+        composer = connector.composer_projector
+        tau = float(composer.tau.detach()) if isinstance(composer, Composer) else 1.0
+        if not (math.isfinite(tau) and tau > 0):
+            raise WeightsInvalid(f"{folder}: model.composer_projector.tau is {tau}, not above 0")
+        return connector.to(device).eval()
+
+
+AnyConnector = Connector | ReleasedConnector
+
 # One trained projector as both MLPs: the names it has in both layouts transformers has written of LLaVA-OneVision.
 _LLAVA = {
     r"(model\.)?multi_modal_projector\.linear_1\.": "0.",
     r"(model\.)?multi_modal_projector\.linear_2\.": "2.",
+    r"(model\.)?multi_modal_projector\.": "extra.",
+    r"(model\.)?image_newline$": "newline",
 }
 
 
-def load_connector(spec: ConnectorSpec, device: torch.device) -> Connector:
+def load_connector(spec: ConnectorSpec, device: torch.device) -> AnyConnector:
     """The connector of a profile, float32 on `device`.
 
     Raises:
         WeightsNotFound: see `resolve`.
-        WeightsInvalid: tensors that do not fit, or a layout that is not read yet.
+        WeightsInvalid: tensors that do not fit.
     """
-    if spec.layout == "vilamp":
-        raise WeightsInvalid(
-            f"connector: {spec.source} is in the authors' own layout, which this version cannot read; "
-            "use the edge profile, or name a two_stream file"
-        )
     if spec.layout == "two_stream":
         return Connector.load(resolve(spec.source, needs=(), what="connector"), device=device)
-    folder = resolve(spec.source, needs=("*.safetensors",), takes=("*.safetensors.index.json",), what="connector")
+    needs = ("config.json", "*.safetensors")
+    folder = resolve(spec.source, needs=needs, takes=("*.safetensors.index.json",), what="connector")
+    if spec.layout == "vilamp":
+        return ReleasedConnector.load(folder, device=device)
     projector = read_tensors(folder, _LLAVA)
+    newline = projector.pop("newline", None)
     first = projector.get("0.weight")
     if first is None or first.ndim != 2:
         raise WeightsInvalid(f"{folder}: multi_modal_projector.linear_1.weight is missing")
     both = {f"{name}.{key}": tensor for name in ("keyframe", "frame") for key, tensor in projector.items()}
+    if newline is not None:
+        both["newline"] = newline
     width, patch_dim = first.shape
     return Connector.from_state(both, patch_dim=patch_dim, width=width, source=str(folder), device=device)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from index.errors import UsageError
 
-__all__ = ["Merge", "Merged", "merge", "merge_frames", "merge_mean"]
+__all__ = ["Merge", "Merged", "Run", "merge", "merge_frames", "merge_mean", "pool_grid", "walk"]
 
 # Half-precision patches are widened in slices of at most this many elements (64 MB of float32).
 _WIDENED_ELEMENTS = 16 * 2**20
@@ -89,6 +89,66 @@ class Merged:
     features: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows `start` to `stop` of one stream: one keyframe, or frames that follow the same one.
+
+    `patches` is [stop − start, M, d], a view of the chunk that was read. `opens` marks the first run of a stream,
+    `offset` counts the rows of the stream before `start`, and `segment` its keyframes before `stop`, from 0: 0 for the
+    first keyframe and the frames after it, −1 before it.
+    """
+
+    start: int
+    stop: int
+    is_keyframe: bool
+    opens: bool
+    offset: int
+    segment: int
+    patches: Tensor
+
+
+def walk(
+    read: Callable[[slice], Tensor], keyframe: NDArray[np.bool_], stream_index: NDArray[np.integer], *, chunk: int
+) -> Iterator[Run]:
+    """The runs of a window in row order, one chunk of patches in memory at a time.
+
+    Args:
+        read: patches [stop − start, M, d] of a slice of rows; called with ascending slices of at most `chunk` rows.
+        keyframe: bool[N].
+        stream_index: int[N]; the rows of a stream stand together, ascending in time.
+        chunk: most rows read at once.
+
+    Raises:
+        UsageError: arrays of different length, a stream in two places, or a reader that gives too few rows.
+    """
+    total = len(keyframe)
+    if len(stream_index) != total:
+        raise UsageError(f"keyframe has {total} rows and stream_index {len(stream_index)}; they must agree")
+    begins = np.concatenate([[True], stream_index[1:] != stream_index[:-1]]) if total else np.zeros(0, bool)
+    if int(begins.sum()) != len(np.unique(stream_index)):
+        raise UsageError("the rows of one stream are not together; sort the window by stream and time")
+    opened, segment = 0, -1
+    for first in range(0, total, chunk):
+        last = min(first + chunk, total)
+        block = read(slice(first, last))
+        if len(block) != last - first:
+            raise UsageError(f"rows {first} to {last}: expected patches of {last - first} frames, got {len(block)}")
+        start = first
+        while start < last:
+            opens = bool(begins[start])
+            if opens:
+                opened, segment = start, -1
+            stop = start + 1
+            if keyframe[start]:
+                segment += 1
+            else:
+                cuts = np.flatnonzero(keyframe[start + 1 : last] | begins[start + 1 : last])
+                stop = start + 1 + int(cuts[0]) if len(cuts) else last
+            patches = block[start - first : stop - first]
+            yield Run(start, stop, bool(keyframe[start]), opens, start - opened, segment, patches)
+            start = stop
+
+
 def merge_frames(
     read: Callable[[slice], Tensor],
     keyframe: NDArray[np.bool_],
@@ -105,47 +165,47 @@ def merge_frames(
     At most one chunk of patches and one keyframe are in memory.
 
     Args:
-        read: patches [stop − start, M, d] of a slice of rows; called with ascending slices of at most `chunk` rows.
-        keyframe: bool[N].
-        stream_index: int[N]; the rows of a stream stand together, ascending in time.
+        read, keyframe, stream_index, chunk: see `walk`.
         query: [d].
         alpha, lam: see `merge`.
         merge: how a frame becomes a token.
-        chunk: most rows read at once.
 
     Yields:
         `Merged` pieces that cover all rows in order.
 
     Raises:
-        UsageError: arrays of different length, a stream in two places, or what `merge` refuses.
+        UsageError: what `walk` and `merge` refuse.
     """
-    total = len(keyframe)
-    if len(stream_index) != total:
-        raise UsageError(f"keyframe has {total} rows and stream_index {len(stream_index)}; they must agree")
-    begins = np.concatenate([[True], stream_index[1:] != stream_index[:-1]]) if total else np.zeros(0, bool)
-    if int(begins.sum()) != len(np.unique(stream_index)):
-        raise UsageError("the rows of one stream are not together; sort the window by stream and time")
     reference: Tensor | None = None
-    for first in range(0, total, chunk):
-        last = min(first + chunk, total)
-        block = read(slice(first, last))
-        if len(block) != last - first:
-            raise UsageError(f"rows {first} to {last}: expected patches of {last - first} frames, got {len(block)}")
-        start = first
-        while start < last:
-            if begins[start]:
-                reference = None
-            if keyframe[start]:
-                # A view would keep the whole chunk alive.
-                reference = block[start - first].clone()
-                yield Merged(start, start + 1, True, reference)
-                start += 1
-                continue
-            cuts = np.flatnonzero(keyframe[start + 1 : last] | begins[start + 1 : last])
-            stop = start + 1 + int(cuts[0]) if len(cuts) else last
-            tokens = merge(block[start - first : stop - first], reference, query, alpha=alpha, lam=lam)
-            yield Merged(start, stop, False, tokens)
-            start = stop
+    for run in walk(read, keyframe, stream_index, chunk=chunk):
+        if run.opens:
+            reference = None
+        if run.is_keyframe:
+            # A view would keep the whole chunk alive.
+            reference = run.patches[0].clone()
+            yield Merged(run.start, run.stop, True, reference)
+        else:
+            tokens = merge(run.patches, reference, query, alpha=alpha, lam=lam)
+            yield Merged(run.start, run.stop, False, tokens)
+
+
+def pool_grid(features: Tensor, tokens: int) -> Tensor:
+    """The square grid of M features [M, d], resized bilinearly to `tokens` [tokens, d] (27 × 27 to 14 × 14, say).
+
+    The corners of the two grids are not aligned and nothing is blurred first, as the released code does. Every output
+    is a mean with weights that sum to one, so pooling may stand before or after a linear layer.
+
+    Raises:
+        UsageError: M or `tokens` is not a square, or there are fewer patches than tokens.
+    """
+    if tokens == len(features):
+        return features
+    side, wanted = math.isqrt(len(features)), math.isqrt(tokens)
+    if side * side != len(features) or wanted * wanted != tokens or not 0 < wanted <= side:
+        raise UsageError(f"keyframe_tokens {tokens}: cannot pool {len(features)} patches so; both must be squares")
+    grid = features.T.reshape(1, -1, side, side)
+    pooled = torch.nn.functional.interpolate(grid, (wanted, wanted), mode="bilinear", align_corners=False)
+    return pooled.reshape(-1, tokens).T
 
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:

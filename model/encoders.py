@@ -39,6 +39,9 @@ class FrameEncoder(Protocol):
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts → float32[n, Df] of unit norm; a text longer than the model reads is cut at its end."""
 
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `encode_text`, but as the text tower gives them, not of unit norm (the learned merger wants it so)."""
+
 
 class PatchEncoder(Protocol):
     """M patch vectors and one pooled vector a frame; the pooled one is comparable with the vector of a text."""

@@ -12,8 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
-from model.checkpoints import loading, resolve, weights_digest
+from model.checkpoint_vilamp import clip_names
+from model.checkpoints import (
+    check_tensors,
+    loading,
+    resolve,
+    stream_tensors,
+    tensor_files,
+    tensor_shapes,
+    weights_digest,
+    weights_files,
+)
 from model.preprocessing import Preprocessing
 from model.profiles import FrameEncoderSpec
 
@@ -60,7 +71,17 @@ class ClipEncoder:
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if not texts:
             return np.empty((0, self._identity.dimension), np.float32)
-        return _unit(self._model.encode_text(self._tokenizer(list(texts)).to(self._device)))
+        return functional.normalize(self._encoded(texts), dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if not texts:
+            return np.empty((0, self._identity.dimension), np.float32)
+        return self._encoded(texts).cpu().numpy()
+
+    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        vectors: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
+        return vectors.float()
 
 
 def _unit(vectors: Tensor) -> NDArray[np.float32]:
@@ -76,20 +97,66 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
     """
     import open_clip
 
-    folder = resolve(spec.source, needs=_NEEDS, takes=_TOKENIZER, what=f"frame encoder {spec.name}")
-    with loading(f"frame encoder {spec.name}", folder):
-        model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
+    what, whole = f"frame encoder {spec.name}", spec.tower is None
+    folder = resolve(spec.source, needs=_NEEDS if whole else _NEEDS[:1], takes=_TOKENIZER, what=what)
+    with loading(what, folder):
+        model = open_clip.create_model(
+            f"local-dir:{folder}", device=device, require_pretrained=whole, load_weights=whole
+        )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    if spec.tower is not None:
+        takes = ("*.safetensors.index.json",)
+        tower = resolve(spec.tower, needs=("*.safetensors",), takes=takes, what=f"{what}, weights")
+        _fill(model, tower)
+        digested = weights_files(tower)
+    else:
+        digested = [_chosen(folder)]
     model.eval().requires_grad_(False)
     preprocessing = Preprocessing.from_open_clip(open_clip.get_model_preprocess_cfg(model), source=str(folder))
     identity = EncoderIdentity(
         name=spec.name,
-        revision=spec.source.revision or "local",
-        weights_digest=weights_digest([_chosen(folder)]),
+        revision="+".join(s.revision or "local" for s in (spec.source, spec.tower) if s is not None),
+        weights_digest=weights_digest(digested),
         preprocessing_digest=preprocessing.digest(),
         dimension=_dimension(model, tokenizer, device),
     )
     return ClipEncoder(model, tokenizer, preprocessing, identity, spec.batch)
+
+
+@torch.no_grad()
+def _fill(model: Any, folder: Path) -> None:
+    """Put the frame selector's tensors of an authors' checkpoint into an open_clip model.
+
+    Raises:
+        WeightsInvalid: one is missing, extra or of another shape; the message has the name it has in the checkpoint.
+    """
+    files = tensor_files(folder)
+    names = clip_names(files)
+    own = _parts(model)
+    shapes = tensor_shapes({name: files[name] for name in names})
+    back = {new: name for name, new in names.items()}
+    for new in sorted(own.keys() - back.keys()):
+        raise WeightsInvalid(
+            f"{folder}: model.frame_selector has no tensor for CLIP's {new}; is it the right checkpoint?"
+        )
+    expected = {back[new]: tuple(tensor.shape) for new, tensor in own.items()}
+    check_tensors(str(folder), shapes, expected)
+    for name, tensor in stream_tensors(files, names):
+        own[names[name]].copy_(tensor)
+
+
+def _parts(model: Any) -> dict[str, Tensor]:
+    """An open_clip CLIP's tensors as the other layout has them: q, k and v apart, projections transposed; all views."""
+    parts: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if ".attn.in_proj_" in name:
+            for part, view in zip("qkv", tensor.chunk(3), strict=True):
+                parts[name.replace("in_proj_", f"{part}_proj.")] = view
+        elif name in ("text_projection", "visual.proj"):
+            parts[name] = tensor.T
+        elif name != "attn_mask":
+            parts[name] = tensor
+    return parts
 
 
 def _chosen(folder: Path) -> Path:

@@ -114,7 +114,8 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
     if report["missing_keys"]:
         raise WeightsInvalid(f"{what}: {folder} has no tensor {min(report['missing_keys'])}; is it a SigLIP?")
     if spec.tower is not None:
-        tower = resolve(spec.tower, needs=("*.safetensors",), takes=(), what=f"{what}, vision tower")
+        takes = ("*.safetensors.index.json",)
+        tower = resolve(spec.tower, needs=("*.safetensors",), takes=takes, what=f"{what}, vision tower")
         files += weights_files(tower)
         _replace_vision(model, tower, spec)
     layers = len(model.vision_model.encoder.layers)
@@ -143,6 +144,11 @@ def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:
     vision = model.vision_model
     depth = spec.layer if spec.layer > 0 else len(vision.encoder.layers)
     own = vision.state_dict()
+    for name in sorted(new.keys() - own.keys()):
+        if not name.endswith("position_ids"):
+            raise WeightsInvalid(
+                f"{folder}: the vision tower's {name} is one too many; the base SigLIP has no such tensor"
+            )
     needed = [name for name in own if name.startswith("embeddings.") or _layer(name) < depth]
     for name in needed:
         if name not in new:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from index.keyframes import select_keyframes
 from model.bank import Bank
 from model.dfm import merge
 from model.questions import QUESTION_KINDS, Question
-from model.scenes import COUNTS, Event
+from model.scenes import COUNTS, Actor, Event
 from model.train_encoders import TEXT_LENGTH
 from model.virtual_streams import StreamMaker, VirtualStream, ask_about
 from model.vocabulary import build_tokenizer
@@ -97,14 +98,24 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
     return Features(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
 
 
+class Follows(NamedTuple):
+    """`later` and `earlier` bool[K, M]; `kind` and `colour` of the earlier actor (one of them in a meeting)."""
+
+    later: Tensor
+    earlier: Tensor
+    kind: int
+    colour: int
+
+
 @dataclass(slots=True)
 class Example:
     """One stream ready to be read for one question.
 
     Patches of the keyframes [K, M, d], merged tokens of the others [n, d], how many others stand before each keyframe
     int64[K], the question and its embedding [d]. For training only: `shown` bool[K, M], the patches that show its
-    answer; `named` int64[K, M, 3], kind, colour and place of the actor that covers a patch, −1 where there is none;
-    `follows`, pairs of bool[K, M]: an event's patches in one keyframe and those of the event before it at its place.
+    answer; `named` int64[K, M, 4], kind, colour, place and count of the actor that covers a patch, −1 where there is none;
+    `follows`, for every event that came after another at its place: the patches that show it, bool[K, M], those of the
+    last keyframe that shows the other, bool[K, M], and the kind and colour seen there.
     """
 
     clocks: list[str]
@@ -115,7 +126,7 @@ class Example:
     query: Tensor
     shown: Tensor
     named: Tensor
-    follows: list[tuple[Tensor, Tensor]]
+    follows: list[Follows]
 
 
 def _exactly(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -137,22 +148,21 @@ def _showing(named: NDArray[np.int64], keyframes: NDArray[np.int64], event: Even
     return result & _during(keyframes, event)[:, None]
 
 
-def _follows(
-    stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray[np.int64]
-) -> list[tuple[Tensor, Tensor]]:
-    pairs: list[tuple[Tensor, Tensor]] = []
-    last: dict[int, Tensor] = {}
+def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray[np.int64]) -> list[Follows]:
+    result: list[Follows] = []
+    last: dict[int, tuple[Tensor, Actor]] = {}
     for event in sorted((e for clip in stream.clips for e in clip.events), key=lambda e: e.start):
         shown = _showing(named, keyframes, event)
         if not shown.any():
             continue
         if event.place in last:
-            pairs.append((torch.from_numpy(shown), last[event.place]))
+            earlier, actor = last[event.place]
+            result.append(Follows(torch.from_numpy(shown), earlier, actor.kind, actor.colour))
         latest = np.zeros_like(shown)
         frame = np.flatnonzero(shown.any(1))[-1]
         latest[frame] = shown[frame]
-        last[event.place] = torch.from_numpy(latest)
-    return pairs
+        last[event.place] = torch.from_numpy(latest), event.actors[0]
+    return result
 
 
 def _prepare(
@@ -187,7 +197,8 @@ def _prepare(
     rows = stream.rows[keyframes]
     owner = bank.patch_seen[rows]
     participant = np.maximum(owner, 0)[..., None].astype(np.int64)
-    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., :3]
+    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., [0, 1, 2, 4]]
+    of_patch[..., 3] -= 1  # an index into COUNTS
     named = np.where(owner[..., None] >= 0, of_patch, -1).astype(np.int64)
     event, actor = question.shown
     shown = (named[..., 0] == actor.kind) & (named[..., 1] == actor.colour) & _during(keyframes, event)[:, None]

@@ -7,6 +7,7 @@ or questions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from index.errors import UsageError, WeightsInvalid
-from model.checkpoints import loading, read_tensors, resolve
+from index.errors import BudgetExceeded, UsageError, WeightsInvalid
+from model.checkpoint_vilamp import VilampConfig, language_names
+from model.checkpoints import check_tensors, loading, renamed, resolve, stream_tensors, tensor_files, tensor_shapes
 from model.profiles import LanguageModelSpec
 
-__all__ = ["LanguageModel", "Reading", "load_language"]
+__all__ = ["PREFILL_TOKENS", "LanguageModel", "Reading", "build_qwen2", "load_language"]
 
 # Prefill goes in pieces, so that activations stay small however long the prompt is.
-_PREFILL_TOKENS = 2048
+PREFILL_TOKENS = 2048
 _NEEDS = ("config.json", "tokenizer.json", "*.safetensors")
 _TAKES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "*.safetensors.index.json")
 # Checkpoint names → Qwen2ForCausalLM names, for both layouts transformers has written of LLaVA-OneVision.
@@ -29,7 +31,9 @@ _LLAVA = {
     r"language_model\.(model|lm_head)\.": r"\1.",
     r"model\.language_model\.": "model.",
     r"lm_head\.": "lm_head.",
+    r"(?!(model\.)?(vision_tower|multi_modal_projector|image_newline))": "",  # nobody's: one too many
 }
+_HEAD = "lm_head.weight"
 
 
 @dataclass(slots=True)
@@ -42,14 +46,22 @@ class Reading:
 
 
 class LanguageModel:
-    """A causal language model with its tokenizer. `max_context` is the token budget of prompt and answer together."""
+    """A causal language model with its tokenizer.
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_context: int) -> None:
+    `max_context` is the token budget of prompt and answer together, `cache_budget` the most bytes of one prompt's
+    key-value cache; None for what the device has free.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_context: int, cache_budget: int | None = None) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.cache_budget = cache_budget
         self.max_context = min(max_context, int(model.config.max_position_embeddings))
         self.width = int(model.config.hidden_size)
-        self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-        ends = {self.end_id, tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)}
+        ends = _listed(model.generation_config.eos_token_id)
+        self.end_id = -1
+        if tokenizer is not None:  # random weights have none
+            self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+            ends += [self.end_id, tokenizer.eos_token_id]
         self.stop_ids = frozenset(int(i) for i in ends if i is not None)
 
     @property
@@ -67,23 +79,45 @@ class LanguageModel:
         return rows
 
     @torch.inference_mode()
-    def read(self, embeddings: Tensor) -> Reading:
+    def read(self, embeddings: Tensor, *, room: int = 256) -> Reading:
         """Prefill: [T, width] → the cache and the logits after the last token.
+
+        The cache is allocated first, for T and `room` tokens behind them (what `decode` and `score` will need); then
+        the prompt goes through in pieces, and only the last token through the head.
 
         Raises:
             UsageError: an empty prompt.
+            BudgetExceeded: more tokens than `max_context`, or a cache that does not fit; said before any work.
         """
         if len(embeddings) == 0:
             raise UsageError("a language model needs at least one token to read")
-        from transformers import DynamicCache
+        from model.kv_cache import SizedCache
 
-        cache = DynamicCache(config=self.model.config)
+        self._check_room(len(embeddings), room)
+        cache = SizedCache(self.model.config, len(embeddings) + room, dtype=self.dtype, device=self.device)
         hidden: Any = None
-        for piece in torch.split(embeddings.to(self.device, self.dtype), _PREFILL_TOKENS):
+        for piece in torch.split(embeddings.to(self.device, self.dtype), PREFILL_TOKENS):
             hidden = self.model.model(
                 inputs_embeds=piece.unsqueeze(0), past_key_values=cache, use_cache=True
             ).last_hidden_state
         return Reading(cache, len(embeddings), self._logits(hidden[:, -1])[0])
+
+    def _check_room(self, tokens: int, room: int) -> None:
+        from model.kv_cache import cache_bytes
+
+        if tokens > self.max_context:
+            raise BudgetExceeded(f"the prompt has {tokens} tokens, the language model has room for {self.max_context}")
+        need = cache_bytes(self.model.config, tokens + room, self.dtype)
+        free = [self.cache_budget] if self.cache_budget is not None else []
+        if self.device.type == "cuda":
+            # What torch has reserved and does not use is free too.
+            spare = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free.append(torch.cuda.mem_get_info(self.device)[0] + spare)
+        if free and need > min(free):
+            raise BudgetExceeded(
+                f"the key-value cache of {tokens} prompt tokens and {room} more needs {need / 2**20:,.1f} MiB, "
+                f"{min(free) / 2**20:,.1f} MiB are free; ask about a shorter time, or for fewer keyframes"
+            )
 
     @torch.inference_mode()
     def decode(self, reading: Reading, *, max_new_tokens: int) -> Iterator[int]:
@@ -145,7 +179,7 @@ class LanguageModel:
 
 
 def _listed(value: int | list[int] | None) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def load_language(spec: LanguageModelSpec, device: torch.device) -> LanguageModel:
@@ -153,45 +187,84 @@ def load_language(spec: LanguageModelSpec, device: torch.device) -> LanguageMode
 
     Raises:
         WeightsNotFound: see `resolve`.
-        WeightsInvalid: a checkpoint whose tensors do not fit, without `<|im_end|>`, or of a layout not read yet.
+        WeightsInvalid: a checkpoint whose tensors do not fit, or without `<|im_end|>`.
     """
-    if spec.layout == "vilamp":
-        raise WeightsInvalid(
-            f"language model: {spec.source} is in the authors' own layout, which this version cannot read; "
-            "use the edge profile, or name a Qwen2 or LLaVA-OneVision checkpoint"
-        )
     from transformers import PreTrainedTokenizerFast
 
     folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what="language model")
     dtype = getattr(torch, spec.dtype) if device.type == "cuda" else torch.float32
     with loading("language model", folder):
-        model, report = _load_causal(folder, dtype) if spec.layout == "causal_lm" else _load_llava(folder, dtype)
+        if spec.layout == "causal_lm":
+            model = _load_causal(folder, dtype).to(device)
+        else:
+            model = _load_parts(folder, spec.layout, dtype, device)
         # Not AutoTokenizer: beside a Qwen2 configuration it takes any tokenizer.json for Qwen2's own.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    if report["missing_keys"]:
-        raise WeightsInvalid(f"language model: {folder} has no tensor {min(report['missing_keys'])}")
     if tokenizer.convert_tokens_to_ids("<|im_end|>") in (None, tokenizer.unk_token_id):
         raise WeightsInvalid(f"language model: the tokenizer in {folder} has no <|im_end|>; it needs ChatML")
-    model.to(device).requires_grad_(False)
-    return LanguageModel(model, tokenizer, max_context=spec.max_context)
+    model.requires_grad_(False)
+    return LanguageModel(model, tokenizer, max_context=spec.max_context, cache_budget=spec.cache_bytes)
 
 
-def _load_causal(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def build_qwen2(config: Any, device: torch.device, dtype: torch.dtype, *, empty: bool = False) -> Any:
+    """A Qwen2ForCausalLM from its configuration alone, made on `device` (which may be `meta`), with SDPA.
+
+    Weights are random, or not written at all when `empty`.
+    """
+    from transformers import Qwen2ForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with torch.device(device), no_init_weights() if empty else nullcontext():
+        model = Qwen2ForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
+    return model
+
+
+def _load_causal(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=dtype, output_loading_info=True
+        folder, local_files_only=True, dtype=dtype, output_loading_info=True, attn_implementation="sdpa"
     )
-    return model, report
+    for key, reason in (("missing_keys", "has no tensor"), ("unexpected_keys", "has one tensor too many,")):
+        if report[key]:
+            raise WeightsInvalid(f"language model: {folder} {reason} {min(report[key])}")
+    return model
 
 
-def _load_llava(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    """The Qwen2 inside a LLaVA-OneVision checkpoint; its vision tower is not read."""
-    from transformers import AutoConfig, Qwen2ForCausalLM
+@torch.no_grad()
+def _load_parts(folder: Path, layout: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The Qwen2 inside a checkpoint that holds more than that, one tensor in host memory at a time."""
+    files = tensor_files(folder)
+    if layout == "vilamp":
+        VilampConfig.read(folder)
+        config, names = VilampConfig.qwen2(folder), {name: name for name in language_names(files)}
+    else:
+        from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    state = read_tensors(folder, _LLAVA)
-    model, report = Qwen2ForCausalLM.from_pretrained(
-        None, config=config.text_config, state_dict=state, dtype=dtype, output_loading_info=True
-    )
-    return model, report
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).text_config
+        names = renamed(files, _LLAVA)
+    head = next((name for name, new in names.items() if new == _HEAD), None)
+    if config.tie_word_embeddings and head is not None:
+        # A checkpoint may carry its head all the same: a copy is left out, another one is used.
+        embedding = next((name for name, new in names.items() if new == "model.embed_tokens.weight"), head)
+        both = dict(stream_tensors(files, (head, embedding)))
+        if torch.equal(both[head], both[embedding]):
+            del names[head]
+        else:
+            config.tie_word_embeddings = False
+    model = build_qwen2(config, device, dtype, empty=True)
+    own = model.state_dict()
+    if config.tie_word_embeddings:
+        own.pop(_HEAD, None)
+    back = {new: name for name, new in names.items()}
+    shapes = tensor_shapes({name: files[name] for name in names})
+    expected = {back.get(new, new): tuple(tensor.shape) for new, tensor in own.items()}
+    check_tensors(f"language model: {folder}", shapes, expected)
+    for name, tensor in stream_tensors(files, names):
+        own[names[name]].copy_(tensor)
+    if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.eval()

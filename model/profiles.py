@@ -19,6 +19,7 @@ __all__ = [
     "DfmSpec",
     "FrameEncoderSpec",
     "LanguageModelSpec",
+    "ModelShape",
     "PatchEncoderSpec",
     "Profile",
     "Source",
@@ -58,10 +59,15 @@ class Source(_Data):
 
 
 class FrameEncoderSpec(_Data):
-    """A CLIP in open_clip's layout. `batch` is the most frames encoded at once."""
+    """A CLIP in open_clip's layout. `batch` is the most frames encoded at once.
+
+    With `tower` only configuration and tokenizer come from `source`, and the weights from the frame selector
+    (`model.frame_selector.*`) of that checkpoint in the authors' layout.
+    """
 
     name: str
     source: Source
+    tower: Source | None = None
     batch: int = Field(default=64, gt=0)
 
 
@@ -91,12 +97,14 @@ class PatchEncoderSpec(_Data):
 
 class LanguageModelSpec(_Data):
     """A Qwen2. `max_context` is the token budget of prompt and answer together; `dtype` is used on CUDA (a CPU runs
-    in float32). `layout` is how its tensors are named on disk."""
+    in float32). `layout` is how its tensors are named on disk. `cache_bytes` is the most that one question's key-value
+    cache may take; None for what the device has free."""
 
     source: Source
     layout: Literal["causal_lm", "llava_onevision", "vilamp"] = "causal_lm"
     max_context: int = Field(gt=0)
     max_new_tokens: int = Field(default=256, gt=0)
+    cache_bytes: int | None = Field(default=None, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 
@@ -109,11 +117,55 @@ class ConnectorSpec(_Data):
 
 
 class DfmSpec(_Data):
-    """Equations 5–10 of the paper: softmax temperature α and the weight λ of the keyframe's similarity."""
+    """How frames become tokens.
 
-    mode: Literal["paper"] = "paper"
+    `paper` is equations 5–10: softmax temperature `alpha` and the weight `lam` of the keyframe's similarity. `released`
+    is the merger that the authors' published `_sig` weights were trained with (see `model.dfm_released`); its
+    temperature is learned and comes with the weights. There `reference_frame` says what the frames after the i-th
+    keyframe are compared with: that keyframe, or, as the released code does, the i-th frame of the video.
+
+    `keyframe_tokens` keyframe tokens are pooled bilinearly out of the M patches (None: what the checkpoint says, or all
+    M), and with `image_newline` the checkpoint's learned vector ends the visual sequence. Keyframe selection follows
+    the same mode: frames below `relevance_floor` are not selected, and `gap_fill` brings the set to min(K, N).
+    """
+
+    mode: Literal["paper", "released"] = "paper"
     alpha: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     lam: float = Field(default=1.0, allow_inf_nan=False)
+    reference_frame: Literal["segment_index", "keyframe"] = "keyframe"
+    keyframe_tokens: int | None = Field(default=None, gt=0)
+    image_newline: bool = False
+    gap_fill: bool = False
+    relevance_floor: float = Field(default=-1.0, ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> Self:
+        if self.mode == "released" and "alpha" in self.model_fields_set:
+            raise ValueError("alpha is learned in released mode and comes with the weights; leave it out")
+        if self.mode == "paper" and self.reference_frame != "keyframe":
+            raise ValueError("reference_frame segment_index belongs to released mode")
+        return self
+
+
+class ModelShape(_Data):
+    """The sizes of a profile's model, from which random weights are made to measure speed without any file.
+
+    `patches` × `patch_dim` is what the patch encoder gives of a frame, `query_dim` the width of the frame encoder's
+    vectors; the rest is the Qwen2: `width`, `layers`, attention `heads` over `kv_heads`, `feed_forward`, `vocabulary`
+    (the head shares its weights with the embedding where `tied`) and the most `positions`.
+    """
+
+    patches: int = Field(gt=0)
+    patch_dim: int = Field(gt=0)
+    query_dim: int = Field(gt=0)
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    feed_forward: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+    tied: bool
+    positions: int = Field(gt=0)
 
 
 class Profile(_Data):
@@ -121,6 +173,7 @@ class Profile(_Data):
 
     `k` and `tau` are DKS's defaults, `max_frames` the most frames of one question. With `timestamps` the capture time
     stands as text before every keyframe, which only a model trained so understands. `notice` is shown to users.
+    `shape` is needed by `sightline bench model --random-weights` only.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -134,6 +187,13 @@ class Profile(_Data):
     language_model: LanguageModelSpec
     connector: ConnectorSpec
     dfm: DfmSpec = DfmSpec()
+    shape: ModelShape | None = None
+
+    @model_validator(mode="after")
+    def _merger_is_in_the_checkpoint(self) -> Self:
+        if self.dfm.mode == "released" and self.connector.layout != "vilamp":
+            raise ValueError("dfm.mode released needs a connector whose layout is vilamp: the merger is learned")
+        return self
 
 
 def profile_names() -> list[str]:

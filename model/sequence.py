@@ -8,6 +8,7 @@ profile asks for it, and M tokens; any other frame is one token. Streams follow 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from index.records import from_micros
 from model.connector import Connector
-from model.dfm import Merged
+from model.dfm import Merged, pool_grid
 
 __all__ = ["SYSTEM", "build_prompt", "clock_ids", "count_visual", "question_text", "visual_embeddings"]
 
@@ -71,6 +72,8 @@ def visual_embeddings(
     captured_at: NDArray[np.int64],
     clock: Callable[[int], Tensor] | None,
     query: Tensor,
+    keyframe_tokens: int | None = None,
+    stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Iterator[Tensor]:
     """The language model's input between prefix and suffix, piece by piece in row order.
 
@@ -80,6 +83,8 @@ def visual_embeddings(
         captured_at: int64[N] UTC microseconds.
         clock: the embeddings [n, width] of a capture time, or None for a profile without timestamps.
         query: the question in the patches' space, [patch_dim].
+        keyframe_tokens: pool a keyframe's M tokens to so many; None for all.
+        stage: told `projector` around the connector's work.
 
     Yields:
         [n, width] tensors.
@@ -87,12 +92,13 @@ def visual_embeddings(
     weights = next(connector.frame.parameters())
     for piece in pieces:
         features = piece.features.to(weights.device, weights.dtype)
-        if not piece.is_keyframe:
-            yield connector.tokens(features, query, keyframe=False)
-            continue
-        if clock is not None:
+        if piece.is_keyframe and clock is not None:
             yield clock(int(captured_at[piece.start])).to(weights.device, weights.dtype)
-        yield connector.tokens(features, query, keyframe=True)
+        with stage("projector"):
+            tokens = connector.tokens(features, query, keyframe=piece.is_keyframe)
+            if piece.is_keyframe and keyframe_tokens is not None:
+                tokens = pool_grid(tokens.float(), keyframe_tokens).to(tokens.dtype)
+        yield tokens
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -23,7 +23,7 @@ from model.bank import Bank
 from model.connector import Connector
 from model.examples import Example, Features, Length, draw_example
 from model.questions import QUESTION_KINDS
-from model.scenes import COLOURS, KINDS, PLACES
+from model.scenes import COLOURS, COUNTS, KINDS, PLACES
 from model.sequence import build_prompt
 from model.virtual_streams import StreamMaker
 from model.vocabulary import build_tokenizer, save_tokenizer, words
@@ -39,6 +39,7 @@ LANGUAGE: dict[str, Any] = {
 }
 ROPE_THETA = 1_000_000.0
 CONTEXT = 16_384
+CLOCK = "HH:MM"  # one token a letter
 
 
 SHORT = Length(frames=100, clips=6, k=8, others=16, batch=12)
@@ -56,25 +57,41 @@ class Stage:
 
 
 STAGES = (
-    Stage(steps=1500, lengths=(SHORT,)),
-    Stage(steps=1500, lengths=(SHORT, MEDIUM, LONG)),
-    Stage(steps=1800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
+    Stage(steps=1300, lengths=(SHORT,)),
+    Stage(steps=1300, lengths=(SHORT, MEDIUM, LONG)),
+    Stage(steps=800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
 )
-# What heads are told to look at (see `Trainee.loss`): the answer's patches, the clock before a patch, and what stood at
-# a place before; each with a layer, some of its heads, and a weight.
-LOOKS = ("look", "clock", "follows")
-LOOK_HEADS = ((2, slice(0, 3)), (0, slice(0, 2)), (1, slice(0, 2)))
-LOOK_WEIGHTS = (0.5, 0.3, 0.3)
+
+
+class _Told(NamedTuple):
+    """What some heads of a layer are told to look at, and which of READS the place that looks must say afterwards."""
+
+    name: str
+    layer: int
+    heads: slice
+    weight: float
+    reads: tuple[int, ...]
+
+
+# The answer looks at the patches that show it; a patch at the four digits of its clock, and at what stood at its place
+# before. What a patch has learned so must be readable from it where the answer looks: four digits, kind, colour.
+TOLD = (
+    _Told("look", 2, slice(0, 4), 0.5, ()),
+    *(_Told(f"digit {i + 1}", 1, slice(2 + i, 3 + i), 0.1, (i,)) for i in range(4)),
+    _Told("follows", 1, slice(0, 2), 0.3, (4, 5)),
+)
+READS, READ_LAYER, READ_WEIGHT = (10, 10, 10, 10, len(KINDS), len(COLOURS)), 2, 0.1
 LOOKERS = 24  # patches of a stream that are told where to look
 NAME_SCALE, NAME_WEIGHT = 12.0, 0.3
 
 
 class _Look(NamedTuple):
-    """One position of one sequence of the batch, and the positions it should look at."""
+    """One position of one sequence of the batch, the positions it should look at, and what it then says of each read."""
 
     row: int
     position: int
     places: list[int]
+    says: tuple[int, ...] = ()
 
 
 class Trainee(nn.Module):
@@ -94,6 +111,7 @@ class Trainee(nn.Module):
         config = Qwen2Config(vocab_size=len(words()), rope_parameters=rope, **ids, **LANGUAGE)
         self.language = Qwen2ForCausalLM(config)
         self.connector = Connector(patch_dim, LANGUAGE["hidden_size"], relevance=True)
+        self.reader = nn.Linear(LANGUAGE["hidden_size"], sum(READS))  # for training only
         self.cache: dict[str, Tensor] = {}
 
     def ids(self, text: str) -> Tensor:
@@ -117,13 +135,13 @@ class Trainee(nn.Module):
 
     def _positions(self, stream: Example, head: int) -> Tensor:
         """int64[K, M]: where the keyframes' patches stand in the sequence, whose visual tokens begin at `head`."""
-        clock, count = len(self.ids(" 00:00")), stream.shown.shape[1]
+        clock, count = len(CLOCK), stream.shown.shape[1]
         frame = torch.arange(len(stream.before))
         first = head + torch.from_numpy(stream.before) + frame * (clock + count) + clock
         return first.unsqueeze(1) + torch.arange(count)
 
     def _naming(self, streams: Sequence[Example]) -> Tensor:
-        """Cross-entropy of reading kind, colour and place off a keyframe's token by the words' own embeddings.
+        """Cross-entropy of reading kind, colour, place and count off a keyframe's token by the words' own embeddings.
 
         It puts what a patch shows and the words for it into the same directions, so that a question's words can find it.
         """
@@ -131,18 +149,17 @@ class Trainee(nn.Module):
         tokens = self.connector.keyframe(torch.cat([s.key_patches for s in streams])).flatten(0, 1)
         named = torch.cat([s.named for s in streams]).flatten(0, 1)
         total: Tensor = tokens.new_zeros(())
-        for column, names in enumerate((KINDS, COLOURS, PLACES)):
+        for column, names in enumerate((KINDS, COLOURS, PLACES, COUNTS)):
             known = named[:, column] >= 0
             words = functional.normalize(embed(torch.cat([self.ids(" " + name) for name in names])), dim=-1)
             logits = NAME_SCALE * functional.normalize(tokens[known], dim=-1) @ words.T
             total = total + functional.cross_entropy(logits.float(), named[known, column])
         return total
 
-    def _looking(self, out: Any, where: tuple[int, slice], looks: Sequence[_Look]) -> Tensor:
+    def _looking(self, out: Any, number: int, heads: slice, looks: Sequence[_Look]) -> Tensor:
         """−log of the attention that some heads of one layer pay to the places they should look at, mean of `looks`."""
         from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-        number, heads = where
         layer = self.language.model.layers[number]
         rows = torch.tensor([look.row for look in looks])
         positions = torch.tensor([look.position for look in looks])
@@ -159,28 +176,40 @@ class Trainee(nn.Module):
         for i, look in enumerate(looks):
             places[i, look.places] = True
         wanted = shares.masked_fill(~places.unsqueeze(1), -torch.inf).logsumexp(-1)
-        return -wanted.clamp(min=-20).mean()
+        loss: Tensor = -wanted.clamp(min=-20).mean()
+        return loss
+
+    def _reading(self, out: Any, told: _Told, looks: Sequence[_Look]) -> Tensor:
+        """Cross-entropy of reading what the places that look have seen, sum over `told.reads`."""
+        rows = torch.tensor([look.row for look in looks])
+        positions = torch.tensor([look.position for look in looks])
+        read = self.reader(functional.rms_norm(out.hidden_states[READ_LAYER][rows, positions], [self.connector.width]))
+        total: Tensor = read.new_zeros(())
+        for i, group in enumerate(told.reads):
+            wanted = torch.tensor([look.says[i] for look in looks])
+            total = total + functional.cross_entropy(read.split(READS, dim=-1)[group].float(), wanted)
+        return total
 
     def _looks(
         self, stream: Example, row: int, head: int, answer: range, rng: np.random.Generator
-    ) -> tuple[list[_Look], list[_Look], list[_Look]]:
-        """What the answer's places, patches that show an actor, and patches of an event that follows another look at."""
+    ) -> list[list[_Look]]:
+        """For each of TOLD: what the answer's places, patches that show an actor, and patches of later events look at."""
         at = self._positions(stream, head)
-        clock = len(self.ids(" 00:00"))
         shown = at[stream.shown].tolist()
         answers = [_Look(row, position, shown) for position in answer if shown]
         known = at[stream.named[..., 0] >= 0].tolist()
-        times: list[_Look] = []
+        digits: list[list[_Look]] = [[], [], [], []]
         for position in rng.choice(known, min(LOOKERS, len(known)), replace=False).tolist() if known else ():
             frame = int((at[:, 0] <= position).sum()) - 1
-            first = int(at[frame, 0]) - clock
-            times.append(_Look(row, position, list(range(first, first + clock))))
+            first = int(at[frame, 0]) - len(CLOCK)
+            for several, i in zip(digits, (0, 1, 3, 4), strict=True):
+                several.append(_Look(row, position, [first + i], (int(stream.clocks[frame][i]),)))
         follows: list[_Look] = []
-        for later, earlier in stream.follows:
+        for later, earlier, kind, colour in stream.follows:
             positions = at[later]
             chosen = positions[torch.from_numpy(rng.permutation(len(positions))[:4])].tolist()
-            follows += [_Look(row, position, at[earlier].tolist()) for position in chosen]
-        return answers, times, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]
+            follows += [_Look(row, position, at[earlier].tolist(), (kind, colour)) for position in chosen]
+        return [answers, *digits, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]]
 
     def loss(self, streams: Sequence[Example], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers' tokens (equation 12), and with it the attention that finds them.
@@ -194,7 +223,7 @@ class Trainee(nn.Module):
         embed = self.language.get_input_embeddings()
         sequences: list[Tensor] = []
         targets: list[Tensor] = []
-        looks: tuple[list[_Look], list[_Look], list[_Look]] = ([], [], [])
+        looks: list[list[_Look]] = [[] for _ in TOLD]
         for number, stream in enumerate(streams):
             options = stream.question.options if rng.random() < 0.8 else ()
             prefix, suffix = build_prompt(self.tokenizer, stream.question.text, options)
@@ -219,11 +248,14 @@ class Trainee(nn.Module):
         wrong = torch.zeros(len(streams)).index_add_(0, row, (logits.argmax(-1) != wanted).float())
         total = words = functional.cross_entropy(logits.float(), wanted)
         figures = {"loss": words.item()}
-        for name, weight, where, several in zip(LOOKS, LOOK_WEIGHTS, LOOK_HEADS, looks, strict=True):
+        for told, several in zip(TOLD, looks, strict=True):
             if several:
-                value = self._looking(out, where, several)
-                figures[name] = value.item()
-                total = total + weight * value
+                look = self._looking(out, told.layer, told.heads, several)
+                read = self._reading(out, told, several)
+                figures[told.name] = look.item()
+                if told.reads:
+                    figures[f"read {told.name}"] = read.item()
+                total = total + told.weight * look + READ_WEIGHT * read
         naming = self._naming(streams)
         figures |= {"name": naming.item(), "right": float((wrong == 0).float().mean())}
         for kind in QUESTION_KINDS:

@@ -21,6 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.questions import QUESTION_KINDS
+
 __all__ = ["MicroPlan", "Progress", "train_micro"]
 
 
@@ -116,7 +118,8 @@ def train_micro(
     Raises:
         ModelError: a training process died; running again resumes.
     """
-    from model.train_language import STAGES, LanguageRun, load_features, train_language
+    from model.examples import load_features
+    from model.train_language import STAGES, LanguageRun, train_language
 
     plan = plan or MicroPlan()
     work = work or out.with_name(out.name + ".work")
@@ -143,29 +146,39 @@ def train_micro(
     (out / "training.svg").write_text(loss_curves(history))
 
 
+PANELS = {
+    "clip": ("clip", ()),
+    "siglip": ("siglip", ()),
+    "language": ("language", ("loss", "look", "follows", "name", "read digit 4")),
+    "answers right": ("language", QUESTION_KINDS),
+}
+
+
 def loss_curves(history: dict[str, list[dict[str, float]]]) -> str:
-    """An SVG with one panel a model and one line a loss, on a scale from 0 to the largest value."""
-    width, height, margin = 300, 180, 28
-    colours = ("#2563eb", "#dc2626", "#059669")
+    """An SVG with the panels of PANELS, one line a figure, on a scale from 0 to the largest value."""
+    width, height, margin = 360, 180, 28
+    colours = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(history)}" height="{height + 40}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(PANELS)}" height="{height + 56}" '
         'font-family="sans-serif" font-size="11">'
     ]
-    for panel, (name, rows) in enumerate(history.items()):
-        keys = [key for key in rows[0] if key != "step"] if rows else []
+    for panel, (title, (name, chosen)) in enumerate(PANELS.items()):
+        rows = history[name]
+        keys = [key for key in (chosen or (rows[-1] if rows else ())) if key != "step"]
         last = rows[-1]["step"] if rows else 1
-        top = max((row[key] for row in rows for key in keys), default=1.0) or 1.0
+        top = max((row[key] for row in rows for key in keys if key in row), default=1.0) or 1.0
         x0 = panel * width + margin
-        parts.append(f'<text x="{x0}" y="16" font-weight="bold">{name}: {int(last)} steps</text>')
+        parts.append(f'<text x="{x0}" y="16" font-weight="bold">{title}: {int(last)} steps</text>')
         parts.append(f'<path d="M{x0} 24V{height}H{x0 + width - 2 * margin}" fill="none" stroke="#999"/>')
         parts.append(f'<text x="{x0 - 4}" y="30" text-anchor="end">{top:.1f}</text>')
-        for i, key in enumerate(keys):
+        for i, (key, colour) in enumerate(zip(keys, colours, strict=False)):
             points = " ".join(
                 f"{x0 + (width - 2 * margin) * row['step'] / last:.1f},{height - (height - 24) * row[key] / top:.1f}"
                 for row in rows
+                if key in row
             )
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[i % 3]}" stroke-width="1.5"/>')
-            parts.append(
-                f'<text x="{x0 + 70 * i}" y="{height + 20}" fill="{colours[i % 3]}">{key} {rows[-1][key]:.3f}</text>'
-            )
+            x, y = x0 + 105 * (i % 3), height + 20 + 16 * (i // 3)
+            value = next((f"{row[key]:.3f}" for row in reversed(rows) if key in row), "")
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+            parts.append(f'<text x="{x}" y="{y}" fill="{colour}">{key} {value}</text>')
     return "".join([*parts, "</svg>\n"])

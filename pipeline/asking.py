@@ -231,7 +231,16 @@ class Asker:
         query = self.encoders.frame.encode_text([question])[0]
         timings["text"] = perf_counter() - since
         since = perf_counter()
-        keyframes = select_keyframes(window.frame_vectors, query, k=k, tau=tau, fill=fill)
+        dfm = self.profile.dfm
+        keyframes = select_keyframes(
+            window.frame_vectors,
+            query,
+            k=k,
+            tau=tau,
+            fill=fill or dfm.gap_fill,
+            floor=dfm.relevance_floor,
+            inclusive=dfm.mode == "released",
+        )
         scores = relevance(window.frame_vectors, query)
         timings["dks"] = perf_counter() - since
         return Selection(window, keyframes, scores, timings)
@@ -332,6 +341,7 @@ class Asker:
             captured_at=read.captured_at,
             keyframe=keyframe,
             read_patches=lambda part: self.store.patches(read.take(part)),
+            read_vectors=lambda part: read.frame_vectors[part],
         )
         return self.answerer.answer(request)
 

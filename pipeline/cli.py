@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli_backfill import backfill, bench_backfill
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
 from pipeline.cli_questions import ask, demo, keyframes, search
 from pipeline.cli_service import model_service
@@ -36,8 +37,9 @@ def _common(
     context.obj = config
 
 
-for _command in (render, ingest, search, keyframes, ask, streams, verify, reindex, forget, demo, evaluate):
+for _command in (render, ingest, search, keyframes, ask, streams, verify, reindex, forget, demo, evaluate, backfill):
     app.command()(_command)
+bench.command("backfill")(bench_backfill)
 app.command("model-service")(model_service)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")

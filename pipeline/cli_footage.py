@@ -12,6 +12,7 @@ from pipeline.cli_options import Json, ProfileName, StoreUrl, opened_store, sett
 from pipeline.console import complain, emit, progress, say
 
 if TYPE_CHECKING:
+    from index.patch_codec import PatchEncoding
     from ingest.worker import FileReport, IngestProgress
 
 __all__ = ["forget", "ingest", "reindex", "render", "streams", "verify"]
@@ -43,6 +44,12 @@ def ingest(
     stream: Annotated[str | None, typer.Option("--stream", help="Stream id; the file's name by default.")] = None,
     start: Annotated[str | None, typer.Option("--start", help="RFC 3339 time of the first frame.")] = None,
     profile: ProfileName = None,
+    patches: Annotated[
+        str | None, typer.Option("--patches", help="How a new store keeps patches: fp16 (exact), int8, differential.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Differential: 1 − cosine from which a patch is written anew.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Watch footage once, a frame a second, and store what was seen. Running again goes on where it stopped.
@@ -58,9 +65,10 @@ def ingest(
     from pipeline.asking import moment
 
     settings = settings_of(context, store=store, profile=profile)
+    encoding = _encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
     began = moment(start, "--start")
     encoders = load_encoders(load_profile(settings.profile), settings.device)
-    opened = Store.open_or_create(settings.store, encoders.pair)
+    opened = Store.open_or_create(settings.store, encoders.pair, encoding)
     limits = Limits(
         pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
     )
@@ -94,6 +102,22 @@ def ingest(
         complain(str(file.problem) if file in lost else f"warning: {file.problem}")
     if lost:
         raise typer.Exit(1)
+
+
+def _encoding(kind: str | None, epsilon: float | None) -> PatchEncoding | None:
+    """What was asked for, None when nothing was. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from index.errors import UsageError
+    from index.patch_codec import PatchEncoding as Encoding
+
+    if epsilon is not None and kind != "differential":
+        raise UsageError("--epsilon goes with --patches differential")
+    try:
+        given = {"kind": kind, **({} if epsilon is None else {"epsilon": epsilon})}
+        return None if kind is None else Encoding.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(f"--patches: {error.errors()[0]['msg']}") from None
 
 
 def _state(file: FileReport) -> str:

@@ -56,7 +56,7 @@ def train_micro(
 @bench.command("decode")
 def bench_decode(
     path: Annotated[Path | None, typer.Option(help="A video file; two are made for the purpose by default.")] = None,
-    seconds: Annotated[float, typer.Option(help="Length of the files that are made.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Length of the files that are made.")] = 300.0,
 ) -> None:
     """Real-time factors of the decoder beside `ffmpeg -vf fps=1` on the same files."""
     from pipeline.bench_decode import bench_decode as run
@@ -88,6 +88,19 @@ def bench_ingest(
     emit(run(settings_of(context, profile=profile).profile, minutes=minutes))
 
 
+@bench.command("memory")
+def bench_memory(
+    context: typer.Context,
+    short: Annotated[int, typer.Option(help="Minutes of the shorter footage.")] = 10,
+    long: Annotated[int, typer.Option(help="Minutes of the longer footage.")] = 180,
+    profile: ProfileName = None,
+) -> None:
+    """Peak memory of ingesting minutes beside ingesting hours."""
+    from pipeline.bench_memory import bench_memory as run
+
+    emit(run(settings_of(context, profile=profile).profile, short_minutes=short, long_minutes=long))
+
+
 @bench.command("ask")
 def bench_ask(
     context: typer.Context,
@@ -98,6 +111,63 @@ def bench_ask(
     from pipeline.bench_question import bench_ask as run
 
     emit(run(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
+
+
+@bench.command("model")
+def bench_model(
+    context: typer.Context,
+    profile: ProfileName = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make the model from the sizes in the profile; needs no files.")
+    ] = False,
+    frames: Annotated[str, typer.Option(help="Window sizes, separated by commas.")] = "64,256,1024,8192,10000",
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each size.")] = 3,
+) -> None:
+    """Seconds, memory, FLOPs and bytes of DFM, projector and prefill, on the GPU if there is one."""
+    from index.errors import UsageError
+    from pipeline.bench_model import bench_model as run
+
+    try:
+        sizes = [int(part) for part in frames.split(",")]
+    except ValueError:
+        raise UsageError(f"--frames {frames}: give whole numbers separated by commas, such as 64,256") from None
+    settings = settings_of(context, profile=profile)
+    emit(run(settings.profile, sizes, random_weights=random_weights, device=settings.device, repeats=repeats))
+
+
+@bench.command("patches")
+def bench_patches(
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Option(help="A video file in place of rendered footage.")] = None,
+    store: Annotated[Path | None, typer.Option(help="A finished fp16 store of the rendered footage of --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the footage and of the questions.")] = 101,
+    minutes: Annotated[float, typer.Option(help="Length of the footage that is rendered.")] = 20.0,
+    epsilon: Annotated[list[float] | None, typer.Option(help="ε to measure; 1e-5 to 1e-1 by default.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames whose loading is timed; 0 for none.")] = 10_000,
+    full_frames: Annotated[int, typer.Option(help="The same with synthetic patches of the full size.")] = 0,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder on the disk to measure; the temporary one by default.")
+    ] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Bytes, exactness and loading speed of each way to keep patches."""
+    from pipeline.bench_patches import EPSILONS
+    from pipeline.bench_patches import bench_patches as run
+
+    name = settings_of(context, profile=profile).profile
+    emit(
+        run(
+            name,
+            path=path,
+            store=store,
+            seed=seed,
+            minutes=minutes,
+            epsilons=epsilon or EPSILONS,
+            load_frames=frames,
+            full_frames=full_frames,
+            work=work,
+        )
+    )
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def configure_logging(*, debug: bool) -> None:
         cache_logger_on_first_use=False,
     )
     if not debug:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         warnings.simplefilter("ignore")
         logging.getLogger().setLevel(logging.ERROR)
         for name in ("transformers", "open_clip"):

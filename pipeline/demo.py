@@ -208,15 +208,16 @@ def show(result: DemoResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=118)
-    table = Table(title="Answers beside the truth", title_justify="left")
-    for column in ("camera", "question", "answer", "truth", "", "true evidence (UTC)", "best moments (UTC)"):
-        table.add_column(column, overflow="fold")
+    console = Console(width=100)
+    console.print("Answers beside the truth (times in UTC)", style="bold")
     for a in result.answers:
-        verdict = Text("right", "green") if a.right else Text("wrong", "red")
-        row = (a.stream_id, a.question, a.answer, a.truth)
-        table.add_row(*map(Text, row), verdict, _spans(a.true_evidence), _spans(a.moments))
-    console.print(table)
+        right = Text("right", "green") if a.right else Text("wrong", "red")
+        console.print(right, Text(f" {a.stream_id}  {a.question}", "bold"))
+        console.print(Text(f"       answer {a.answer}, truth {a.truth}"))
+        console.print(
+            Text(f"       evidence {_spans(a.true_evidence)}; best moments {_spans(a.moments)}"), soft_wrap=True
+        )
+    console.print()
     took = Table(title="What each stage took", title_justify="left")
     took.add_column("stage")
     took.add_column("seconds", justify="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,9 +21,10 @@ _NOT_SETTINGS = {"SIGHTLINE_CONFIG", "SIGHTLINE_GPU"}
 class Settings(BaseSettings):
     """What a command takes when it is not told.
 
-    store: URL of the store. profile: name or TOML path. device: cpu, cuda, or None to choose. segment_seconds: footage
-    of one commit. stall_seconds, memory_bytes, max_pixels: limits of the decoder's process. service: URL of a model
-    service that answers in place of this process. service_token, service_token_file: its token, on either side.
+    store: URL of the store. profile: name or TOML path. device: cpu, cuda, or None to choose. patches, epsilon: how a
+    new store keeps patches, fp16 when None (see `index.patch_codec`). segment_seconds: footage of one commit.
+    stall_seconds, memory_bytes, max_pixels: limits of the decoder's process. service: URL of a model service that
+    answers in place of this process. service_token, service_token_file: its token, on either side.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
@@ -31,6 +32,8 @@ class Settings(BaseSettings):
     store: str = "sightline-store"
     profile: str = "micro"
     device: str | None = None
+    patches: Literal["fp16", "int8", "differential"] | None = None
+    epsilon: float | None = Field(default=None, ge=0, lt=1)
     segment_seconds: int = Field(default=300, ge=1, le=86_400)
     stall_seconds: float = Field(default=60.0, gt=0)
     memory_bytes: int = Field(default=6 * 2**30, ge=256 * 2**20)

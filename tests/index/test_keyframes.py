@@ -22,14 +22,25 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     return np.round((wide @ other.T) / np.where(lengths == 0, 1, lengths), 12)
 
 
-def naive(frames: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float) -> list[int]:
-    """Algorithm 1 as printed: sort by relevance, accept while the largest cosine to the set stays below τ."""
+def naive(
+    frames: NDArray[np.float32],
+    query: NDArray[np.float32],
+    k: int,
+    tau: float,
+    floor: float = -1.0,
+    inclusive: bool = False,
+) -> list[int]:
+    """Algorithm 1 as printed: sort by relevance, accept while the largest cosine to the set stays below τ.
+
+    The released code stops at a floor of the relevance, and calls similar only what is above τ.
+    """
     scores = cosines(frames, query[None])[:, 0]
     pairs = cosines(frames, frames)
     order = sorted(range(len(frames)), key=lambda i: (-scores[i], i))
     chosen: list[int] = []
     for i in order:
-        if len(chosen) < k and all(pairs[i, j] < tau for j in chosen):
+        near = max((pairs[i, j] for j in chosen), default=-2.0)
+        if len(chosen) < k and scores[i] >= floor and (near < tau or (inclusive and near == tau)):
             chosen.append(i)
     return chosen
 
@@ -73,6 +84,27 @@ def test_equals_algorithm_1_with_ties_and_duplicates(grid: tuple[list[list[int]]
 def test_equals_algorithm_1_on_clustered_footage(seed: int, n: int, d: int, k: int, tau: float) -> None:
     frames, query = clustered(np.random.default_rng(seed), n, d)
     assert select_keyframes(frames, query, k=k, tau=tau).tolist() == naive(frames, query, k, tau)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    grids,
+    st.integers(1, 45),
+    st.sampled_from([-0.6, 0.0, 0.28, 0.6, 0.8, 1.0]),
+    st.sampled_from([-1, -0.6, 0, 0.2, 0.6, 1]),
+)
+def test_the_released_selection_stops_at_the_floor_and_keeps_what_equals_tau(
+    grid: tuple[list[list[int]], list[int]], k: int, tau: float, floor: float
+) -> None:
+    frames, query = np.array(grid[0], np.float32), np.array(grid[1], np.float32)
+    got = select_keyframes(frames, query, k=k, tau=tau, floor=floor, inclusive=True).tolist()
+    assert got == naive(frames, query, k, tau, floor, inclusive=True)
+
+
+def test_nothing_above_the_floor_leaves_all_to_the_gap_fill() -> None:
+    frames, query = np.tile(np.array([[0, 1]], np.float32), (7, 1)), np.array([1, 0], np.float32)
+    assert select_keyframes(frames, query, k=3, floor=0.2).tolist() == []
+    assert len(select_keyframes(frames, query, k=3, floor=0.2, fill=True)) == 3
 
 
 def clustered(rng: np.random.Generator, n: int, d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -153,6 +185,12 @@ def test_zero_rows_are_relevant_to_nothing_and_harm_nobody() -> None:
 
 def test_no_frames_no_keyframes() -> None:
     assert select_keyframes(np.zeros((0, 8), np.float32), np.ones(8, np.float32)).tolist() == []
+
+
+@pytest.mark.parametrize("floor", [-1.1, 1.1, float("nan")])
+def test_an_impossible_floor_is_refused(floor: float) -> None:
+    with pytest.raises(UsageError, match="floor"):
+        select_keyframes(np.ones((3, 2), np.float32), np.ones(2, np.float32), floor=floor)
 
 
 @pytest.mark.parametrize(("k", "tau"), [(0, 0.85), (-3, 0.85), (4, 1.01), (4, -1.0), (4, float("nan"))])

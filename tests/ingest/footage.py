@@ -35,7 +35,7 @@ def make_video(
     times = times or [i / float(rate) for i in range(round(seconds * float(rate)))]
     with av.open(str(path), "w") as out:
         options = {"preset": "ultrafast", "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0{x264}"}
-        base = Fraction(1, 90_000)
+        base = Fraction(1, 90_000) if codec == "libx264" else 1 / Fraction(rate)  # others take no finer one
 
         def add(width: int, height: int) -> Any:
             stream: Any = out.add_stream(codec, rate=Fraction(rate), options=options if codec == "libx264" else {})

@@ -239,6 +239,7 @@ def test_edge_answers_from_checkpoints_in_its_layout(profile: Profile, tmp_path:
             "patch_encoder": patch,
             "language_model": edge.language_model.model_copy(update={"source": llava, "max_new_tokens": 4}),
             "connector": edge.connector.model_copy(update={"source": llava}),
+            "dfm": edge.dfm.model_copy(update={"keyframe_tokens": 9}),
         }
     )
     encoders = load_encoders(local, "cpu")
@@ -248,4 +249,4 @@ def test_edge_answers_from_checkpoints_in_its_layout(profile: Profile, tmp_path:
     object.__setattr__(request, "read_patches", lambda rows: patches[rows])
     _, answer = _final(answerer, request)
     assert answer.text in OPTIONS
-    assert answer.visual_tokens == tiny.PATCHES + 4
+    assert answer.visual_tokens == 9 + 4 + 1  # pooled keyframe, other frames, newline

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from index.errors import WeightsInvalid, WeightsNotFound
 from model.connector import Connector, load_connector
-from model.profiles import ConnectorSpec, Source, load_profile
+from model.profiles import ConnectorSpec, Source
 from tests.model import checkpoints_tiny as tiny
 
 CPU = torch.device("cpu")
@@ -97,6 +97,31 @@ def test_a_checkpoint_without_projector(checkpoints: Path) -> None:
         load_connector(spec, CPU)
 
 
-def test_the_layout_of_vilamp_is_not_read_yet() -> None:
-    with pytest.raises(WeightsInvalid, match="authors' own layout"):
-        load_connector(load_profile("vilamp").connector, CPU)
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("multi_modal_projector.linear_2.bias", None, r"2\.bias should be"),
+        ("multi_modal_projector.linear_1.weight", None, r"linear_1\.weight is missing"),
+        ("multi_modal_projector.linear_2.weight", torch.zeros(2, 3), r"2\.weight should be"),
+        ("multi_modal_projector.norm.weight", torch.zeros(2), r"norm\.weight"),
+    ],
+)
+def test_a_tensor_of_llava_onevisions_projector_that_does_not_fit_names_itself(
+    name: str, change: torch.Tensor | None, told: str, shards: int, tmp_path: Path
+) -> None:
+    tiny.save_llava_onevision(tmp_path / "llava")
+    state = tiny.load_state(tmp_path / "llava")
+    (tmp_path / "llava" / "model.safetensors").unlink()
+    state.pop(name, None)
+    tiny.save_state(tmp_path / "llava", state if change is None else {**state, name: change}, shards=shards)
+    with pytest.raises(WeightsInvalid, match=told):
+        load_connector(ConnectorSpec(source=Source(folder=tmp_path / "llava"), layout="llava_onevision"), CPU)
+
+
+def test_the_newline_of_llava_onevision_is_kept(tmp_path: Path) -> None:
+    model = tiny.save_llava_onevision(tmp_path / "llava")
+    connector = load_connector(ConnectorSpec(source=Source(folder=tmp_path / "llava"), layout="llava_onevision"), CPU)
+    assert isinstance(connector, Connector)
+    assert connector.newline is not None
+    torch.testing.assert_close(connector.newline, model.model.image_newline)

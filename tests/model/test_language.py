@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from index.errors import UsageError, WeightsInvalid, WeightsNotFound
+from index.errors import BudgetExceeded, UsageError, WeightsInvalid, WeightsNotFound
 from model import language as language_module
+from model.kv_cache import cache_bytes
 from model.language import LanguageModel, load_language
 from model.profiles import LanguageModelSpec, Source
 from tests.model import checkpoints_tiny as tiny
@@ -50,10 +51,55 @@ def test_the_tokenizer_is_the_one_in_the_folder(language: LanguageModel) -> None
 
 @pytest.mark.parametrize("piece", [1, 3, 4096])
 def test_prefill_in_pieces_is_one_pass(language: LanguageModel, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_module, "_PREFILL_TOKENS", piece)
+    monkeypatch.setattr(language_module, "PREFILL_TOKENS", piece)
     reading = language.read(language.embed(PROMPT))
     assert reading.length == len(PROMPT)
     torch.testing.assert_close(reading.logits, _logits(language, PROMPT)[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_last_token_goes_through_the_head(language: LanguageModel) -> None:
+    rows: list[int] = []
+    handle = language.model.lm_head.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][..., 0].numel()))
+    try:
+        language.read(language.embed(PROMPT))
+    finally:
+        handle.remove()
+    assert rows == [1]
+
+
+def test_the_cache_is_whole_before_prefill_and_never_grows(
+    language: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language_module, "PREFILL_TOKENS", 4)
+    reading = language.read(language.embed(PROMPT), room=3)
+    config = language.model.config
+    buffers = [buffer for layer in reading.cache.layers for buffer in layer._buffers]
+    assert sum(b.numel() * b.itemsize for b in buffers) == cache_bytes(config, len(PROMPT) + 3, torch.float32)
+    assert cache_bytes(config, 1, torch.bfloat16) == 2 * 2 * 2 * 8 * 2  # K and V, layers, heads, width, bytes
+    assert reading.cache.get_seq_length() == len(PROMPT)
+    list(language.decode(reading, max_new_tokens=4))  # feeds three
+    assert [buffer.data_ptr() for buffer in buffers] == [
+        buffer.data_ptr() for layer in reading.cache.layers for buffer in layer._buffers
+    ]
+    with pytest.raises(BudgetExceeded, match="sized for 13 tokens and 14 are needed"):
+        list(language.decode(language.read(language.embed(PROMPT), room=3), max_new_tokens=6))
+
+
+def test_a_cache_over_its_budget_is_refused_with_the_numbers_before_any_work(
+    language: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language.model.model, "forward", lambda **_: pytest.fail("prefill began"))
+    monkeypatch.setattr(language, "cache_budget", 4 * 2**20)
+    tokens = 40_000
+    monkeypatch.setattr(language, "max_context", 10**6)
+    # 2 · 2 layers · 2 heads · 8 · 4 bytes = 256 bytes a token
+    with pytest.raises(BudgetExceeded, match=r"40000 prompt tokens and 16 more needs 9\.8 MiB, 4\.0 MiB are free"):
+        language.read(torch.zeros(tokens, language.width), room=16)
+
+
+def test_a_prompt_beyond_the_context_is_refused(language: LanguageModel) -> None:
+    with pytest.raises(BudgetExceeded, match="301 tokens, the language model has room for 300"):
+        language.read(torch.zeros(301, language.width))
 
 
 def test_decoding_is_greedy_and_stops_at_the_limit(language: LanguageModel) -> None:
@@ -115,6 +161,57 @@ def test_the_qwen2_inside_llava_onevision(newer: bool, tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
     torch.testing.assert_close(language.read(language.embed(PROMPT)).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_larger_llava_onevision_has_shards_and_a_head_of_its_own(tmp_path: Path) -> None:
+    model = tiny.save_llava_onevision(tmp_path / "llava", tied=False, shards=3)
+    language = load_language(_spec(tmp_path / "llava", llava=True), CPU)
+    assert not torch.equal(language.model.lm_head.weight, language.model.model.embed_tokens.weight)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+    torch.testing.assert_close(language.read(language.embed(PROMPT)).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_that_is_there_although_it_is_said_to_be_tied_is_used(tmp_path: Path) -> None:
+    tiny.save_llava_onevision(tmp_path / "llava")
+    state = tiny.load_state(tmp_path / "llava")
+    embedding = state["language_model.model.embed_tokens.weight"]
+    for head in (embedding, embedding + 1):
+        tiny.save_state(tmp_path / "llava", {**state, "language_model.lm_head.weight": head}, shards=1)
+        language = load_language(_spec(tmp_path / "llava", llava=True), CPU)
+        torch.testing.assert_close(language.model.lm_head.weight, head)
+        torch.testing.assert_close(language.model.model.embed_tokens.weight, embedding)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("language_model.model.layers.1.mlp.up_proj.weight", None),
+        ("language_model.model.layers.1.mlp.up_proj.weight", torch.zeros(3)),
+        ("language_model.model.layers.8.mlp.up_proj.weight", torch.zeros(3)),
+        ("something.else", torch.zeros(3)),
+    ],
+)
+def test_a_tensor_of_llava_onevision_that_does_not_fit_names_itself(
+    name: str, change: torch.Tensor | None, shards: int, tmp_path: Path
+) -> None:
+    tiny.save_llava_onevision(tmp_path / "llava")
+    state = tiny.load_state(tmp_path / "llava")
+    (tmp_path / "llava" / "model.safetensors").unlink()
+    state.pop(name, None)
+    tiny.save_state(tmp_path / "llava", state if change is None else {**state, name: change}, shards=shards)
+    with pytest.raises(WeightsInvalid) as caught:
+        load_language(_spec(tmp_path / "llava", llava=True), CPU)
+    assert name.removeprefix("language_model.") in str(caught.value)
+
+
+def test_a_tensor_too_many_is_named(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "llm", tmp_path / "llm")
+    file = tmp_path / "llm" / "model.safetensors"
+    save_file({**load_file(file), "model.extra.weight": torch.zeros(1)}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsInvalid, match=r"model\.extra\.weight"):
+        load_language(_spec(tmp_path / "llm"), CPU)
 
 
 def test_a_tensor_that_is_missing_is_named(checkpoints: Path, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from index.errors import ProfileInvalid, WeightsInvalid, WeightsNotFound
+from index.errors import ProfileInvalid, WeightsNotFound
+from model import profiles
 from model.encoders import load_encoders
 from model.language import load_language
-from model.profiles import Profile, load_profile, profile_names
+from model.profiles import DfmSpec, ModelShape, Profile, load_profile, profile_names
 
 MINIMAL = """
 name = "own"
@@ -112,11 +113,73 @@ def test_an_unreachable_hub_is_the_same_error(tmp_path: Path, monkeypatch: pytes
         load_encoders(load_profile("edge"), "cpu")
 
 
-def test_the_layout_of_vilamp_is_not_read_yet() -> None:
+@pytest.mark.parametrize("name", ["edge", "vilamp"])
+def test_without_network_and_cache_the_language_model_is_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    with pytest.raises(WeightsInvalid, match="authors' own layout"):
-        load_language(load_profile("vilamp").language_model, torch.device("cpu"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    spec = load_profile(name).language_model
+    with pytest.raises(WeightsNotFound, match=str(spec.source.hub)):
+        load_language(spec, torch.device("cpu"))
+
+
+def test_vilamp_is_set_as_its_weights_were_trained() -> None:
+    vilamp = load_profile("vilamp")
+    dfm = vilamp.dfm
+    assert (dfm.mode, dfm.reference_frame, dfm.gap_fill, dfm.relevance_floor) == (
+        "released",
+        "segment_index",
+        True,
+        0.2,
+    )
+    assert (dfm.lam, dfm.image_newline, dfm.keyframe_tokens) == (1.0, True, None)
+    source = vilamp.language_model.source
+    assert vilamp.frame_encoder.tower == vilamp.patch_encoder.tower == vilamp.connector.source == source
+
+
+@pytest.mark.parametrize(
+    ("dfm", "message"),
+    [
+        ({"mode": "released", "alpha": 0.1}, "alpha is learned"),
+        ({"mode": "paper", "reference_frame": "segment_index"}, "belongs to released"),
+        ({"keyframe_tokens": 0}, "keyframe_tokens"),
+        ({"relevance_floor": 1.5}, "relevance_floor"),
+    ],
+)
+def test_dfm_settings_that_cannot_be(dfm: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DfmSpec.model_validate(dfm)
+
+
+def test_the_sizes_of_micro_are_those_of_its_weights() -> None:
+    import json
+
+    from model.connector import Connector
+
+    profile = load_profile("micro")
+    folder = Path(profiles.__file__).parent / "micro"
+    shape = profile.shape
+    assert shape is not None
+    llm = json.loads((folder / "llm" / "config.json").read_text())
+    vision = json.loads((folder / "siglip" / "config.json").read_text())["vision_config"]
+    clip = json.loads((folder / "clip" / "open_clip_config.json").read_text())["model_cfg"]
+    connector = Connector.load(folder / "connector.safetensors")
+    assert shape == ModelShape(
+        patches=(vision["image_size"] // vision["patch_size"]) ** 2,
+        patch_dim=connector.patch_dim,
+        query_dim=clip["embed_dim"],
+        width=connector.width,
+        layers=llm["num_hidden_layers"],
+        heads=llm["num_attention_heads"],
+        kv_heads=llm["num_key_value_heads"],
+        feed_forward=llm["intermediate_size"],
+        vocabulary=llm["vocab_size"],
+        tied=llm["tie_word_embeddings"],
+        positions=llm["max_position_embeddings"],
+    )
 
 
 def test_a_profile_is_frozen() -> None:

@@ -1,0 +1,63 @@
+"""Small pieces the store is written with: Arrow columns from arrays and back, predicates, digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from index.records import from_micros
+
+__all__ = ["day_of", "digest", "in_window", "key_columns", "lists", "matrix", "sql_time"]
+
+
+def digest(*parts: object) -> str:
+    """32 hex digits that name `parts`, given in this order."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def day_of(micros: int) -> str:
+    """The UTC day of a time in microseconds, as the tables' `date` column writes it."""
+    return from_micros(micros).strftime("%Y-%m-%d")
+
+
+def _moment(micros: int) -> pa.Scalar:
+    return pa.scalar(int(micros), pa.timestamp("us", "UTC"))
+
+
+def sql_time(micros: int) -> str:
+    """A time in UTC microseconds as Delta's predicates write it."""
+    return f"arrow_cast({int(micros)}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+
+
+def matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """A list<float> column as float32[N, width], one copy."""
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
+    flat = np.concatenate(parts) if len(parts) != 1 else parts[0]
+    return np.ascontiguousarray(flat, np.float32).reshape(-1, width)
+
+
+def lists(matrix: NDArray[np.float32]) -> pa.Array:
+    n, width = matrix.shape
+    offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).reshape(-1)))
+
+
+def in_window(streams: Sequence[str], start: int | None, end: int | None) -> pads.Expression:
+    where = pads.field("stream_id").isin(list(streams))
+    if start is not None:
+        where &= (pads.field("date") >= day_of(start)) & (pads.field("captured_at") >= _moment(start))
+    if end is not None:
+        where &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _moment(end))
+    return where
+
+
+def key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> list[pa.Array]:
+    n = len(captured_at)
+    days = (captured_at // 86_400_000_000).astype("datetime64[D]").astype(str)
+    times = pa.array(captured_at).cast(pa.timestamp("us", "UTC"))
+    return [pa.array([stream_id] * n), pa.array(days.tolist()), times, pa.array([key] * n)]

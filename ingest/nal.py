@@ -1,0 +1,75 @@
+"""What an H.264 packet that is marked as a key frame really is.
+
+Containers mark recovery points as key frames, among them the first frame of a gradual refresh, which shows nothing
+whole on its own. Sources: ITU-T H.264, 7.3.1 (NAL units), 7.3.3 (slice header), 9.1 (Exp-Golomb), ISO 14496-15 (avcC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+__all__ = ["h264_disposable", "h264_kind", "length_bytes"]
+
+_LOOKED_AT = 64 * 1024  # the first slice follows parameter sets and SEI messages
+
+
+def length_bytes(extradata: bytes | None) -> int:
+    """Bytes of the length before each NAL unit; 0 where start codes part them (Annex B)."""
+    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
+
+
+def h264_kind(data: bytes, lengths: int) -> Literal["idr", "intra", "other"]:
+    """`idr`: nothing after it refers to anything before it; `intra`: decodes alone; `other`: neither.
+
+    Args:
+        data: one access unit.
+        lengths: see `length_bytes`.
+    """
+    for start in _units(data[:_LOOKED_AT], lengths):
+        kind = data[start] & 31
+        if kind == 5:
+            return "idr"
+        if kind == 1:
+            return "intra" if _slice_type(data[start + 1 : start + 17]) % 5 in (2, 4) else "other"
+        if kind == 2:  # a partitioned slice
+            return "other"
+    return "other"
+
+
+def h264_disposable(data: bytes, lengths: int) -> bool:
+    """Whether no other frame refers to this one (nal_ref_idc is 0)."""
+    slices = (data[start] for start in _units(data[:_LOOKED_AT], lengths) if data[start] & 31 in (1, 2, 5))
+    return next(slices, 0x60) & 0x60 == 0
+
+
+def _units(data: bytes, lengths: int) -> Iterator[int]:
+    """Where each NAL unit's header byte is."""
+    at = 0
+    while True:
+        if lengths:
+            start = at + lengths
+            at = start + int.from_bytes(data[at:start], "big")
+        else:
+            start = data.find(b"\0\0\1", at) + 3
+            if start < 3:
+                return
+            at = start
+        if start >= len(data):
+            return
+        yield start
+
+
+def _slice_type(data: bytes) -> int:
+    """The second Exp-Golomb number of a slice header (the first is the macroblock it begins with)."""
+    bits = int.from_bytes(data.replace(b"\0\0\3", b"\0\0"), "big")
+    left = len(data.replace(b"\0\0\3", b"\0\0")) * 8
+    value = -1
+    for _ in range(2):
+        zeros = left - (bits & ((1 << left) - 1)).bit_length()
+        width = 2 * zeros + 1
+        if width > left:
+            return -1
+        value = ((bits >> (left - width)) & ((1 << (zeros + 1)) - 1)) - 1
+        left -= width
+    return value

@@ -1,0 +1,67 @@
+"""The key-value cache of one prompt: allocated whole before prefill, written in place, never grown.
+
+Knows transformers' cache interface; knows no model and no prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from index.errors import BudgetExceeded
+
+__all__ = ["SizedCache", "cache_bytes"]
+
+
+def cache_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of `tokens` tokens under a Qwen2 `config`."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * _head_dim(config) * tokens * dtype.itemsize
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+class _SizedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [1, heads, capacity, head_dim], of which the first `length` are there."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self._buffers = keys, values
+        self._length = 0
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values = keys[:, :, :0], values[:, :, :0]
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        end = self._length + key_states.shape[-2]
+        capacity = self._buffers[0].shape[-2]
+        if end > capacity:
+            raise BudgetExceeded(f"the key-value cache was sized for {capacity} tokens and {end} are needed")
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._length : end] = states
+        self._length = end
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def get_max_length(self) -> int:
+        return int(self._buffers[0].shape[-2])
+
+
+class SizedCache(Cache):  # type: ignore[misc]
+    """Room for `capacity` tokens of one sequence in every layer of a Qwen2.
+
+    Raises (on later updates):
+        BudgetExceeded: more tokens than there is room for.
+    """
+
+    def __init__(self, config: Any, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (1, config.num_key_value_heads, capacity, _head_dim(config))
+
+        def empty() -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        super().__init__(layers=[_SizedLayer(empty(), empty()) for _ in range(config.num_hidden_layers)])

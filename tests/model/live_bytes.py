@@ -1,0 +1,39 @@
+"""Bytes of the tensors that are alive, counted at every operation of torch: exact, unlike a process's resident set."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations inside the `with` block create, until the last view of each is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What goes in and is not known yet was made outside, such as weights, of which an operation may return a view.
+        tree_map_only(Tensor, lambda tensor: self._meet(tensor, 0), (args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, lambda tensor: self._meet(tensor, tensor.untyped_storage().nbytes()), result)
+        return result
+
+    def _meet(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
