@@ -74,6 +74,9 @@ class FrameStore(Protocol):
             StoreError: it cannot be read.
         """
 
+    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+        """The frame encoder's float32[n, Df] of the rows of `part`. Raises as `patches`."""
+
     def choose(
         self,
         question: str,
@@ -120,6 +123,7 @@ class Engine:
             k=profile.k,
             tau=profile.tau,
             max_frames=profile.max_frames,
+            dfm=profile.dfm,
             encoders=self.answerer.encoders.pair,
         )
 
@@ -162,6 +166,7 @@ class Engine:
             captured_at=rows.captured_at,
             keyframe=rows.keyframe,
             read_patches=read_patches,
+            read_vectors=lambda part: self.store.vectors(rows, part),
         )
         self._job = job
         try:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from index.errors import SightlineError, mask_url
 from index.records import EncoderPair
+from model.profiles import DfmSpec
 
 __all__ = [
     "AnswerBody",
@@ -133,13 +134,17 @@ class Budget(BaseModel):
 
 
 class ServedProfile(BaseModel):
-    """`GET /v1/profile`: what the service runs. `k` and `tau` are DKS's defaults, `encoders` whose vectors it reads."""
+    """`GET /v1/profile`: what the service runs. `k`, `tau` and `dfm` steer DKS, `encoders` are whose vectors it reads.
+
+    On the wire `dfm` has only the fields that its profile sets: its own rules tell a default from what was written.
+    """
 
     name: str
     notice: str
     k: int
     tau: float
     max_frames: int
+    dfm: DfmSpec
     encoders: EncoderPair
 
 
