@@ -127,7 +127,7 @@ class ModelService:
         app.get("/healthz")(self.healthz)
         app.get("/readyz")(self.readyz)
         app.get("/metrics")(self.metrics_text)
-        app.get("/v1/profile")(self.profile)
+        app.get("/v1/profile", response_model_exclude_unset=True)(self.profile)
         app.get("/v1/models")(self.models)
         app.post("/v1/budget")(self.budget)
         app.post("/v1/answer", response_model=None)(self.answer)

@@ -74,6 +74,9 @@ class FrameStore(Protocol):
             StoreError: it cannot be read.
         """
 
+    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+        """The frame encoder's float32[n, Df] of the rows of `part`. Raises as `patches`."""
+
     def choose(
         self,
         question: str,
@@ -119,8 +122,8 @@ class Engine:
             notice=self.answerer.notice,
             k=profile.k,
             tau=profile.tau,
-            dfm=profile.dfm,
             max_frames=profile.max_frames,
+            dfm=profile.dfm,
             encoders=self.answerer.encoders.pair,
         )
 
@@ -163,6 +166,7 @@ class Engine:
             captured_at=rows.captured_at,
             keyframe=rows.keyframe,
             read_patches=read_patches,
+            read_vectors=lambda part: self.store.vectors(rows, part),
         )
         self._job = job
         try:

@@ -134,17 +134,17 @@ class Budget(BaseModel):
 
 
 class ServedProfile(BaseModel):
-    """`GET /v1/profile`: what the service runs.
+    """`GET /v1/profile`: what the service runs. `k`, `tau` and `dfm` steer DKS, `encoders` are whose vectors it reads.
 
-    `k` and `tau` are DKS's defaults, `dfm` says how it selects beside them, `encoders` whose vectors it reads.
+    On the wire `dfm` has only the fields that its profile sets: its own rules tell a default from what was written.
     """
 
     name: str
     notice: str
     k: int
     tau: float
-    dfm: DfmSpec
     max_frames: int
+    dfm: DfmSpec
     encoders: EncoderPair
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import StoreCorrupt, UnknownFrame, mask_url
+from index.errors import EmptyWindow, StoreCorrupt, UnknownFrame, mask_url
 from index.records import rfc3339
 from index.window import Window
 from model.answerer import AnswerRequest
@@ -59,17 +59,35 @@ class StoreFrames:
         mask[selection.keyframes] = True
         return Rows(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
 
+    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+        """float32[n, Df]. Raises UnknownFrame, StoreError."""
+        index, times = rows.stream_index[part], rows.captured_at[part]
+        found = np.empty((len(times), self._store.encoders.frame.dimension), np.float32)
+        for stream in np.unique(index).tolist():
+            mine = index == stream
+            held = self._held(rows.stream_ids[stream], times[mine])
+            found[mine] = held.frame_vectors[np.searchsorted(held.captured_at, times[mine])]
+        return found
+
     def _refuse_unknown(self, asked: Window) -> None:
         """Tell a frame that never was, or was forgotten, from one whose patches are lost."""
-        for index in np.unique(asked.stream_index).tolist():
-            name, times = asked.stream_ids[index], asked.captured_at[asked.stream_index == index]
-            held = self._store.window([name], int(times.min()), int(times.max()) + 1).captured_at
-            unknown = np.setdiff1d(times, held)
-            if len(unknown):
-                raise UnknownFrame(
-                    f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may have "
-                    "been forgotten since it was chosen, so choose again"
-                )
+        for stream in np.unique(asked.stream_index).tolist():
+            self._held(asked.stream_ids[stream], asked.captured_at[asked.stream_index == stream])
+
+    def _held(self, name: str, times: NDArray[np.int64]) -> Window:
+        """The stream's frames from the first of `times` to the last. Raises UnknownFrame: one of them is not there."""
+        try:
+            held = self._store.window([name], int(times.min()), int(times.max()) + 1)
+        except EmptyWindow:
+            unknown = times
+        else:
+            unknown = np.setdiff1d(times, held.captured_at)
+        if len(unknown):
+            raise UnknownFrame(
+                f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may have "
+                "been forgotten since it was chosen, so choose again"
+            )
+        return held
 
 
 def make_service(

@@ -19,7 +19,7 @@ from index.errors import UnknownFrame, UnknownStream
 from model.answerer import Answer, Answerer, AnswerPiece, AnswerRequest
 from model.service import ModelService
 from model.service_engine import Rows
-from tests.model.checkpoints_tiny import PATCHES, WIDTH
+from tests.model.checkpoints_tiny import CLIP_WIDTH, PATCHES, WIDTH
 
 BEGAN = 1_709_280_000_000_000
 QUESTION = "what colour was the truck at the gate ?"
@@ -50,6 +50,9 @@ class Footage:
                 raise UnknownFrame(f"{name}: the store has no frame at {at}")
             blocks.append(self.frames[name, at])
         return np.stack(blocks) if blocks else np.zeros((0, PATCHES, WIDTH), np.float16)
+
+    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+        return np.ones((len(rows.captured_at[part]), CLIP_WIDTH), np.float32)
 
     def choose(self, question: str, *, streams: Sequence[str] | None, most: Callable[[int], int], **where: Any) -> Rows:
         self.asked.append({"question": question, "streams": streams, **where})

@@ -21,10 +21,11 @@ from pydantic import SecretStr
 from index.errors import UsageError
 from model.admission import Cancelled, Job
 from model.answerer import Answer, Answerer, AnswerRequest
+from model.profiles import DfmSpec
 from model.service import Limits, ModelService
 from model.service_engine import Engine, rows_of
 from model.service_gate import Gate, is_loopback
-from model.service_schemas import StreamFrames
+from model.service_schemas import ServedProfile, StreamFrames
 from model.service_server import check_address
 from model.service_token import read_token
 from tests.model.serving import (
@@ -153,6 +154,16 @@ def test_what_a_question_may_bring(serve: Serve, answerer: Answerer) -> None:
     profile = opened.get("/v1/profile").json()
     assert (profile["name"], profile["notice"]) == ("tiny", "random weights")
     assert profile["encoders"] == answerer.encoders.pair.model_dump()
+    assert ServedProfile.model_validate(profile).dfm == answerer.profile.dfm
+
+
+def test_a_profile_of_released_weights_arrives_as_it_is(answerer: Answerer, footage: Footage) -> None:
+    """Released mode refuses an `alpha` that was written, so a default must not be sent."""
+    released = DfmSpec(mode="released", reference_frame="segment_index", relevance_floor=0.2, gap_fill=True)
+    changed = Scripted.of(answerer)
+    changed.profile = answerer.profile.model_copy(update={"dfm": released})
+    with served(ModelService(Engine(changed, footage))) as url, client(url) as opened:
+        assert ServedProfile.model_validate(opened.get("/v1/profile").json()).dfm == released
 
 
 # ---- admission ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
@@ -21,15 +22,17 @@ from index.errors import (
     ServiceError,
     ServiceUnavailable,
     SightlineError,
+    UnknownFrame,
     UnknownStream,
     UsageError,
 )
 from index.store import Store
 from model.service import ModelService
+from model.service_engine import Rows
 from model.service_schemas import ServedProfile
 from pipeline.asking import Asker
 from pipeline.service_client import ServiceClient
-from pipeline.serving import make_service
+from pipeline.serving import StoreFrames, make_service
 from tests.model.serving import served
 from tests.pipeline.conftest import FRAMES, Command
 
@@ -115,6 +118,21 @@ def test_frames_that_were_forgotten_in_between(store: str, profile: str) -> None
         assert asker.ask(QUESTION).frames == len(asker.store.window())
 
 
+def test_vectors_and_patches_of_named_frames_are_the_stores(filled: str, profile: str) -> None:
+    frames = StoreFrames(Asker(filled, profile, "cpu"))
+    window = Store.open(filled).window()
+    keep = np.arange(len(window)) % 3 != 1
+    rows = Rows(window.stream_ids, window.stream_index[keep], window.captured_at[keep], np.zeros(keep.sum(), np.bool_))
+    part = slice(2, 17)
+    np.testing.assert_array_equal(frames.vectors(rows, part), window.frame_vectors[keep][part])
+    expected = Store.open(filled).patches(window)[keep][part]
+    np.testing.assert_array_equal(frames.patches(rows, part), expected)
+    shifted = Rows(rows.stream_ids, rows.stream_index, rows.captured_at + 1, rows.keyframe)
+    for read in (frames.vectors, frames.patches):
+        with pytest.raises(UnknownFrame, match=r"no such frame \(6 in all\)"):
+            read(shifted, part)
+
+
 def test_a_client_needs_no_torch(filled: str, url: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
@@ -143,7 +161,7 @@ def against(handler: Handler, profile: ServedProfile, **more: Any) -> ServiceCli
 
     def reply(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/profile":
-            return httpx.Response(200, json=profile.model_dump())
+            return httpx.Response(200, json=profile.model_dump(exclude_unset=True))
         return handler(request)
 
     return ServiceClient("http://model.example", transport=httpx.MockTransport(reply), **more)
