@@ -49,7 +49,8 @@ def consume(
     """Store the segments of Kafka as a member of `group`, until `stop` is set.
 
     Args:
-        drain: return once every assigned partition is stored up to its end.
+        drain: return once every assigned partition is stored up to its end, or none was assigned within
+            `kafka.connect_seconds`.
         accept_recreated, accept_expired: see `ingest.offsets.claims_of`.
 
     Raises:
@@ -128,7 +129,7 @@ class _Worker:
             self._balance()
             if self.claims.all() or self.unsettled:
                 lonely = time.monotonic()
-            if drain and (self._drained() or time.monotonic() - lonely > self.kafka.session_seconds):
+            if drain and (self._drained() or time.monotonic() - lonely > self.kafka.connect_seconds):
                 return
 
     def _poll(self) -> None:
