@@ -131,7 +131,7 @@ def test_settings_pass_security_through_and_hide_the_password() -> None:
         security_protocol="SASL_SSL",
         sasl_mechanism="SCRAM-SHA-256",
         username="u",
-        password="hunter2",  # type: ignore[arg-type]
+        password="hunter2",
         ca_file="ca.pem",
     )
     given = settings.client()
