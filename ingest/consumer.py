@@ -98,6 +98,9 @@ class _Worker:
             max_poll_interval_ms=round(kafka.poll_seconds * 1000),
         )
         self.consumer.subscribe([kafka.segments], listener=_listener(self))
+        # Known before the group is joined: a leader that does not know the topic yet deals nobody anything.
+        with explained(kafka):
+            self.consumer.partitions_for_topic(kafka.segments)
 
     # ---- called by the listener, which must not block ------------------------------------------------------------
 
