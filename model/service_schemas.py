@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from index.errors import SightlineError, mask_url
 from index.records import EncoderPair
+from model.profiles import DfmSpec
 
 __all__ = [
     "AnswerBody",
@@ -133,13 +134,15 @@ class Budget(BaseModel):
 
 
 class ServedProfile(BaseModel):
-    """`GET /v1/profile`: what the service runs. `k` and `tau` are DKS's defaults, `encoders` whose vectors it reads."""
+    """`GET /v1/profile`: what the service runs. `k`, `tau` and part of `dfm` are for DKS, `encoders` whose vectors it
+    reads."""
 
     name: str
     notice: str
     k: int
     tau: float
     max_frames: int
+    dfm: DfmSpec = DfmSpec()
     encoders: EncoderPair
 
 
