@@ -140,7 +140,7 @@ class DfmSpec(_Data):
 
     @model_validator(mode="after")
     def _fits_mode(self) -> Self:
-        if self.mode == "released" and "alpha" in self.model_fields_set:
+        if self.mode == "released" and self.alpha != type(self).model_fields["alpha"].default:
             raise ValueError("alpha is learned in released mode and comes with the weights; leave it out")
         if self.mode == "paper" and self.reference_frame != "keyframe":
             raise ValueError("reference_frame segment_index belongs to released mode")

@@ -91,6 +91,9 @@ class _TextEncoder:
         body = _body(EmbedBody, texts=list(texts), encoder=self._which)
         return np.asarray(self._client.post("/v1/embed/text", body, Embedded).vectors, np.float32)
 
+    def text_features(self, texts: Sequence[str]) -> NoReturn:
+        raise UsageError(f"a model service merges frames itself ({len(texts)} texts were given); ask it with --service")
+
 
 class ServiceClient:
     """One model service.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from typer.testing import CliRunner
 
 from index.errors import UsageError
 from model.dfm import merge
@@ -17,6 +15,7 @@ from model.dfm_released import Composer, LearnedMerger, projector_mlp
 from model.profiles import ModelShape, Profile, load_profile
 from pipeline.bench_cost import Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
 from pipeline.bench_model import bench_model, random_model
+from tests.pipeline.conftest import Command
 
 SHAPE = ModelShape(
     patches=16,
@@ -141,14 +140,17 @@ def test_the_shipped_weights_can_be_measured_too() -> None:
     assert got.rows[0].visual_tokens == 8 * 36
 
 
-def test_the_command_speaks_json() -> None:
-    from pipeline.cli import app
+def test_the_command_speaks_json(sightline: Command) -> None:
+    result = sightline("bench", "model", "--random-weights", "--frames", "4,12", "--repeats", "1")
+    assert result.code == 0, result.err
+    assert [row["frames"] for row in result.data["rows"]] == [4, 12]
+    assert result.data["profile"] == "micro"
 
-    result = CliRunner().invoke(app, ["bench", "model", "--random-weights", "--frames", "4,12", "--repeats", "1"])
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert [row["frames"] for row in told["rows"]] == [4, 12]
-    assert told["profile"] == "micro"
+
+def test_sizes_that_are_no_numbers_are_wrong_usage(sightline: Command) -> None:
+    result = sightline("bench", "model", "--random-weights", "--frames", "4,many")
+    assert (result.code, result.out) == (2, "")
+    assert "--frames 4,many" in result.err
 
 
 @pytest.mark.parametrize("frames", [[], [0], [-3, 4]])
