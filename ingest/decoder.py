@@ -142,7 +142,7 @@ def _probe(opened: Opened, fps: float) -> None:
             at = _seconds(packet)
             if at is not None:
                 (hidden if packet.is_discard else times).append(at)
-                if packet.is_keyframe and not packet.is_discard and kind(packet)[0]:
+                if packet.is_keyframe and not packet.is_discard and kind(packet)[1]:
                     keys.append(at)
                 if at - (times or hidden)[0] > _PROBE_SECONDS:
                     break
@@ -205,8 +205,9 @@ def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[U
             pts = packet.pts * base if packet.pts is not None else None
             if pts is not None and pts > reading.reached:
                 reading.reached = pts
-            key, restart = kind(packet)
-            yield Unit(packet, pts, key, restart, not packet.is_discard, packet.size)
+            _, restart = kind(packet)
+            # Of an open GOP, H.264's decoder shows the key frame only when it was given what comes before it.
+            yield Unit(packet, pts, restart, restart, not packet.is_discard, packet.size)
     except (av.error.FFmpegError, OSError) as error:
         reading.problem = error
 
