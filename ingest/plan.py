@@ -91,25 +91,30 @@ class Plan(Generic[T]):
 
     def _next_key(self) -> Iterator[Planned[T]]:
         """The first wanted key frame, unless it is later than the tolerance: then the mode changes."""
-        earliest = None
+        earliest = key_pts = float("inf")
+        key: int | None = None
         for at, unit in enumerate(self._ahead_of()):
             assert unit.pts is not None  # for the type checker: `_ahead_of` ends at the first without
+            if key is not None and at - key > _REORDER:
+                break
             if not (unit.shown and self._sampler.wants(unit.pts)):
                 continue
-            earliest = unit.pts if earliest is None else min(earliest, unit.pts)
-            if unit.pts > earliest + self.tolerance:
+            earliest = min(earliest, unit.pts)  # what an open GOP shows before its key frame comes after it
+            if key is None and unit.key:
+                key, key_pts = at, unit.pts
+            elif key is None and unit.pts > earliest + self.tolerance:
                 break
-            if unit.key:
-                self._sampler.take(unit.pts)
-                self._drop(at)
-                self._lead = unit.pts
-                yield Planned(self._pop().packet, whole=True)
-                return
+        if key is not None and key_pts <= earliest + self.tolerance:
+            self._sampler.take(key_pts)
+            self._drop(key)
+            self._lead = key_pts
+            yield Planned(self._pop().packet, whole=True)
+            return
         if self._blind:
             return
-        if earliest is None:
+        if earliest == float("inf"):
             yield from self._nothing_wanted()
-        elif self._ended:
+        elif self._ended and key is None:
             yield from self._next_exact()  # the last second may end before its key frame
         else:
             self.mode = "nonref"

@@ -44,6 +44,7 @@ def every_frame(path: Path) -> list[tuple[float, NDArray[np.uint8]]]:
         ("refresh.ts", {"x264": ":intra-refresh=1", "gop": 8}, "nonref"),
         ("slow.mp4", {"x264": B_FRAMES, "rate": Fraction(3, 2), "seconds": 20}, "nonref"),
         ("mpeg4.mp4", {"codec": "mpeg4"}, "nonref"),
+        ("open_dense.mp4", {"x264": B_FRAMES + ":open-gop=1", "gop": 10}, "nonref"),
         ("dense.mp4", {"x264": B_FRAMES, "gop": 10}, "keyframes"),
     ],
 )

@@ -245,7 +245,7 @@ def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
 def test_pieces_put_together_are_the_whole(tmp_path: Path, suffix: str, rate: Fraction, gop: int) -> None:
     """For every length of a GOP, rate and container, with frames out of order: none is lost, doubled or another."""
     path, limits = tmp_path / f"v.{suffix}", Limits()
-    make_video(path, seconds=11, rate=rate, gop=gop, first=1.3, x264=":bframes=3:b-adapt=0")
+    make_video(path, seconds=11, rate=rate, gop=gop, first=1.3, x264=":bframes=3:b-adapt=0:open-gop=1")
 
     def frames(after: float, until: float | None) -> list[tuple[float, bytes]]:
         return [(p.pts, bytes(p.data)) for p in decode(open_video(str(path), limits), limits, after=after, until=until)]
