@@ -122,7 +122,6 @@ class Engine:
             notice=self.answerer.notice,
             k=profile.k,
             tau=profile.tau,
-            dfm=profile.dfm,
             max_frames=profile.max_frames,
             dfm=profile.dfm,
             encoders=self.answerer.encoders.pair,

@@ -83,9 +83,6 @@ class _TextEncoder:
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NoReturn:
         raise UsageError(f"a model service does not encode frames ({len(frames)} were given); ingest without --service")
 
-    def text_features(self, texts: Sequence[str]) -> NoReturn:
-        raise UsageError(f"a model service merges frames itself ({len(texts)} texts were given); ask without --service")
-
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32[n, D] of unit norm, to the bit what the service's encoder gave."""
         body = _body(EmbedBody, texts=list(texts), encoder=self._which)
