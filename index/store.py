@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -410,4 +411,8 @@ class Store:
                     if not any(folder.iterdir()):
                         folder.rmdir()
         self._vectors.shards.drop(stream_id)
+        # A backfill that was stopped leaves embedded frames there; the next one makes them anew.
+        files, staging = fsspec.core.url_to_fs(f"{self.url}/staging")
+        if files.exists(staging):
+            files.rm(staging, recursive=True)
         return removed

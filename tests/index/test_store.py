@@ -177,7 +177,21 @@ def test_forgotten_seconds_do_not_come_back_with_the_rest(store: Store, fill: Fi
     store.forget("front", BEGAN + 10 * SECOND)
     assert not store.append(make_segment(records[0], 0), records[0])
     assert store.streams()[0].frames == 30
+    more = make_records("front", BEGAN + 40 * SECOND, seed=9)
+    assert store.append(make_segment(more, 2), more)  # beside files that the deletion has written anew
+    store.seal(today="1970-01-01")
+    best = store.search(more.frame_vectors[3], top=1)[0]
+    assert best.captured_at == int(more.captured_at[3])
     assert store.verify() == []
+
+
+def test_pieces_that_wait_for_a_backfill_are_forgotten_too(store: Store, fill: Fill) -> None:
+    fill(chunks=1)
+    waiting = Path(store.url, "staging", "piece", "0.parquet")
+    waiting.parent.mkdir(parents=True)
+    waiting.write_bytes(b"frames")
+    store.forget("front")
+    assert not waiting.exists()
 
 
 def test_a_missing_store_says_how_to_make_one(tmp_path: Path) -> None:
