@@ -161,9 +161,10 @@ def at(start: int, film: Path, **more: Any) -> SegmentMessage:
 def test_a_segment_that_begins_inside_a_second_keeps_to_the_grid(film: Path) -> None:
     whole = read_segment(at(BEGAN, film), settings=KafkaSettings(), limits=Limits())
     assert [t - BEGAN for t in whole.captured_at] == [0, 1_000_000, 2_000_000, 3_000_000]
-    # Key frames stand at .7: of each second the first of them, and second 8:00:00 has only what is left of it.
+    # Key frames stand at .7: of each second the first of them; second 8:00:00 has only what is left of it, and the last
+    # second, which ends before its key frame, the first frame there is.
     later = read_segment(at(BEGAN + 700_000, film), settings=KafkaSettings(), limits=Limits())
-    assert [t - BEGAN for t in later.captured_at] == [700_000, 1_700_000, 2_700_000, 3_700_000]
+    assert [t - BEGAN for t in later.captured_at] == [700_000, 1_700_000, 2_700_000, 3_700_000, 4_000_000]
 
 
 def test_objects_are_read_from_where_it_is_allowed_only(film: Path, tmp_path: Path) -> None:
