@@ -32,7 +32,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, SecretStr
 
-from index.errors import ServiceUnavailable
+from index.errors import ServiceUnavailable, UsageError
 from pipeline.service_client import ServiceClient
 
 __all__ = ["LoadReport", "bench_service"]
@@ -226,6 +226,8 @@ def _tasks(store: str, url: str, token: SecretStr, minutes: float) -> tuple[list
                 content = body.model_dump_json(exclude_none=True).encode()
                 tasks.append(_Task(content, last.answer.text, last.answer.probabilities))
                 frames = max(frames, len(window))
+    if not tasks:
+        raise UsageError(f"--minutes {minutes:g}: nothing happens in so short footage; give more, such as 1.5")
     return tasks, frames
 
 

@@ -1,4 +1,4 @@
-"""Every command of the README is run, or says that it needs the network."""
+"""Every command of the README is run, or says what it needs: the network, a GPU, Kafka."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.conftest import ROOT, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 _FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"# needs (the network|a GPU)\b")
+_MARK = re.compile(r"# needs (the network|a GPU|Kafka)\b")
 
 
 def test_the_blocks_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
