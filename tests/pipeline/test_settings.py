@@ -59,7 +59,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
 
 def test_a_wrong_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGHTLINE_STROE", "x")
-    with pytest.raises(UsageError, match="SIGHTLINE_STROE: no such setting; known are .*SIGHTLINE_DEVICE"):
+    with pytest.raises(UsageError, match=r"SIGHTLINE_STROE: no such setting; known are .*SIGHTLINE_DEVICE"):
         load_settings()
     monkeypatch.delenv("SIGHTLINE_STROE")
     monkeypatch.setenv("SIGHTLINE_SEGMENT_SECONDS", "soon")
