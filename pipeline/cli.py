@@ -90,5 +90,15 @@ def main() -> None:
         sys.exit(explain(error, debug=debug))
 
 
+def run() -> None:
+    """`main` in a process of its own, which ends at once: native threads of readers may abort it while it unwinds."""
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
 if __name__ == "__main__":
-    main()
+    run()
