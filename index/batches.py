@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-from numpy.typing import NDArray
 
-from index.columns import digest, in_window, key_columns, lists
+from index.columns import digest, frame_rows, in_window
 from index.errors import CommitFenced, mask_url
 from index.records import FrameRecords, Segment
-from index.schemas import FRAMES, PATCHES, SEGMENTS, TABLES, check_stream_id
+from index.schemas import SEGMENTS, TABLES, check_stream_id
 from index.seconds import seconds_of
 
 if TYPE_CHECKING:
@@ -86,11 +85,10 @@ class BatchWriter:
 
     def restart(self, apps: Sequence[str]) -> None:
         """Put applications back to 0, on purpose: their source was made again."""
-        for name, (schema, _) in TABLES.items():
-            table = self.store._tables[name]
+        for table in self.store._tables.values():
             held = {app: version for app, version in table.versions(apps).items() if version}
             if held:
-                table.append_from(schema.empty_table(), {app: (version, 0) for app, version in held.items()})
+                table.append_from(table.schema.empty_table(), {app: (version, 0) for app, version in held.items()})
 
     def write(self, pieces: Sequence[Piece], steps: Mapping[str, Step]) -> list[Segment]:
         """Store `pieces` and move the applications; the segments as they were stored, void ones left out.
@@ -117,13 +115,13 @@ class BatchWriter:
                     f"{step.before}: another one has taken it over; start again from what the store says"
                 )
         stored = self._kept([piece for piece in pieces if not piece.void])
-        for name, rows_of in (("patches", self._patch_rows), ("frames", self._frame_rows)):
+        for name, rows_of in (("patches", self.store._patches.rows), ("frames", frame_rows)):
             rows = [rows_of(key, frames) for _, key, frames in stored if frames is not None]
-            table, schema = self.store._tables[name], TABLES[name][0]
+            table = self.store._tables[name]
             left = [piece for piece in pieces if piece.segment.chunk < (marks[name][piece.app] or 0)]
             if rows or left:
                 table.append_from(
-                    pa.concat_tables(rows) if rows else schema.empty_table(),
+                    pa.concat_tables(rows) if rows else table.schema.empty_table(),
                     self._moves(steps, marks[name], forward=True),
                     remove=_leftovers(left),
                 )
@@ -163,7 +161,7 @@ class BatchWriter:
                 first = np.r_[True, np.diff(seconds) > 0]
                 keep = first & np.array([second not in taken for second in seconds.tolist()])
                 taken.update(seconds[keep].tolist())
-                frames = _some(frames, keep)
+                frames = frames.where(keep) if keep.any() else None
             count = 0 if frames is None else len(frames)
             result.append((piece.segment.model_copy(update={"frames": count}), piece.key, frames))
         return result
@@ -208,27 +206,6 @@ class BatchWriter:
         for name, second in zip(groups["stream_id"].to_pylist(), seconds_of(times).tolist(), strict=True):
             self._last[name] = second
 
-    # ---- rows ------------------------------------------------------------------------------------------------------
-
-    def _patch_rows(self, key: str, frames: FrameRecords) -> pa.Table:
-        count, width = len(frames), self.store.encoders.patches * self.store.encoders.patch.dimension * 2
-        raw = np.ascontiguousarray(frames.patches, "<f2").reshape(count, -1).view(np.uint8)
-        offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int32))
-        blob = pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(raw.reshape(-1))])
-        return pa.Table.from_arrays([*key_columns(frames.stream_id, key, frames.captured_at), blob], schema=PATCHES)
-
-    @staticmethod
-    def _frame_rows(key: str, frames: FrameRecords) -> pa.Table:
-        columns = [
-            *key_columns(frames.stream_id, key, frames.captured_at),
-            pa.array(frames.pts_seconds),
-            pa.array([frames.clock_source] * len(frames)),
-            lists(frames.frame_vectors),
-            lists(frames.patch_pooled),
-            pa.array(frames.pictures, pa.binary()),
-        ]
-        return pa.Table.from_arrays(columns, schema=FRAMES)
-
 
 def _leftovers(pieces: Sequence[Piece]) -> str:
     """The predicate of all rows of `pieces`; names are checked and keys are hex, so nothing needs quoting."""
@@ -237,20 +214,3 @@ def _leftovers(pieces: Sequence[Piece]) -> str:
     streams = ", ".join(sorted({f"'{piece.segment.stream_id}'" for piece in pieces}))
     keys = ", ".join(f"'{piece.key}'" for piece in pieces)
     return f"stream_id IN ({streams}) AND segment IN ({keys})"
-
-
-def _some(frames: FrameRecords, keep: NDArray[np.bool_]) -> FrameRecords | None:
-    if not keep.any():
-        return None
-    if keep.all():
-        return frames
-    return FrameRecords(
-        stream_id=frames.stream_id,
-        clock_source=frames.clock_source,
-        captured_at=frames.captured_at[keep],
-        pts_seconds=frames.pts_seconds[keep],
-        frame_vectors=frames.frame_vectors[keep],
-        patch_pooled=frames.patch_pooled[keep],
-        patches=frames.patches[keep],
-        pictures=[picture for picture, kept in zip(frames.pictures, keep.tolist(), strict=True) if kept],
-    )

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.records import from_micros
+from index.records import FrameRecords, from_micros
+from index.schemas import FRAMES
 
-__all__ = ["day_of", "digest", "in_window", "key_columns", "lists", "matrix", "sql_time"]
+__all__ = ["day_of", "digest", "frame_rows", "in_window", "key_columns", "lists", "matrix", "sql_time"]
 
 
 def digest(*parts: object) -> str:
@@ -61,3 +62,16 @@ def key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> lis
     days = (captured_at // 86_400_000_000).astype("datetime64[D]").astype(str)
     times = pa.array(captured_at).cast(pa.timestamp("us", "UTC"))
     return [pa.array([stream_id] * n), pa.array(days.tolist()), times, pa.array([key] * n)]
+
+
+def frame_rows(key: str, frames: FrameRecords) -> pa.Table:
+    """The rows of one segment for the table `frames`; `key` names the segment."""
+    columns = [
+        *key_columns(frames.stream_id, key, frames.captured_at),
+        pa.array(frames.pts_seconds),
+        pa.array([frames.clock_source] * len(frames)),
+        lists(frames.frame_vectors),
+        lists(frames.patch_pooled),
+        pa.array(frames.pictures, pa.binary()),
+    ]
+    return pa.Table.from_arrays(columns, schema=FRAMES)

@@ -28,7 +28,7 @@ from index.patch_codec import (
     encode_chain,
     encode_int8,
 )
-from index.records import EncoderPair, rfc3339
+from index.records import EncoderPair, FrameRecords, rfc3339
 from index.schemas import PATCHES, PATCHES_DIFFERENTIAL, PATCHES_INT8
 from index.table import THREADS, Table, patch_writer
 from index.window import Window
@@ -72,15 +72,14 @@ class Patches:
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    def rows(
-        self, stream_id: str, segment: str, captured_at: NDArray[np.int64], patches: NDArray[np.float16]
-    ) -> pa.Table:
-        """Rows of one segment for the table: captured_at int64[N] ascending, patches float16[N, M, D].
+    def rows(self, key: str, frames: FrameRecords) -> pa.Table:
+        """The rows of one segment for the table; `key` names the segment.
 
         Raises:
             UsageError: a value that is not finite, where the encoding cannot hold it.
         """
-        keys = key_columns(stream_id, segment, captured_at)
+        captured_at, patches = frames.captured_at, frames.patches
+        keys = key_columns(frames.stream_id, key, captured_at)
         if self._encoding.kind == "fp16":
             raw = np.ascontiguousarray(patches, "<f2").reshape(len(patches), -1).view(np.uint8)
             return pa.Table.from_arrays([*keys, _blobs(raw)], schema=PATCHES)

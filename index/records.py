@@ -107,6 +107,21 @@ class FrameRecords:
     def __len__(self) -> int:
         return len(self.captured_at)
 
+    def where(self, keep: NDArray[np.bool_]) -> FrameRecords:
+        """The rows that `keep`, bool[N], marks; itself where it marks all."""
+        if keep.all():
+            return self
+        return FrameRecords(
+            stream_id=self.stream_id,
+            clock_source=self.clock_source,
+            captured_at=self.captured_at[keep],
+            pts_seconds=self.pts_seconds[keep],
+            frame_vectors=self.frame_vectors[keep],
+            patch_pooled=self.patch_pooled[keep],
+            patches=self.patches[keep],
+            pictures=[picture for picture, kept in zip(self.pictures, keep.tolist(), strict=True) if kept],
+        )
+
 
 def to_micros(moment: datetime) -> int:
     """UTC microseconds since the epoch. Raises UsageError for a naive datetime."""

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import digest, in_window, key_columns, lists, matrix, sql_time
+from index.columns import digest, frame_rows, in_window, matrix, sql_time
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -38,7 +38,7 @@ from index.moments import Hit
 from index.patch_codec import PatchEncoding
 from index.patches import Patches, patch_table
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
-from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, FRAMES, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
+from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
 from index.shards import Shards
 from index.table import Table
 from index.vectors import Vectors
@@ -174,23 +174,11 @@ class Store:
         count = 0
         if frames is not None and len(frames):
             self._check(segment, frames)
-            keep = self._new_rows(segment.stream_id, key, frames.captured_at)
-            count = int(keep.sum())
+            kept = frames.where(self._new_rows(segment.stream_id, key, frames.captured_at))
+            count = len(kept)
             if count:
-                shared = key_columns(segment.stream_id, key, frames.captured_at[keep])
-                kept = frames.patches if keep.all() else frames.patches[keep]
-                rows = self._patches.rows(segment.stream_id, key, frames.captured_at[keep], kept)
-                self._tables["patches"].append_once(rows, app, segment.chunk)
-                pictures = [picture for picture, new in zip(frames.pictures, keep, strict=True) if new]
-                columns = [
-                    *shared,
-                    pa.array(frames.pts_seconds[keep]),
-                    pa.array([frames.clock_source] * count),
-                    lists(frames.frame_vectors[keep]),
-                    lists(frames.patch_pooled[keep]),
-                    pa.array(pictures, pa.binary()),
-                ]
-                self._tables["frames"].append_once(pa.Table.from_arrays(columns, schema=FRAMES), app, segment.chunk)
+                self._tables["patches"].append_once(self._patches.rows(key, kept), app, segment.chunk)
+                self._tables["frames"].append_once(frame_rows(key, kept), app, segment.chunk)
         row = {**segment.model_dump(), "segment": key, "uri": mask_url(segment.uri), "frames": count}
         self._tables["segments"].append_once(pa.Table.from_pylist([row], schema=SEGMENTS), app, segment.chunk)
         return True

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -166,12 +167,18 @@ class Table:
                 rows.cast(self.schema),
                 mode="append",
                 commit_properties=CommitProperties(app_transactions=moves),
-                writer_properties=_WRITER[self.name],
+                writer_properties=self.writer,
             )
 
     def dataset(self) -> pads.Dataset:
+        """The present version, read by Arrow itself where it is on a local disk.
+
+        Through Delta's own file system Arrow's threads would call into Python: slower, and a scan that nobody finished
+        would abort the process, or hang it, when the interpreter ends.
+        """
         with _explained(self.uri):
-            return self.open().to_pyarrow_dataset()
+            local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
+            return self.open().to_pyarrow_dataset(filesystem=local)
 
     def read(self, columns: Sequence[str], where: pads.Expression | None = None) -> pa.Table:
         with _explained(self.uri):

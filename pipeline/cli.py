@@ -91,7 +91,10 @@ def main() -> None:
 
 
 def run() -> None:
-    """`main` in a process of its own, which ends at once: native threads of readers may abort it while it unwinds."""
+    """`main` in a process of its own, which ends at once.
+
+    Arrow reads object stores through Python; a thread of it that is still reading would abort the process while it unwinds.
+    """
     try:
         main()
     except SystemExit as end:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from index.batches import BatchWriter, Piece, Step
 from index.errors import CommitFenced
+from index.patch_codec import PatchEncoding
 from index.records import FrameRecords
 from index.schemas import SEGMENTS
 from index.seconds import phase_of, seconds_of
@@ -211,3 +213,34 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
     found = seconds_of(store.window().captured_at)
     assert found.tolist() == sorted(set(seconds_of(np.array(at)).tolist()))
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["int8", "differential"])
+def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: Literal["int8", "differential"]) -> None:
+    encoding = PatchEncoding(kind=kind)
+    batched, appended = (Store.create(tmp_path / name, PAIR, encoding) for name in ("batched", "appended"))
+    pieces = [piece(0), piece(1)]
+    BatchWriter(batched).write(pieces, {APP: Step(None, 2)})
+    for one in pieces:
+        appended.append(one.segment, one.frames)
+    assert batched.verify() == []
+    np.testing.assert_array_equal(batched.patches(batched.window()), appended.patches(appended.window()))
+    BatchWriter(batched).restart([APP])
+    assert BatchWriter(batched).offsets([APP]) == {APP: 0}
+    assert batched.verify() == []
+
+
+def test_a_scan_that_nobody_finishes_does_not_end_the_process(store: Store) -> None:
+    """Threads of Arrow that call into Python while the interpreter ends abort it, or it hangs."""
+    for offset in range(12):
+        one = piece(offset)
+        store.append(one.segment, one.frames)
+    code = (
+        "import sys\nfrom index.store import Store\n"
+        "rows = Store.open(sys.argv[1])._tables['frames'].batches(['picture'], None, 1)\nnext(rows)\n"
+    )
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", code, store.url], cwd=ROOT, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()

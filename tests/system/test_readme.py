@@ -24,7 +24,7 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
     binaries = tmp_path / "bin"
     binaries.mkdir()
     command = binaries / "sightline"
-    command.write_text(f"#!{sys.executable}\nfrom pipeline.cli import main\nif __name__ == '__main__':\n    main()\n")
+    command.write_text(f"#!{sys.executable}\nfrom pipeline.cli import run\nif __name__ == '__main__':\n    run()\n")
     command.chmod(0o755)
     variables = environment(tmp_path, PATH=f"{binaries}{os.pathsep}{os.environ['PATH']}")
     for kind, text in blocks:
