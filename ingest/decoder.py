@@ -14,6 +14,7 @@ file to decode.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from index.errors import DecodeFailed, NoFrames, NotVideo
 from ingest.limits import Limits
-from ingest.nal import h264_kind, length_bytes
+from ingest.nal import h264_disposable, h264_kind, length_bytes
 from ingest.plan import Plan, Unit
 from ingest.sampler import Sampler
 
@@ -35,6 +36,8 @@ __all__ = ["Opened", "Picture", "decode", "open_video"]
 _PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
 # Codecs whose every packet is one shown frame; VP8, for one, has hidden frames in packets of their own.
 _PLANNED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "vp9", "av1", "libdav1d", "prores"})
+# Twice the cores: a thread that waits for the frame it refers to leaves its core to another.
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
 _SKIP = {True: "DEFAULT", False: "NONREF"}
 
 
@@ -98,6 +101,7 @@ def _open(path: str) -> tuple[Any, Any]:
     # The one marked default, then the largest: thumbnails and previews are neither.
     stream = max(videos, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height))
     stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = _THREADS
     return container, stream
 
 
@@ -188,6 +192,18 @@ def _kinds(stream: Any) -> Callable[[Any], tuple[bool, bool]]:
         return found != "other", found == "idr"
 
     return kind
+
+
+def _disposable(stream: Any) -> Callable[[Any], bool]:
+    """A function that says of a packet whether the decoder need not see it at all.
+
+    Packets go to the decoder's threads in turn. One that is skipped takes a turn too: of every other packet skipped, two
+    threads would be one.
+    """
+    if stream.codec_context.name != "h264":
+        return lambda packet: False
+    lengths = length_bytes(stream.codec_context.extradata)
+    return lambda packet: h264_disposable(bytes(packet), lengths)
 
 
 @dataclass(slots=True)
@@ -303,8 +319,11 @@ def _packets_from(opened: Opened, target: float) -> Iterator[Any]:
 def _frames(plan: Plan[Any], stream: Any, reading: _Reading) -> Iterator[Any]:
     """Decoded frames; packets that do not decode are passed over as long as others follow."""
     context, broken, whole = stream.codec_context, 0, True
+    disposable = _disposable(stream)
     for planned in chain(plan, [None]):  # None makes the decoder give what it still holds
         try:
+            if planned is not None and not planned.whole and disposable(planned.packet):
+                continue
             if planned is not None and planned.whole != whole:
                 whole = planned.whole
                 context.skip_frame = _SKIP[whole]  # goes with the packet, also to a decoder's other threads

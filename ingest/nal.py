@@ -38,9 +38,9 @@ def h264_kind(data: bytes, lengths: int) -> Literal["idr", "intra", "other"]:
 
 
 def h264_disposable(data: bytes, lengths: int) -> bool:
-    """Whether no other frame refers to this one (nal_ref_idc is 0)."""
-    slices = (data[start] for start in _units(data[:_LOOKED_AT], lengths) if data[start] & 31 in (1, 2, 5))
-    return next(slices, 0x60) & 0x60 == 0
+    """Whether no other frame refers to this one: nal_ref_idc is 0 in every slice, of both fields where there are two."""
+    slices = [data[start] & 0x60 for start in _units(data, lengths) if data[start] & 31 in (1, 2, 5)]
+    return bool(slices) and not any(slices)
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:
