@@ -1,4 +1,4 @@
-"""Models of a few thousand random weights, and the command as a process of its own."""
+"""The command as a process of its own."""
 
 from __future__ import annotations
 
@@ -10,24 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.model import checkpoints_tiny as tiny
-from tests.pipeline.conftest import PROFILE
-
 ROOT = Path(__file__).parents[2]
 
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="session")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a profile with tiny models."""
-    folder = tmp_path_factory.mktemp("models")
-    tiny.save_clip(folder / "clip")
-    tiny.save_siglip(folder / "siglip")
-    tiny.save_language(folder / "llm")
-    tiny.save_connector(folder / "connector.safetensors")
-    (folder / "tiny.toml").write_text(PROFILE)
-    return str(folder / "tiny.toml")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -1,0 +1,39 @@
+"""Models of a few thousand random weights, in the layouts of real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PROFILE = """
+name = "tiny"
+notice = "random weights"
+k = 4
+tau = 0.999
+max_frames = 500
+timestamps = true
+frame_encoder = { name = "tiny-clip", source = { folder = "clip" } }
+patch_encoder = { name = "tiny-siglip", source = { folder = "siglip" } }
+language_model = { source = { folder = "llm" }, max_context = 1500, max_new_tokens = 6 }
+connector = { source = { folder = "connector.safetensors" } }
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny checkpoints and `tiny.toml`, the profile that names them."""
+    from tests.model import checkpoints_tiny as tiny  # imports torch, which tests of other rooms do without
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save_clip(folder / "clip")
+    tiny.save_siglip(folder / "siglip")
+    tiny.save_language(folder / "llm")
+    tiny.save_connector(folder / "connector.safetensors")
+    (folder / "tiny.toml").write_text(PROFILE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def profile(models: Path) -> str:
+    return str(models / "tiny.toml")
