@@ -8,9 +8,7 @@ Does not know stores, streams' names or how keyframes were chosen: it is handed 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,15 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
+from model.answers import Answer, AnswerPiece
 from model.connector import AnyConnector, ReleasedConnector, load_connector
 from model.dfm import Merge, merge
 from model.encoders import Encoders, pick_device
 from model.language import LanguageModel, load_language
 from model.profiles import Profile
 from model.sequence import build_prompt, clock_ids, count_visual
+from model.stage_clock import StageClock
 from model.visual import Frames, build_visual
 
-__all__ = ["Answer", "AnswerPiece", "AnswerRequest", "Answerer", "load_answerer"]
+__all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
 _CHUNK_BYTES = 64 * 2**20
 # A token may still change how the two before it are written (joined characters, "08 : 07"), so they wait for it.
@@ -62,59 +62,6 @@ class AnswerRequest:
         lengths = {len(self.stream_index), len(self.captured_at), len(self.keyframe)}
         if len(lengths) != 1:
             raise UsageError(f"stream_index, captured_at and keyframe must have one length, got {sorted(lengths)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was answered and what it took.
-
-    `option` is the position of the chosen option and `probabilities` the share of each; None and empty for an open
-    question. `visual_tokens` is M·K + (N − K), `prompt_tokens` everything that was prefilled. `timings` in seconds:
-    patches (reading them), dfm, assembly (connector and sequence), prefill, decode (all after prefill), and
-    first_token (from the call to the first token or the scores).
-    """
-
-    text: str
-    option: int | None
-    probabilities: tuple[float, ...]
-    visual_tokens: int
-    prompt_tokens: int
-    timings: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerPiece:
-    """A piece of the answer's text as it is decoded; the last piece (its text may be empty) carries the `answer`."""
-
-    text: str
-    answer: Answer | None = None
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Seconds by stage; waits for the GPU, whose work is asynchronous, before reading the time."""
-
-    device: torch.device
-    began: float = field(default_factory=perf_counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """DFM is told apart; the connector's work is part of the assembly."""
-        since = self.now()
-        yield
-        if name == "dfm":
-            self.add(name, since)
-
-    def add(self, stage: str, since: float) -> float:
-        now = self.now()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-        return now
 
 
 class Answerer:
@@ -195,7 +142,7 @@ class Answerer:
         """
         frames, keyframes = len(request.keyframe), int(np.count_nonzero(request.keyframe))
         self.check_budget(keyframes=keyframes, frames=frames, question=request.question, options=request.options)
-        clock = _Clock(self.language.device)
+        clock = StageClock(self.language.device)
         embeddings = self._embed(request, clock)
         since = clock.now()
         reading = self.language.read(embeddings, room=self._answer_tokens(request.options))
@@ -234,7 +181,7 @@ class Answerer:
         yield AnswerPiece(text[len(sent) :], finish(text.strip()))
 
     @torch.inference_mode()
-    def _embed(self, request: AnswerRequest, clock: _Clock) -> Tensor:
+    def _embed(self, request: AnswerRequest, clock: StageClock) -> Tensor:
         """The whole prompt, [T, width]."""
         language = self.language
         prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
@@ -268,6 +215,7 @@ class Answerer:
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
         elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)
+        elsewhere += clock.seconds.get("projector", 0.0)
         clock.add("assembly", since + elsewhere)
         return embeddings
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from index.errors import BudgetExceeded, ModelError, OutOfMemory, SightlineError, mask_url
 from model.admission import Cancelled, Job
-from model.answerer import Answer, Answerer, AnswerPiece, AnswerRequest
+from model.answerer import Answerer, AnswerRequest
+from model.answers import Answer, AnswerPiece
 from model.service_schemas import Budget, ServedProfile, StreamFrames, Usage
 
 __all__ = ["Done", "Engine", "FrameStore", "Rows", "rows_of"]

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from index.records import Segment
     from index.store import Store
     from index.window import Window
-    from model.answerer import Answerer, AnswerPiece
+    from model.answerer import Answerer
+    from model.answers import AnswerPiece
     from model.encoders import Encoders
     from model.profiles import Profile
     from model.service_schemas import ServedProfile
-    from pipeline.service_client import ServedPiece, ServiceClient
+    from pipeline.service_client import ServiceClient
 
 __all__ = [
     "Asked",
@@ -144,9 +145,7 @@ class _Origins:
         return pts_seconds if began is None else (at - began) / 1e6
 
 
-def _told(
-    pieces: Iterable[AnswerPiece | ServedPiece], on_text: Callable[[str], None]
-) -> Iterator[AnswerPiece | ServedPiece]:
+def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
     for piece in pieces:
         if piece.text:
             on_text(piece.text)
@@ -329,7 +328,7 @@ class Asker:
 
     def _pieces(
         self, question: str, choices: tuple[str, ...], read: Window, keyframe: NDArray[np.bool_]
-    ) -> Iterator[AnswerPiece] | Iterator[ServedPiece]:
+    ) -> Iterator[AnswerPiece]:
         if self.service is not None:
             return self.service.answer(question, choices, read, keyframe)
         from model.answerer import AnswerRequest

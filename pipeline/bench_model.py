@@ -12,10 +12,8 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from model.encoders import Encoders
     from model.language import LanguageModel
     from model.profiles import ModelShape, Profile
+    from model.stage_clock import StageClock
     from model.visual import Frames, Visual
 
 __all__ = ["ModelBench", "ModelRow", "Stage", "bench_model"]
@@ -87,25 +86,6 @@ class ModelBench(BaseModel):
     patches_from: str
     repeats: int
     rows: list[ModelRow]
-
-
-@dataclass(slots=True)
-class _Clock:
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def now(self) -> float:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        since = self.now()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - since
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +181,9 @@ class _Bench:
         from model.visual import Frames
 
         language = self.language
-        clock = _Clock(language.device)
+        from model.stage_clock import StageClock
+
+        clock = StageClock(language.device)
         text = torch.randint(0, self.shape.vocabulary, (_TEXT_TOKENS,), generator=torch.Generator().manual_seed(1))
         words: list[int] = text.tolist()
         began = clock.now()
@@ -222,7 +204,7 @@ class _Bench:
                 int(reading.logits.argmax())
         return clock.seconds, clock.now() - began
 
-    def _pieces(self, frames: Frames, clock: _Clock) -> Iterator[torch.Tensor]:
+    def _pieces(self, frames: Frames, clock: StageClock) -> Iterator[torch.Tensor]:
         language = self.language
         stamp = (lambda _: language.embed([1, 2, 3, 4])) if self.profile.timestamps else None
         query = self.visual.query("What happened?")
@@ -238,7 +220,7 @@ class _Bench:
     def _chunk(self) -> int:
         return max(1, _CHUNK_BYTES // (2 * self.shape.patches * self.shape.patch_dim))
 
-    def _reader(self, file: Any, clock: _Clock) -> Callable[[slice], torch.Tensor]:
+    def _reader(self, file: Any, clock: StageClock) -> Callable[[slice], torch.Tensor]:
         """Patches straight from the file into one host buffer (pinned for CUDA), and from there to the device."""
         import torch
 

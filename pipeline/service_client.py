@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
@@ -30,6 +29,7 @@ from index.errors import (
 )
 from index.records import EncoderIdentity
 from index.window import Window
+from model.answers import Answer, AnswerPiece
 from model.encoders import Encoders
 from model.service_schemas import (
     AnswerBody,
@@ -43,33 +43,13 @@ from model.service_schemas import (
     code_of,
 )
 
-__all__ = ["ServedAnswer", "ServedPiece", "ServiceClient", "references"]
+__all__ = ["ServiceClient", "references"]
 
 M = TypeVar("M", bound=BaseModel)
 
 _MOST_REPLY_BYTES = 32 * 2**20
 _PIECE_BYTES = 64 * 2**10
 _SLACK_SECONDS = 10.0  # the service's own deadline comes first and says more
-
-
-@dataclass(frozen=True, slots=True)
-class ServedAnswer:
-    """As `model.answerer.Answer`; `timings` has `queue` beside the model's stages."""
-
-    text: str
-    option: int | None
-    probabilities: tuple[float, ...]
-    visual_tokens: int
-    prompt_tokens: int
-    timings: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPiece:
-    """As `model.answerer.AnswerPiece`: a piece of the text; the last one carries the `answer`."""
-
-    text: str
-    answer: ServedAnswer | None = None
 
 
 class _TextEncoder:
@@ -175,7 +155,7 @@ class ServiceClient:
 
     def answer(
         self, question: str, options: tuple[str, ...], window: Window, keyframe: NDArray[np.bool_]
-    ) -> Iterator[ServedPiece]:
+    ) -> Iterator[AnswerPiece]:
         """The answer from the frames of `window`, of which `keyframe` (bool[N]) marks the keyframes.
 
         Raises:
@@ -194,7 +174,7 @@ class ServiceClient:
                     raise
                 time.sleep(busy.retry_after)
 
-    def _answer_once(self, body: AnswerBody, until: float) -> Iterator[ServedPiece]:
+    def _answer_once(self, body: AnswerBody, until: float) -> Iterator[AnswerPiece]:
         try:
             with self._http.stream("POST", "/v1/answer", **_json(body)) as response:
                 self._refuse(response)
@@ -202,11 +182,11 @@ class ServiceClient:
                     if time.monotonic() > until + _SLACK_SECONDS:
                         raise DeadlineExceeded(f"{self.shown}: no answer within {self.deadline_seconds:g} s")
                     if name == "token":
-                        yield ServedPiece(str(data["text"]))
+                        yield AnswerPiece(str(data["text"]))
                     elif name == "answer":
                         done = AnswerDone.model_validate(data)
                         told = (done.usage.visual_tokens, done.usage.prompt_tokens, done.timings)
-                        yield ServedPiece("", ServedAnswer(done.text, done.option, tuple(done.probabilities), *told))
+                        yield AnswerPiece("", Answer(done.text, done.option, tuple(done.probabilities), *told))
                         return
                     elif name == "error":
                         raise _typed(data, 500, self.shown)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from pydantic import SecretStr
 
 from model.answerer import Answerer, load_answerer
 from model.encoders import Encoders, load_encoders
@@ -17,7 +21,10 @@ from model.profiles import (
     Profile,
     Source,
 )
+from model.service import Limits, ModelService
+from model.service_engine import Engine
 from tests.model import checkpoints_tiny as tiny
+from tests.model.serving import Footage, Script, Scripted, Serve, client, served
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +68,26 @@ def encoders(profile: Profile) -> Encoders:
 @pytest.fixture(scope="session")
 def answerer(profile: Profile, encoders: Encoders) -> Answerer:
     return load_answerer(profile, encoders, "cpu")
+
+
+@pytest.fixture
+def footage() -> Footage:
+    return Footage()
+
+
+@pytest.fixture
+def serve(answerer: Answerer, footage: Footage) -> Iterator[Serve]:
+    """`serve(script, waiting=2, …)` starts a service and gives a client of it."""
+    with ExitStack() as stack:
+
+        def start(script: Script | None = None, *, token: str | None = None, **limits: Any) -> httpx.Client:
+            service = ModelService(
+                Engine(Scripted.of(answerer, script), footage),
+                token=SecretStr(token) if token else None,
+                limits=Limits(**{"stop_seconds": 5.0, **limits}),
+            )
+            opened = stack.enter_context(client(stack.enter_context(served(service)), token))
+            opened.service = service  # type: ignore[attr-defined]
+            return opened
+
+        yield start

@@ -16,7 +16,8 @@ import uvicorn
 from numpy.typing import NDArray
 
 from index.errors import UnknownFrame, UnknownStream
-from model.answerer import Answer, Answerer, AnswerPiece, AnswerRequest
+from model.answerer import Answerer, AnswerRequest
+from model.answers import Answer, AnswerPiece
 from model.service import ModelService
 from model.service_engine import Rows
 from tests.model.checkpoints_tiny import CLIP_WIDTH, PATCHES, WIDTH
@@ -24,6 +25,10 @@ from tests.model.checkpoints_tiny import CLIP_WIDTH, PATCHES, WIDTH
 BEGAN = 1_709_280_000_000_000
 QUESTION = "what colour was the truck at the gate ?"
 LENGTHS = {"front": 12, "back": 7}
+
+WAIT = 60.0
+TOKEN = "a-token-of-twenty-or-so"
+Serve = Callable[..., httpx.Client]
 
 
 def captured(stream: str) -> list[int]:
@@ -154,3 +159,21 @@ def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+class Holds:
+    """A script that begins, waits until it is let go, and answers."""
+
+    def __init__(self) -> None:
+        self.began, self.go = threading.Event(), threading.Event()
+        self.runs = 0
+
+    def __call__(self, request: AnswerRequest) -> Iterator[str]:
+        self.runs += 1
+        self.began.set()
+        assert self.go.wait(WAIT)
+        yield "held"
+
+
+class Memory:
+    """Something whose end can be seen."""

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
-from model.answerer import Answer, Answerer, AnswerRequest, load_answerer
+from model.answerer import Answerer, AnswerRequest, load_answerer
+from model.answers import Answer
 from model.connector import Connector
 from model.dfm import merge, merge_mean
 from model.encoders import Encoders, load_encoders
@@ -118,7 +119,7 @@ def test_an_answer_may_be_empty(answerer: Answerer, monkeypatch: pytest.MonkeyPa
 
 def test_timings_name_every_stage(answerer: Answerer) -> None:
     _, answer = _final(answerer, _request([True, False, False]))
-    assert set(answer.timings) == {"patches", "dfm", "assembly", "prefill", "first_token", "decode"}
+    assert set(answer.timings) == {"patches", "dfm", "projector", "assembly", "prefill", "first_token", "decode"}
     assert all(seconds >= 0 for seconds in answer.timings.values())
     assert answer.timings["first_token"] >= answer.timings["prefill"]
 
