@@ -23,7 +23,8 @@ from index.schemas import TABLES
 __all__ = ["THREADS", "Table", "patch_writer"]
 
 Kept = TypeVar("Kept")
-THREADS = min(16, os.cpu_count() or 1)
+# Twice the cores: while some threads wait for the disk, others unpack what it gave.
+THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
 # Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
