@@ -64,6 +64,18 @@ def bench_decode(
     emit(run(path, seconds=seconds))
 
 
+@bench.command("page")
+def bench_page(
+    figures: Annotated[Path, typer.Option(help="Folder of what the other benchmarks printed.")] = Path("benchmarks"),
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("figures.html"),
+) -> None:
+    """One page that shows the figures of a folder."""
+    from pipeline.bench_page import figures_page
+    from pipeline.pages import write_page
+
+    say(f"figures in {write_page(out, figures_page(figures))}")
+
+
 @bench.command("dks")
 def bench_dks(
     frames: Annotated[list[int] | None, typer.Option(help="Sizes; 10,000 and 1,000,000 by default.")] = None,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.records import from_micros, rfc3339
+from pipeline.pages import page, write_page
 
 if TYPE_CHECKING:
     from pipeline.asking import Asked, Selection
@@ -193,15 +194,6 @@ def render_report(
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The report as one HTML text; `facts` are names and values for its head."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     total = sum(stage.seconds for stage in stages)
     at, bars = 0.0, []
     for i, stage in enumerate(stages):
@@ -210,7 +202,8 @@ def render_report(
         bars.append({"name": stage.name, "seconds": stage.seconds, "detail": stage.detail, **place})
         at += width
     known = [item.right for item in items if item.right is not None]
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         title=title,
         subtitle=subtitle,
         facts=facts,
@@ -233,8 +226,4 @@ def write_report(
     facts: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write `render_report` to `path`, which appears only when it is whole."""
-    part = path.with_name(path.name + ".part")
-    text = render_report(items, title=title, subtitle=subtitle, stages=stages, facts=facts)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_page(path, render_report(items, title=title, subtitle=subtitle, stages=stages, facts=facts))
