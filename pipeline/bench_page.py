@@ -85,6 +85,8 @@ def _card(file: Path) -> _Card:
             card.said[name] = str(value)
         elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             card.tables.append(_table(name, value))
+        elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+            card.tables.append(_table(name, [{"": key, **row} for key, row in value.items()]))
         else:
             card.facts += [(_label(key), _text(key, leaf)) for key, leaf in _leaves({name: value})]
     return card
@@ -92,7 +94,7 @@ def _card(file: Path) -> _Card:
 
 def _leaves(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _is_interval(value):
             yield from _leaves(value, f"{before}{name} ")
         else:
             yield f"{before}{name}", value
@@ -101,20 +103,14 @@ def _leaves(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 def _table(name: str, rows: list[dict[str, Any]]) -> _Table:
     flat = [dict(_leaves(row)) for row in rows]
     columns = list(dict.fromkeys(column for row in flat for column in row))
-    most = {
-        column: max((abs(row[column]) for row in flat if _is_number(row.get(column))), default=0) for column in columns
-    }
+    sizes = {column: [_size(row.get(column)) for row in flat] for column in columns}
+    most = {column: max(filter(None, found), default=0.0) for column, found in sizes.items()}
     cells = [
         [
-            _Cell(
-                _text(column, row.get(column)),
-                abs(row[column]) / most[column]
-                if len(flat) > 1 and most[column] and _is_number(row.get(column))
-                else None,
-            )
+            _Cell(_text(column, row.get(column)), _share(sizes[column][at], most[column]) if len(flat) > 1 else None)
             for column in columns
         ]
-        for row in flat
+        for at, row in enumerate(flat)
     ]
     return _Table(_label(name), [_label(column) for column in columns], cells)
 
@@ -123,9 +119,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_interval(value: Any) -> bool:
+    """A share with its confidence interval, as `sightline evaluate` prints."""
+    return isinstance(value, dict) and {"share", "low", "high"} <= value.keys()
+
+
+def _size(value: Any) -> float | None:
+    if _is_interval(value):
+        return float(value["share"])
+    return abs(float(value)) if _is_number(value) else None
+
+
+def _share(size: float | None, most: float) -> float | None:
+    return size / most if size is not None and most else None
+
+
 def _label(name: str) -> str:
     """The name without the unit that `_text` writes behind the number."""
-    for unit in ("_seconds", "_bytes", "_milliseconds"):
+    for unit in ("_bytes_per_second", "_seconds", "_bytes", "_milliseconds"):
         if name.endswith(unit):
             name = name.removesuffix(unit)
     return name.replace("_", " ")
@@ -134,11 +145,15 @@ def _label(name: str) -> str:
 def _text(name: str, value: Any) -> str:
     if value is None:
         return "–"
+    if _is_interval(value):
+        return "{share:.0%} ({low:.0%} to {high:.0%})".format(**value)
     if isinstance(value, list):
         return ", ".join(_text("", item) for item in value)
     if not _is_number(value):
         return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    if name.endswith("bytes"):
+    if name.endswith("bytes_per_second"):
+        return _text("bytes", value) + "/s"
+    if name.endswith("bytes") or name.startswith("bytes_"):
         return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
     if name.endswith("flops"):
         return _scaled(value, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))

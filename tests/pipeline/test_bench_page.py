@@ -18,10 +18,26 @@ def test_units_come_from_names_and_bars_from_the_largest_of_a_column(tmp_path: P
     rows = [{"size": "a<b", "wall_seconds": 0.25, "ours": {"peak_bytes": 1024}}, {"wall_seconds": 1.0, "ok": True}]
     (tmp_path / "made_up.json").write_text(json.dumps({"command": "sightline x", "ratio": 2.0, "rows": rows}))
     text = figures_page(tmp_path)
-    assert "Made up" in text and "<code>sightline x</code>" in text
-    assert "2.00×" in text and "250 ms" in text and "1 KiB" in text and "yes" in text and "–" in text
-    assert "a&lt;b" in text and "a<b" not in text
+    assert "Made up" in text
+    assert "<code>sightline x</code>" in text
+    assert "2.00×" in text
+    assert "250 ms" in text
+    assert "1 KiB" in text
+    assert "yes" in text
+    assert "–" in text
+    assert "a&lt;b" in text
+    assert "a<b" not in text
     assert re.findall(r"width: ([\d.]+)%", text) == ["23.0", "92.0", "92.0"]
+
+
+def test_a_share_with_its_interval_is_one_cell(tmp_path: Path) -> None:
+    share = {"right": 9, "total": 10, "share": 0.9, "low": 0.6, "high": 0.98}
+    half = {"right": 1, "total": 2, "share": 0.45, "low": 0.1, "high": 0.9}
+    (tmp_path / "x.json").write_text(json.dumps({"accuracy": {"dks": {"what": share}, "uniform": {"what": half}}}))
+    text = figures_page(tmp_path)
+    assert "90% (60% to 98%)" in text
+    assert "<td>uniform</td>" in text
+    assert re.findall(r"width: ([\d.]+)%", text) == ["92.0", "46.0"]
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{"])
