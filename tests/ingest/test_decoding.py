@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -223,3 +224,27 @@ def test_frames_do_not_share_memory(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=3)
     first, second, _ = read_frames(tmp_path / "v.mp4")
     assert not np.shares_memory(first.pixels, second.pixels)
+
+
+@pytest.mark.parametrize("turned", [90, 180, 270])
+def test_footage_of_a_turned_camera_stands_upright(tmp_path: Path, turned: int) -> None:
+    """As ffmpeg shows it, which follows the display matrix too."""
+    planes = np.full((48 * 3 // 2, 64), 128, np.uint8)
+    planes[:48] = np.arange(48)[:, None] * 3 + np.arange(64)  # no two corners are alike
+    with av.open(str(tmp_path / "lying.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(20):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        out.mux(stream.encode(None))
+    lying, upright = str(tmp_path / "lying.mp4"), str(tmp_path / "turned.mp4")
+    copy = ["-i", lying, "-c", "copy", "-metadata:s:v:0", f"rotate={turned}", upright]
+    raw = ["-i", upright, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    subprocess.run(["ffmpeg", "-v", "error", *copy], check=True, stdin=subprocess.DEVNULL)
+    shown = subprocess.run(["ffmpeg", "-v", "error", *raw], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    frames = list(read_frames(upright))
+    assert len(frames) == 2
+    height, width = (48, 64) if turned == 180 else (64, 48)
+    want = np.frombuffer(shown.stdout, np.uint8).reshape(height, width, 3)
+    assert frames[0].pixels.shape == want.shape
+    assert np.abs(frames[0].pixels.astype(int) - want).max() <= 3
