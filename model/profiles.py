@@ -17,6 +17,7 @@ from index.errors import ProfileInvalid
 __all__ = [
     "ConnectorSpec",
     "DfmSpec",
+    "EncoderShape",
     "FrameEncoderSpec",
     "LanguageModelSpec",
     "ModelShape",
@@ -168,12 +169,28 @@ class ModelShape(_Data):
     positions: int = Field(gt=0)
 
 
+class EncoderShape(_Data):
+    """The sizes of a profile's encoders, for the same purpose.
+
+    `frame` is the name of an architecture of open_clip's; the rest is SigLIP's vision tower: square images of `image_size`
+    pixels in patches of `patch_size`, `width`, `layers`, attention `heads` and `feed_forward`.
+    """
+
+    frame: str
+    image_size: int = Field(gt=0)
+    patch_size: int = Field(gt=0)
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    feed_forward: int = Field(gt=0)
+
+
 class Profile(_Data):
     """Everything that makes an answer out of frames.
 
     `k` and `tau` are DKS's defaults, `max_frames` the most frames of one question. With `timestamps` the capture time
     stands as text before every keyframe, which only a model trained so understands. `notice` is shown to users.
-    `shape` is needed by `sightline bench model --random-weights` only.
+    `shape` and `encoder_shape` are needed by `sightline bench model|encoders --random-weights` only.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -188,6 +205,7 @@ class Profile(_Data):
     connector: ConnectorSpec
     dfm: DfmSpec = DfmSpec()
     shape: ModelShape | None = None
+    encoder_shape: EncoderShape | None = None
 
     @model_validator(mode="after")
     def _merger_is_in_the_checkpoint(self) -> Self:

@@ -140,7 +140,7 @@ class _Bench:
             keyframes=keyframes,
             keyframe_tokens=self.visual.keyframe_tokens,
         )
-        peak = peak_of(_device_name(device))
+        peak = peak_of(device_name(device))
         for name, cost in self._costs(counts, prompt).items():
             seconds = float(np.median([stages.get(name, 0.0) for stages, _ in runs]))
             flops, moved = (None, None) if peak is None or seconds == 0 else (peak.flops, peak.bandwidth)
@@ -300,7 +300,7 @@ def bench_model(
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
         dropped = _write_patches(Path(name), max(frames), chosen.shape)
         rows = [bench.row(Path(name), count, repeats) for count in frames]
-    peak = peak_of(_device_name(where))
+    peak = peak_of(device_name(where))
     return ModelBench(
         profile=chosen.name,
         dfm=chosen.dfm.mode,
@@ -308,7 +308,7 @@ def bench_model(
         weights="random" if random_weights else "profile",
         parameters=sum(p.numel() for p in language.model.parameters()),
         dtype=str(language.dtype).removeprefix("torch."),
-        device=_device_name(where),
+        device=device_name(where),
         device_kind="CUDA" if where.type == "cuda" else "CPU",
         peak_flops=None if peak is None else peak.flops,
         peak_bandwidth=None if peak is None else peak.bandwidth,
@@ -414,7 +414,7 @@ def _drop_pages(path: Path) -> bool:
     return True
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     import torch
 
     if device.type == "cuda":

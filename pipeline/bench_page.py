@@ -26,6 +26,7 @@ _TITLES = {
     "day": "A day of segments",
     "decode": "Decoding beside ffmpeg",
     "dks": "Keyframe selection (DKS)",
+    "encoders": "CLIP and SigLIP",
     "live": "Cameras from capture to search",
     "memory": "Memory of minutes and of hours",
     "micro": "What micro gets right",

@@ -158,6 +158,23 @@ def bench_model(
     emit(report)
 
 
+@bench.command("encoders")
+def bench_encoders(
+    context: typer.Context,
+    profile: ProfileName = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make the encoders from the sizes in the profile; needs no files.")
+    ] = False,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of 1920 × 1080.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs.")] = 3,
+) -> None:
+    """Frames a second of CLIP and SigLIP, on the GPU if there is one."""
+    from pipeline.bench_encoders import bench_encoders as run
+
+    settings = settings_of(context, profile=profile)
+    emit(run(settings.profile, frames=frames, random_weights=random_weights, device=settings.device, repeats=repeats))
+
+
 @bench.command("patches")
 def bench_patches(
     context: typer.Context,
