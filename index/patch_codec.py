@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 CHAIN = 128
+_CACHED = 64  # patches that are rebuilt at once: their numbers stay in the cache between the steps
 _LARGEST = float(np.finfo(np.float16).max)
 _PLACE = np.dtype("<u2")
 
@@ -89,11 +90,20 @@ def encode_int8(patches: NDArray[np.float16]) -> list[Row]:
 
 def decode_int8(rows: Sequence[Row], m: int, d: int, out: Sequence[NDArray[np.float16]]) -> None:
     """Rebuild every row into the float16[M, D] of the same place in `out`. Raises ValueError for another size."""
+    scratch = np.empty((_CACHED, d), np.float32)
     for row, frame in zip(rows, out, strict=True):
         if len(row) != (4 + m) * d:
             raise ValueError(f"{len(row)} bytes where {(4 + m) * d} belong")
         low, step, levels = _head(row, m, d)
-        frame[:] = np.clip(low.astype(np.float32) + step.astype(np.float32) * levels, -_LARGEST, _LARGEST)
+        start, wide = low.astype(np.float32), step.astype(np.float32)
+        beyond = bool((start + 255.0 * wide > _LARGEST).any())  # levels that the encoder never uses
+        for first in range(0, m, _CACHED):
+            values = scratch[: min(_CACHED, m - first)]
+            np.multiply(levels[first : first + _CACHED], wide, out=values)
+            np.add(values, start, out=values)
+            if beyond:
+                np.clip(values, -_LARGEST, _LARGEST, out=values)
+            frame[first : first + _CACHED] = values
 
 
 def encode_chain(patches: NDArray[np.float16], epsilon: float) -> list[Row]:
