@@ -38,6 +38,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from index.errors import UsageError
 from model.dfm import Merged, pool_grid, walk
@@ -87,9 +88,10 @@ class LearnedMerger:
         keyframe_tokens: tokens of a keyframe, a square no larger than M; None for all M patches.
         mean: weigh all patches alike, the baseline that DFM is compared with.
         slice_elements: most elements of g in memory; a default by device.
+        trainable: gradients reach projector and composer; the folded weights are those of now, so make a new one for
+            every step. Activations are computed again on the way back, a slice at a time.
     """
 
-    @torch.no_grad()
     def __init__(
         self,
         projector: nn.Sequential,
@@ -100,7 +102,9 @@ class LearnedMerger:
         keyframe_tokens: int | None = None,
         mean: bool = False,
         slice_elements: int | None = None,
+        trainable: bool = False,
     ) -> None:
+        self.trainable = trainable
         first, last = projector[0], projector[2]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
@@ -111,11 +115,12 @@ class LearnedMerger:
         self.query_dim = composer.linear_q.in_features
         self.lam, self.reference_frame, self.mean = lam, reference_frame, mean
         self.keyframe_tokens = keyframe_tokens
-        self.alpha = composer.tau.detach().to(self.wide)
         self.linear_q = composer.linear_q
-        self.iq = self._folded(composer.linear_iq)
-        self.ik = self._folded(composer.linear_ik)
-        self.k = self._folded(composer.linear_k)
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            self.alpha = (composer.tau if trainable else composer.tau.detach()).to(self.wide)
+            self.iq = self._folded(composer.linear_iq)
+            self.ik = self._folded(composer.linear_ik)
+            self.k = self._folded(composer.linear_k)
         self._elements = slice_elements or _SLICE_ELEMENTS.get(self.device.type, _SLICE_ELEMENTS["cpu"])
 
     def _folded(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -130,7 +135,6 @@ class LearnedMerger:
         parts = [self._norms(self._hidden(part)) for part in self._slices(patches)]
         return torch.cat(parts) if parts else torch.zeros(0, patches.shape[1], 2, dtype=self.wide, device=self.device)
 
-    @torch.no_grad()
     def tokens(
         self,
         read: Callable[[slice], Tensor],
@@ -159,6 +163,19 @@ class LearnedMerger:
         """
         if query.shape != (self.query_dim,):
             raise UsageError(f"query: expected shape [{self.query_dim}], got {list(query.shape)}")
+        walked = LearnedMerger._tokens if self.trainable else torch.no_grad()(LearnedMerger._tokens)
+        yield from walked(self, read, keyframe, stream_index, query, read_norms, chunk, stage)
+
+    def _tokens(
+        self,
+        read: Callable[[slice], Tensor],
+        keyframe: NDArray[np.bool_],
+        stream_index: NDArray[np.integer],
+        query: Tensor,
+        read_norms: Callable[[slice], Tensor] | None,
+        chunk: int,
+        stage: Callable[[str], AbstractContextManager[None]],
+    ) -> Iterator[Merged]:
         weight, bias = self.linear_q.weight.to(self.wide), self.linear_q.bias.to(self.wide)
         asked = self._toward(functional.linear(query.to(self.device, self.wide), weight, bias), self.iq)
         early: dict[int, Tensor] = {}  # by offset in the stream: frames that later segments are compared with
@@ -239,12 +256,16 @@ class LearnedMerger:
         for part in self._slices(patches):
             given = norms[start : start + len(part)] if norms is not None else None
             start += len(part)
-            pooled.append(self._pooled(self._hidden(part), reference, asked, given))
+            if self.trainable:
+                pooled.append(checkpoint(self._pooled, part, reference, asked, given, use_reentrant=False))
+            else:
+                pooled.append(self._pooled(part, reference, asked, given))
         tokens: Tensor = self.last(torch.cat(pooled).to(self.dtype))
         return tokens
 
-    def _pooled(self, hidden: Tensor, reference: _Direction | None, asked: _Direction, norms: Tensor | None) -> Tensor:
-        """Σ w g of hidden [n, M, h] → [n, h]."""
+    def _pooled(self, patches: Tensor, reference: _Direction | None, asked: _Direction, norms: Tensor | None) -> Tensor:
+        """Σ w g of patches [n, M, patch_dim] → [n, h]."""
+        hidden = self._hidden(patches)
         if self.mean:
             return hidden.to(self.wide).mean(dim=1)
         near = self._length(hidden, self.iq, norms, 0)

@@ -57,6 +57,14 @@ class ClipEncoder:
     def identity(self) -> EncoderIdentity:
         return self._identity
 
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self._preprocessing
+
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         result = np.empty((len(frames), self._identity.dimension), np.float32)

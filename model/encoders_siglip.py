@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from index.errors import WeightsInvalid
@@ -51,7 +51,7 @@ class SiglipEncoder:
         self._device = next(model.parameters()).device
         vision = model.config.vision_config
         self._patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
-        self._normed = spec.post_layernorm
+        self._normed, self._layer = spec.post_layernorm, spec.layer
         self._taken: Tensor | None = None
         layers = model.vision_model.encoder.layers
         # A hook holds one layer's output; asking transformers for hidden states would hold every layer's.
@@ -64,6 +64,23 @@ class SiglipEncoder:
     @property
     def patches(self) -> int:
         return self._patches
+
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self._preprocessing
+
+    def tower(self) -> nn.Sequential:
+        """The modules that patches pass, and only those: float32[n, 3, H, W] pixels → [n, M, Dp], with gradients."""
+        vision = self._model.vision_model
+        layers = list(vision.encoder.layers)
+        taken = layers[: self._layer] if self._layer > 0 else layers
+        return nn.Sequential(
+            vision.embeddings, *map(_Unmasked, taken), vision.post_layernorm if self._normed else nn.Identity()
+        )
 
     def _take(self, module: Any, inputs: Any, output: Any) -> None:
         self._taken = output[0] if isinstance(output, tuple) else output
@@ -89,6 +106,18 @@ class SiglipEncoder:
         if not texts:
             return np.empty((0, self._identity.dimension), np.float32)
         return _unit(self._model.text_model(input_ids=self._tokenize(texts).to(self._device)).pooler_output)
+
+
+class _Unmasked(nn.Module):
+    """An encoder layer without an attention mask."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result = self.layer(hidden, None)
+        return result[0] if isinstance(result, tuple) else result
 
 
 def _unit(vectors: Tensor) -> NDArray[np.float32]:

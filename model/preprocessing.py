@@ -110,6 +110,21 @@ class Preprocessing(BaseModel):
         Raises:
             UsageError: a frame of another shape or dtype.
         """
+        result = self._levels(frames, device)
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return result.div_(255).sub_(mean).div_(std)
+
+    def resized(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The frames at the model's size, uint8[n, height, width, 3]; they may stand for the originals ever after.
+
+        Raises:
+            UsageError: a frame of another shape or dtype.
+        """
+        levels = self._levels(frames, torch.device("cpu"))
+        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _levels(self, frames: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+        """float32[n, 3, height, width] of whole grey levels, 0…255."""
         result = torch.empty(len(frames), 3, self.height, self.width, device=device)
         shapes: dict[tuple[int, ...], list[int]] = {}
         for i, frame in enumerate(frames):
@@ -121,8 +136,7 @@ class Preprocessing(BaseModel):
             for rows in (same[i : i + step] for i in range(0, len(same), step)):
                 stacked = torch.from_numpy(np.stack([frames[i] for i in rows])).to(device)
                 result[torch.tensor(rows, device=device)] = self._resize(stacked.permute(0, 3, 1, 2))
-        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return result.div_(255).sub_(mean).div_(std)
+        return result
 
     def _resize(self, pixels: Tensor) -> Tensor:
         """uint8[n, 3, H, W] → float32[n, 3, height, width] of whole grey levels, 0…255."""

@@ -129,7 +129,9 @@ class PaperVisual:
 class ReleasedVisual:
     """The learned merger; q is the question's CLIP embedding as the text tower gives it."""
 
-    def __init__(self, spec: DfmSpec, encoders: Encoders, connector: ReleasedConnector, mean: bool) -> None:
+    def __init__(
+        self, spec: DfmSpec, encoders: Encoders, connector: ReleasedConnector, mean: bool, trainable: bool
+    ) -> None:
         patches = encoders.patch.patches
         self.keyframe_tokens = spec.keyframe_tokens or connector.config.keyframe_tokens(patches)
         self.closing_tokens = int(spec.image_newline)
@@ -145,6 +147,7 @@ class ReleasedVisual:
             reference_frame=spec.reference_frame,
             keyframe_tokens=self.keyframe_tokens,
             mean=mean,
+            trainable=trainable,
         )
 
     def query(self, question: str) -> Tensor:
@@ -188,7 +191,6 @@ class SingleVisual:
     def query(self, question: str) -> Tensor:
         return torch.zeros(0)  # no part of this form compares anything with the question
 
-    @torch.inference_mode()
     def embeddings(
         self, frames: Frames, query: Tensor, clock: Callable[[int], Tensor] | None, stage: Stage = unstaged
     ) -> Iterator[Tensor]:
@@ -208,8 +210,12 @@ class SingleVisual:
             yield self._newline.unsqueeze(0)
 
 
-def build_visual(spec: DfmSpec, encoders: Encoders, connector: AnyConnector, merge: Merge = merge) -> Visual:
+def build_visual(
+    spec: DfmSpec, encoders: Encoders, connector: AnyConnector, merge: Merge = merge, *, trainable: bool = False
+) -> Visual:
     """The form that a profile's `dfm` section and the kind of its connector ask for.
+
+    With `trainable` gradients pass; the form is then good for one step, as it may hold products of weights.
 
     Raises:
         WeightsInvalid: weights that do not fit the encoders or lack what `spec` asks for.
@@ -223,7 +229,7 @@ def build_visual(spec: DfmSpec, encoders: Encoders, connector: AnyConnector, mer
         return SingleVisual(spec, encoders, connector)
     if merge not in (_default_merge, merge_mean):
         raise UsageError("in released mode a frame is merged by the learned merger or by merge_mean")
-    return ReleasedVisual(spec, encoders, connector, mean=merge is merge_mean)
+    return ReleasedVisual(spec, encoders, connector, mean=merge is merge_mean, trainable=trainable)
 
 
 _default_merge = merge
