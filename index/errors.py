@@ -26,12 +26,14 @@
     │   ├── OffsetsExpired      messages were deleted before they were stored
     │   └── MessageTooLarge
     ├── MessageInvalid          a message that can never be stored
+    ├── TrainingDataInvalid     a conversation, or a file of them, that cannot be learned from
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
         ├── WeightsInvalid      a checkpoint whose tensors do not fit
         ├── BudgetExceeded      more tokens than the language model can hold
         ├── OutOfMemory         one question needed more memory than there was
+        ├── TrainingFailed      a loss or gradient is not a number
         └── ServiceError        the model service, on either side
             ├── ServiceUnavailable  not reached, stopping, or broken
             ├── ServiceBusy         as many questions wait as may
@@ -79,6 +81,8 @@ __all__ = [
     "StoreVersion",
     "TopicMissing",
     "TopicRecreated",
+    "TrainingDataInvalid",
+    "TrainingFailed",
     "UnknownFrame",
     "UnknownStream",
     "UsageError",
@@ -196,6 +200,10 @@ class MessageInvalid(SightlineError):
     """A message that can never be stored, however often it is tried."""
 
 
+class TrainingDataInvalid(SightlineError):
+    """A conversation, or a file of them, that cannot be learned from; the message names file, line and sample."""
+
+
 class ModelError(SightlineError):
     """A model cannot be loaded or run."""
 
@@ -218,6 +226,10 @@ class BudgetExceeded(ModelError):
 
 class OutOfMemory(ModelError):
     """One question needed more memory than there was; others are not touched by it."""
+
+
+class TrainingFailed(ModelError):
+    """A training run cannot go on: a loss or gradient is not a number."""
 
 
 class ServiceError(ModelError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
-from model.checkpoints import loading, read_tensors, resolve, weights_digest, weights_files
+from model.checkpoints import loading, read_tensors, renamed, resolve, weights_digest, weights_files
 from model.preprocessing import Preprocessing
 from model.profiles import PatchEncoderSpec
 
-__all__ = ["SiglipEncoder", "load_siglip"]
+__all__ = ["SiglipEncoder", "load_siglip", "tower_names"]
 
 _NEEDS = ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors")
 _TAKES = ("tokenizer_config.json", "special_tokens_map.json", "*.safetensors.index.json")
@@ -116,8 +116,8 @@ class _Unmasked(nn.Module):
         self.layer = layer
 
     def forward(self, hidden: Tensor) -> Tensor:
-        result = self.layer(hidden, None)
-        return result[0] if isinstance(result, tuple) else result
+        result: Tensor = self.layer(hidden, None)
+        return result
 
 
 def _unit(vectors: Tensor) -> NDArray[np.float32]:
@@ -165,6 +165,11 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
     model.to(device).eval().requires_grad_(False)
     tokenize = _tokenizer(folder, int(model.config.text_config.max_position_embeddings), what)
     return SiglipEncoder(model, tokenize, preprocessing, identity, spec)
+
+
+def tower_names(names: Iterable[str]) -> dict[str, str]:
+    """Checkpoint name → name in the vision model, of the tensors of a vision tower."""
+    return renamed(names, {_TOWER: ""})
 
 
 def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:

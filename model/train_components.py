@@ -19,9 +19,10 @@ from index.errors import UsageError
 from model.connector import AnyConnector, Connector
 from model.training_plan import COMPONENTS, Component, TrainingPlan
 
-__all__ = ["ComponentCount", "Parts", "connector_parts", "freeze", "parameter_groups"]
+__all__ = ["CONNECTOR_COMPONENTS", "ComponentCount", "Parts", "connector_parts", "freeze", "parameter_groups"]
 
 Parts = dict[Component, list[nn.Parameter]]
+CONNECTOR_COMPONENTS = frozenset({"mlp_k", "mlp_n", "merger", "relevance", "newline"})
 
 
 @dataclass(frozen=True, slots=True)

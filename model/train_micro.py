@@ -154,15 +154,17 @@ PANELS = {
 }
 
 
-def loss_curves(history: dict[str, list[dict[str, float]]]) -> str:
-    """An SVG with the panels of PANELS, one line a figure, on a scale from 0 to the largest value."""
+def loss_curves(
+    history: dict[str, list[dict[str, float]]], panels: dict[str, tuple[str, tuple[str, ...]]] = PANELS
+) -> str:
+    """An SVG with `panels` (title → name in `history`, figures), a line a figure, from 0 to the largest value."""
     width, height, margin = 360, 180, 28
     colours = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(PANELS)}" height="{height + 56}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{height + 56}" '
         'font-family="sans-serif" font-size="11">'
     ]
-    for panel, (title, (name, chosen)) in enumerate(PANELS.items()):
+    for panel, (title, (name, chosen)) in enumerate(panels.items()):
         rows = history[name]
         keys = [key for key in (chosen or (rows[-1] if rows else ())) if key != "step"]
         last = rows[-1]["step"] if rows else 1
@@ -170,7 +172,7 @@ def loss_curves(history: dict[str, list[dict[str, float]]]) -> str:
         x0 = panel * width + margin
         parts.append(f'<text x="{x0}" y="16" font-weight="bold">{title}: {int(last)} steps</text>')
         parts.append(f'<path d="M{x0} 24V{height}H{x0 + width - 2 * margin}" fill="none" stroke="#999"/>')
-        parts.append(f'<text x="{x0 - 4}" y="30" text-anchor="end">{top:.1f}</text>')
+        parts.append(f'<text x="{x0 - 4}" y="30" text-anchor="end">{top:{".1f" if top >= 0.1 else ".0e"}}</text>')
         for i, (key, colour) in enumerate(zip(keys, colours, strict=False)):
             points = " ".join(
                 f"{x0 + (width - 2 * margin) * row['step'] / last:.1f},{height - (height - 24) * row[key] / top:.1f}"
@@ -178,7 +180,7 @@ def loss_curves(history: dict[str, list[dict[str, float]]]) -> str:
                 if key in row
             )
             x, y = x0 + 105 * (i % 3), height + 20 + 16 * (i // 3)
-            value = next((f"{row[key]:.3f}" for row in reversed(rows) if key in row), "")
+            value = next((f"{row[key]:{'.3f' if top >= 0.1 else '.1e'}}" for row in reversed(rows) if key in row), "")
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
             parts.append(f'<text x="{x}" y="{y}" fill="{colour}">{key} {value}</text>')
     return "".join([*parts, "</svg>\n"])

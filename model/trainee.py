@@ -185,7 +185,8 @@ class Trainee(nn.Module):
         )
 
         def stamp(at: int) -> Tensor:
-            return embed(self._ids(clock_ids(self.tokenizer, at)))  # type: ignore[no-any-return]
+            rows: Tensor = embed(self._ids(clock_ids(self.tokenizer, at)))
+            return rows
 
         with torch.autocast(self.device.type, enabled=False):
             visual = build_visual(self.profile.dfm, self.encoders, self.connector, trainable=True)
@@ -209,7 +210,8 @@ class Trainee(nn.Module):
         def read(rows: slice) -> Tensor:
             batch = self.patch_encoder.preprocessing(list(pixels[rows]), self.device)
             if self.recompute:
-                return checkpoint(encode, batch, use_reentrant=False)  # type: ignore[no-any-return]
+                patches: Tensor = checkpoint(encode, batch, use_reentrant=False)
+                return patches
             return encode(batch)
 
         return read

@@ -14,6 +14,7 @@ from pipeline.cli_footage import forget, ingest, reindex, render, streams, verif
 from pipeline.cli_kafka import consume, deadletter, publish
 from pipeline.cli_questions import ask, demo, keyframes, search
 from pipeline.cli_service import model_service
+from pipeline.cli_train import train_run
 from pipeline.cli_work import bench, evaluate, train
 from pipeline.console import complain, configure_logging, explain
 
@@ -58,6 +59,7 @@ for _command in (
 bench.command("backfill")(bench_backfill)
 app.command("model-service")(model_service)
 app.add_typer(deadletter, name="deadletter")
+train.command("run")(train_run)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
