@@ -101,7 +101,9 @@ class Trainee(nn.Module):
         self.recompute = plan.gradient_checkpointing
         build_visual(profile.dfm, self.encoders, self.connector)  # what cannot go together says so now
         if self.recompute:
-            self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Later releases of transformers warn of the older name.
+            older = self.language.gradient_checkpointing_enable
+            getattr(self.language, "activation_checkpointing_enable", older)({"use_reentrant": False})
         self.parts: Parts = {
             "vision_encoder": list(self.tower.parameters()),
             **connector_parts(self.connector, newline=profile.dfm.image_newline),
