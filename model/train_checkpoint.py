@@ -73,11 +73,11 @@ def save_model(trainee: Trainee, folder: Path) -> Path:
         trainee.connector.save(folder / "connector.safetensors", dtype=torch.float32)
         connector = ConnectorSpec(source=Source(folder=Path("connector.safetensors")))
     if "language_model" in trained:
-        trainee.language.save_pretrained(folder / "llm")
+        _save_quietly(trainee.language, folder / "llm")
         trainee.tokenizer.save_pretrained(folder / "llm")
         language = language.model_copy(update={"source": Source(folder=Path("llm")), "layout": "causal_lm"})
     if "vision_encoder" in trained:
-        trainee.patch_encoder.model.save_pretrained(folder / "siglip")
+        _save_quietly(trainee.patch_encoder.model, folder / "siglip")
         whence = resolve(patch.source, needs=_SIGLIP[:2], what=f"patch encoder {patch.name}")
         for name in _SIGLIP:
             if (whence / name).is_file():
@@ -95,6 +95,19 @@ def save_model(trainee: Trainee, folder: Path) -> Path:
     path = folder / "profile.toml"
     path.write_text(_toml(saved), encoding="utf-8")
     return path
+
+
+def _save_quietly(model: Any, folder: Path) -> None:
+    """A transformers model, without its progress bar: the run has one."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _copy_with(source: Path, folder: Path, replaced: Mapping[str, Tensor]) -> None:
