@@ -31,6 +31,7 @@
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
         ├── WeightsInvalid      a checkpoint whose tensors do not fit
+        ├── EngineMissing       an optional engine is not installed
         ├── BudgetExceeded      more tokens than the language model can hold
         ├── OutOfMemory         one question needed more memory than there was
         ├── TrainingFailed      a loss or gradient is not a number
@@ -56,6 +57,7 @@ __all__ = [
     "DeadlineExceeded",
     "DecodeFailed",
     "EmptyWindow",
+    "EngineMissing",
     "IdentityMismatch",
     "KafkaProblem",
     "MessageInvalid",
@@ -218,6 +220,10 @@ class WeightsNotFound(ModelError):
 
 class WeightsInvalid(ModelError):
     """A checkpoint whose tensors do not fit the model; the message names the tensor."""
+
+
+class EngineMissing(ModelError):
+    """An engine that a profile names is an extra, and not installed."""
 
 
 class BudgetExceeded(ModelError):

@@ -20,7 +20,7 @@ from model.checkpoint_vilamp import VilampConfig, language_names
 from model.checkpoints import check_tensors, loading, renamed, resolve, stream_tensors, tensor_files, tensor_shapes
 from model.profiles import LanguageModelSpec
 
-__all__ = ["PREFILL_TOKENS", "LanguageModel", "Reading", "build_qwen2", "load_language"]
+__all__ = ["PREFILL_TOKENS", "LanguageModel", "Reading", "build_qwen2", "load_language", "load_transformers"]
 
 # Prefill goes in pieces, so that activations stay small however long the prompt is.
 PREFILL_TOKENS = 2048
@@ -183,6 +183,20 @@ def _listed(value: int | list[int] | None) -> list[int]:
 
 
 def load_language(spec: LanguageModelSpec, device: torch.device) -> LanguageModel:
+    """The language model of a profile in the engine that it names.
+
+    Raises:
+        WeightsNotFound, WeightsInvalid: see `load_transformers`.
+        EngineMissing, ModelError: see `model.engine_vllm`.
+    """
+    if spec.engine == "vllm":
+        from model.engine_vllm import load_vllm
+
+        return load_vllm(spec, device)
+    return load_transformers(spec, device)
+
+
+def load_transformers(spec: LanguageModelSpec, device: torch.device) -> LanguageModel:
     """The language model of a profile: float32 on a CPU, `spec.dtype` on CUDA.
 
     Raises:

@@ -99,7 +99,8 @@ class PatchEncoderSpec(_Data):
 class LanguageModelSpec(_Data):
     """A Qwen2. `max_context` is the token budget of prompt and answer together; `dtype` is used on CUDA (a CPU runs
     in float32). `layout` is how its tensors are named on disk. `cache_bytes` is the most that one question's key-value
-    cache may take; None for what the device has free."""
+    cache may take; None for what the device has free. `engine` runs it; `vllm` is an extra (see `model.engine_vllm`)
+    that takes `gpu_share` of the GPU's memory, where the rest is for the encoders and DFM."""
 
     source: Source
     layout: Literal["causal_lm", "llava_onevision", "vilamp"] = "causal_lm"
@@ -107,6 +108,8 @@ class LanguageModelSpec(_Data):
     max_new_tokens: int = Field(default=256, gt=0)
     cache_bytes: int | None = Field(default=None, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    gpu_share: float = Field(default=0.6, gt=0, lt=1)
 
 
 class ConnectorSpec(_Data):

@@ -29,7 +29,7 @@ from model.conversation import IGNORED, Script
 from model.encoders import Encoders
 from model.encoders_clip import ClipEncoder, load_clip
 from model.encoders_siglip import SiglipEncoder, load_siglip
-from model.language import LanguageModel, load_language
+from model.language import LanguageModel, load_transformers
 from model.profiles import Profile
 from model.sequence import clock_ids
 from model.train_components import ComponentCount, Parts, connector_parts, freeze
@@ -232,7 +232,7 @@ def load_trainee(profile: Profile, plan: TrainingPlan, device: torch.device) -> 
     """
     spec = profile.language_model.model_copy(update={"dtype": "float32"})
     frame, patch = load_clip(profile.frame_encoder, device), load_siglip(profile.patch_encoder, device)
-    connector, language = load_connector(profile.connector, device), load_language(spec, device)
+    connector, language = load_connector(profile.connector, device), load_transformers(spec, device)
     if (connector.patch_dim, connector.width) != (patch.identity.dimension, language.width):
         raise WeightsInvalid(
             f"connector: {profile.connector.source} goes from {connector.patch_dim} to {connector.width} dimensions, "

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from index.errors import BudgetExceeded, UsageError
-from model.answerer import Answerer, AnswerRequest, _Clock, load_answerer
+from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.checkpoints import resolve
 from model.conversation import Turn, write_script
 from model.encoders import load_encoders
 from model.profiles import Profile, Source, load_profile
+from model.stage_clock import StageClock
 from model.train_checkpoint import save_model
 from model.train_components import parameter_groups
 from model.trainee import Sample, Trainee, load_trainee
@@ -86,7 +87,7 @@ def _answered(answerer: Answerer, trainee: Trainee) -> float:
         read_patches=lambda rows: patches[rows],
         read_vectors=lambda rows: features.vectors[rows],
     )
-    reading = answerer.language.read(answerer._embed(request, _Clock(CPU)))
+    reading = answerer.language.read(answerer._embed(request, StageClock(CPU)))
     ids = answerer._option_ids(ANSWER)
     return -answerer.language.score(reading, [ids])[0] / len(ids)
 

@@ -143,9 +143,9 @@ def test_the_loss_falls_and_what_was_written_reads_back(world: Path, profile: st
 def test_a_checkpoint_that_was_not_finished_is_none(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, save_every=2)
     whole = _train(world, "whole")
-    from model import train_run
+    from model.train_checkpoint import save_model as real
 
-    real, calls = train_run.save_model, 0
+    calls = 0
 
     def breaks(*args: Any) -> Path:
         nonlocal calls
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(world: Path, profile: str, m
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(train_run, "save_model", breaks)
+    monkeypatch.setattr("model.train_run.save_model", breaks)
     with pytest.raises(KeyboardInterrupt):
         _train(world, "broken")
     left = sorted(path.name for path in (world / "broken" / "checkpoints").iterdir())
