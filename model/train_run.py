@@ -35,7 +35,7 @@ from model.train_micro import loss_curves
 from model.trainee import Sample, Trainee
 from model.training_plan import TrainingPlan
 
-__all__ = ["Schedule", "make_accelerator", "train"]
+__all__ = ["Schedule", "forget_accelerator", "make_accelerator", "train"]
 
 Read = Callable[[Sequence[int]], Iterator[Sample]]
 
@@ -96,6 +96,14 @@ def make_accelerator(plan: TrainingPlan, device: torch.device) -> Any:
     # An image is one keyframe, so that MLP_n has no gradient; the processes must not wait for it.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if half else "no", kwargs_handlers=[unused])
+
+
+def forget_accelerator() -> None:
+    """accelerate remembers its first settings for the life of a process; the next run may have others."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def train(

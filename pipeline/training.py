@@ -10,7 +10,7 @@ from index.errors import UsageError
 from model.encoders import pick_device
 from model.profiles import load_profile
 from model.train_components import ComponentCount
-from model.train_run import make_accelerator, train
+from model.train_run import forget_accelerator, make_accelerator, train
 from model.trainee import load_trainee
 from pipeline.training_data import Conversations, load_plan
 from pipeline.training_footage import SampleReader
@@ -63,4 +63,5 @@ def run_training(
         )
     finally:
         accelerator.end_training()
+        forget_accelerator()
     return newest / "model" / "profile.toml"

@@ -197,7 +197,7 @@ def test_a_release_that_cannot_score_is_refused(
     library: ModuleType, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "SamplingParams", object)
-    with pytest.raises(EngineMissing, match="lacks SamplingParams.logprob_token_ids; install a newer one"):
+    with pytest.raises(EngineMissing, match=r"lacks SamplingParams.logprob_token_ids; install a newer one"):
         open_engine(checkpoints / "llm", _spec(checkpoints / "llm"), CPU)
 
 

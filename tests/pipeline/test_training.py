@@ -220,6 +220,17 @@ def test_what_a_sample_says_of_keyframes_comes_first(world: Path, profile: str) 
     assert [len(s.features.vectors) for s in samples] == [6, 1]
 
 
+def test_bfloat16_changes_little(world: Path, profile: str) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        _write(world, profile, steps=2, precision=precision)
+        written = _train(world, precision)
+        losses.append([line["loss"] for line in _log(world, precision)])
+        assert {tensor.dtype for tensor in _weights(written).values() if tensor.is_floating_point()} == {torch.float32}
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, learning_rates={"language_model": 0.9}, warm_up=0.0)
     from model.trainee import Step, Trainee
