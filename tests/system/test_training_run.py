@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,8 @@ def questions(tmp_path: Path, sightline: Process) -> int:
 
 
 def _log(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    """The whole lines of a run's log."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines(keepends=True) if line[-1] == "\n"]
 
 
 def test_micro_learns_goes_on_where_it_was_and_answers(tmp_path: Path, sightline: Process, questions: int) -> None:
@@ -68,12 +72,39 @@ def test_micro_learns_goes_on_where_it_was_and_answers(tmp_path: Path, sightline
 
     # Its encoders are those of `micro`, so that a store of `micro` answers with what was trained.
     profile = tmp_path / "out" / "last" / "model" / "profile.toml"
-    for command in (("ingest", "footage", "--store", "store"), ("verify", "--store", "store")):
-        done = sightline(*command)
-        assert done.returncode == 0, done.stderr
+    done = sightline("ingest", "footage", "--store", "store")
+    assert done.returncode == 0, done.stderr
     asked = sightline("ask", "Where was it?", "--store", "store", "--profile", profile, "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["frames"] == 60
+
+
+@pytest.mark.usefixtures("questions")
+def test_a_run_that_was_killed_is_the_run_that_was_not(tmp_path: Path, profile: str, sightline: Process) -> None:
+    plan = PLAN.format(accumulation=2, steps=60).replace("profile: micro", f"profile: {profile}")
+    (tmp_path / "plan.yaml").write_text(plan + "save_every: 5\n")
+    whole = sightline("train", "run", "plan.yaml", "--out", "whole", OMP_NUM_THREADS="1")
+    assert whole.returncode == 0, whole.stderr
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "train", "run", "plan.yaml", "--out", "broken"],
+        cwd=tmp_path,
+        env=environment(tmp_path, OMP_NUM_THREADS="1"),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    log, deadline = tmp_path / "broken" / "log.jsonl", time.monotonic() + 240
+    while child.poll() is None and time.monotonic() < deadline and (not log.exists() or len(_log(log.parent)) < 12):
+        time.sleep(0.005)
+    assert child.poll() is None  # alive, and in the middle of its work
+    os.killpg(child.pid, signal.SIGKILL)  # its decoders and workers too
+    assert child.wait() == -signal.SIGKILL
+    assert 12 <= len(_log(log.parent)) < 60
+    finished = sightline("train", "run", "plan.yaml", "--out", "broken", OMP_NUM_THREADS="1")
+    assert finished.returncode == 0, finished.stderr
+    logs = [[{**line, "seconds": 0} for line in _log(tmp_path / out)] for out in ("whole", "broken")]
+    assert logs[0] == logs[1]
+    files = [tmp_path / out / "last" / "model" / "llm" / "model.safetensors" for out in ("whole", "broken")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.usefixtures("questions")
