@@ -5,6 +5,8 @@
     ├── SourceError             footage that cannot be read
     │   ├── SourceNotFound      no such file, folder, object, or no permission
     │   ├── SourceDenied        the URL policy forbids it
+    │   ├── SourceUnsupported   a protocol that this build of FFmpeg lacks
+    │   ├── SourceStalled       a camera that was connected and sends nothing
     │   ├── NotVideo            empty, text, or no video stream inside
     │   ├── NoFrames            a video stream without one decodable frame
     │   └── DecodeFailed        the decoder crashed, stalled, or broke a limit
@@ -76,6 +78,8 @@ __all__ = [
     "SourceDenied",
     "SourceError",
     "SourceNotFound",
+    "SourceStalled",
+    "SourceUnsupported",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
@@ -116,6 +120,14 @@ class SourceNotFound(SourceError):
 
 class SourceDenied(SourceError):
     """The URL policy forbids this source."""
+
+
+class SourceUnsupported(SourceError):
+    """A protocol that this build of FFmpeg cannot read."""
+
+
+class SourceStalled(SourceError):
+    """A camera accepted the connection and sends nothing."""
 
 
 class NotVideo(SourceError):
@@ -262,7 +274,7 @@ class DeadlineExceeded(ServiceError):
     """No answer in the time that the request was given."""
 
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(
     r"(?i)([?&](?:[^=&\s]*(?:token|key|secret|password|passwd|pwd|signature|credential)[^=&\s]*)=)[^&\s#]+"
 )

@@ -21,10 +21,10 @@ import av
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo
 from ingest.decoder import _open
 
-__all__ = ["Cut", "cut"]
+__all__ = ["FORMATS", "Cut", "Media", "SegmentFile", "cut", "fits"]
 
 Media = Literal["video/mp4", "video/x-matroska"]
-_FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
+FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def cut(path: Path, *, seconds: float = 10.0, most_bytes: int = 256 * 2**20) -> 
     """
     container, stream = _open(str(path))
     try:
-        kind = next((name for name in _FORMATS if _fits(name, stream)), None)
+        kind = next((name for name in FORMATS if fits(name, stream)), None)
         if kind is None:
             raise NotVideo(f"{path}: {stream.codec_context.name} goes into neither MP4 nor Matroska; convert it first")
         yield from _cut(container, stream, kind, path, seconds, most_bytes)
@@ -59,7 +59,8 @@ def cut(path: Path, *, seconds: float = 10.0, most_bytes: int = 256 * 2**20) -> 
         container.close()
 
 
-def _fits(kind: str, stream: Any) -> bool:
+def fits(kind: str, stream: Any) -> bool:
+    """Whether the container holds the stream's codec."""
     try:
         with av.open(io.BytesIO(), "w", format=kind) as trial:
             trial.add_stream_from_template(stream)
@@ -69,7 +70,7 @@ def _fits(kind: str, stream: Any) -> bool:
 
 
 def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, most_bytes: int) -> Iterator[Cut]:
-    segment: _Segment | None = None
+    segment: SegmentFile | None = None
     frame = 1 / stream.average_rate if stream.average_rate else 0.04
     try:
         for packet in container.demux(stream):
@@ -83,7 +84,7 @@ def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, mos
             ):
                 if segment is not None:
                     yield segment.close()
-                segment = _Segment(kind, stream, packet, float(frame))
+                segment = SegmentFile(kind, stream, packet, float(frame))
             if segment is None or at < segment.began:
                 continue  # before the first key frame, or shown before the one that this segment begins with
             segment.add(packet, at)
@@ -100,8 +101,8 @@ def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, mos
         yield segment.close()
 
 
-class _Segment:
-    """One that is being written."""
+class SegmentFile:
+    """One that is being written. Packets keep their time base and are moved so that the first has pts 0."""
 
     def __init__(self, kind: str, stream: Any, first: Any, frame: float) -> None:
         self.kind, self.frame, self.size = kind, frame, 0
@@ -124,4 +125,4 @@ class _Segment:
 
     def close(self) -> Cut:
         self.out.close()
-        return Cut(self.began, self.ends - self.began, self.file.getvalue(), _FORMATS[self.kind])
+        return Cut(self.began, self.ends - self.began, self.file.getvalue(), FORMATS[self.kind])

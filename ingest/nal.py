@@ -7,9 +7,10 @@ whole on its own. Sources: ITU-T H.264, 7.3.1 (NAL units), 7.3.3 (slice header),
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
-__all__ = ["h264_disposable", "h264_kind", "length_bytes"]
+__all__ = ["h264_disposable", "h264_kind", "length_bytes", "parameter_sets"]
 
 _LOOKED_AT = 64 * 1024  # the first slice follows parameter sets and SEI messages
 
@@ -41,6 +42,26 @@ def h264_disposable(data: bytes, lengths: int) -> bool:
     """Whether no other frame refers to this one: nal_ref_idc is 0 in every slice, of both fields where there are two."""
     slices = [data[start] & 0x60 for start in _units(data, lengths) if data[start] & 31 in (1, 2, 5)]
     return bool(slices) and not any(slices)
+
+
+def parameter_sets(data: bytes, lengths: int, codec: str) -> bytes:
+    """The sequence parameter sets that stand before the first slice: they change when size or profile does.
+
+    Args:
+        data: one access unit of `h264` or `hevc`; of other codecs nothing is known and the result empty.
+        lengths: see `length_bytes`.
+    """
+    if codec not in ("h264", "hevc"):
+        return b""
+    head, found = data[:_LOOKED_AT], []
+    starts = [*_units(head, lengths), len(head) + 3]
+    for start, after in pairwise(starts):
+        kind = head[start] & 31 if codec == "h264" else head[start] >> 1 & 63
+        if kind in ((1, 5) if codec == "h264" else range(32)):
+            break
+        if kind == (7 if codec == "h264" else 33):
+            found.append(head[start : after - (lengths or 3)].rstrip(b"\0"))
+    return b"".join(found)
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:

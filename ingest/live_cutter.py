@@ -1,0 +1,147 @@
+"""A live stream's packets cut into closed segments with times, without decoding and without encoding again.
+
+A segment begins with a key frame and ends where, after its least length, the next one stands; or where the timeline
+breaks, the picture's size changes, or the connection ends. What was received is never held back longer than that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from index.errors import NotVideo
+from ingest.capture_clock import CaptureClock, Span, Timeline
+from ingest.cutter import FORMATS, Media, SegmentFile, fits
+from ingest.nal import length_bytes, parameter_sets
+
+__all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
+
+_GAP = 0.04
+
+
+class CodecChanged(Exception):
+    """The stream is not what it was when it was opened: it has to be opened anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSegment:
+    """One closed segment: UTC microseconds of its first frame, seconds, packets, and the file."""
+
+    start: int
+    duration: float
+    frames: int
+    payload: bytes
+    media_type: Media
+
+
+class LiveCutter:
+    """Cuts one connection's packets.
+
+    Args:
+        stream: PyAV's video stream.
+        clock: the stream's, kept over connections.
+        seconds: least length of a segment. most_bytes: largest one; what follows in its group of pictures is dropped.
+        late: seconds past its capture time after which a frame counts as late.
+
+    `frames`, `dropped`, `late` count packets; `newest` is the capture time of the newest one, in UTC microseconds.
+
+    Raises:
+        NotVideo: a codec that goes into neither MP4 nor Matroska.
+    """
+
+    def __init__(
+        self, stream: Any, clock: CaptureClock, *, seconds: float, most_bytes: int, late_seconds: float = 2.0
+    ) -> None:
+        self.stream, self.clock, self.seconds, self.most_bytes = stream, clock, seconds, most_bytes
+        self.late_seconds = late_seconds
+        self.codec = stream.codec_context.name
+        kind = next((kind for kind in FORMATS if fits(kind, stream)), None)
+        if kind is None:
+            raise NotVideo(f"{self.codec} goes into neither MP4 nor Matroska; set the camera to another codec")
+        self.kind = kind
+        self.base = float(stream.time_base)
+        self._lengths = length_bytes(stream.codec_context.extradata)
+        self._timeline = Timeline(self.base)
+        self._file: SegmentFile | None = None
+        self._span = Span(0.0)
+        self._parameters = b""
+        self._count, self._last_dts, self._gap = 0, 0, _GAP
+        self.frames = self.dropped = self.late = 0
+        self.newest: int | None = clock.newest
+
+    def push(self, packet: Any, arrival: float) -> list[LiveSegment]:
+        """Take one packet; the segments that it closes.
+
+        Raises:
+            CodecChanged: open the source anew; call `close` for what is there.
+        """
+        if packet.pts is None and packet.dts is None:
+            self.dropped += 1
+            return []
+        if packet.has_sidedata("new_extradata") and self._count:
+            raise CodecChanged
+        closed: list[LiveSegment] = []
+        dts = packet.dts if packet.dts is not None else packet.pts
+        pts = packet.pts if packet.pts is not None else packet.dts
+        step = self._timeline.follow(dts, arrival)
+        if step == "stray" and packet.dts is not None:
+            self.dropped += 1
+            return []
+        if step == "break":
+            closed += self.close()
+            self.clock.break_off()
+        packet.pts = pts + self._timeline.offset
+        if packet.dts is not None:
+            packet.dts += self._timeline.offset
+        at = packet.pts * self.base
+        if packet.is_keyframe:
+            changed = self._changed(packet)
+            long = self._file is not None and at - self._file.began >= self.seconds - self._gap / 2
+            if self._file is None or changed or long:
+                closed += self.close(until=None if changed else at)
+                self._begin(packet)
+        if self._file is None or at < self._file.began:
+            self.dropped += packet.is_corrupt or self._file is None
+            return closed
+        self._add(packet, at, arrival)
+        if self._file.size > self.most_bytes:
+            closed += self.close()
+        return closed
+
+    def close(self, until: float | None = None) -> list[LiveSegment]:
+        """End the segment that is open; `until` is the pts where the next one goes on."""
+        file, self._file = self._file, None
+        if file is None or not self._count:
+            return []
+        cut = file.close()
+        if self._count > 1:
+            self._gap = min(1.0, max(1e-3, (self._span.last - self._span.first) / (self._count - 1)))
+        ends = until if until is not None else self._span.last + self._gap
+        start = self.clock.place(self._span)
+        segment = LiveSegment(start, max(ends - file.began, 1e-3), self._count, cut.payload, cut.media_type)
+        self.newest = self.clock.newest
+        return [segment]
+
+    def _begin(self, packet: Any) -> None:
+        self._file = SegmentFile(self.kind, self.stream, packet, self._gap)
+        self._span, self._count = Span(self._file.began), 0
+        self._last_dts = -(2**62)
+
+    def _add(self, packet: Any, at: float, arrival: float) -> None:
+        assert self._file is not None  # checked by the caller
+        self._span.add(at, arrival)
+        due = self.clock.at(at) / 1e6 if self.clock.anchored else arrival
+        self.late += arrival - due > self.late_seconds
+        self.newest = max(self.newest or 0, round(due * 1e6))
+        # Containers want dts that ascend; what a camera sends may lack them.
+        packet.dts = max(self._last_dts + 1, packet.dts if packet.dts is not None else packet.pts)
+        self._last_dts = packet.dts
+        self._file.add(packet, at)
+        self._count += 1
+        self.frames += 1
+
+    def _changed(self, packet: Any) -> bool:
+        """Whether this key frame brings other parameters than the one before."""
+        found = parameter_sets(bytes(packet), self._lengths, self.codec)
+        before, self._parameters = self._parameters, found or self._parameters
+        return bool(found and before and found != before)
