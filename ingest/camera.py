@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +79,10 @@ class CameraThread:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     # ---- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -98,7 +101,9 @@ class CameraThread:
             pause = pause_before(attempt, self.settings.backoff_seconds, self.settings.backoff_most_seconds)
             state = "stalled" if stalled else "failed"
             self.board.change(self.camera.stream, state=state, why=why)
-            _log.warning("camera is not live", stream=self.camera.stream, state=state, why=why, next_try=round(pause, 1))
+            _log.warning(
+                "camera is not live", stream=self.camera.stream, state=state, why=why, next_try=round(pause, 1)
+            )
             self._stop.wait(pause)
 
     def _once(self, *, first: bool) -> tuple[bool, str, bool]:
@@ -171,7 +176,6 @@ class CameraThread:
 
     def _started(self) -> subprocess.Popen[bytes]:
         settings = self.settings
-        policy = asdict(settings.policy)
         order = {
             "url": self.camera.url,
             "stream": self.camera.stream,
@@ -183,7 +187,7 @@ class CameraThread:
             "seconds": settings.segment_seconds,
             "most_bytes": _MOST_BYTES,
             "memory_bytes": settings.memory_bytes,
-            "policy": {**policy, "schemes": sorted(policy["schemes"])},
+            "policy": settings.policy.model_dump(mode="json"),
         }
         root = str(Path(__file__).parents[1])
         keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")

@@ -53,7 +53,7 @@ class _Child:
 
     def run(self) -> None:
         order = self.order
-        policy = UrlPolicy(**{k: frozenset(v) if k == "schemes" else v for k, v in _tuples(order["policy"]).items()})
+        policy = UrlPolicy.model_validate(order["policy"])
         while True:
             source = LiveSource(
                 order["url"], policy, transport=order["transport"], connect=order["connect"], stall=order["stall"]
@@ -144,10 +144,6 @@ class _Child:
         kind = type(error).__name__ if isinstance(error, SourceError) else "DecodeFailed"
         message = str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
         self.tell("error", type=kind, message=mask_url(message))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def main() -> int:

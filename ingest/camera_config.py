@@ -1,9 +1,9 @@
 """Which cameras there are: `cameras.toml`, or URLs of the command line. And the bounds of live reading.
 
-    [[cameras]]
-    stream = "gate"
-    url = "rtsp://user:password@10.0.0.5/main"
-    transport = "udp"        # of RTSP; tcp when it is not said
+[[cameras]]
+stream = "gate"
+url = "rtsp://user:password@10.0.0.5/main"
+transport = "udp"        # of RTSP; tcp when it is not said
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ class LiveSettings(BaseModel):
     private: bool = True
     files: bool = True
 
+    @field_validator("networks")
+    @classmethod
+    def _cidr(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return UrlPolicy(networks=value).networks
+
     @property
     def policy(self) -> UrlPolicy:
         return UrlPolicy.operator(hosts=self.hosts, networks=self.networks, private=self.private, files=self.files)
@@ -125,7 +130,9 @@ def cameras_of(urls: Sequence[str], transport: str = "tcp") -> CameraList:
 
 def _named(url: str) -> str:
     parts = urlsplit(url)
-    return stream_name(parts.path.rstrip("/")) if parts.path.strip("/") else stream_name(f"{parts.hostname}-{parts.port}")
+    return (
+        stream_name(parts.path.rstrip("/")) if parts.path.strip("/") else stream_name(f"{parts.hostname}-{parts.port}")
+    )
 
 
 def _checked(values: object, where: str) -> CameraList:

@@ -136,8 +136,8 @@ class StateBoard:
         cameras = self.now().cameras
         state = GaugeMetricFamily("sightline_camera_state", "1 for the state it is in", labels=["stream", "state"])
         for camera in cameras:
-            for name in _STATES:
-                state.add_metric([camera.stream, name], float(camera.state == name))
+            for each in _STATES:
+                state.add_metric([camera.stream, each], float(camera.state == each))
         yield state
         newest = GaugeMetricFamily(
             "sightline_camera_newest_timestamp_seconds", "Capture time of the newest frame", labels=["stream"]

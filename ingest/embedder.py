@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-import numpy as np
 import structlog
 from pydantic import BaseModel, Field
 
@@ -39,7 +38,7 @@ from index.errors import (
 )
 from index.records import FrameRecords, Segment, from_micros
 from ingest.deadletter import attempt_of
-from ingest.embedding import embed, picture
+from ingest.embedding import records_of
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 from ingest.limits import Limits
 from ingest.messages import DeadLetter, IndexedMessage, SegmentMessage, parse_segment
@@ -222,30 +221,12 @@ class Embedder:
         waiting = [read for read in done if read.frames is not None and read.records is None]
         if sum(len(read.frames.pixels) for read in waiting if read.frames) < least:
             return
-        pixels = [frame for read in waiting if read.frames for frame in read.frames.pixels]
-        parts = [
-            embed(self.encoders, pixels[at : at + self.settings.batch_frames])
-            for at in range(0, len(pixels), self.settings.batch_frames)
+        decoded = [
+            (read.message.stream, read.message.clock, read.frames) for read in waiting if read.message and read.frames
         ]
-        vectors, pooled, patches = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        at = 0
-        for read in waiting:
-            frames, message = read.frames, read.message
-            assert frames is not None  # by the choice of `waiting`
-            assert message is not None
-            here = slice(at, at + len(frames.pixels))
-            at = here.stop
-            read.records = FrameRecords(
-                stream_id=message.stream,
-                clock_source=message.clock,
-                captured_at=np.asarray(frames.captured_at, np.int64),
-                pts_seconds=np.asarray(frames.pts_seconds, np.float64),
-                frame_vectors=vectors[here],
-                patch_pooled=pooled[here],
-                patches=patches[here],
-                pictures=[picture(frame) for frame in frames.pixels],
-            )
-            frames.pixels.clear()
+        encoded = records_of(self.encoders, decoded, batch_frames=self.settings.batch_frames)
+        for read, records in zip(waiting, encoded, strict=True):
+            read.records = records
 
     # ---- storing -------------------------------------------------------------------------------------------------
 

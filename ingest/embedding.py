@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from index.records import ClockSource, FrameRecords
+from ingest.segment_frames import SegmentFrames
 from model.encoders import Encoders
 
-__all__ = ["embed", "picture"]
+__all__ = ["embed", "picture", "records_of"]
 
 
 def embed(
@@ -20,6 +22,35 @@ def embed(
     vectors = encoders.frame.encode_frames(frames)
     pooled, patches = encoders.patch.encode_frames(frames)
     return vectors, pooled, patches
+
+
+def records_of(
+    encoders: Encoders, segments: Sequence[tuple[str, ClockSource, SegmentFrames]], *, batch_frames: int
+) -> list[FrameRecords]:
+    """The records of decoded segments (stream, clock, frames), all cameras in one batch; their pixels are let go."""
+    pixels = [frame for _, _, frames in segments for frame in frames.pixels]
+    if not pixels:
+        return []
+    parts = [embed(encoders, pixels[at : at + batch_frames]) for at in range(0, len(pixels), batch_frames)]
+    vectors, pooled, patches = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    records, at = [], 0
+    for stream, clock, frames in segments:
+        here = slice(at, at + len(frames.pixels))
+        at = here.stop
+        records.append(
+            FrameRecords(
+                stream_id=stream,
+                clock_source=clock,
+                captured_at=np.asarray(frames.captured_at, np.int64),
+                pts_seconds=np.asarray(frames.pts_seconds, np.float64),
+                frame_vectors=vectors[here],
+                patch_pooled=pooled[here],
+                patches=patches[here],
+                pictures=[picture(frame) for frame in frames.pixels],
+            )
+        )
+        frames.pixels.clear()
+    return records
 
 
 def picture(pixels: NDArray[np.uint8]) -> bytes:

@@ -142,7 +142,7 @@ class LiveSource:
             raise SourceDenied(f"{self.shown}: its playlist wants to write; nothing is written")
         headers: dict[str, str] = {}
         start, end = options.get("offset"), options.get("end_offset")
-        if start is not None and start != "0" or end:
+        if (start is not None and start != "0") or end:
             headers["Range"] = f"bytes={start or 0}-{int(end) - 1 if end else ''}"
         if urlsplit(url).scheme.lower() not in ("http", "https"):
             raise SourceDenied(f"{self.shown}: its playlist names {mask_url(url)}, which may not be read from there")
@@ -187,4 +187,3 @@ class LiveSource:
 
 def _said(error: BaseException) -> str:
     return mask_url(str(getattr(error, "strerror", None) or error))
-

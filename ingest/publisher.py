@@ -77,17 +77,22 @@ def publish_segment(
     *,
     clock: ClockSource = "arrival",
     place: str | None = None,
+    uri: str | None = None,
 ) -> SegmentMessage:
     """Produce one segment, inside its message or, with a `place`, as an object there.
+
+    Args:
+        uri: where it lies already, for a segment that does not fit into a message.
 
     Raises:
         MessageTooLarge: too large to go inside, and no place was given.
         SourceNotFound: the place cannot be written to.
     """
-    uri = None
     if place is not None:
         uri = _stored(place, stream_id, start, segment)
-    elif len(segment.payload) > settings.inline_bytes:
+    elif len(segment.payload) <= settings.inline_bytes:
+        uri = None
+    elif uri is None:
         raise MessageTooLarge(
             f"{stream_id} at {rfc3339(start)}: a segment of {len(segment.payload)} bytes is over kafka.inline_bytes "
             f"({settings.inline_bytes}); name a folder or bucket for segments with --objects, or cut shorter with --seconds"

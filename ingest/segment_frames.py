@@ -27,7 +27,7 @@ from ingest.limits import Limits
 from ingest.messages import SegmentMessage
 from ingest.sandbox import Decoding
 
-__all__ = ["SegmentFrames", "check_clock", "read_segment"]
+__all__ = ["SegmentFrames", "check_clock", "decode_segment", "read_segment"]
 
 _BLOCK = 2**20
 _SUFFIX = {"video/mp4": ".mp4", "video/mp2t": ".ts", "video/x-matroska": ".mkv"}
@@ -67,7 +67,9 @@ def read_segment(message: SegmentMessage, *, settings: KafkaSettings, limits: Li
     """
     with _local(message, settings) as path:
         try:
-            return _decoded(message, path, limits)
+            return decode_segment(
+                path, name=_name(message), start=message.start_micros, duration=message.duration, limits=limits
+            )
         except SourceError as error:
             raise type(error)(str(error).replace(str(path), _name(message))) from None
 
@@ -76,9 +78,18 @@ def _name(message: SegmentMessage) -> str:
     return f"{message.stream} at {rfc3339(message.start_micros)}"
 
 
-def _decoded(message: SegmentMessage, path: Path, limits: Limits) -> SegmentFrames:
-    start = message.start_micros
-    most = int(message.duration) + 2  # whole seconds, and one begun at either end
+def decode_segment(path: Path, *, name: str, start: int, duration: float, limits: Limits) -> SegmentFrames:
+    """The frames of a segment's file, one for each UTC second it touches.
+
+    Args:
+        name: what it is called in errors.
+        start: UTC microseconds of its first frame.
+        duration: seconds that it must not be longer than.
+
+    Raises:
+        MessageInvalid: it is longer. NotVideo, NoFrames, DecodeFailed: nothing of it decodes.
+    """
+    most = int(duration) + 2  # whole seconds, and one begun at either end
     times: list[int] = []
     pts_seconds: list[float] = []
     pixels: list[NDArray[np.uint8]] = []
@@ -89,7 +100,7 @@ def _decoded(message: SegmentMessage, path: Path, limits: Limits) -> SegmentFram
             for pts, frame in decoding:
                 if len(times) == most:
                     raise MessageInvalid(
-                        f"{_name(message)}: the segment is longer than the {message.duration:g} s it says; produce it again"
+                        f"{name}: the segment is longer than the {duration:g} s it says; produce it again"
                     )
                 times.append(start + round((pts - info.first) * 1e6))
                 pts_seconds.append(pts)
@@ -97,7 +108,7 @@ def _decoded(message: SegmentMessage, path: Path, limits: Limits) -> SegmentFram
         except SourceError as error:
             if not times:
                 raise
-            problem = str(error).replace(str(path), _name(message))
+            problem = str(error).replace(str(path), name)
         mode = info.mode
     if not times:
         raise NoFrames(f"{path}: no frame decodes")

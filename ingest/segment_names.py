@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from ingest.cutter import Media
+if TYPE_CHECKING:
+    from ingest.cutter import Media
 
 __all__ = ["NamedSegment", "day_of", "parse_name", "segment_name"]
 
@@ -39,8 +42,6 @@ class NamedSegment:
 
 
 def _moment(micros: int) -> str:
-    from datetime import UTC, datetime
-
     at = datetime.fromtimestamp(micros // 1_000_000, UTC)
     return f"{at:%Y-%m-%dT%H-%M-%S}.{micros % 1_000_000:06d}Z"
 
@@ -57,8 +58,6 @@ def segment_name(stream: str, start: int, duration: float, media_type: Media) ->
 
 def parse_name(path: str) -> NamedSegment | None:
     """What the end of a path says, None when it is no segment's."""
-    from datetime import datetime
-
     found = _NAME.search(path)
     if found is None or found.end() != len(path):
         return None

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from index.errors import SourceDenied, SourceNotFound, mask_url
 
 if TYPE_CHECKING:
@@ -30,23 +32,32 @@ _PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "ht
 _LOCAL = frozenset({"loop", "file"})  # read files
 _LISTENS = frozenset({"udp"})  # waits for packets instead of asking for them
 _DENIED = tuple(
-    ipaddress.ip_network(network) for network in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
+    ipaddress.ip_network(network)
+    for network in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
 )
 
 
-@dataclass(frozen=True, slots=True)
-class UrlPolicy:
+class UrlPolicy(BaseModel):
     """What may be read.
 
     schemes: without `://`. hosts: patterns as of a shell, every host when there is none. private: addresses that are
     not of the public Internet. networks: CIDR, allowed whatever else is not. files: `loop:` and `file:`.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     schemes: frozenset[str] = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https"})
     hosts: tuple[str, ...] = ()
     private: bool = False
     networks: tuple[str, ...] = ()
     files: bool = False
+
+    @field_validator("networks")
+    @classmethod
+    def _cidr(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network, strict=False)  # its ValueError says what is wrong
+        return value
 
     @classmethod
     def operator(cls, **rest: Any) -> UrlPolicy:

@@ -12,6 +12,7 @@ import typer
 from pipeline.cli_backfill import backfill, bench_backfill
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
 from pipeline.cli_kafka import consume, deadletter, publish
+from pipeline.cli_live import cameras, clip, record, watch
 from pipeline.cli_questions import ask, demo, keyframes, search
 from pipeline.cli_service import model_service
 from pipeline.cli_train import train_run
@@ -45,6 +46,7 @@ for _command in (
     publish,
     consume,
     backfill,
+    *(watch, record, cameras, clip),
     search,
     keyframes,
     ask,

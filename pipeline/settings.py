@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError
+from ingest.camera_config import LiveSettings
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 
 __all__ = ["Settings", "load_settings"]
@@ -26,7 +27,7 @@ class Settings(BaseSettings):
     new store keeps patches, fp16 when None (see `index.patch_codec`). segment_seconds: footage of one commit.
     stall_seconds, memory_bytes, max_pixels: limits of the decoder's process. service: URL of a model service that
     answers in place of this process. service_token, service_token_file: its token, on either side. kafka,
-    consume: tables of their own, `SIGHTLINE_KAFKA_SERVERS` in the environment.
+    consume, live: tables of their own, `SIGHTLINE_KAFKA_SERVERS` in the environment.
     """
 
     model_config = SettingsConfigDict(
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     service_token_file: Path | None = None
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     consume: ConsumeSettings = Field(default_factory=ConsumeSettings)
+    live: LiveSettings = Field(default_factory=LiveSettings)
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -82,7 +84,7 @@ def load_settings(path: Path | None = None) -> Settings:
         raise UsageError(f"{file if values else 'settings'}: {where}: {first['msg']}") from None
 
 
-_TABLES: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "consume": ConsumeSettings}
+_TABLES: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "consume": ConsumeSettings, "live": LiveSettings}
 
 
 def _without_environment(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Cameras' segments kept as they came: moved into a folder or object store, and announced to Kafka.
+
+Where they lie says what they are, see `ingest.segment_names`. A segment is in its place before its message is sent, and
+leaves the spool only when Kafka has acknowledged it; one that is sent twice after a crash is stored once all the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+import structlog
+
+from index.errors import MessageTooLarge, SourceNotFound, mask_url
+from ingest.cutter import Cut
+from ingest.kafka_settings import KafkaSettings
+from ingest.publisher import Outbox, publish_segment
+from ingest.spool import Waiting
+
+__all__ = ["Recorder", "place_of"]
+
+_log = structlog.get_logger(__name__)
+
+
+def place_of(text: str) -> str:
+    """A folder's path or URL as a URL without a slash at its end."""
+    return (text if "://" in text else Path(text).expanduser().absolute().as_uri()).rstrip("/")
+
+
+class Recorder:
+    """Keeps segments in `place` (a URL, see `place_of`), sends them to `outbox`, or both.
+
+    `kept` and `sent` count segments.
+    """
+
+    def __init__(
+        self,
+        place: str | None,
+        *,
+        outbox: Outbox | None = None,
+        kafka: KafkaSettings | None = None,
+        gather: float = 0.2,
+    ) -> None:
+        self.place, self.outbox, self.kafka = place, outbox, kafka or KafkaSettings()
+        self.gather, self.most = gather, 64
+        self.kept = self.sent = self.refused = 0
+
+    def take(self, segments: Sequence[Waiting]) -> None:
+        """Keep and send them.
+
+        Raises:
+            SourceNotFound: the place cannot be written to. KafkaProblem: Kafka does not take them.
+        """
+        for one in segments:
+            uri = self._keep(one) if self.place is not None else None
+            if self.outbox is not None:
+                self._send(one, uri)
+        if self.outbox is not None:
+            self.outbox.flush()
+
+    def _send(self, one: Waiting, uri: str | None) -> None:
+        assert self.outbox is not None  # asked by the caller
+        segment = one.segment
+        cut = Cut(0.0, segment.duration, one.path.read_bytes(), segment.media_type)
+        try:
+            publish_segment(self.outbox, self.kafka, segment.stream, segment.start, cut, uri=uri)
+            self.sent += 1
+        except MessageTooLarge as error:
+            self.refused += 1
+            _log.error("a segment was not sent; record with --to as well", segment=segment.name, problem=str(error))
+
+    def _keep(self, one: Waiting) -> str:
+        uri = f"{self.place}/{one.segment.name}"
+        try:
+            if uri.startswith("file://"):
+                path = Path(unquote(uri.removeprefix("file://")))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_name(path.name + ".part")
+                shutil.copyfile(one.path, part)
+                part.replace(path)
+            else:
+                import fsspec
+
+                with one.path.open("rb") as local, fsspec.open(uri, "wb") as remote:
+                    shutil.copyfileobj(local, remote, 2**20)
+        except Exception as error:  # every file system of fsspec brings its own kind
+            raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))}); check --to") from None
+        self.kept += 1
+        return uri
