@@ -17,6 +17,7 @@ from ingest.nal import length_bytes, parameter_sets
 __all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
 
 _GAP = 0.04
+_HELD = 32  # packets without dts that are waited for at the start
 
 
 class CodecChanged(Exception):
@@ -64,8 +65,12 @@ class LiveCutter:
         self._timeline = Timeline(self.base)
         self._file: SegmentFile | None = None
         self._span = Span(0.0)
-        self._parameters = b""
-        self._count, self._last_dts, self._gap = 0, 0, _GAP
+        self._parameters, self._gap = b"", _GAP
+        self._held: list[tuple[Any, float]] = []
+        self._known: int | None = None  # the last dts, before wraps are undone
+        if stream.average_rate:
+            self._gap = min(1.0, max(1e-3, float(1 / stream.average_rate)))
+        self._count, self._last_dts = 0, 0
         self.frames = self.dropped = self.late = 0
         self.newest: int | None = clock.newest
 
@@ -75,24 +80,43 @@ class LiveCutter:
         Raises:
             CodecChanged: open the source anew; call `close` for what is there.
         """
-        if packet.pts is None and packet.dts is None:
-            self.dropped += 1
-            return []
         if packet.has_sidedata("new_extradata") and self._count:
             raise CodecChanged
+        return [segment for each, came in self._timed(packet, arrival) for segment in self._push(each, came)]
+
+    def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
+        """The packets whose pts and dts are both known by now.
+
+        RTSP's first packets come without: the key frame without any time, those behind it without dts. They are held
+        until the first dts comes, and count back from it.
+        """
+        length = packet.duration or round(self._gap / self.base)
+        if packet.dts is None and self._known is None and len(self._held) < _HELD:
+            self._held.append((packet, arrival))
+            return []
+        if packet.dts is None:
+            packet.dts = packet.pts if self._known is None else self._known + length
+        packet.pts = packet.dts if packet.pts is None else packet.pts
+        shown = min([packet.pts, *(held.pts for held, _ in self._held if held.pts is not None)])
+        for back, (held, _) in enumerate(reversed(self._held), start=1):
+            held.dts = packet.dts - back * length
+            if held.pts is None:
+                shown -= length
+                held.pts = shown
+        timed, self._held, self._known = [*self._held, (packet, arrival)], [], packet.dts
+        return timed
+
+    def _push(self, packet: Any, arrival: float) -> list[LiveSegment]:
         closed: list[LiveSegment] = []
-        dts = packet.dts if packet.dts is not None else packet.pts
-        pts = packet.pts if packet.pts is not None else packet.dts
-        step = self._timeline.follow(dts, arrival)
-        if step == "stray" and packet.dts is not None:
+        step = self._timeline.follow(packet.dts, arrival)
+        if step == "stray":
             self.dropped += 1
             return []
         if step == "break":
             closed += self.close()
             self.clock.break_off()
-        packet.pts = pts + self._timeline.offset
-        if packet.dts is not None:
-            packet.dts += self._timeline.offset
+        packet.pts += self._timeline.offset
+        packet.dts += self._timeline.offset
         at = packet.pts * self.base
         if packet.is_keyframe:
             changed = self._changed(packet)
@@ -133,8 +157,8 @@ class LiveCutter:
         due = self.clock.at(at) / 1e6 if self.clock.anchored else arrival
         self.late += arrival - due > self.late_seconds
         self.newest = max(self.newest or 0, round(due * 1e6))
-        # Containers want dts that ascend; what a camera sends may lack them.
-        packet.dts = max(self._last_dts + 1, packet.dts if packet.dts is not None else packet.pts)
+        # Containers want dts that ascend.
+        packet.dts = max(self._last_dts + 1, packet.dts)
         self._last_dts = packet.dts
         self._file.add(packet, at)
         self._count += 1
