@@ -24,6 +24,7 @@ from typing import Literal
 __all__ = ["CaptureClock", "Span", "Timeline"]
 
 _WRAPS = (2**33, 2**32)
+_APART = 1_000  # microseconds between frames that would stand before one another; containers round times
 _WINDOW = 3  # segments whose quickest packet tells the drift
 
 
@@ -122,9 +123,9 @@ class CaptureClock:
         start = self.at(span.first)
         if self.newest is not None and start <= self.newest:
             assert self._zero is not None  # it was anchored above
-            self._zero += self.newest + 1 - start
-            start = self.newest + 1
-        self.newest = max(start, self.at(span.last))
+            self._zero += self.newest + _APART - start
+            start = self.newest + _APART
+        self.newest = start + max(0, round((span.last - span.first) * 1e6))
         return start
 
     def at(self, pts: float) -> int:
