@@ -49,6 +49,7 @@ class CameraThread:
 
     Args:
         newest: UTC microseconds of the stream's newest stored frame; nothing is given a time before it.
+        lock: a descriptor that its process inherits, so that the folder is not free before that has ended.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class CameraThread:
         on_segment: Callable[[NamedSegment, int, int], None],
         *,
         newest: int | None = None,
+        lock: int | None = None,
     ) -> None:
         self.camera, self.settings, self.folder, self.board = camera, settings, folder, board
-        self.on_segment, self.newest = on_segment, newest
+        self.on_segment, self.newest, self._lock = on_segment, newest, lock
         self.process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
         self._counted: dict[str, int] = {}
@@ -199,6 +201,7 @@ class CameraThread:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            pass_fds=[] if self._lock is None else [self._lock],
         )
         assert process.stdin is not None  # pipes were asked for
         process.stdin.write(json.dumps(order).encode() + b"\n")  # not as an argument: others could read the password

@@ -162,8 +162,9 @@ class _Fleet:
         for stream, camera in wanted.items():
             if stream not in self._running and stream not in self._leaving:
                 newest = self._newest.get(stream) or None
+                spool = self.spool
                 thread = CameraThread(
-                    camera, self.settings, self.spool.folder, self.board, self.spool.put, newest=newest
+                    camera, self.settings, spool.folder, self.board, spool.put, newest=newest, lock=spool.lock
                 )
                 self._running[stream] = thread
                 thread.start()

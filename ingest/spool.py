@@ -25,6 +25,7 @@ from ingest.segment_names import NamedSegment, parse_name
 __all__ = ["Spool", "Waiting"]
 
 _log = structlog.get_logger(__name__)
+_PATIENCE = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,27 @@ class Spool:
             self._owner: IO[str] = (folder / "lock").open("w")
         except OSError as error:
             raise SourceNotFound(f"{folder}: cannot be written to ({error.strerror}); name another --folder") from None
-        try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._locked():
             self._owner.close()
-            raise UsageError(f"{folder}: another watch or record uses it; give this one its own --folder") from None
+            raise UsageError(f"{folder}: another watch or record uses it; give this one its own --folder")
         self._find_left()
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the folder: who inherits it may go on writing when this process has died."""
+        return self._owner.fileno()
+
+    def _locked(self) -> bool:
+        """Whether the folder is ours; cameras' processes of one that was killed have a moment to close what they had."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.1)
 
     def _find_left(self) -> None:
         for part in self.folder.rglob("*.part"):

@@ -30,7 +30,8 @@ class Stream:
     def play(self, frames: list[tuple[int, float, float]]) -> None:
         """Packets as (ticks before the counter wraps, wall clock at arrival, true capture time) of one connection."""
         self.clock.break_off()
-        timeline, span, held = Timeline(BASE), None, []
+        timeline, span = Timeline(BASE), None
+        held: list[tuple[float, float]] = []
         for ticks, arrival, truth in frames:
             dts = ticks % 2**self.bits
             step = timeline.follow(dts, arrival)

@@ -189,10 +189,9 @@ def test_other_sources(kind: str, tmp_path: Path, long_footage: Path) -> None:
     tape = kept(tmp_path / "tape", "cam")
     held = seconds_kept(tape)
     assert held == list(range(held[0], held[-1] + 1))
-    for segment in tape:
+    for segment in tape[:-1]:  # the last one was closed between frames that are shown in another order
         with av.open(str(tmp_path / "tape" / segment.name)) as file:
-            frames = sum(1 for _ in file.decode(video=0))
-        assert abs(frames - segment.duration * 10) < 3
+            assert sum(1 for _ in file.decode(video=0)) == round(segment.duration * 10) == 20
 
 
 def test_a_protocol_that_this_build_lacks_says_so(tmp_path: Path) -> None:
@@ -222,7 +221,8 @@ def test_what_cannot_be_right_is_said_at_once(tmp_path: Path, sightline: Process
 
 def test_mpeg4_and_hevc_are_recorded_too(tmp_path: Path, rtsp: RtspServer, footage: Path) -> None:
     for codec, encoder in (("mpeg4", "mpeg4"), ("hevc", "libx265")):
-        more = ("-x265-params", "keyint=20:log-level=none") if codec == "hevc" else ("-g", "20")
+        hevc = ("-tag:v", "hvc1", "-x265-params", "keyint=20:log-level=none")
+        more = hevc if codec == "hevc" else ("-g", "20")
         file = convert(footage, tmp_path / f"{codec}.mp4", "-c:v", encoder, "-preset", "ultrafast", *more)
         rtsp.order("mount", f"/{codec}", codec, file)
     urls = [rtsp.url("mpeg4"), rtsp.url("hevc")]
