@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from index.errors import SourceError, SourceStalled, mask_url
+from index.errors import SourceError, SourceNotFound, SourceStalled, mask_url
 from ingest.capture_clock import CaptureClock
 from ingest.live_cutter import CodecChanged, LiveCutter, LiveSegment
 from ingest.live_source import LiveSource
@@ -60,7 +60,7 @@ class _Child:
             )
             try:
                 if self._follow(source):
-                    raise SourceStalled(f"{source.shown}: the stream ended; it is opened anew")
+                    raise SourceNotFound(f"{source.shown}: the stream ended; it is opened anew")
             finally:
                 source.close()
 

@@ -130,9 +130,9 @@ def cameras_of(urls: Sequence[str], transport: str = "tcp") -> CameraList:
 
 def _named(url: str) -> str:
     parts = urlsplit(url)
-    return (
-        stream_name(parts.path.rstrip("/")) if parts.path.strip("/") else stream_name(f"{parts.hostname}-{parts.port}")
-    )
+    if parts.path.strip("/"):
+        return stream_name(parts.path.rstrip("/"))
+    return re.sub(r"[^A-Za-z0-9_]+", "-", f"{parts.hostname or parts.scheme}-{parts.port or ''}").strip("-")
 
 
 def _checked(values: object, where: str) -> CameraList:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import av
 
-from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, SourceUnsupported, mask_url
+from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, SourceStalled, SourceUnsupported, mask_url
 from ingest.pinned_http import PinnedHttp
 from ingest.url_policy import UrlPolicy, check_url
 
@@ -67,6 +67,8 @@ class LiveSource:
                         yield packet
         except SourceError:
             raise
+        except (av.error.ExitError, av.error.TimeoutError, TimeoutError):
+            raise SourceStalled(f"{self.shown}: sends nothing for {self._times[1]:g} s") from None
         except (av.error.FFmpegError, OSError) as error:
             raise SourceNotFound(f"{self.shown}: broke off ({_said(error)})") from None
 
@@ -77,6 +79,18 @@ class LiveSource:
     # ---- opening -------------------------------------------------------------------------------------------------
 
     def _opened(self) -> Any:
+        began = time.monotonic()
+        try:
+            return self._tried()
+        except (SourceNotFound, NotVideo, TimeoutError) as error:
+            # FFmpeg calls what it waited for in vain by many names.
+            if isinstance(error, TimeoutError) or time.monotonic() - began > 0.9 * self._times[0]:
+                raise SourceStalled(
+                    f"{self.shown}: accepts and says nothing, or does not answer, for {self._times[0]:g} s"
+                ) from None
+            raise
+
+    def _tried(self) -> Any:
         checked = check_url(self._url, self._policy)
         options: dict[str, Any] = {"timeout": self._times, "metadata_errors": "ignore"}
         try:
@@ -91,7 +105,7 @@ class LiveSource:
                 "or put a converter before it"
             ) from None
         except av.error.InvalidDataError as error:
-            raise NotVideo(f"{self.shown}: answers, but with no video ({_said(error)})") from None
+            raise NotVideo(f"{self.shown}: hangs up, or answers with no video ({_said(error)})") from None
         except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as error:
             raise SourceNotFound(f"{self.shown}: lets nobody in with these credentials ({_said(error)})") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -100,7 +114,7 @@ class LiveSource:
             ) from None
 
     def _options(self, url: str) -> dict[str, str]:
-        micros = str(round(self._times[1] * 1e6))
+        micros = str(round(max(self._times) * 1e6))  # PyAV's own time-outs are the sharp ones
         options = {"protocol_whitelist": _WHITELIST[self.scheme]}
         if self.scheme in ("rtsp", "rtsps"):
             options |= {"rtsp_transport": self._transport, "timeout": micros, "allowed_media_types": "video"}

@@ -150,7 +150,8 @@ class Live:
 
     def state(self) -> FleetState | None:
         with suppress(SourceNotFound):
-            return read_state(self.folder / STATE_FILE)
+            state = read_state(self.folder / STATE_FILE)
+            return state if state.pid == self.process.pid else None  # not what one before it left
         return None
 
     def camera(self, stream: str) -> CameraState | None:

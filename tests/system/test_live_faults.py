@@ -129,7 +129,7 @@ def test_a_network_that_is_cut(
         assert failed.why
         refused = proxy.accepted
         running.until("the cut is over", lambda: time.time() - began > CUT, CUT + 30)
-        assert proxy.accepted > refused  # it kept trying
+        running.until("it kept trying", lambda: proxy.accepted > refused)
         ends = time.time()
         proxy.mend()
         running.until_state("far", "live")
@@ -203,7 +203,8 @@ def test_what_waited_when_it_was_killed_is_stored_by_the_next(tmp_path: Path, lo
     spooled: set[int] = set()
     for _ in range(2):
         with live(tmp_path, *arguments, **slow) as running:
-            running.until("segments wait", lambda: len(kept(running.folder / "spool", "cam")) >= 2)
+            running.until_segments("cam", 2)
+            running.until("segments wait", lambda: kept(running.folder / "spool", "cam"))
             running.process.kill()
             assert running.process.wait() == -signal.SIGKILL
         with (tmp_path / "live" / "lock").open() as lock:  # free once the camera's process has closed what it had
@@ -212,7 +213,7 @@ def test_what_waited_when_it_was_killed_is_stored_by_the_next(tmp_path: Path, lo
         assert left
         spooled.update(seconds_kept(left))
     with live(tmp_path, *arguments) as running:
-        running.until("it is live", lambda: (c := running.camera("cam")) and c.state == "live" and c.segments >= 1)
+        running.until_segments("cam", 1)
         running.stop()
     seconds = seconds_stored(tmp_path / "store", "cam")
     assert all(b > a for a, b in pairwise(seconds))
