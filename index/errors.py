@@ -16,6 +16,7 @@
     │   ├── IdentityMismatch    vectors of another encoder
     │   ├── UnknownStream
     │   ├── UnknownFrame        a frame that was asked for by its time is not there
+    │   ├── UnknownQuestion     the store holds no such standing question
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
     │   ├── CommitFenced        another worker committed the same partition meanwhile
@@ -90,6 +91,7 @@ __all__ = [
     "TrainingDataInvalid",
     "TrainingFailed",
     "UnknownFrame",
+    "UnknownQuestion",
     "UnknownStream",
     "UsageError",
     "WeightsInvalid",
@@ -164,6 +166,10 @@ class UnknownStream(StoreError):
 
 class UnknownFrame(StoreError):
     """The store holds no frame of that stream and time."""
+
+
+class UnknownQuestion(StoreError):
+    """The store holds no such standing question."""
 
 
 class EmptyWindow(StoreError):

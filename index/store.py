@@ -40,6 +40,7 @@ from index.patches import Patches, patch_table
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
 from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
 from index.shards import Shards
+from index.standing import Shelf
 from index.table import Table
 from index.vectors import Vectors
 from index.window import Window
@@ -243,6 +244,12 @@ class Store:
         ]
         return sorted(result, key=lambda s: s.stream_id)
 
+    def last(self, stream_id: str) -> int | None:
+        """UTC microseconds of a stream's last frame, None when it has none."""
+        rows = self._tables["frames"].read(["captured_at"], pads.field("stream_id") == stream_id)
+        found: int | None = pc.max(rows["captured_at"].cast(pa.int64())).as_py()
+        return found
+
     def _scope(self, streams: Sequence[str] | None, start: int | None, end: int | None) -> list[str]:
         if start is not None and end is not None and start >= end:
             raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
@@ -399,6 +406,7 @@ class Store:
                     if not any(folder.iterdir()):
                         folder.rmdir()
         self._vectors.shards.drop(stream_id)
+        Shelf(self.url).drop(stream_id)
         # A backfill that was stopped leaves embedded frames there; the next one makes them anew.
         files, staging = fsspec.core.url_to_fs(f"{self.url}/staging")
         if files.exists(staging):

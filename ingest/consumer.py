@@ -180,6 +180,7 @@ class _Worker:
             time.sleep(0.5)
             return
         self.embedder.writer.forget()
+        self.embedder.alerts.forget()
         self.claims.take(found)
         self.unsettled.difference_update(here)
         _log.info("settled", partitions={claim.partition.app: claim.fetched for claim in found})

@@ -37,11 +37,12 @@ from index.errors import (
     mask_url,
 )
 from index.records import FrameRecords, Segment, from_micros
+from ingest.alerts import Alerts
 from ingest.deadletter import attempt_of
 from ingest.embedding import records_of
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 from ingest.limits import Limits
-from ingest.messages import DeadLetter, IndexedMessage, SegmentMessage, parse_segment
+from ingest.messages import AlertMessage, DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.offsets import Claim, Claims, Partition
 from ingest.segment_frames import SegmentFrames, check_clock, read_segment
 from model.encoders import Encoders
@@ -59,6 +60,7 @@ class ConsumeReport(BaseModel):
     frames: int = 0
     dead_letters: int = 0
     commits: int = 0
+    alerts: int = 0
     fenced: int = 0
     rebalances: int = 0
     commit_seconds: list[float] = Field(default_factory=list)
@@ -115,6 +117,7 @@ class Embedder:
         self.jobs: queue.Queue[Job] = queue.Queue(self.settings.queue_segments)
         self.stored: deque[tuple[Claim, int]] = deque()  # claims and their next offsets, for the consumer
         self.fenced: deque[Claim] = deque()
+        self.alerts = Alerts(self.writer.store)
         self._stop, self._abandon = threading.Event(), threading.Event()
         self._day = datetime.now(UTC).date()
         self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
@@ -241,6 +244,7 @@ class Embedder:
         for read in done:
             after[read.job.claim] = read.job.offset + 1
         pieces = [piece for read in done if (piece := self._piece(read)) is not None]
+        told = self.alerts.ready(piece.segment.stream_id for piece in pieces)
         began = time.monotonic()
         try:
             if not all(self.claims.holds(claim) for claim in after):  # revoked while the letters were posted
@@ -250,6 +254,7 @@ class Embedder:
             _log.warning("fenced, starting again from what the store says", problem=str(error))
             self.report.fenced += 1
             self.writer.forget()
+            self.alerts.forget()
             self.claims.drop([claim.partition for claim in after if self.claims.holds(claim)])
             self.fenced.extend(after)
             return
@@ -263,8 +268,13 @@ class Embedder:
         late = [time.time() - segment.end / 1e6 for segment in stored]
         self.report.late_seconds = [*self.report.late_seconds, *late][-100:]
         _log.info("stored", segments=len(stored), dead=len(letters), partitions=len(after))
-        if self._insist(lambda: self.announce(stored)):
+        told += [alert for piece in pieces if piece.frames is not None for alert in self.alerts.score(piece.frames)]
+        if self._insist(lambda: self.announce(stored)) and self._insist(lambda: self._alert(told)):
+            self.report.alerts += sum(alert.state == "raised" for alert in told)
+            self.alerts.keep()
             self.stored.extend(after.items())
+        else:
+            self.alerts.forget()  # not told: whoever goes on begins before it
 
     def _seal(self) -> None:
         """Once a day, cover the days that are over with search shards; they are a cache, so their failure is no matter."""
@@ -339,6 +349,17 @@ class Embedder:
             )
             self.outbox.send(self.kafka.indexed, key=segment.stream_id, value=message.to_bytes())
         self.outbox.flush()
+
+    def _alert(self, told: Sequence[AlertMessage]) -> None:
+        """Publish what the standing questions found; at least once, by stream in order. Raises KafkaProblem."""
+        for alert in told:
+            try:
+                self.outbox.send(self.kafka.alerts, key=alert.stream, value=alert.to_bytes())
+                self.outbox.flush()
+            except MessageTooLarge:
+                self.outbox.send(self.kafka.alerts, key=alert.stream, value=alert.without_picture().to_bytes())
+        if told:
+            self.outbox.flush()
 
     def _insist(self, act: Callable[[], None]) -> bool:
         """Do it until Kafka takes it; False when the worker is to stop before that."""

@@ -1,4 +1,4 @@
-"""Kafka's clients, made from the settings; their errors in one sentence each; the three topics.
+"""Kafka's clients, made from the settings; their errors in one sentence each; the four topics.
 
 The only module that names kafka-python's classes beside `ingest.consumer`. Everything heavy is imported when called.
 """
@@ -56,7 +56,7 @@ def explained(settings: KafkaSettings) -> Iterator[None]:
 
 
 def make_topics(settings: KafkaSettings) -> dict[str, str]:
-    """Make those of the three topics that are missing; the topic id of each, empty where the broker gives none.
+    """Make those of the four topics that are missing; the topic id of each, empty where the broker gives none.
 
     Raises:
         BrokerUnavailable: nobody answers.
@@ -65,7 +65,7 @@ def make_topics(settings: KafkaSettings) -> dict[str, str]:
     from kafka import errors
     from kafka.admin import KafkaAdminClient, NewTopic
 
-    names = (settings.segments, settings.indexed, settings.deadletter)
+    names = (settings.segments, settings.indexed, settings.deadletter, settings.alerts)
     with explained(settings):
         admin = KafkaAdminClient(**settings.client())
         try:

@@ -15,7 +15,7 @@ __all__ = ["ConsumeSettings", "KafkaSettings"]
 class KafkaSettings(BaseModel):
     """How to reach Kafka.
 
-    servers: `host:port`, several separated by commas. prefix: what the three topics' names begin with. partitions,
+    servers: `host:port`, several separated by commas. prefix: what the four topics' names begin with. partitions,
     replication: of topics that are made, −1 for the broker's default. inline_bytes: the largest segment that travels
     inside its message; a larger one needs a place of its own. message_bytes: the largest message, at most the broker's
     `message.max.bytes`. objects: prefixes of URIs that segments may be fetched from; nothing else is ever read.
@@ -64,6 +64,10 @@ class KafkaSettings(BaseModel):
     @property
     def deadletter(self) -> str:
         return f"{self.prefix}.deadletter"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.prefix}.alerts"
 
     def client(self) -> dict[str, Any]:
         """What every client of kafka-python takes."""

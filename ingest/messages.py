@@ -3,6 +3,7 @@
     sightline.segments    SegmentMessage   key = stream id    footage of about ten seconds, inside or by URI
     sightline.indexed     IndexedMessage   key = stream id    what was stored of it, for followers
     sightline.deadletter  DeadLetter       key = origin       what could not be stored, and why; no value = dealt with
+    sightline.alerts      AlertMessage     key = stream id    a standing question raised or cleared, with a picture
 
 A reader refuses a version it does not know: guessing at footage would be worse than waiting for a person. This module
 knows nothing of brokers.
@@ -23,17 +24,21 @@ from index.records import ClockSource, from_micros, to_micros
 from index.schemas import check_stream_id
 
 __all__ = [
+    "PICTURE_BYTES",
     "VERSION",
+    "AlertMessage",
     "DeadLetter",
     "IndexedMessage",
     "SegmentMessage",
     "origin_of",
+    "parse_alert",
     "parse_dead_letter",
     "parse_segment",
     "segment_message",
 ]
 
 VERSION: Literal[1] = 1
+PICTURE_BYTES = 256 * 2**10  # the largest picture in an alert
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -224,6 +229,42 @@ class DeadLetter(_Message):
         return None if self.data is None else base64.b64decode(self.data)
 
 
+class AlertMessage(_Message):
+    """A standing question that was raised at a camera, or cleared: two messages an episode, with the same id.
+
+    id: digest of question, stream and start; whoever reads drops what has an `id` and `state` it has had, for a message
+    may come twice. question, text, name: of the question. start: the first second of the episode, at: the second of the
+    frame that raised or cleared it, end: the last second that still looked like it, only when cleared. peak and score:
+    the best second so far and its cosine, threshold: what that had to pass. picture: JPEG of the frame that raised it, in
+    base64; none in the message that clears, or where it is larger than `PICTURE_BYTES`.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    question: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    text: str = Field(max_length=500)
+    name: str = Field(max_length=80)
+    stream: str
+    state: Literal["raised", "cleared"]
+    start: AwareDatetime
+    at: AwareDatetime
+    end: AwareDatetime | None = None
+    peak: AwareDatetime
+    score: float
+    threshold: float
+    picture: str | None = Field(default=None, max_length=4 * (PICTURE_BYTES // 3 + 1))
+
+    def jpeg(self) -> bytes | None:
+        """The picture's bytes. Raises MessageInvalid when they are not base64."""
+        try:
+            return None if self.picture is None else base64.b64decode(self.picture, validate=True)
+        except binascii.Error as error:
+            raise MessageInvalid(f"{self.stream}: the picture of alert {self.id} is not base64 ({error})") from None
+
+    def without_picture(self) -> AlertMessage:
+        """The same for a topic that takes no message of this size."""
+        return self.model_copy(update={"picture": None})
+
+
 def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
     if not value:
         raise MessageInvalid(f"{what}: the message is empty; produce it again")
@@ -262,3 +303,9 @@ def parse_dead_letter(value: bytes | None) -> DeadLetter:
     """A message of `sightline.deadletter`. Raises MessageInvalid."""
     letter: DeadLetter = _parsed(DeadLetter, value, "dead letter")
     return letter
+
+
+def parse_alert(value: bytes | None) -> AlertMessage:
+    """A message of `sightline.alerts`. Raises MessageInvalid."""
+    alert: AlertMessage = _parsed(AlertMessage, value, "alert")
+    return alert

@@ -193,6 +193,8 @@ class Profile(_Data):
 
     `k` and `tau` are DKS's defaults, `max_frames` the most frames of one question. With `timestamps` the capture time
     stands as text before every keyframe, which only a model trained so understands. `notice` is shown to users.
+    `alert_floor` is the least rise over a camera's usual score, in cosines of the patch encoder, that a standing question
+    takes for an alert (see `index.standing.AlertRule`); it is measured for `micro` alone.
     `shape` and `encoder_shape` are needed by `sightline bench model|encoders --random-weights` only.
     """
 
@@ -202,6 +204,7 @@ class Profile(_Data):
     tau: float = Field(default=0.85, gt=-1, le=1)
     max_frames: int = Field(default=10_000, gt=0)
     timestamps: bool = False
+    alert_floor: float = Field(default=0.05, gt=0, le=2)
     frame_encoder: FrameEncoderSpec
     patch_encoder: PatchEncoderSpec
     language_model: LanguageModelSpec

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli_alerts import alerts, bench_alerts
 from pipeline.cli_backfill import backfill, bench_backfill
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
 from pipeline.cli_kafka import consume, deadletter, publish
@@ -58,8 +59,10 @@ for _command in (
     evaluate,
 ):
     app.command()(_command)
+bench.command("alerts")(bench_alerts)
 bench.command("backfill")(bench_backfill)
 app.command("model-service")(model_service)
+app.add_typer(alerts, name="alerts")
 app.add_typer(deadletter, name="deadletter")
 train.command("run")(train_run)
 app.add_typer(train, name="train")

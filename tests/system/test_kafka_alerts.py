@@ -1,0 +1,148 @@
+"""A standing question through a real Kafka: the alert arrives once, with a picture, whoever restarts when."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.errors import BrokerUnavailable
+from index.records import from_micros
+from index.standing import AlertRule, Shelf, make_question
+from index.store import Store
+from ingest.alert_reader import follow
+from ingest.consumer import consume
+from ingest.embedder import ConsumeReport, Embedder
+from ingest.kafka_clients import make_topics
+from ingest.kafka_settings import ConsumeSettings, KafkaSettings
+from ingest.messages import AlertMessage
+from ingest.writer import VideoWriter
+from tests.index.conftest import PAIR
+from tests.system.conftest import Process
+from tests.system.kafka_server import Broker, broker
+from tests.system.kafka_worker import counting
+from tests.system.test_kafka import BEGAN, SECOND, publish, seconds
+
+__all__ = ["broker"]  # a fixture
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+RULE = AlertRule(floor=0.3, warm_up=15, samples=60, every=1)
+
+
+class Bright:
+    """Patches that point along the question's vector the more the brighter the frame is."""
+
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+        patches = np.zeros((len(frames), 4, 12), np.float16)
+        for i, frame in enumerate(frames):
+            patches[i, :, 0], patches[i, :, 1] = frame.mean() / 255, 1 - frame.mean() / 255
+        return np.ones((len(frames), 12), np.float32), patches
+
+
+ENCODERS: Any = SimpleNamespace(frame=counting().frame, patch=Bright(), pair=PAIR)
+
+
+def film(folder: Path, bright: range, first: int, length: int) -> Path:
+    """Dark but for the seconds of `bright`, which count from BEGAN as `first` does."""
+    folder.mkdir(exist_ok=True)
+    began = from_micros(BEGAN + first * SECOND)
+    path = folder / f"gate_{began:%Y-%m-%dT%H-%M-%SZ}.mp4"
+    with VideoWriter(path, 64, 48, fps=5, gop=5, created=began) as writer:
+        for second in range(first, first + length):
+            for _ in range(5):
+                writer.write(np.full((48, 64, 3), 220 if second in bright else 20, np.uint8))
+    return path
+
+
+def work(
+    store: Store, settings: KafkaSettings, group: str = "g", stop: threading.Event | None = None, segments: int = 3
+) -> ConsumeReport:
+    bounds = ConsumeSettings(commit_seconds=0.5, commit_segments=segments)
+    return consume(store, ENCODERS, kafka=settings, group=group, settings=bounds, drain=True, stop=stop)
+
+
+def arrived(settings: KafkaSettings) -> list[AlertMessage]:
+    return list(follow(settings, beginning=True, drain=True))
+
+
+def at(alert: AlertMessage, moment: datetime) -> int:
+    return round(moment.timestamp() - BEGAN / SECOND)
+
+
+def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
+    broker: Broker, tmp_path: Path, sightline: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = broker.settings(prefix="standing", partitions=2)
+    make_topics(settings)
+    store = Store.create(tmp_path / "store", PAIR)
+    vector = np.eye(12, dtype=np.float32)[0]
+    Shelf(store.url).add(make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN))
+    name = {"stream": "gate"}
+
+    # The first: raised and cleared by one worker; the second: raised by one, cleared by the next.
+    publish(settings, [film(tmp_path / "a", range(25, 31), 0, 60)], **name)
+    report = work(store, settings)
+    assert (report.frames, report.alerts) == (60, 1)
+    publish(settings, [film(tmp_path / "b", range(70, 90), 60, 20)], **name)
+    assert work(store, settings).alerts == 1
+    publish(settings, [film(tmp_path / "c", range(0), 80, 20)], **name)
+    assert work(store, settings).alerts == 0
+    alerts = arrived(settings)
+    assert [(a.state, at(a, a.start), None if a.end is None else at(a, a.end)) for a in alerts] == [
+        ("raised", 25, None),
+        ("cleared", 25, 30),
+        ("raised", 70, None),
+        ("cleared", 70, 79),
+    ]
+    assert (alerts[0].stream, alerts[0].text) == ("gate", "somebody with a lamp")
+    picture = Image.open(io.BytesIO(alerts[0].jpeg() or b""))
+    assert picture.size == (64, 48)
+    assert np.asarray(picture).mean() > 180  # the bright frame, not a dark one
+
+    # The same footage again, cut otherwise, and read by another group: nothing is told again.
+    publish(settings, [film(tmp_path / "a", range(25, 31), 0, 60)], **name, seconds=7)
+    again = work(store, settings, group="other")
+    assert (again.frames, again.alerts) == (0, 0)
+
+    # A worker that stores the frames and dies before Kafka takes the alert: the next one tells it.
+    stop = threading.Event()
+    refused: list[AlertMessage] = []
+
+    def die(self: Embedder, told: Sequence[AlertMessage]) -> None:
+        if told:
+            refused.extend(told)
+            stop.set()
+            raise BrokerUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "_alert", die)
+        publish(settings, [film(tmp_path / "d", range(110, 116), 100, 30)], **name)
+        work(store, settings, stop=stop, segments=1)  # others are decoded already, and stored while it dies
+    assert [alert.state for alert in refused][:1] == ["raised"]
+    assert max(seconds(store, "gate")) >= 110
+    assert len(arrived(settings)) == 4
+    publish(settings, [film(tmp_path / "e", range(0), 130, 10)], **name)
+    work(store, settings)
+    later = arrived(settings)[4:]
+    assert [(a.state, at(a, a.start)) for a in later] == [("raised", 110), ("cleared", 110)]
+    assert later[0].id == refused[0].id
+    assert later[0].jpeg() == refused[0].jpeg()
+    assert seconds(store, "gate") == list(range(140))
+    assert store.verify() == []
+
+    kafka = {"SIGHTLINE_KAFKA_SERVERS": broker.servers, "SIGHTLINE_KAFKA_PREFIX": "standing"}
+    done = sightline("alerts", "watch", "--beginning", "--drain", "--json", "--pictures", tmp_path / "p", **kafka)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["id"] for line in lines] == [alert.id for alert in arrived(settings)]
+    assert len(list((tmp_path / "p").glob("gate_*.jpg"))) == 3
