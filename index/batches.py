@@ -17,6 +17,7 @@ This module knows nothing of Kafka: a source is a name and offsets that ascend.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -25,9 +26,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+from deltalake.exceptions import CommitFailedError
 
-from index.columns import digest, frame_rows, in_window
-from index.errors import CommitFenced, mask_url
+from index.columns import digest, frame_rows, in_window, text
+from index.errors import CommitFenced, StoreError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, TABLES, check_stream_id
 from index.seconds import seconds_of
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchWriter", "Piece", "Step"]
 
 _SECOND = 1_000_000
+_TRIM_EVERY = 200  # batches; about seven minutes of a busy worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class BatchWriter:
 
     store: Store
     _last: dict[str, int] = field(default_factory=dict)
+    _batches: int = 0
 
     def forget(self, streams: Iterable[str] | None = None) -> None:
         """Look again next time; all streams when None."""
@@ -132,7 +136,16 @@ class BatchWriter:
             if frames is not None:
                 last = int(seconds_of(frames.captured_at[-1:])[0])
                 self._last[segment.stream_id] = max(last, self._last.get(segment.stream_id, last))
+        self._batches += 1
+        if self._batches % _TRIM_EVERY == 0:
+            self.trim()
         return [segment for segment, _, _ in stored]
+
+    def trim(self) -> None:
+        """Keep the logs short: whoever writes for months does it, so that nobody needs to. A failure is no matter."""
+        for table in self.store._tables.values():
+            with suppress(StoreError, CommitFailedError):  # the next time will do
+                table.trim()
 
     @staticmethod
     def _moves(
@@ -186,8 +199,7 @@ class BatchWriter:
             where = reduce(
                 or_, (in_window([s], low - _SECOND, high + 2 * _SECOND) for s, (low, high) in behind.items())
             )
-            # Cast, because files that Delta rewrote hold string_view, which Arrow cannot compare with a string.
-            where &= ~pads.field("segment").cast(pa.string()).isin([piece.key for piece in pieces])
+            where &= ~text("segment").isin([piece.key for piece in pieces])
             rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
             names, times = rows["stream_id"].to_pylist(), rows["captured_at"].cast(pa.int64()).to_numpy()
             for stream in behind:

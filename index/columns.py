@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from index.records import FrameRecords, from_micros
 from index.schemas import FRAMES
 
-__all__ = ["day_of", "digest", "frame_rows", "in_window", "key_columns", "lists", "matrix", "sql_time"]
+__all__ = ["day_of", "digest", "frame_rows", "in_window", "key_columns", "lists", "matrix", "sql_time", "text"]
 
 
 def digest(*parts: object) -> str:
@@ -46,6 +46,11 @@ def lists(matrix: NDArray[np.float32]) -> pa.Array:
     n, width = matrix.shape
     offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).reshape(-1)))
+
+
+def text(name: str) -> pads.Expression:
+    """A column of strings for a filter. Files that Delta rewrote hold string_view, which Arrow cannot always compare."""
+    return pads.field(name).cast(pa.string())
 
 
 def in_window(streams: Sequence[str], start: int | None, end: int | None) -> pads.Expression:

@@ -19,6 +19,7 @@
     │   ├── UnknownQuestion     the store holds no such standing question
     │   ├── EmptyWindow         no frames in the time asked for
     │   ├── StoreFull           no space left
+    │   ├── StoreBusy           another compaction is under way
     │   ├── CommitFenced        another worker committed the same partition meanwhile
     │   └── StoreCorrupt
     ├── BackfillFailed          a batch job broke off, or lost too many files
@@ -81,6 +82,7 @@ __all__ = [
     "SourceNotFound",
     "SourceStalled",
     "SourceUnsupported",
+    "StoreBusy",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
@@ -178,6 +180,10 @@ class EmptyWindow(StoreError):
 
 class StoreFull(StoreError):
     """No space left; nothing half-written became visible."""
+
+
+class StoreBusy(StoreError):
+    """Another compaction of this store is under way."""
 
 
 class CommitFenced(StoreError):

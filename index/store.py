@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import digest, frame_rows, in_window, matrix, sql_time
+from index.columns import day_of, digest, frame_rows, in_window, matrix, sql_time, text
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -44,6 +45,9 @@ from index.standing import Shelf
 from index.table import Table
 from index.vectors import Vectors
 from index.window import Window
+
+if TYPE_CHECKING:
+    from index.compaction import TableCompaction
 
 __all__ = ["Store", "StreamSummary"]
 
@@ -185,7 +189,7 @@ class Store:
         return True
 
     def _stored(self, stream_id: str, key: str) -> bool:
-        where = (pads.field("stream_id") == stream_id) & (pads.field("segment") == key)
+        where = (pads.field("stream_id") == stream_id) & (text("segment") == key)
         return len(self._tables["segments"].read(["segment"], where)) > 0
 
     def _generation(self) -> str:
@@ -194,7 +198,7 @@ class Store:
 
     def _new_rows(self, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
         low, high = int(captured_at.min()), int(captured_at.max())
-        where = in_window([stream_id], low, high + 1) & (pads.field("segment") != key)
+        where = in_window([stream_id], low, high + 1) & (text("segment") != key)
         held = self._tables["frames"].read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
         return ~np.isin(captured_at, held)
 
@@ -370,6 +374,12 @@ class Store:
 
         return verify(self)
 
+    def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
+        """Merge small files and clean the logs, beside whoever appends. Raises what `index.compaction.compact` raises."""
+        from index.compaction import compact
+
+        return compact(self, streams, dry_run=dry_run)
+
     def forget(self, stream_id: str, before: int | None = None) -> int:
         """Remove a stream's frames captured before `before` (all when None) from tables, old versions and shards.
 
@@ -400,7 +410,7 @@ class Store:
         generation = {"sightline.generation": str(int(self._generation()) + 1)}
         self._tables["segments"].open().alter.set_table_properties(generation, raise_if_not_exists=False)
         for table in self._tables.values():
-            table.purge()
+            table.purge(stream_id, None if before is None else day_of(before))
             if "://" not in self.url:  # the partition's folders keep the stream's name after their files are gone
                 for folder in sorted(Path(table.uri, f"stream_id={stream_id}").glob("**/"), reverse=True):
                     if not any(folder.iterdir()):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
@@ -20,24 +24,27 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
 from index.schemas import TABLES
 
-__all__ = ["THREADS", "Table", "patch_writer"]
+__all__ = ["GRACE_HOURS", "THREADS", "Table", "again", "explained", "patch_writer"]
 
 Kept = TypeVar("Kept")
 # Twice the cores: while some threads wait for the disk, others unpack what it gave.
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 _FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
-# Each forgotten row must be gone from every file at once, so no history is kept behind the present version.
-_NO_HISTORY = {
-    "delta.logRetentionDuration": "interval 0 seconds",
-    # Only `purge` removes log entries: removed at a checkpoint, a commit that began before it could not be finished.
-    "delta.enableExpiredLogCleanup": "false",
-    "delta.deletedFileRetentionDuration": "interval 0 seconds",
+GRACE_HOURS = 1
+_HANDLE_SECONDS = 60
+# Files that were replaced stay for their readers, log entries for commits that are under way: with its entry gone, a
+# commit that was overtaken could not find out, or be written where nobody reads it. Only `purge` removes both at once.
+_CONFIGURATION = {
+    "delta.logRetentionDuration": "interval 10 minutes",
+    "delta.deletedFileRetentionDuration": f"interval {GRACE_HOURS} hours",
+    "delta.enableExpiredLogCleanup": "false",  # `trim` does it
 }
+_PURGING = dict.fromkeys(("delta.logRetentionDuration", "delta.deletedFileRetentionDuration"), "interval 0 seconds")
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
     """Turn the libraries' errors into ours."""
     try:
         yield
@@ -47,7 +54,8 @@ def _explained(uri: str) -> Iterator[None]:
         raise StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store") from error
     except (OSError, DeltaError, pa.ArrowException) as error:
         text = str(error).lower()
-        if "invalid table version" in text:  # the log was cleaned between our reading and our commit
+        gone = "not found" in text or "no such file" in text
+        if "invalid table version" in text or (gone and "_delta_log/" in text):  # the log was trimmed meanwhile
             raise CommitFailedError(str(error)) from error
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in text for w in _FULL):
             raise StoreFull(
@@ -56,6 +64,14 @@ def _explained(uri: str) -> Iterator[None]:
         raise StoreCorrupt(
             f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`"
         ) from error
+
+
+again = retry(
+    retry=retry_if_exception_type(CommitFailedError),
+    stop=stop_after_attempt(12),
+    wait=wait_random_exponential(0.05, max=2),
+    reraise=True,
+)
 
 
 class Table:
@@ -76,43 +92,42 @@ class Table:
         self.uri, self.name, self.options = uri, name, options
         self.schema, self.partitions = schema or TABLES[name][0], TABLES[name][1]
         self.writer = writer or _WRITER[name]
+        self._lock = threading.Lock()
+        self._handle: DeltaTable | None = None
+        self._handle_at = 0.0
 
     def exists(self) -> bool:
         return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
 
     def create(self, configuration: dict[str, str]) -> None:
         """Create the table; one that exists already is left as it is."""
-        with _explained(self.uri):
+        with explained(self.uri):
             DeltaTable.create(
                 self.uri,
                 self.schema,
                 mode="ignore",
                 partition_by=self.partitions,
-                configuration={**_NO_HISTORY, **configuration},
+                configuration={**_CONFIGURATION, **configuration},
                 storage_options=self.options,
                 raise_if_key_not_exists=False,
             )
 
+    @again
     def open(self) -> DeltaTable:
-        with _explained(self.uri):
+        with explained(self.uri):
             return DeltaTable(self.uri, storage_options=self.options)
 
     def configuration(self) -> dict[str, str]:
         return dict(self.open().metadata().configuration)
 
-    @retry(
-        retry=retry_if_exception_type(CommitFailedError),
-        stop=stop_after_attempt(12),
-        wait=wait_random_exponential(0.05, max=2),
-        reraise=True,
-    )
+    @again
     def append_once(self, rows: pa.Table, app: str, version: int) -> bool:
         """Append `rows` unless the transaction (`app`, `version`) is in the table already; whether it was appended.
 
         Delta accepts a lower version without a word, so the stored one is read first; a commit between that reading
         and ours makes ours fail, and it is tried again from the start.
         """
-        with _explained(self.uri):
+        with explained(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
             stored = table.transaction_version(app)
             if stored is not None and stored >= version:
@@ -128,16 +143,27 @@ class Table:
 
     def versions(self, apps: Sequence[str]) -> dict[str, int | None]:
         """The version that each application's transactions have reached, None where there is none."""
-        with _explained(self.uri):
-            table = self.open()
+        with self._latest() as table:
             return {app: table.transaction_version(app) for app in apps}
 
-    @retry(
-        retry=retry_if_exception_type(CommitFailedError),
-        stop=stop_after_attempt(12),
-        wait=wait_random_exponential(0.05, max=2),
-        reraise=True,
-    )
+    @contextmanager
+    def _latest(self) -> Iterator[DeltaTable]:
+        """The present version for a writer, one thread at a time: a handle that is kept and brought up to date.
+
+        To open a table takes as long as its log is; a worker does it several times a commit. One that was not used for
+        a minute is opened anew, because it may be from before the log was trimmed.
+        """
+        with self._lock, explained(self.uri):
+            handle, self._handle = self._handle, None  # kept only if all goes well
+            now = time.monotonic()
+            if handle is None or now - self._handle_at > _HANDLE_SECONDS:
+                handle = self.open()
+            else:
+                handle.update_incremental()
+            yield handle
+            self._handle, self._handle_at = handle, now
+
+    @again
     def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], remove: str = "") -> None:
         """Append `rows` and move each application of `steps` from its first version to its second, in one commit.
 
@@ -148,8 +174,7 @@ class Table:
         Raises:
             CommitFenced: an application is not at its first version; nothing was written.
         """
-        with _explained(self.uri):
-            table = DeltaTable(self.uri, storage_options=self.options)
+        with self._latest() as table:
             for app, (before, _) in steps.items():
                 stored = table.transaction_version(app)
                 if stored != before:
@@ -160,7 +185,9 @@ class Table:
             if remove:
                 # The same version again: a commit of the same application meanwhile makes one of the two fail.
                 same = [Transaction(app, before) for app, (before, _) in steps.items() if before is not None]
-                table.delete(remove, commit_properties=CommitProperties(app_transactions=same))
+                table.delete(
+                    remove, writer_properties=self.writer, commit_properties=CommitProperties(app_transactions=same)
+                )
                 table.update_incremental()
             moves = [Transaction(app, after) for app, (_, after) in steps.items()]
             write_deltalake(
@@ -177,17 +204,17 @@ class Table:
         Through Delta's own file system Arrow's threads would call into Python: slower, and a scan that nobody finished
         would abort the process, or hang it, when the interpreter ends.
         """
-        with _explained(self.uri):
+        with explained(self.uri):
             local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
             return self.open().to_pyarrow_dataset(filesystem=local)
 
     def read(self, columns: Sequence[str], where: pads.Expression | None = None) -> pa.Table:
-        with _explained(self.uri):
+        with explained(self.uri):
             return self.dataset().to_table(columns=list(columns), filter=where)
 
     def batches(self, columns: Sequence[str], where: pads.Expression | None, rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of at most `rows` rows, so that the largest column never is in memory twice."""
-        with _explained(self.uri):
+        with explained(self.uri):
             yield from self.dataset().to_batches(
                 columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
@@ -199,7 +226,7 @@ class Table:
 
         `keep` runs in several threads. At most twice as many row groups as threads are under way.
         """
-        with _explained(self.uri):
+        with explained(self.uri):
             dataset = self.dataset()
             schema = pa.schema([dataset.schema.field(name) for name in columns])
 
@@ -228,15 +255,10 @@ class Table:
                 while waiting:
                     yield from waiting.popleft().result()
 
-    @retry(
-        retry=retry_if_exception_type(CommitFailedError),
-        stop=stop_after_attempt(12),
-        wait=wait_random_exponential(0.05, max=2),
-        reraise=True,
-    )
+    @again
     def replace(self, rows: pa.Table, predicate: str) -> None:
         """Put `rows`, all of which fit `predicate`, in the place of those that do, in one commit."""
-        with _explained(self.uri):
+        with explained(self.uri):
             write_deltalake(
                 self.open(),
                 rows.cast(self.schema),
@@ -245,29 +267,65 @@ class Table:
                 writer_properties=self.writer,
             )
 
-    @retry(
-        retry=retry_if_exception_type(CommitFailedError),
-        stop=stop_after_attempt(12),
-        wait=wait_random_exponential(0.05, max=2),
-        reraise=True,
-    )
+    @again
     def delete(self, predicate: str) -> int:
-        with _explained(self.uri):
-            outcome: dict[str, Any] = self.open().delete(predicate)
+        with explained(self.uri):
+            outcome: dict[str, Any] = self.open().delete(predicate, writer_properties=self.writer)
             return int(outcome.get("num_deleted_rows") or 0)
 
     def update(self, values: dict[str, str], predicate: str) -> None:
-        with _explained(self.uri):
-            self.open().update(updates=values, predicate=predicate)
+        with explained(self.uri):
+            self.open().update(updates=values, predicate=predicate, writer_properties=self.writer)
 
-    def purge(self) -> None:
-        """Remove every file and log entry that is not part of the present version."""
-        with _explained(self.uri):
-            table = self.open()
-            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+    # ---- care --------------------------------------------------------------------------------------------------------
+
+    def purge(self, stream_id: str, until: str | None = None) -> None:
+        """Remove every file that the present version does not list: all of the stream's, of others what is surely dead.
+
+        A file that is in no version may be one that a live writer is about to commit. It is removed at once where it may
+        hold what was forgotten (the stream's, of days up to `until`, all when None), else when it is an hour old.
+        """
+        self.configure(_PURGING)  # the names of files are names of streams
+        with explained(self.uri):
+            self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
+            files, folder = fsspec.core.url_to_fs(f"{self.uri}/stream_id={stream_id}")
+            for path in files.find(folder):
+                day = path.rpartition("/date=")[2].split("/")[0] if "/date=" in path else ""
+                if path.rsplit("/", 1)[-1] not in listed and (until is None or day <= until):
+                    files.rm_file(path)
+        self.vacuum()
+        self._checkpoint()
+        self.configure(_CONFIGURATION)
+
+    def vacuum(self) -> int:
+        """Delete files that no version has listed for an hour, nor a writer just made; how many."""
+        with explained(self.uri):
+            return len(
+                self.open().vacuum(
+                    retention_hours=GRACE_HOURS, dry_run=False, enforce_retention_duration=False, full=True
+                )
+            )
+
+    def trim(self) -> None:
+        """Write a checkpoint and remove what is old of the log before it."""
+        self.configure(_CONFIGURATION)  # of an earlier Sightline, or of a `purge` that was killed
+        self._checkpoint()
+
+    @again
+    def _checkpoint(self) -> None:
+        with explained(self.uri):
             table = self.open()
             table.create_checkpoint()
             table.cleanup_metadata()
+
+    @again
+    def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
+        """Set those properties that differ."""
+        with explained(self.uri):
+            table = self.open()
+            if not table.metadata().configuration.items() >= values.items():
+                table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
 
 
 _RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
@@ -275,6 +333,7 @@ _WRITER = {
     # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost time.
     "frames": WriterProperties(
         compression="UNCOMPRESSED",
+        max_row_group_size=4096,  # what a reader of pictures holds at once
         column_properties=dict.fromkeys(("frame_vector.list.element", "patch_pooled.list.element", "picture"), _RAW),
     ),
     "patches": WriterProperties(compression="UNCOMPRESSED", column_properties={"patches": _RAW}),

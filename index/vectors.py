@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import in_window, matrix
+from index.columns import in_window, matrix, text
 from index.moments import Hit
 from index.shards import Shards
 from index.table import Table
@@ -48,7 +48,7 @@ class Vectors:
                 hits += [Hit(stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
                 fresh -= shard.segments
             if fresh:
-                where = in_window([stream], start, end) & pads.field("segment").isin(sorted(fresh))
+                where = in_window([stream], start, end) & text("segment").isin(sorted(fresh))
                 tail = self._frames.read(["captured_at", "frame_vector"], where & (pads.field("date") == day))
                 scores = matrix(tail["frame_vector"], len(query)) @ query
                 best = np.argsort(-scores, kind="stable")[:top]
@@ -68,7 +68,7 @@ class Vectors:
     def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Times int64[n], ascending, and vectors float32[n, d] of the given segments on one UTC day."""
         where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
-        where &= pads.field("segment").isin(sorted(segments))
+        where &= text("segment").isin(sorted(segments))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), matrix(rows["frame_vector"], self._dimension)
 

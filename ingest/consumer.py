@@ -20,6 +20,7 @@ import structlog
 from index.batches import BatchWriter
 from index.errors import KafkaProblem
 from index.store import Store
+from ingest.consumer_metrics import ConsumerMetrics
 from ingest.embedder import ConsumeReport, Embedder, Job
 from ingest.kafka_clients import Sender, end_offsets, explained, make_topics, native, new_consumer
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
@@ -31,6 +32,7 @@ __all__ = ["consume"]
 
 _log = structlog.get_logger(__name__)
 _POLL_MS = 200
+_MEASURE_SECONDS = 5.0
 
 
 def consume(
@@ -45,6 +47,7 @@ def consume(
     drain: bool = False,
     accept_recreated: bool = False,
     accept_expired: bool = False,
+    metrics: ConsumerMetrics | None = None,
 ) -> ConsumeReport:
     """Store the segments of Kafka as a member of `group`, until `stop` is set.
 
@@ -52,6 +55,7 @@ def consume(
         drain: return once every assigned partition is stored up to its end, or none was assigned within
             `kafka.connect_seconds`.
         accept_recreated, accept_expired: see `ingest.offsets.claims_of`.
+        metrics: told what happens, where somebody reads it.
 
     Raises:
         BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used.
@@ -62,7 +66,16 @@ def consume(
     writer, claims = BatchWriter(store), Claims()
     with Sender(kafka) as sender:
         embedder = Embedder(
-            kafka, settings or ConsumeSettings(), limits or Limits(), encoders, writer, sender, claims, group, topic_id
+            kafka,
+            settings or ConsumeSettings(),
+            limits or Limits(),
+            encoders,
+            writer,
+            sender,
+            claims,
+            group,
+            topic_id,
+            metrics=metrics or ConsumerMetrics(),
         )
         accept = {"accept_recreated": accept_recreated, "accept_expired": accept_expired}
         worker = _Worker(store, kafka, group, embedder, accept)
@@ -87,6 +100,7 @@ class _Worker:
         self.claims, self.report = embedder.claims, embedder.report
         self.unsettled: set[Partition] = set()
         self.backlog: deque[Job] = deque()  # polled and not yet in the queue; at most one poll's
+        self.measure_at = 0.0
         self.room = embedder.settings.queue_segments
         self.consumer = new_consumer(
             kafka,
@@ -112,6 +126,7 @@ class _Worker:
         self.claims.drop(added)
         self.unsettled.update(added)
         self.report.rebalances += 1
+        self.embedder.metrics.rebalances.inc()
 
     def revoked(self, partitions: Iterable[Any]) -> None:
         gone = [Partition(*p) for p in partitions]
@@ -130,6 +145,7 @@ class _Worker:
             self._offer()
             self._collect()
             self._balance()
+            self._measure()
             if self.claims.all() or self.unsettled:
                 lonely = time.monotonic()
             if drain and (self._drained() or time.monotonic() - lonely > self.kafka.connect_seconds):
@@ -249,6 +265,22 @@ class _Worker:
             self.consumer.pause(*native(stay - paused))
         if (paused & mine) - stay:
             self.consumer.resume(*native((paused & mine) - stay))
+        self.embedder.metrics.paused.set(len(stay - self.unsettled))
+
+    def _measure(self) -> None:
+        """How far behind every partition is, by the broker: one that is paused goes on growing."""
+        if time.monotonic() < self.measure_at:
+            return
+        self.measure_at = time.monotonic() + _MEASURE_SECONDS
+        held = self.claims.all()
+        try:
+            ends = self.consumer.end_offsets(native(claim.partition for claim in held)) if held else {}
+        except Exception as error:  # the broker is away: what was known last stands
+            _log.debug("cannot ask for the ends", problem=str(error))
+            return
+        self.embedder.metrics.lags(
+            {(*claim.partition,): max(0, ends[claim.partition] - (claim.stored or 0)) for claim in held}
+        )
 
     def _drained(self) -> bool:
         held = self.claims.all()

@@ -38,6 +38,7 @@ from index.errors import (
 )
 from index.records import FrameRecords, Segment, from_micros
 from ingest.alerts import Alerts
+from ingest.consumer_metrics import ConsumerMetrics
 from ingest.deadletter import attempt_of
 from ingest.embedding import records_of
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
@@ -111,6 +112,7 @@ class Embedder:
     group: str
     topic_id: str
     report: ConsumeReport = field(default_factory=ConsumeReport)
+    metrics: ConsumerMetrics = field(default_factory=ConsumerMetrics)
     failure: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +120,8 @@ class Embedder:
         self.stored: deque[tuple[Claim, int]] = deque()  # claims and their next offsets, for the consumer
         self.fenced: deque[Claim] = deque()
         self.alerts = Alerts(self.writer.store)
+        self.metrics.queue.set_function(self.jobs.qsize)
+        self.metrics.queue_capacity.set(self.settings.queue_segments)
         self._stop, self._abandon = threading.Event(), threading.Event()
         self._day = datetime.now(UTC).date()
         self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
@@ -196,6 +200,7 @@ class Embedder:
         try:
             read.message = parse_segment(job.value, job.key)
             read.where = "clock"
+            self.metrics.read(read.message.stream, read.message.start_micros + round(read.message.duration * 1e6))
             check_clock(read.message, ahead_seconds=self.settings.ahead_seconds)
         except MessageInvalid as error:
             read.error = error
@@ -227,6 +232,9 @@ class Embedder:
         decoded = [
             (read.message.stream, read.message.clock, read.frames) for read in waiting if read.message and read.frames
         ]
+        frames = sum(len(each.pixels) for _, _, each in decoded)
+        for at in range(0, frames, self.settings.batch_frames):
+            self.metrics.batch_frames.observe(min(self.settings.batch_frames, frames - at))
         encoded = records_of(self.encoders, decoded, batch_frames=self.settings.batch_frames)
         for read, records in zip(waiting, encoded, strict=True):
             read.records = records
@@ -253,6 +261,7 @@ class Embedder:
         except CommitFenced as error:
             _log.warning("fenced, starting again from what the store says", problem=str(error))
             self.report.fenced += 1
+            self.metrics.fenced.inc()
             self.writer.forget()
             self.alerts.forget()
             self.claims.drop([claim.partition for claim in after if self.claims.holds(claim)])
@@ -264,7 +273,9 @@ class Embedder:
         self.report.segments += len(stored)
         self.report.frames += sum(segment.frames for segment in stored)
         self.report.dead_letters += len(letters)
-        self.report.commit_seconds = [*self.report.commit_seconds[-99:], time.monotonic() - began]
+        seconds = time.monotonic() - began
+        self.report.commit_seconds = [*self.report.commit_seconds[-99:], seconds]
+        self._count(done, pieces, stored, seconds)
         late = [time.time() - segment.end / 1e6 for segment in stored]
         self.report.late_seconds = [*self.report.late_seconds, *late][-100:]
         _log.info("stored", segments=len(stored), dead=len(letters), partitions=len(after))
@@ -275,6 +286,16 @@ class Embedder:
             self.stored.extend(after.items())
         else:
             self.alerts.forget()  # not told: whoever goes on begins before it
+
+    def _count(self, done: Sequence[_Read], pieces: Sequence[Piece], stored: Sequence[Segment], seconds: float) -> None:
+        decoded = {(p.segment.source, p.segment.chunk): len(p.frames) for p in pieces if p.frames is not None}
+        self.metrics.stored(stored, decoded, seconds)
+        for piece in pieces:
+            if piece.frames is not None and len(piece.frames):
+                self.metrics.newest_frame(piece.segment.stream_id, int(piece.frames.captured_at[-1]))
+        for read in done:
+            if read.error is not None:
+                self.metrics.dead_letters.labels(type(read.error).__name__, read.where).inc()
 
     def _seal(self) -> None:
         """Once a day, cover the days that are over with search shards; they are a cache, so their failure is no matter."""

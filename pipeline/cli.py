@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli_alerts import alerts, bench_alerts
 from pipeline.cli_backfill import backfill, bench_backfill
+from pipeline.cli_compact import bench_consume, compact
 from pipeline.cli_footage import forget, ingest, reindex, render, streams, verify
 from pipeline.cli_kafka import consume, deadletter, publish
 from pipeline.cli_live import cameras, clip, record, watch
@@ -54,6 +55,7 @@ for _command in (
     streams,
     verify,
     reindex,
+    compact,
     forget,
     demo,
     evaluate,
@@ -61,6 +63,7 @@ for _command in (
     app.command()(_command)
 bench.command("alerts")(bench_alerts)
 bench.command("backfill")(bench_backfill)
+bench.command("consume")(bench_consume)
 app.command("model-service")(model_service)
 app.add_typer(alerts, name="alerts")
 app.add_typer(deadletter, name="deadletter")

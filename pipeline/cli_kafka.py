@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import Json, ProfileName, StoreUrl, settings_of
-from pipeline.console import complain, emit, progress, say
+from pipeline.console import complain, emit, note, progress, say
 
 if TYPE_CHECKING:
     from ingest.kafka_settings import KafkaSettings
@@ -81,6 +81,9 @@ def consume(
     accept_expired: Annotated[
         bool, typer.Option("--accept-expired", help="Go on although messages expired before they were stored.")
     ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Store the segments that cameras and `publish` produce, each second of each camera once, until interrupted."""
@@ -89,6 +92,7 @@ def consume(
 
     from index.store import Store
     from ingest.consumer import consume as run
+    from ingest.consumer_metrics import ConsumerMetrics
     from ingest.limits import Limits
     from model.encoders import load_encoders
     from model.profiles import load_profile
@@ -97,6 +101,9 @@ def consume(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    metrics = ConsumerMetrics()
+    if metrics_port is not None:
+        note(f"metrics on port {metrics.serve(metrics_port)}")
     encoders = load_encoders(load_profile(settings.profile), settings.device)
     report = run(
         Store.open_or_create(settings.store, encoders.pair),
@@ -111,6 +118,7 @@ def consume(
         drain=drain,
         accept_recreated=accept_recreated,
         accept_expired=accept_expired,
+        metrics=metrics,
     )
     if as_json:
         emit(report)

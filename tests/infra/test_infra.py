@@ -1,0 +1,398 @@
+"""Dashboard, alerts, Prometheus and Compose against each other and against the code; nothing is started here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from prometheus_client import CollectorRegistry
+
+from pipeline.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("sightline:")}
+DASHBOARD = json.loads((INFRA / "grafana" / "dashboards" / "sightline.json").read_text())
+RULES = yaml.safe_load((INFRA / "prometheus" / "alerts.yml").read_text())
+PROMETHEUS = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def exported() -> dict[str, set[str]]:
+    """The sample names that the code exports, each with its labels."""
+    from ingest.consumer_metrics import ConsumerMetrics
+    from model.service_metrics import ServiceMetrics
+
+    registries = [
+        ConsumerMetrics().registry,
+        ServiceMetrics(depth=lambda: 0, running=lambda: 0, capacity=1).registry,
+    ]
+    # Only there where a GPU is.
+    names: dict[str, set[str]] = {"up": {"job", "instance"}, "sightline_gpu_memory_bytes": {"kind"}}
+    for registry in registries:
+        names.update(_named(registry))
+    names.update(_cameras())
+    names.update(_alerts())
+    return names
+
+
+def _named(registry: CollectorRegistry) -> dict[str, set[str]]:
+    """What a registry would export with every label used once."""
+    names: dict[str, set[str]] = {}
+    for collector, owned in list(registry._collector_to_names.items()):
+        labels = set(getattr(collector, "_labelnames", ()))
+        for name in owned:
+            names[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+    return names
+
+
+def _cameras() -> dict[str, set[str]]:
+    if importlib.util.find_spec("ingest.camera_state") is None:  # what live cameras have agreed to export
+        plain = ("newest_timestamp_seconds", "frames_total", "dropped_frames_total", "late_frames_total")
+        names = {f"sightline_camera_{n}": {"stream"} for n in (*plain, "reconnects_total", "clock_drift_seconds")}
+        return {**names, "sightline_camera_state": {"stream", "state"}}
+    state = importlib.import_module("ingest.camera_state")
+    board = state.StateBoard(Path("unused"), "watch")
+    found: dict[str, set[str]] = {}
+    for family in board.collect():
+        labels = set(family._labelnames)
+        found[family.name + ("_total" if family.type == "counter" else "")] = labels
+    return found
+
+
+def _alerts() -> dict[str, set[str]]:
+    if importlib.util.find_spec("ingest.alerts") is None:  # what standing questions have agreed to export
+        return {"sightline_alerts_total": {"stream", "question"}}
+    from prometheus_client import REGISTRY
+
+    importlib.import_module("ingest.alerts")
+    return {name: labels for name, labels in _named(REGISTRY).items() if name.startswith("sightline_")}
+
+
+_WORDS = {
+    *(
+        "abs",
+        "absent",
+        "and",
+        "bool",
+        "by",
+        "count",
+        "deriv",
+        "group_left",
+        "histogram_quantile",
+        "ignoring",
+        "increase",
+    ),
+    *("label_values", "max", "min", "offset", "on", "or", "rate", "sum", "time", "topk", "unless", "vector", "without"),
+}
+
+
+def used(expression: str) -> dict[str, set[str]]:
+    """The metrics that an expression of PromQL names, each with the labels that its own braces name."""
+    text = re.sub(r'"[^"]*"', '""', expression)
+    text = re.sub(r"\[[^\]]*\]", "", text)  # ranges
+    text = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)", r"\1", text)  # lists of labels
+    text = re.sub(r"label_values\(\s*(\w+)\s*,[^)]*\)", r"\1", text)
+    found: dict[str, set[str]] = {}
+    for match in re.finditer(r"(?<![\w.])([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?", text):
+        name, braces = match.group(1), match.group(2) or ""
+        if name not in _WORDS:
+            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", braces))
+    # What is in braces was found as a name, too.
+    inside = {label for braces in re.findall(r"\{[^}]*\}", text) for label in re.findall(r"\w+", braces)}
+    return {name: labels for name, labels in found.items() if name not in inside}
+
+
+def grouped(expression: str) -> set[str]:
+    """The labels that an expression groups by."""
+    lists = re.findall(r"\bby\s*\(([^)]*)\)", expression)
+    return {label.strip() for each in lists for label in each.split(",") if label.strip()}
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> list[str]:
+    queries = [target["expr"] for panel in panels() for target in panel["targets"]]
+    queries += [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
+    return queries + [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
+
+
+def test_the_reader_of_expressions_finds_names_and_labels() -> None:
+    found = used(
+        'histogram_quantile(0.9, sum by (le, x) (rate(a_bucket{job=~"b|c",d!="e"}[5m]))) > on () f or vector(0)'
+    )
+    assert found == {"a_bucket": {"job", "d"}, "f": set()}
+    assert used("label_values(sightline_x, stream)") == {"sightline_x": set()}
+    assert grouped("sum by (le, x) (a) + sum by (y) (b)") == {"le", "x", "y"}
+
+
+def test_every_metric_of_the_dashboard_and_the_alerts_is_exported() -> None:
+    known = exported()
+    of_prometheus = {"job", "instance"}
+    asked: set[str] = set()
+    for expression in expressions():
+        names = used(expression)
+        assert names, expression
+        for name, labels in names.items():
+            assert name in known or name == "process_resident_memory_bytes", f"{name}: nobody exports it: {expression}"
+            assert labels <= known.get(name, set()) | of_prometheus, f"{labels} of {name}: {expression}"
+        every = set().union(*(known.get(name, set()) for name in names)) | of_prometheus
+        assert grouped(expression) <= every, expression
+        asked |= names.keys()
+    # And the other way round: nothing that a worker or a camera counts is left unseen.
+    plain = {name for name in known if name.startswith(("sightline_consumer", "sightline_camera", "sightline_alerts"))}
+    derived = ("_created", "_sum", "_count")
+    series = {name for name in plain if not name.endswith(derived)}
+    histograms = {name.removesuffix("_bucket") for name in plain if name.endswith("_bucket")}
+    counters = {name.removesuffix("_total") for name in plain if name.endswith("_total")}
+    assert series - histograms - counters - asked == set()
+
+
+def test_the_dashboard_is_whole() -> None:
+    variables = {v["name"] for v in DASHBOARD["templating"]["list"]}
+    assert {v["name"] for v in DASHBOARD["templating"]["list"] if v["type"] == "datasource"} == {"datasource"}
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    for panel in panels():
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {"__rate_interval"}
+            labels = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            known = exported()
+            there = set().union(*(known.get(name, set()) for name in used(target["expr"]))) | {"job", "instance"}
+            assert labels <= there, target
+    titles = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    assert titles == ["Cameras", "Kafka to store", "Model service", "Standing questions"]
+
+
+def test_every_alert_says_what_to_do() -> None:
+    names = [rule["alert"] for group in RULES["groups"] for rule in group["rules"]]
+    assert len(set(names)) == len(names)
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+            assert rule["labels"]["severity"] in ("page", "ticket")
+            assert set(rule["annotations"]) == {"summary", "runbook"}
+            assert all(text.endswith(".") and len(text) > 20 for text in rule["annotations"].values())
+            assert rule["expr"].count("(") == rule["expr"].count(")")
+            labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+            known = exported()
+            there = set().union(*(known.get(name, set()) for name in used(rule["expr"]))) | {"job", "instance"}
+            assert labels <= (grouped(rule["expr"]) or there), rule["alert"]
+
+
+def test_commands_in_runbooks_are_there() -> None:
+    """A runbook may name only what there is: the command, and the options after it."""
+    for text in re.findall(r"`(sightline [^`]*)`", (INFRA / "prometheus" / "alerts.yml").read_text()):
+        words = text.split()[1:]
+        if _planned(words[0]):
+            continue
+        command = _commands()[words[0]]
+        if hasattr(command, "commands"):
+            assert words[1] in command.commands, text
+        else:
+            options = {name for parameter in command.params for name in parameter.opts}
+            assert {word for word in words[1:] if word.startswith("--")} <= options, text
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_agrees() -> None:
+    for arguments in (("rules", "alerts.yml"), ("config", "--syntax-only", "prometheus.yml")):
+        done = subprocess.run(
+            ["promtool", "check", *arguments], cwd=INFRA / "prometheus", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- Compose ---------------------------------------------------------------------------------------------------------
+
+
+def _commands() -> dict[str, Any]:
+    from pipeline.cli import app
+
+    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return found
+
+
+def _planned(name: str) -> bool:
+    """Whether it is a command of live cameras and those are not there yet."""
+    return name in ("record", "cameras") and importlib.util.find_spec("ingest.camera_state") is None
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    return next((a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")), None)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_of_ours_parses(name: str) -> None:
+    arguments = OURS[name]["command"]
+    if _planned(arguments[0]):
+        pytest.skip("live cameras are not merged yet")
+    command = _commands()[arguments[0]]
+    context = command.make_context(arguments[0], arguments[1:])
+    for option in (a.partition("=")[0] for a in arguments[1:]):
+        assert any(option in parameter.opts for parameter in command.params), option
+    assert context.params
+
+
+def test_images_are_pinned_and_short() -> None:
+    for name, service in SERVICES.items():
+        image, _, tag = service["image"].partition(":")
+        assert re.fullmatch(r"[A-Za-z0-9.v-]*\d[\w.-]*", tag), f"{name}: {service['image']}"
+        assert "." not in image.split("/")[0], f"{name}: the default registry, by its short name"
+    for line in (INFRA / "image" / "Dockerfile").read_text().splitlines():
+        if line.startswith("FROM "):
+            assert re.search(r":\d+\.\d+\.\d+-", line), line
+
+
+def test_mounts_secrets_networks_and_dependencies_are_there() -> None:
+    example = INFRA / "secrets.example"
+    for name, secret in COMPOSE["secrets"].items():
+        place = Path(secret["file"])
+        assert place.parent == Path("secrets")
+        assert (example / place.name).is_file(), name
+    assert {p.name for p in example.iterdir()} == set(COMPOSE["secrets"])
+    assert "/infra/secrets/" in (ROOT / ".gitignore").read_text().split()
+    volumes: set[str] = set()
+    for name, service in SERVICES.items():
+        for mount in service.get("volumes", ()):
+            source, target, *mode = mount.split(":")
+            assert target.startswith("/")
+            if source.startswith("."):
+                assert (INFRA / source).is_file(), f"{name}: {source}"
+                assert mode == ["ro"], f"{name}: {mount}"
+            else:
+                volumes.add(source)
+        assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"]), name
+        assert set(service.get("networks", ())) <= set(COMPOSE["networks"]), name
+        for other, how in service.get("depends_on", {}).items():
+            condition = how["condition"]
+            assert condition in ("service_healthy", "service_completed_successfully")
+            assert other in SERVICES, f"{name} waits for {other}"
+            assert ("healthcheck" in SERVICES[other]) == (condition == "service_healthy"), f"{name} waits for {other}"
+        for text in re.findall(r"/run/secrets/([\w.-]+)", json.dumps(service)):
+            assert text in service["secrets"], f"{name}: {text}"
+    assert volumes == set(COMPOSE["volumes"])
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_containers_are_bounded_and_have_no_root() -> None:
+    for name, service in SERVICES.items():
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"]["max-file"], name
+        if name == "prepare":  # gives a new volume to its owner, without network or secret, and ends
+            assert (service["network_mode"], service["cap_add"], service.get("secrets")) == ("none", ["CHOWN"], None)
+            assert service["restart"] == "no"
+            continue
+        assert service["user"].split(":")[0] not in ("0", "root"), name
+        assert "cap_add" not in service, name
+        assert "privileged" not in service, name
+        assert "healthcheck" in service or name == "bucket", name
+    for name, service in OURS.items():
+        assert service["read_only"] is True, name
+        assert service["user"] == "10001:10001", name
+    dockerfile = (INFRA / "image" / "Dockerfile").read_text()
+    assert "--uid 10001" in dockerfile
+    assert "\nUSER 10001:10001\n" in dockerfile
+
+
+def test_only_what_people_open_is_published_and_on_loopback() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {"model-service": ["127.0.0.1:8080:8080"], "grafana": ["127.0.0.1:3000:3000"]}
+
+
+def test_no_secret_stands_in_the_open() -> None:
+    for name, service in SERVICES.items():
+        for key, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", key):
+                assert key.endswith(("_FILE", "__FILE")), f"{name}: {key}"
+                assert str(value).startswith("/run/secrets/"), f"{name}: {key}"
+
+
+def test_prometheus_scrapes_what_is_served() -> None:
+    jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
+    assert PROMETHEUS["rule_files"] == ["alerts.yml"]
+    targets: dict[str, int] = {}
+    for name, job in jobs.items():
+        for each in job.get("static_configs", ()):
+            host, _, port = each["targets"][0].partition(":")
+            targets[host] = int(port)
+        for each in job.get("dns_sd_configs", ()):
+            targets.update(dict.fromkeys(each["names"], each["port"]))
+        if "authorization" in job:
+            assert Path(job["authorization"]["credentials_file"]).name in SERVICES["prometheus"]["secrets"], name
+    for host, port in targets.items():
+        if host == "localhost":
+            continue
+        arguments = SERVICES[host]["command"]
+        served = _option(arguments, "--metrics-port") or _option(arguments, "--port")
+        assert served == str(port), host
+        assert "inside" in SERVICES[host]["networks"]
+        assert f":{port}/" in SERVICES[host]["healthcheck"]["test"][-1]
+    serving = {name for name, service in OURS.items() if "port=" in " ".join(service["command"])}
+    assert set(targets) == serving | {"localhost"}
+    for expression in (rule["expr"] for group in RULES["groups"] for rule in group["rules"]):
+        assert set(re.findall(r'job="([\w-]+)"', expression)) <= set(jobs)
+    source = yaml.safe_load((INFRA / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
+    provider = yaml.safe_load((INFRA / "grafana/provisioning/dashboards/sightline.yaml").read_text())["providers"][0]
+    mounted = [mount.split(":")[1] for mount in SERVICES["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/sightline.json" in mounted
+
+
+def test_the_settings_that_are_mounted_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in __import__("os").environ if name.startswith("SIGHTLINE_")]:
+        monkeypatch.delenv(name)
+    settings = load_settings(INFRA / "sightline.toml")
+    assert settings.kafka.servers == "kafka:9092"
+    bucket = settings.store.removeprefix("s3://").split("/")[0]
+    assert f"objects/{bucket}" in SERVICES["bucket"]["command"][0]
+    kept = _option(SERVICES["cameras"]["command"], "--to")
+    assert f"{kept}/" in settings.kafka.objects  # workers may fetch what cameras keep
+    assert str(settings.kafka.partitions) == SERVICES["kafka"]["environment"]["KAFKA_NUM_PARTITIONS"]
+    assert tomllib.loads((INFRA / "secrets.example" / "cameras.toml").read_text())["cameras"]
+
+
+def test_what_the_image_copies_is_there_and_travels() -> None:
+    lines = (INFRA / "image" / "Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY") and "--from" not in line for word in line.split()[1:-1]]
+    travels = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for path in (word for word in copied if not word.startswith("--")):
+        assert (ROOT / path).exists(), path
+        assert any(path == each or path.startswith(f"{each}/") for each in travels), path
+
+
+def test_the_entry_point_reads_secrets_from_files(tmp_path: Path) -> None:
+    program = tmp_path / "sightline"
+    program.write_text('#!/bin/sh\necho "$AWS_SECRET_ACCESS_KEY|${AWS_SECRET_ACCESS_KEY_FILE:-gone}|$*"\n')
+    program.chmod(0o755)
+    secret = tmp_path / "secret"
+    secret.write_text("a b$c'\"\n")
+    entry = ["/bin/sh", str(INFRA / "image" / "entrypoint.sh"), "streams", "two words"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AWS_SECRET_ACCESS_KEY_FILE": str(secret)}
+    done = subprocess.run(entry, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "a b$c'\"|gone|streams two words\n"), done.stderr
+    secret.unlink()
+    done = subprocess.run(entry, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 66
+    assert "cannot be read" in done.stderr
