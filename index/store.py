@@ -190,7 +190,7 @@ class Store:
 
     def _stored(self, stream_id: str, key: str) -> bool:
         where = (pads.field("stream_id") == stream_id) & (text("segment") == key)
-        return len(self._tables["segments"].read(["segment"], where)) > 0
+        return len(self._tables["segments"].read(["segment"], where, [("stream_id", "=", stream_id)])) > 0
 
     def _generation(self) -> str:
         """Changes with every `forget`: footage that was forgotten may come again, and is then new."""
@@ -199,7 +199,8 @@ class Store:
     def _new_rows(self, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
         low, high = int(captured_at.min()), int(captured_at.max())
         where = in_window([stream_id], low, high + 1) & (text("segment") != key)
-        held = self._tables["frames"].read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
+        only = [("stream_id", "=", stream_id), ("date", ">=", day_of(low)), ("date", "<=", day_of(high))]
+        held = self._tables["frames"].read(["captured_at"], where, only)["captured_at"].cast(pa.int64()).to_numpy()
         return ~np.isin(captured_at, held)
 
     def _check(self, segment: Segment, frames: FrameRecords) -> None:
@@ -224,7 +225,8 @@ class Store:
     def segments(self, stream_id: str | None = None) -> list[Segment]:
         """What was ingested, by stream, source and chunk."""
         where = None if stream_id is None else pads.field("stream_id") == stream_id
-        rows = self._tables["segments"].read([n for n in SEGMENTS.names if n != "segment"], where)
+        only = None if stream_id is None else [("stream_id", "=", stream_id)]
+        rows = self._tables["segments"].read([n for n in SEGMENTS.names if n != "segment"], where, only)
         for name in ("start", "end"):
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
         found = [Segment.model_validate(row) for row in rows.to_pylist()]

@@ -1,10 +1,10 @@
 """`sightline backfill`: an archive indexed by a Beam pipeline, on whatever engine runs it.
 
-    entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ a whole file: appended there and then
-                                                                               └─▶ by group: appended in order
+    entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ whole files: Parquet, a commit a group
+                                                                               └─▶ pieces: staged, then stored in order
     results of every file ─▶ JSON Lines, from which the report is made
 
-Exactly once comes from the store: the chunk of a source is the transaction of its commit, so a bundle that is done
+Exactly once comes from the store: the chunks of a commit are its transactions, so a bundle that is done
 twice, and a whole second run, change nothing. What the workers do stands in `pipeline.backfill_work`.
 """
 
@@ -270,10 +270,11 @@ def backfill(
     pieces = piece_seconds // segment_seconds
     job = Job(store, staging, profile, device, segment_seconds, pieces, limits or Limits(), threads)
     _make_store(job)
+    before = {segment.source for segment in Store.open(store).segments() if segment.final}
     began, folder = perf_counter(), f"{staging}/run-{uuid.uuid4().hex}"
     try:
         counters = _run(job, entries, folder, runner, options)
-        report = summary(_results(folder), runner=runner, store=store)
+        report = summary(_results(folder), runner=runner, store=store, before=before)
         problems = [r for r in _results(folder) if r.problem]
     finally:
         remove(folder)

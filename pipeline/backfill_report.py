@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from pydantic import BaseModel, Field
 
@@ -14,12 +14,13 @@ class FileResult(BaseModel):
     """One file. `frames` are those the store holds of it now, `seconds` its footage, `bytes` its size.
 
     state: `stored`, `skipped` (it was stored before) or `lost` (nothing of it could be read). `kind` is the error's class
-    and `problem` its sentence; a file that was cut off is `stored` with a problem.
+    and `problem` its sentence; a file that was cut off is `stored` with a problem. `source` is its digest, where known.
     """
 
     uri: str
     stream_id: str
     state: str
+    source: str = ""
     frames: int = 0
     seconds: float = 0.0
     bytes: int = 0
@@ -53,10 +54,15 @@ class BackfillReport(BaseModel):
         return self.lost / self.files if self.files else 0.0
 
 
-def summary(results: Iterable[FileResult], *, runner: str, store: str) -> BackfillReport:
-    """The report of all results; frames, hours and bytes are of files that this run stored."""
+def summary(results: Iterable[FileResult], *, runner: str, store: str, before: Container[str]) -> BackfillReport:
+    """The report of all results; frames, hours and bytes are of files that this run stored.
+
+    `before` are the sources that were stored when the job began: what an engine tries again, it finds stored by itself.
+    """
     report, errors = BackfillReport(runner=runner, store=store), Counter[str]()
-    for result in results:
+    for found in results:
+        again = found.state == "skipped" and found.source not in before
+        result = found.model_copy(update={"state": "stored"}) if again else found
         report.files += 1
         setattr(report, result.state, getattr(report, result.state) + 1)
         if result.kind:

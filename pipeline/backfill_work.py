@@ -1,9 +1,10 @@
 """What a backfill's workers do with a file: look at it, decode and embed pieces of it, commit it. Knows nothing of Beam.
 
-A file that shares no time with another of its stream and fits one piece is appended as it is embedded. All others go
-through staging: pieces are embedded anywhere, at once, into Parquet files beside the store, and one worker appends
-them in order when all are there, because the store takes the chunks of a source in order and the frames of a moment
-from the file that is named first.
+The rows of a file that shares no time with another of its stream and fits one piece become Parquet files as they are
+embedded, and are committed with those of other files, many chunks at once (`index.parts`). All others go through
+staging: pieces are embedded anywhere, at once, into Parquet files beside the store, and one worker stores them in order
+when all are there, because the store takes the chunks of a source in order and the frames of a moment from the file
+that is named first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from index import parts
 from index.errors import SourceError, mask_url
 from index.records import FrameRecords, Segment, to_micros
 from index.store import Store
@@ -30,6 +32,8 @@ from model.encoders import Encoders
 from pipeline.backfill_report import FileResult
 from pipeline.manifest import Entry
 from pipeline.staging import Staging
+
+_COMMIT_CHUNKS = 64  # the most in one commit, which a worker that dies writes again
 
 __all__ = ["Indexer", "Job", "Piece", "Probed", "Staged", "commit_group", "plan", "probe"]
 
@@ -165,7 +169,7 @@ class Indexer:
     """Decodes pieces one after the other and fills the encoders' batches across them.
 
     `take` and `flush` yield what became of the pieces that are finished: a `FileResult` where the piece was a whole
-    file, a `Staged` where it was not.
+    file, once it is committed, a `Staged` where it was not.
     """
 
     def __init__(self, job: Job, store: Store, encoders: Encoders) -> None:
@@ -173,6 +177,8 @@ class Indexer:
         self._staging = Staging(job.staging, store.encoders)
         self._waiting: list[_Waiting] = []
         self._drafts: list[_Draft] = []
+        self._group = _Group(store)
+        self._written: list[tuple[Probed, str | None]] = []
 
     def take(self, piece: Piece) -> Iterator[FileResult | Staged]:
         """Decode a piece; its last frames may wait for others to fill a batch."""
@@ -212,6 +218,7 @@ class Indexer:
         if self._waiting:
             self._embed(len(self._waiting))
         yield from self._finished()
+        yield from self._committed()
 
     def _draft(self, piece: Piece, info: Any, first: int, *, resumed: bool) -> _Draft:
         footage, draft = piece.file.footage, None
@@ -224,7 +231,7 @@ class Indexer:
                 )
             return True
 
-        append = self._store.append if piece.alone else stage
+        append = self._group.append if piece.alone else stage
         writer = ChunkWriter(append, footage, info, segment_seconds=self._job.segment_seconds, chunk=first)
         draft = _Draft(piece, writer, info, resumed)
         self._drafts.append(draft)
@@ -262,9 +269,21 @@ class Indexer:
 
     def _finished(self) -> Iterator[FileResult | Staged]:
         while self._drafts and self._drafts[0].ended and not self._drafts[0].pending:
-            yield self._finish(self._drafts.pop(0))
+            done = self._finish(self._drafts.pop(0))
+            if done is not None:
+                yield done
+        if len(self._group) >= _COMMIT_CHUNKS:
+            yield from self._committed()
 
-    def _finish(self, draft: _Draft) -> FileResult | Staged:
+    def _committed(self) -> Iterator[FileResult]:
+        """Commit what is written, and say what became of the files that are whole with it."""
+        self._group.commit()
+        written, self._written = self._written, []
+        for file, kind in written:
+            yield _stored(self._store, file, kind)
+
+    def _finish(self, draft: _Draft) -> FileResult | Staged | None:
+        """What became of a piece; None for a file that is written and not committed yet."""
         piece, writer, mode = draft.piece, draft.writer, draft.info.mode
         if not piece.alone:
             if not writer.empty:
@@ -275,7 +294,33 @@ class Indexer:
         if draft.kind and writer.empty and not draft.resumed:
             return _lost(piece.file, draft.kind, draft.problem)
         writer.finish(draft.problem)
-        return _stored(self._store, piece.file, draft.kind)
+        self._written.append((piece.file, draft.kind))
+        return None
+
+
+class _Group:
+    """Chunks that are written, up to their one commit."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._chunks: list[parts.WrittenChunk] = []
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+        """Write a chunk, as `Store.append` takes it; False when the store has it. A full group is committed."""
+        if len(self) >= _COMMIT_CHUNKS:
+            self.commit()
+        written = parts.write(self._store, segment, frames)
+        if written is not None:
+            self._chunks.append(written)
+        return written is not None
+
+    def commit(self) -> None:
+        if self._chunks:
+            parts.commit(self._store, self._chunks)
+            self._chunks = []
 
 
 # ---- committing --------------------------------------------------------------------------------------------------
@@ -310,13 +355,15 @@ def _commit(job: Job, store: Store, staging: Staging, file: Probed, mine: list[S
     if last.kind and not last.chunks and not first and len(mine) == 1:
         return _lost(file, last.kind, last.problem)
     info = SimpleNamespace(mode=file.mode)
-    writer = ChunkWriter(store.append, file.footage, info, segment_seconds=job.segment_seconds, chunk=first)
+    group = _Group(store)
+    writer = ChunkWriter(group.append, file.footage, info, segment_seconds=job.segment_seconds, chunk=first)
     for staged in mine:
         for chunk, place in staged.chunks:
             if chunk >= first:
                 writer.add(chunk, staging.read(place, file.footage))
     info.mode = last.mode
     writer.finish(last.problem)
+    group.commit()  # before the next file, whose frames of the same moments are then left out
     return _stored(store, file, last.kind)
 
 
@@ -340,6 +387,7 @@ def _result(
         uri=footage.name,
         stream_id=footage.stream_id,
         state=state,
+        source=footage.source,
         frames=sum(s.frames for s in held),
         seconds=seconds,
         bytes=size,

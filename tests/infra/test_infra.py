@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 
+from ingest.camera_state import StateBoard
 from pipeline.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -60,12 +61,7 @@ def _named(registry: CollectorRegistry) -> dict[str, set[str]]:
 
 
 def _cameras() -> dict[str, set[str]]:
-    if importlib.util.find_spec("ingest.camera_state") is None:  # what live cameras have agreed to export
-        plain = ("newest_timestamp_seconds", "frames_total", "dropped_frames_total", "late_frames_total")
-        names = {f"sightline_camera_{n}": {"stream"} for n in (*plain, "reconnects_total", "clock_drift_seconds")}
-        return {**names, "sightline_camera_state": {"stream", "state"}}
-    state = importlib.import_module("ingest.camera_state")
-    board = state.StateBoard(Path("unused"), "watch")
+    board = StateBoard(Path("unused"), "watch")
     found: dict[str, set[str]] = {}
     for family in board.collect():
         labels = set(family._labelnames)
@@ -74,10 +70,6 @@ def _cameras() -> dict[str, set[str]]:
 
 
 def _alerts() -> dict[str, set[str]]:
-    if importlib.util.find_spec("ingest.alerts") is None:  # what standing questions have agreed to export
-        return {"sightline_alerts_total": {"stream", "question"}}
-    from prometheus_client import REGISTRY
-
     importlib.import_module("ingest.alerts")
     return {name: labels for name, labels in _named(REGISTRY).items() if name.startswith("sightline_")}
 
@@ -203,8 +195,6 @@ def test_commands_in_runbooks_are_there() -> None:
     """A runbook may name only what there is: the command, and the options after it."""
     for text in re.findall(r"`(sightline [^`]*)`", (INFRA / "prometheus" / "alerts.yml").read_text()):
         words = text.split()[1:]
-        if _planned(words[0]):
-            continue
         command = _commands()[words[0]]
         if hasattr(command, "commands"):
             assert words[1] in command.commands, text
@@ -232,11 +222,6 @@ def _commands() -> dict[str, Any]:
     return found
 
 
-def _planned(name: str) -> bool:
-    """Whether it is a command of live cameras and those are not there yet."""
-    return name in ("record", "cameras") and importlib.util.find_spec("ingest.camera_state") is None
-
-
 def _option(arguments: list[str], name: str) -> str | None:
     return next((a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")), None)
 
@@ -244,8 +229,6 @@ def _option(arguments: list[str], name: str) -> str | None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_command_of_ours_parses(name: str) -> None:
     arguments = OURS[name]["command"]
-    if _planned(arguments[0]):
-        pytest.skip("live cameras are not merged yet")
     command = _commands()[arguments[0]]
     context = command.make_context(arguments[0], arguments[1:])
     for option in (a.partition("=")[0] for a in arguments[1:]):

@@ -8,15 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from index.errors import BackfillFailed
 from index.store import Store
@@ -31,6 +32,7 @@ from pipeline.backfill_work import Job, Probed, plan, probe
 from pipeline.manifest import Entry, read_manifest
 from tests.ingest.footage import make_video
 from tests.pipeline.conftest import Command
+from tests.pipeline.stores import assert_same
 
 pytestmark = pytest.mark.timeout(600)
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)
@@ -68,25 +70,6 @@ def run(archive: Path, store: Path, profile: str, **more: Any) -> Any:
     entries = more.pop("entries", None) or read_manifest(str(archive))
     given = {"segment_seconds": SECONDS, "piece_seconds": 2 * SECONDS, "device": "cpu", "threads": 1, **more}
     return backfill(entries, store=str(store), profile=profile, **given)
-
-
-def assert_same(found: Store, expected: Store) -> None:
-    """Every row of every table, and nothing more; vectors to the last bits, as batches are filled differently."""
-    order = {"frames": ["stream_id", "captured_at"], "patches": ["stream_id", "captured_at"]}
-    for name in ("segments", "frames", "patches"):
-        got, want = (store._tables[name].dataset().to_table() for store in (found, expected))
-        keys = [(column, "ascending") for column in order.get(name, ["stream_id", "source", "chunk"])]
-        got, want = got.sort_by(keys), want.sort_by(keys)
-        assert got.num_rows == want.num_rows, name
-        for column in want.column_names:
-            if column in ("frame_vector", "patch_pooled"):
-                a, b = (pc.list_flatten(rows[column]).to_numpy() for rows in (got, want))
-                np.testing.assert_allclose(a, b, atol=1e-5)
-            elif column != "patches":
-                assert got[column].to_pylist() == want[column].to_pylist(), (name, column)
-    window, other = found.window(), expected.window()
-    np.testing.assert_allclose(found.patches(window), expected.patches(other), atol=2e-3)
-    assert found.verify() == []
 
 
 def versions(store: Path) -> list[int]:
@@ -257,6 +240,33 @@ def test_pieces_put_together_are_the_whole(tmp_path: Path, suffix: str, rate: Fr
         pieces = [frames(a, b) for a, b in zip(cuts, [*map(float, cuts[1:]), None], strict=True)]
         assert [pts for piece in pieces for pts, _ in piece] == [pts for pts, _ in whole], length
         assert [frame for piece in pieces for frame in piece] == whole, length
+
+
+@settings(max_examples=int(os.environ.get("BORDER_EXAMPLES", "12")), deadline=None)
+@given(
+    rate=st.fractions(Fraction(1), Fraction(60), max_denominator=1001),
+    gop=st.integers(1, 400),
+    length=st.integers(1, 5),
+    first=st.floats(0, 3),
+    seconds=st.integers(1, 9),
+)
+def test_whatever_the_gop_and_the_rate_no_frame_at_a_border_is_lost_or_doubled(
+    rate: Fraction, gop: int, length: int, first: float, seconds: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, limits = Path(folder) / "v.mkv", Limits()
+        make_video(path, seconds=seconds, rate=rate, gop=gop, first=first, x264=":bframes=2:open-gop=1")
+
+        def frames(after: float, until: float | None) -> list[tuple[float, bytes]]:
+            pictures = decode(open_video(str(path), limits), limits, after=after, until=until)
+            return [(picture.pts, bytes(picture.data)) for picture in pictures]
+
+        whole = frames(0, None)
+        cuts = list(range(0, seconds, length))
+        pieces = [frames(a, b) for a, b in zip(cuts, [*map(float, cuts[1:]), None], strict=True)]
+    assert whole
+    assert [pts for piece in pieces for pts, _ in piece] == [pts for pts, _ in whole]
+    assert [frame for piece in pieces for frame in piece] == whole
 
 
 def test_the_decoder_stops_where_it_is_told(archive: Path) -> None:
