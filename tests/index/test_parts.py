@@ -114,13 +114,23 @@ def test_a_chunk_without_frames_and_one_whose_frames_are_there(store: Store) -> 
 
 
 def test_files_that_a_forget_removed_are_not_committed(store: Store) -> None:
+    records = make_records("front")
+    store.append(make_segment(records, source="other"), records)
+    group = written(store, footage()[:2])
+    store.forget("front")
+    with pytest.raises(StoreCorrupt, match="written and now gone; run the same backfill again"):
+        parts.commit(store, group)
+    assert store.segments() == []
+
+
+def test_forgetting_another_stream_leaves_what_is_about_to_be_committed(store: Store) -> None:
     records = make_records("rear")
     store.append(make_segment(records), records)
     group = written(store, footage()[:2])
     store.forget("rear")
-    with pytest.raises(StoreCorrupt, match="written and now gone; run the same backfill again"):
-        parts.commit(store, group)
-    assert store.segments() == []
+    assert parts.commit(store, group) == 2
+    assert {segment.stream_id for segment in store.segments()} == {"front"}
+    assert store.verify() == []
 
 
 def test_time_skips_files(store: Store) -> None:
