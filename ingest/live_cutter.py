@@ -11,12 +11,13 @@ from typing import Any
 
 from index.errors import NotVideo
 from ingest.capture_clock import CaptureClock, Span, Timeline
-from ingest.cutter import FORMATS, Media, SegmentFile, fits
+from ingest.cutter import FORMATS, Cut, Media, SegmentFile, fits
 from ingest.nal import length_bytes, parameter_sets
 
 __all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
 
 _GAP = 0.04
+_SETTLE = 3.0  # seconds after which packets come as they are captured
 _HELD = 32  # packets without dts that are waited for at the start
 
 
@@ -71,6 +72,8 @@ class LiveCutter:
         if stream.average_rate:
             self._gap = min(1.0, max(1e-3, float(1 / stream.average_rate)))
         self._count, self._last_dts = 0, 0
+        self._since = 0.0  # arrival of the first packet of this timeline
+        self._ended: list[tuple[Span, float, int, Cut]] = []
         self.frames = self.dropped = self.late = 0
         self.newest: int | None = clock.newest
 
@@ -108,6 +111,7 @@ class LiveCutter:
 
     def _push(self, packet: Any, arrival: float) -> list[LiveSegment]:
         closed: list[LiveSegment] = []
+        self._since = self._since or arrival
         step = self._timeline.follow(packet.dts, arrival)
         if step == "stray":
             self.dropped += 1
@@ -115,6 +119,7 @@ class LiveCutter:
         if step == "break":
             closed += self.close()
             self.clock.break_off()
+            self._since = arrival
         packet.pts += self._timeline.offset
         packet.dts += self._timeline.offset
         at = packet.pts * self.base
@@ -122,29 +127,52 @@ class LiveCutter:
             changed = self._changed(packet)
             long = self._file is not None and at - self._file.began >= self.seconds - self._gap / 2
             if self._file is None or changed or long:
-                closed += self.close(until=None if changed else at)
+                self._end(None if changed else at)
                 self._begin(packet)
         if self._file is None or at < self._file.began:
-            self.dropped += packet.is_corrupt or self._file is None
+            self.dropped += 1  # no key frame yet, or of an open group: what it needs is in the segment before
             return closed
         self._add(packet, at, arrival)
         if self._file.size > self.most_bytes:
-            closed += self.close()
+            self._end()
+        if self.clock.anchored or arrival - self._since >= _SETTLE:
+            closed += self._placed()
         return closed
 
-    def close(self, until: float | None = None) -> list[LiveSegment]:
-        """End the segment that is open; `until` is the pts where the next one goes on."""
+    def close(self) -> list[LiveSegment]:
+        """End the segment that is open; everything that was not given out."""
+        self._end()
+        return self._placed()
+
+    def _end(self, until: float | None = None) -> None:
+        """Close the file; `until` is the pts where the next one goes on, where that is known."""
         file, self._file = self._file, None
         if file is None or not self._count:
+            return
+        if until is None:
+            until = self._span.last + self._gap
+        else:
+            self._gap = min(1.0, max(1e-3, (until - file.began) / self._count))
+        self._ended.append((self._span, max(until - file.began, 1e-3), self._count, file.close()))
+
+    def _placed(self) -> list[LiveSegment]:
+        """The segments that have ended, with their times.
+
+        Opening a source buffers seconds of it, which then come in one burst. So the first segments wait until packets
+        come as they are captured, and the quickest of all tells when that was.
+        """
+        ended, self._ended = self._ended, []
+        if not ended:
             return []
-        cut = file.close()
-        if self._count > 1:
-            self._gap = min(1.0, max(1e-3, (self._span.last - self._span.first) / (self._count - 1)))
-        ends = until if until is not None else self._span.last + self._gap
-        start = self.clock.place(self._span)
-        segment = LiveSegment(start, max(ends - file.began, 1e-3), self._count, cut.payload, cut.media_type)
+        if not self.clock.anchored:
+            spans = [span for span, *_ in ended] + ([self._span] if self._file is not None else [])
+            ended[0][0].quickest = min(span.quickest for span in spans)
+        segments = [
+            LiveSegment(self.clock.place(span), duration, count, cut.payload, cut.media_type)
+            for span, duration, count, cut in ended
+        ]
         self.newest = self.clock.newest
-        return [segment]
+        return segments
 
     def _begin(self, packet: Any) -> None:
         self._file = SegmentFile(self.kind, self.stream, packet, self._gap)

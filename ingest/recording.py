@@ -32,18 +32,20 @@ def place_of(text: str) -> str:
 class Recorder:
     """Keeps segments in `place` (a URL, see `place_of`), sends them to `outbox`, or both.
 
-    `kept` and `sent` count segments.
+    `kept`, `sent` and `refused` count segments. What is too large for a message and lies in no place of its own is put
+    into the folder `aside`.
     """
 
     def __init__(
         self,
         place: str | None,
         *,
+        aside: Path | None = None,
         outbox: Outbox | None = None,
         kafka: KafkaSettings | None = None,
         gather: float = 0.2,
     ) -> None:
-        self.place, self.outbox, self.kafka = place, outbox, kafka or KafkaSettings()
+        self.place, self.aside, self.outbox, self.kafka = place, aside, outbox, kafka or KafkaSettings()
         self.gather, self.most = gather, 64
         self.kept = self.sent = self.refused = 0
 
@@ -69,7 +71,11 @@ class Recorder:
             self.sent += 1
         except MessageTooLarge as error:
             self.refused += 1
-            _log.error("a segment was not sent; record with --to as well", segment=segment.name, problem=str(error))
+            if self.aside is not None:
+                where = self.aside / segment.name
+                where.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(one.path, where)
+            _log.error("a segment was put aside; record with --to as well", segment=segment.name, problem=str(error))
 
     def _keep(self, one: Waiting) -> str:
         uri = f"{self.place}/{one.segment.name}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -25,11 +25,14 @@ from index.seconds import phase_of
 from ingest.kafka_settings import KafkaSettings
 from ingest.limits import Limits
 from ingest.messages import SegmentMessage
+from ingest.pinned_http import PinnedHttp
 from ingest.sandbox import Decoding
+from ingest.url_policy import UrlPolicy
 
 __all__ = ["SegmentFrames", "check_clock", "decode_segment", "read_segment"]
 
 _BLOCK = 2**20
+_PATIENCE_SECONDS = 60.0  # for a server that accepts and then says nothing
 _SUFFIX = {"video/mp4": ".mp4", "video/mp2t": ".ts", "video/x-matroska": ".mkv"}
 
 
@@ -137,13 +140,15 @@ def _fetch(message: SegmentMessage, settings: KafkaSettings, path: Path) -> None
     source = _allowed(uri, settings.objects)
     digest, size = hashlib.sha256(), 0
     try:
-        with _opened(source) as remote, path.open("wb") as local:
+        with _opened(source, settings.objects) as remote, path.open("wb") as local:
             while block := remote.read(min(_BLOCK, message.size + 1 - size)):
                 digest.update(block)
                 size += len(block)
                 local.write(block)
                 if size > message.size:
                     break
+    except SourceDenied:
+        raise
     except FileNotFoundError:
         raise SourceNotFound(f"{mask_url(uri)}: no such object; it was removed, or never written") from None
     except Exception as error:  # every file system of fsspec brings its own kind
@@ -175,9 +180,14 @@ def _allowed(uri: str, prefixes: tuple[str, ...]) -> str | Path:
     )
 
 
-def _opened(source: str | Path) -> IO[bytes]:
+def _opened(source: str | Path, prefixes: tuple[str, ...]) -> IO[bytes]:
     if isinstance(source, Path):
         return source.open("rb")
+    if urlsplit(source).scheme in ("http", "https"):
+        # A message may come from anywhere: it reaches the hosts that were named, by a redirect too, and no other.
+        hosts = tuple(host for prefix in prefixes if (host := urlsplit(prefix).hostname))
+        policy = UrlPolicy(schemes=frozenset({"http", "https"}), hosts=hosts, private=True)
+        return cast(IO[bytes], PinnedHttp(policy, timeout=_PATIENCE_SECONDS).open(source))
     import fsspec
 
     opened: IO[bytes] = fsspec.open(source, "rb").open()

@@ -116,8 +116,8 @@ def check_url(url: str, policy: UrlPolicy, *, resolve: Resolver = resolved) -> C
     if scheme in _LOCAL:
         return CheckedUrl(url, scheme, None, None, None)
     host = parts.hostname
-    if scheme in _LISTENS and not host:
-        return CheckedUrl(url, scheme, None, port, None)
+    if scheme in _LISTENS:
+        return CheckedUrl(url, scheme, host, port, None)
     if not host:
         raise SourceNotFound(f"{shown}: names no host; write {scheme}://HOST/PATH")
     if policy.hosts and not any(fnmatch.fnmatchcase(host, pattern.lower()) for pattern in policy.hosts):

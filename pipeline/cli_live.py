@@ -136,7 +136,9 @@ def record(
 
             make_topics(kafka)
             outbox = stack.enter_context(Sender(kafka))
-        recorder = Recorder(None if to is None else place_of(to), outbox=outbox, kafka=kafka)
+        recorder = Recorder(
+            None if to is None else place_of(to), aside=live.folder / "refused", outbox=outbox, kafka=kafka
+        )
         _run(listed, live, recorder, "record", metrics_port)
     if as_json:
         emit({"kept": recorder.kept, "sent": recorder.sent, "refused": recorder.refused})

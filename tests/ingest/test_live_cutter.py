@@ -127,6 +127,22 @@ def test_a_stream_whose_first_packets_have_no_times_loses_none(tmp_path: Path) -
     assert all(abs(b - a - 100_000) < 1_500 for a, b in itertools.pairwise(times))
 
 
+def test_what_was_buffered_while_opening_is_not_late(tmp_path: Path) -> None:
+    """The first five seconds come at once, more than a segment of them; the rest as it is captured."""
+    make_video(tmp_path / "a.ts", seconds=12, gop=10)
+    segments: list[LiveSegment] = []
+    with av.open(str(tmp_path / "a.ts")) as source:
+        cutter = LiveCutter(source.streams.video[0], CaptureClock(), seconds=2.0, most_bytes=2**28)
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        zero = float(packets[0].dts * packets[0].time_base)
+        for packet in packets:
+            arrival = START + max(5.0, float(packet.dts * packet.time_base) - zero)
+            segments += cutter.push(packet, arrival)
+        segments += cutter.close()
+    assert [round(segment.start / 1e6 - START, 1) for segment in segments] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert cutter.clock.anchors == 1
+
+
 def test_a_segment_is_bounded_where_no_key_frame_comes(tmp_path: Path) -> None:
     make_video(tmp_path / "a.ts", seconds=6, gop=250, size=(320, 240))
     cutter, segments = cut(tmp_path / "a.ts", most_bytes=1000)

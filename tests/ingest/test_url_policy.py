@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
+from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, mask_url
+from ingest.kafka_settings import KafkaSettings
+from ingest.limits import Limits
+from ingest.messages import segment_message
 from ingest.pinned_http import PinnedHttp
+from ingest.segment_frames import read_segment
 from ingest.url_policy import UrlPolicy, check_url
 from tests.ingest.footage import make_video
 
@@ -146,7 +150,6 @@ def web() -> Iterator[Any]:
 def test_http_goes_to_the_pinned_address_by_the_hosts_name(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name resolves to another address the second time, as an attacker's would: nobody asks a second time."""
     answers = iter([["127.0.0.1"], ["203.0.113.9"]])
-    monkeypatch.setattr("ingest.url_policy.resolved", lambda host, port: next(answers))
     monkeypatch.setattr(
         "ingest.pinned_http.check_url", lambda u, p: check_url(u, p, resolve=lambda h, n: next(answers))
     )
@@ -155,6 +158,23 @@ def test_http_goes_to_the_pinned_address_by_the_hosts_name(web: Any, monkeypatch
     with PinnedHttp(policy, timeout=5).open(f"http://user:pw@cam.example:{port}/a?b=1") as body:
         assert len(body.read()) == 1000
     assert web.seen == [(f"cam.example:{port}", "/a?b=1", "Basic dXNlcjpwdw==")]
+
+
+def test_a_messages_object_reaches_the_named_host_and_no_other(web: Any, tmp_path: Path) -> None:
+    """Also by a redirect of the server that was named."""
+    base = f"http://127.0.0.1:{web.server_port}"
+    web.redirects = {"/out/a.mp4": f"http://localhost:{web.server_port}/in/a.mp4"}
+    settings = KafkaSettings(objects=(base,))
+
+    def read(path: str) -> None:
+        message = segment_message("gate", 10**15, 1.0, b"x" * 1000, uri=base + path)
+        read_segment(message, settings=settings, limits=Limits())
+
+    with pytest.raises(NotVideo):  # it was fetched, and a thousand x are no video
+        read("/in/a.mp4")
+    with pytest.raises(SourceDenied):
+        read("/out/a.mp4")
+    assert [path for _, path, _ in web.seen] == ["/in/a.mp4", "/out/a.mp4"]
 
 
 def test_a_redirect_is_checked_again_and_leaves_the_password_behind(web: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from index.errors import SourceNotFound
-from index.seconds import seconds_of
+from index.seconds import EARLY, seconds_of
 from index.store import Store
 from ingest.camera_state import CameraState, FleetState, read_state
 from ingest.live import STATE_FILE
@@ -215,12 +215,15 @@ def seconds_stored(store: Path, stream: str) -> list[int]:
     return [int(second) for second in seconds_of(frames.captured_at)]
 
 
-def seconds_kept(segments: list[NamedSegment], frame: float = 0.1) -> list[int]:
-    """The UTC seconds of which segments hold a frame, where frames stand `frame` seconds apart."""
+def seconds_kept(folder: Path, segments: list[NamedSegment]) -> list[int]:
+    """The UTC seconds of which segments hold a frame, by the times in their files."""
+    import av
+
     found: set[int] = set()
     for segment in segments:
-        last = segment.end - round(frame * 1e6)
-        found.update(range((segment.start + 1000) // 1_000_000, (last + 1000) // 1_000_000 + 1))
+        with av.open(str(folder / segment.name)) as file:
+            shown = [float(packet.pts * packet.time_base) for packet in file.demux(video=0) if packet.size]
+        found.update((segment.start + round((at - min(shown)) * 1e6) + EARLY) // 1_000_000 for at in shown)
     return sorted(found)
 
 

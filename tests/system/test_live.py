@@ -187,7 +187,7 @@ def test_other_sources(kind: str, tmp_path: Path, long_footage: Path) -> None:
         running.until_segments("cam", 3)
         running.stop()
     tape = kept(tmp_path / "tape", "cam")
-    held = seconds_kept(tape)
+    held = seconds_kept(tmp_path / "tape", tape)
     assert held == list(range(held[0], held[-1] + 1))
     for segment in tape[:-1]:  # the last one was closed between frames that are shown in another order
         with av.open(str(tmp_path / "tape" / segment.name)) as file:
@@ -204,12 +204,9 @@ def test_a_protocol_that_this_build_lacks_says_so(tmp_path: Path) -> None:
 
 def test_what_cannot_be_right_is_said_at_once(tmp_path: Path, sightline: Process) -> None:
     for arguments, said in (
-        (("record", "rtsp://h/x"), "--to"),
-        (("watch",), "cameras.toml"),
-        (("record", "file:///x.mp4", "--to", "t"), "not a live source"),
-        (("record", "rtsp://h/x", "rtsp://g/x", "--to", "t"), "NAME=URL"),
-        (("record", "--cameras", "none.toml", "--to", "t"), "none.toml"),
         (("record", "rtsp://u:hunter2@h/x", "a=ftp://u:hunter2@h/", "--to", "t"), "not a live source"),
+        (("record", "rtsp://h/x", "rtsp://g/x", "--to", "t"), "NAME=URL"),
+        (("record", "rtsp://h/x"), "--to"),
         (("cameras", "--folder", "nowhere"), "no camera"),
     ):
         done = sightline(*arguments)
@@ -219,18 +216,12 @@ def test_what_cannot_be_right_is_said_at_once(tmp_path: Path, sightline: Process
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_mpeg4_and_hevc_are_recorded_too(tmp_path: Path, rtsp: RtspServer, footage: Path) -> None:
-    for codec, encoder in (("mpeg4", "mpeg4"), ("hevc", "libx265")):
-        hevc = ("-tag:v", "hvc1", "-x265-params", "keyint=20:log-level=none")
-        more = hevc if codec == "hevc" else ("-g", "20")
-        file = convert(footage, tmp_path / f"{codec}.mp4", "-c:v", encoder, "-preset", "ultrafast", *more)
-        rtsp.order("mount", f"/{codec}", codec, file)
-    urls = [rtsp.url("mpeg4"), rtsp.url("hevc")]
-    with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2) as running:
-        for stream in ("mpeg4", "hevc"):
-            running.until_segments(stream, 2)
+def test_hevc_is_recorded_too(tmp_path: Path, rtsp: RtspServer, footage: Path) -> None:
+    more = ("-preset", "ultrafast", "-tag:v", "hvc1", "-x265-params", "keyint=20:open-gop=0:log-level=none")
+    rtsp.order("mount", "/hevc", "hevc", convert(footage, tmp_path / "hevc.mp4", "-c:v", "libx265", *more))
+    with live(tmp_path, "record", rtsp.url("hevc"), "--to", tmp_path / "tape", "--seconds", 2) as running:
+        running.until_segments("hevc", 2)
         running.stop()
-    for codec in ("mpeg4", "hevc"):
-        with av.open(str(tmp_path / "tape" / kept(tmp_path / "tape", codec)[1].name)) as file:
-            assert file.streams.video[0].codec_context.name == codec
-            assert sum(1 for _ in file.decode(video=0)) >= 19
+    with av.open(str(tmp_path / "tape" / kept(tmp_path / "tape", "hevc")[0].name)) as file:
+        assert file.streams.video[0].codec_context.name == "hevc"
+        assert sum(1 for _ in file.decode(video=0)) == 20
