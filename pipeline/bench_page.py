@@ -97,6 +97,9 @@ def _leaves(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
     for name, value in row.items():
         if isinstance(value, dict) and not _is_interval(value):
             yield from _leaves(value, f"{before}{name} ")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for item in value:
+                yield from _leaves(item, f"{before}{name} ") if isinstance(item, dict) else [(f"{before}{name}", item)]
         else:
             yield f"{before}{name}", value
 
