@@ -122,12 +122,12 @@ class BatchWriter:
         for name, rows_of in (("patches", self.store._patches.rows), ("frames", frame_rows)):
             rows = [rows_of(key, frames) for _, key, frames in stored if frames is not None]
             table = self.store._tables[name]
-            left = [piece for piece in pieces if piece.segment.chunk < (marks[name][piece.app] or 0)]
+            left = any(piece.segment.chunk < (marks[name][piece.app] or 0) for piece in pieces)
             if rows or left:
                 table.append_from(
                     pa.concat_tables(rows) if rows else table.schema.empty_table(),
                     self._moves(steps, marks[name], forward=True),
-                    remove=_leftovers(left),
+                    replace=_rows_of(pieces) if left else "",
                 )
         listed = [{**s.model_dump(), "segment": key, "uri": mask_url(s.uri)} for s, key, _ in stored]
         rows = [pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()]
@@ -219,10 +219,8 @@ class BatchWriter:
             self._last[name] = second
 
 
-def _leftovers(pieces: Sequence[Piece]) -> str:
+def _rows_of(pieces: Sequence[Piece]) -> str:
     """The predicate of all rows of `pieces`; names are checked and keys are hex, so nothing needs quoting."""
-    if not pieces:
-        return ""
     streams = ", ".join(sorted({f"'{piece.segment.stream_id}'" for piece in pieces}))
     keys = ", ".join(f"'{piece.key}'" for piece in pieces)
     return f"stream_id IN ({streams}) AND segment IN ({keys})"

@@ -188,12 +188,13 @@ class Table:
             self._handle, self._handle_at = handle, now
 
     @again
-    def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], remove: str = "") -> None:
+    def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], replace: str = "") -> None:
         """Append `rows` and move each application of `steps` from its first version to its second, in one commit.
 
         Args:
             rows: may be empty; the applications move all the same.
-            remove: rows that match this predicate are deleted first, in a commit with the same guard.
+            replace: rows that match this predicate, as all of `rows` do, are deleted in the same commit. In two commits
+                others could come between them, and whoever is fenced then would have deleted what counts.
 
         Raises:
             CommitFenced: an application is not at its first version; nothing was written.
@@ -206,18 +207,12 @@ class Table:
                         f"{mask_url(self.uri)}: {app} stands at {stored}, this worker left it at {before}: another one has "
                         "taken it over; start again from what the store says"
                     )
-            if remove:
-                # The same version again: a commit of the same application meanwhile makes one of the two fail.
-                same = [Transaction(app, before) for app, (before, _) in steps.items() if before is not None]
-                table.delete(
-                    remove, writer_properties=self.writer, commit_properties=CommitProperties(app_transactions=same)
-                )
-                table.update_incremental()
             moves = [Transaction(app, after) for app, (_, after) in steps.items()]
             write_deltalake(
                 table,
                 rows.cast(self.schema),
-                mode="append",
+                mode="overwrite" if replace else "append",
+                predicate=replace or None,
                 commit_properties=CommitProperties(app_transactions=moves),
                 writer_properties=self.writer,
             )

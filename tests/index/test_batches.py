@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import deltalake
 import numpy as np
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index import table
 from index.batches import BatchWriter, Piece, Step
 from index.errors import CommitFenced
 from index.patch_codec import PatchEncoding
@@ -100,6 +103,45 @@ def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pyt
     assert store.verify() == []
 
 
+def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two have one batch: one waits after its patches, and goes on while the other puts its own in their place."""
+    other = Store.open(store.url)
+    frames, waits, goes_on = other._tables["frames"], threading.Event(), threading.Event()
+    append = frames.append_from
+
+    def waiting(*args: Any, **kwargs: Any) -> None:
+        waits.set()
+        assert goes_on.wait(60)
+        append(*args, **kwargs)
+
+    monkeypatch.setattr(frames, "append_from", waiting)
+
+    def two_batches() -> None:
+        writer = BatchWriter(other)
+        writer.write([piece(0), piece(1)], {APP: Step(None, 2)})
+        writer.write([piece(2)], {APP: Step(2, 3)})
+
+    thread = threading.Thread(target=two_batches)
+    thread.start()
+    assert waits.wait(60)
+    write = deltalake.write_deltalake
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        if not goes_on.is_set():
+            goes_on.set()
+            thread.join(60)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(table, "write_deltalake", late)
+    with pytest.raises(CommitFenced):
+        BatchWriter(store).write([piece(0), piece(1)], {APP: Step(None, 2)})
+    assert not thread.is_alive()
+    assert times(store) == list(range(15))
+    assert store.verify() == []
+
+
 KILLED = """
 import sys, time
 from index import table
@@ -109,11 +151,11 @@ from tests.index.conftest import PAIR
 from tests.index.test_batches import APP, piece
 url, stop = sys.argv[1:]
 append = table.Table.append_from
-def halting(self, rows, steps, remove=""):
+def halting(self, rows, steps, replace=""):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
-    return append(self, rows, steps, remove)
+    return append(self, rows, steps, replace)
 table.Table.append_from = halting
 BatchWriter(Store.open(url, encoders=PAIR)).write([piece(i) for i in range(2, 6)], {APP: Step(2, 6)})
 """
