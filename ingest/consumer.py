@@ -90,6 +90,11 @@ def consume(
         return embedder.report
 
 
+# kafka-python 3.0.12 parks what is left of a fetch when its partition is paused, and where others go on being fetched it
+# never takes it up again. A poll that takes all that was fetched leaves nothing to park.
+_EVERYTHING = 1_000_000
+
+
 class _Worker:
     def __init__(
         self, store: Store, kafka: KafkaSettings, group: str, embedder: Embedder, accept: dict[str, bool]
@@ -99,14 +104,14 @@ class _Worker:
         self.store, self.kafka, self.embedder, self.accept = store, kafka, embedder, accept
         self.claims, self.report = embedder.claims, embedder.report
         self.unsettled: set[Partition] = set()
-        self.backlog: deque[Job] = deque()  # polled and not yet in the queue; at most one poll's
+        self.backlog: deque[Job] = deque()  # polled and not yet in the queue; at most one poll's, bounded by its bytes
         self.measure_at = 0.0
         self.room = embedder.settings.queue_segments
         self.consumer = new_consumer(
             kafka,
             group_id=group,
             partition_assignment_strategy=[CooperativeStickyAssignor],
-            max_poll_records=max(1, min(16, self.room)),
+            max_poll_records=_EVERYTHING,
             session_timeout_ms=round(kafka.session_seconds * 1000),
             heartbeat_interval_ms=round(min(3000, kafka.session_seconds * 1000 / 4)),
             max_poll_interval_ms=round(kafka.poll_seconds * 1000),
