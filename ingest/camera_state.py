@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from index.errors import SourceNotFound, UsageError
+from index.errors import SourceNotFound
 
-__all__ = ["CameraState", "FleetState", "StateBoard", "read_state", "serve_metrics"]
+__all__ = ["CameraState", "FleetState", "StateBoard", "read_state"]
 
 State = Literal["connecting", "live", "stalled", "failed"]
 _STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")
@@ -160,23 +160,6 @@ class StateBoard:
             for camera in cameras:
                 counter.add_metric([camera.stream], float(getattr(camera, field)))
             yield counter
-
-
-def serve_metrics(board: StateBoard, port: int) -> int:
-    """Serve `/metrics` on all addresses, in a thread; the port, which differs where 0 was asked for.
-
-    Raises:
-        UsageError: the port is taken.
-    """
-    from prometheus_client import CollectorRegistry, start_http_server
-
-    registry = CollectorRegistry()
-    registry.register(board)
-    try:
-        server, _ = start_http_server(port, registry=registry)
-    except OSError as error:
-        raise UsageError(f"--metrics-port {port}: {error.strerror or error}; choose another") from None
-    return int(server.server_port)
 
 
 def read_state(path: Path) -> FleetState:

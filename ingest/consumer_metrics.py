@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from index.errors import UsageError
 from index.records import Segment
 
 __all__ = ["LATE_SECONDS", "ConsumerMetrics"]
@@ -102,30 +100,3 @@ class ConsumerMetrics:
             return "other"
         self._streams.add(stream)
         return stream
-
-    # ---- read by Prometheus ------------------------------------------------------------------------------------------
-
-    def serve(self, port: int) -> int:
-        """Serve `/metrics` on all addresses, in a thread, with what the process counts; the port, also where 0 was asked.
-
-        Raises:
-            UsageError: the port is taken.
-        """
-        both = CollectorRegistry()
-        both.register(_Both(self.registry))
-        try:
-            server, _ = start_http_server(port, registry=both)
-        except OSError as error:
-            raise UsageError(f"--metrics-port {port}: {error.strerror or error}; choose another") from None
-        return int(server.server_port)
-
-
-class _Both:
-    """A worker's own counters and those of the process: its memory, the alerts that it raises."""
-
-    def __init__(self, own: CollectorRegistry) -> None:
-        self._own = own
-
-    def collect(self) -> Iterator[Any]:
-        yield from REGISTRY.collect()
-        yield from self._own.collect()

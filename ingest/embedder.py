@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 from pydantic import BaseModel, Field
@@ -43,8 +43,9 @@ from ingest.deadletter import attempt_of
 from ingest.embedding import records_of
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 from ingest.limits import Limits
-from ingest.messages import AlertMessage, DeadLetter, IndexedMessage, SegmentMessage, parse_segment
+from ingest.messages import DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.offsets import Claim, Claims, Partition
+from ingest.outbox import Outbox, publish_alerts
 from ingest.segment_frames import SegmentFrames, check_clock, read_segment
 from model.encoders import Encoders
 
@@ -66,13 +67,6 @@ class ConsumeReport(BaseModel):
     rebalances: int = 0
     commit_seconds: list[float] = Field(default_factory=list)
     late_seconds: list[float] = Field(default_factory=list)
-
-
-class Outbox(Protocol):
-    """What the embedder needs of `ingest.kafka_clients.Sender`."""
-
-    def send(self, topic: str, *, key: str | None, value: bytes | None) -> None: ...
-    def flush(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +274,9 @@ class Embedder:
         self.report.late_seconds = [*self.report.late_seconds, *late][-100:]
         _log.info("stored", segments=len(stored), dead=len(letters), partitions=len(after))
         told += [alert for piece in pieces if piece.frames is not None for alert in self.alerts.score(piece.frames)]
-        if self._insist(lambda: self.announce(stored)) and self._insist(lambda: self._alert(told)):
+        if self._insist(lambda: self.announce(stored)) and self._insist(
+            lambda: publish_alerts(self.outbox, self.kafka.alerts, told)
+        ):
             self.report.alerts += sum(alert.state == "raised" for alert in told)
             self.alerts.keep()
             self.stored.extend(after.items())
@@ -370,17 +366,6 @@ class Embedder:
             )
             self.outbox.send(self.kafka.indexed, key=segment.stream_id, value=message.to_bytes())
         self.outbox.flush()
-
-    def _alert(self, told: Sequence[AlertMessage]) -> None:
-        """Publish what the standing questions found; at least once, by stream in order. Raises KafkaProblem."""
-        for alert in told:
-            try:
-                self.outbox.send(self.kafka.alerts, key=alert.stream, value=alert.to_bytes())
-                self.outbox.flush()
-            except MessageTooLarge:
-                self.outbox.send(self.kafka.alerts, key=alert.stream, value=alert.without_picture().to_bytes())
-        if told:
-            self.outbox.flush()
 
     def _insist(self, act: Callable[[], None]) -> bool:
         """Do it until Kafka takes it; False when the worker is to stop before that."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from pydantic import BaseModel
@@ -22,19 +21,13 @@ from ingest.cutter import Cut, cut
 from ingest.kafka_settings import KafkaSettings
 from ingest.limits import Limits
 from ingest.messages import SegmentMessage, segment_message
+from ingest.outbox import Outbox
 from ingest.sandbox import Decoding, clock_of
 from ingest.sources import expand, fetched
 
 __all__ = ["PublishedFile", "publish_files", "publish_segment", "segments_of"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Outbox(Protocol):
-    """What the publisher needs of `ingest.kafka_clients.Sender`."""
-
-    def send(self, topic: str, *, key: str | None, value: bytes | None) -> None: ...
-    def flush(self) -> None: ...
 
 
 class PublishedFile(BaseModel):

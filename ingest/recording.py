@@ -2,11 +2,13 @@
 
 Where they lie says what they are, see `ingest.segment_names`. A segment is in its place before its message is sent, and
 leaves the spool only when Kafka has acknowledged it; one that is sent twice after a crash is stored once all the same.
+Where a recording has an age, segments beyond it are deleted every hour.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,11 +18,14 @@ import structlog
 from index.errors import MessageTooLarge, SourceNotFound, mask_url
 from ingest.cutter import Cut
 from ingest.kafka_settings import KafkaSettings
-from ingest.publisher import Outbox, publish_segment
+from ingest.outbox import Outbox
+from ingest.publisher import publish_segment
+from ingest.retention import expire
 from ingest.spool import Waiting
 
 __all__ = ["Recorder", "place_of"]
 
+_HOUR = 3600.0
 _log = structlog.get_logger(__name__)
 
 
@@ -32,8 +37,8 @@ def place_of(text: str) -> str:
 class Recorder:
     """Keeps segments in `place` (a URL, see `place_of`), sends them to `outbox`, or both.
 
-    `kept`, `sent` and `refused` count segments. What is too large for a message and lies in no place of its own is put
-    into the folder `aside`.
+    `kept`, `sent`, `refused` and `expired` count segments. What is too large for a message and lies in no place of its
+    own is put into the folder `aside`. `keep_seconds`: how old a segment in `place` may become; None for ever.
     """
 
     def __init__(
@@ -44,10 +49,12 @@ class Recorder:
         outbox: Outbox | None = None,
         kafka: KafkaSettings | None = None,
         gather: float = 0.2,
+        keep_seconds: float | None = None,
     ) -> None:
         self.place, self.aside, self.outbox, self.kafka = place, aside, outbox, kafka or KafkaSettings()
         self.gather, self.most = gather, 64
-        self.kept = self.sent = self.refused = 0
+        self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
+        self.kept = self.sent = self.refused = self.expired = 0
 
     def take(self, segments: Sequence[Waiting]) -> None:
         """Keep and send them.
@@ -61,6 +68,20 @@ class Recorder:
                 self._send(one, uri)
         if self.outbox is not None:
             self.outbox.flush()
+        self._expire()
+
+    def _expire(self) -> None:
+        if self.place is None or self.keep_seconds is None or time.monotonic() - self._expired_at < _HOUR:
+            return
+        self._expired_at = time.monotonic()
+        try:
+            gone = expire(self.place, round((time.time() - self.keep_seconds) * 1e6))
+        except SourceNotFound as error:
+            _log.warning("trying again in an hour", problem=str(error))
+            return
+        self.expired += len(gone)
+        if gone:
+            _log.info("old recordings are deleted", segments=len(gone))
 
     def _send(self, one: Waiting, uri: str | None) -> None:
         assert self.outbox is not None  # asked by the caller

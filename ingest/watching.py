@@ -2,24 +2,29 @@
 
 The position of a stream is `live/STREAM` in the store, the time behind its last segment's start. It moves in the very
 commit that stores the segment, so one that is handed over again after a crash is known and passed over.
+
+What standing questions find is told after the commit. Where it cannot be told, storing goes on, and it is told with the
+next segments or by the next process.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
 from index.batches import BatchWriter, Piece, Step
-from index.errors import CommitFenced, MessageInvalid, SourceError
+from index.errors import CommitFenced, KafkaProblem, MessageInvalid, SourceError, StoreError
 from index.records import FrameRecords, Segment, rfc3339
 from index.store import Store
+from ingest.alerts import Alerts
 from ingest.embedding import records_of
 from ingest.kafka_settings import ConsumeSettings
 from ingest.limits import Limits
+from ingest.messages import AlertMessage
 from ingest.segment_frames import SegmentFrames, decode_segment
 from ingest.spool import Waiting
 from model.encoders import Encoders
@@ -31,13 +36,25 @@ _SPARE = 2.0  # seconds that a segment may be longer than its name says
 
 
 class StoreTaker:
-    """Stores segments. `late` are the last seconds from capture to stored of single frames, `frames` all there were."""
+    """Stores segments and tells `tell` what standing questions found; it may raise KafkaProblem.
 
-    def __init__(self, store: Store, encoders: Encoders, settings: ConsumeSettings, limits: Limits) -> None:
+    `late` are the last seconds from capture to stored of single frames, `frames` and `alerts` all there were.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        encoders: Encoders,
+        settings: ConsumeSettings,
+        limits: Limits,
+        *,
+        tell: Callable[[Sequence[AlertMessage]], None] = lambda _: None,
+    ) -> None:
         self.store, self.encoders, self.settings, self.limits = store, encoders, settings, limits
         self.gather, self.most = settings.commit_seconds, settings.commit_segments
         self.late: deque[float] = deque(maxlen=100_000)
-        self.frames = self.commits = 0
+        self.frames = self.commits = self.alerts = 0
+        self._tell, self._standing = tell, Alerts(store)
         self._writer = BatchWriter(store)
         self._offsets: dict[str, int | None] = {}
 
@@ -51,7 +68,10 @@ class StoreTaker:
         for last in (False, True):
             try:
                 return self._write(pieces)
-            except CommitFenced:
+            except StoreError as error:
+                self._standing.forget()  # what was to be told is told with the next try
+                if not isinstance(error, CommitFenced):
+                    raise
                 # A commit whose answer was lost looks the same; then the store's word is that it is done.
                 self._offsets.clear()
                 self._writer.forget()
@@ -59,10 +79,10 @@ class StoreTaker:
                     raise
 
     def report(self) -> dict[str, float | int]:
-        """Frames, commits, and the median and 95th percentile of seconds from capture to stored."""
+        """Frames, commits, alerts, and the median and 95th percentile of seconds from capture to stored."""
         late = sorted(self.late)
         at = {f"late_p{p}": round(late[min(len(late) - 1, len(late) * p // 100)], 3) for p in (50, 95)} if late else {}
-        return {"frames": self.frames, "commits": self.commits, **at}
+        return {"frames": self.frames, "commits": self.commits, "alerts": self.alerts, **at}
 
     def _write(self, pieces: Sequence[Piece]) -> None:
         unknown = [app for app in {piece.app for piece in pieces} if app not in self._offsets]
@@ -74,6 +94,7 @@ class StoreTaker:
         after: dict[str, int] = {}
         for piece in new:
             after[piece.app] = piece.segment.chunk + 1
+        told = self._standing.ready(piece.segment.stream_id for piece in new)
         stored = self._writer.write(new, {app: Step(self._offsets[app], end) for app, end in after.items()})
         self._offsets.update(after)
         now = time.time()
@@ -83,6 +104,18 @@ class StoreTaker:
         self.commits += 1
         self.frames += sum(segment.frames for segment in stored)
         _log.info("stored", segments=len(stored), frames=sum(segment.frames for segment in stored))
+        self._alert([*told, *(a for p in new if p.frames is not None for a in self._standing.score(p.frames))])
+
+    def _alert(self, told: Sequence[AlertMessage]) -> None:
+        try:
+            if told:
+                self._tell(told)
+        except KafkaProblem as error:
+            _log.warning("alerts are late", alerts=len(told), problem=str(error))
+            self._standing.forget()  # the next segments begin with the state before these
+            return
+        self.alerts += sum(alert.state == "raised" for alert in told)
+        self._standing.keep()
 
     def _pieces(self, segments: Sequence[Waiting]) -> Iterator[Piece]:
         """Decoded a few at a time, encoded as soon as a batch is full: pixels of one batch are held, no more."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from index.standing import AlertRule, StandingQuestion
     from ingest.messages import AlertMessage
 
-__all__ = ["alerts", "bench_alerts"]
+__all__ = ["alert_line", "alerts", "bench_alerts"]
 
 alerts = typer.Typer(help="Standing questions over new frames.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -141,13 +141,16 @@ def _tell(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -> None:
     if as_json:
         fields = alert.model_dump(mode="json", exclude={"picture", "version"}, exclude_none=True)
         say(json.dumps({**fields, **({} if saved is None else {"picture": str(saved)})}, ensure_ascii=False))
-        return
+    else:
+        say(f"{alert_line(alert)}{f'  {saved}' if saved else ''}")
+
+
+def alert_line(alert: AlertMessage) -> str:
+    """An alert for a terminal: state, stream, times, name, score and threshold."""
     when = f"{alert.start:%Y-%m-%dT%H:%M:%SZ}"
     until = f" to {alert.end:%H:%M:%S}" if alert.end else ""
-    say(
-        f"{alert.state:7}  {alert.stream}  {when}{until}  {alert.name}  {alert.score:.3f} over {alert.threshold:.3f}"
-        f"{f'  {saved}' if saved else ''}"
-    )
+    score = f"{alert.score:.3f} over {alert.threshold:.3f}"
+    return f"{alert.state:7}  {alert.stream}  {when}{until}  {alert.name}  {score}"
 
 
 Pictures = Annotated[Path | None, typer.Option("--pictures", help="Folder for the pictures.")]

@@ -94,6 +94,7 @@ def consume(
     from ingest.consumer import consume as run
     from ingest.consumer_metrics import ConsumerMetrics
     from ingest.limits import Limits
+    from ingest.metrics_server import serve_metrics
     from model.encoders import load_encoders
     from model.profiles import load_profile
 
@@ -103,7 +104,7 @@ def consume(
         signal.signal(number, lambda *_: stop.set())
     metrics = ConsumerMetrics()
     if metrics_port is not None:
-        note(f"metrics on port {metrics.serve(metrics_port)}")
+        note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")
     encoders = load_encoders(load_profile(settings.profile), settings.device)
     report = run(
         Store.open_or_create(settings.store, encoders.pair),

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli_alerts import alert_line
 from pipeline.cli_options import Json, ProfileName, StoreUrl, settings_of
 from pipeline.console import emit, note, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
     from ingest.camera_config import CameraList, LiveSettings
-    from ingest.camera_state import CameraState
+    from ingest.camera_state import CameraState, StateBoard
+    from ingest.kafka_settings import KafkaSettings
+    from ingest.messages import AlertMessage
+    from ingest.outbox import Outbox
     from pipeline.settings import Settings
 
 __all__ = ["cameras", "clip", "record", "watch"]
@@ -24,6 +31,7 @@ Urls = Annotated[
 List = Annotated[Path | None, typer.Option("--cameras", "--config", help="cameras.toml; editing it adds and removes.")]
 Transport = Annotated[str, typer.Option("--transport", help="Of RTSP URLs given here: tcp or udp.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where segments wait and the state is kept.")]
+Servers = Annotated[str | None, typer.Option("--servers", help="host:port of Kafka, several separated by commas.")]
 MetricsPort = Annotated[int | None, typer.Option("--metrics-port", help="Serve Prometheus metrics there.")]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Least length of a segment; 10 by default.")]
 
@@ -55,8 +63,8 @@ def _run(cameras: CameraList | Path, live: LiveSettings, taker: Any, command: st
     import signal
     import threading
 
-    from ingest.camera_state import StateBoard, serve_metrics
     from ingest.live import run_live
+    from ingest.metrics_server import serve_metrics
 
     stop, reload = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,21 +78,35 @@ def _run(cameras: CameraList | Path, live: LiveSettings, taker: Any, command: st
     run_live(cameras, live, taker, command=command, stop=stop, reload=reload, metrics=metrics)
 
 
+def _outbox(settings: Settings, servers: str | None, stack: ExitStack) -> tuple[KafkaSettings, Outbox]:
+    """Kafka, and a sender to it that `stack` closes; its topics are there then."""
+    from ingest.kafka_clients import Sender, make_topics
+
+    kafka = settings.kafka if servers is None else settings.kafka.model_copy(update={"servers": servers})
+    make_topics(kafka)
+    return kafka, stack.enter_context(Sender(kafka))
+
+
 def watch(
     context: typer.Context,
     urls: Urls = None,
     cameras: List = None,
     store: StoreUrl = None,
     profile: ProfileName = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Send alerts to Kafka as well.")] = False,
+    servers: Servers = None,
     transport: Transport = "tcp",
     seconds: Seconds = None,
     folder: Folder = None,
     metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
-    """Store what cameras see, one frame a second, until interrupted."""
+    """Store what cameras see, one frame a second, and tell what standing questions find, until interrupted."""
+    from contextlib import ExitStack
+
     from index.store import Store
     from ingest.limits import Limits
+    from ingest.outbox import publish_alerts
     from ingest.watching import StoreTaker
     from model.encoders import load_encoders
     from model.profiles import load_profile
@@ -95,12 +117,22 @@ def watch(
     limits = Limits(
         pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
     )
-    taker = StoreTaker(Store.open_or_create(settings.store, encoders.pair), encoders, settings.consume, limits)
-    _run(listed, live, taker, "watch", metrics_port)
+    kept = Store.open_or_create(settings.store, encoders.pair)
+    with ExitStack() as stack:
+        kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
+
+        def tell(told: Sequence[AlertMessage]) -> None:
+            if outbox is not None:
+                publish_alerts(outbox, kafka.alerts, told)
+            for alert in told:
+                note(alert_line(alert))
+
+        taker = StoreTaker(kept, encoders, settings.consume, limits, tell=tell)
+        _run(listed, live, taker, "watch", metrics_port)
     if as_json:
         emit(taker.report())
     else:
-        say(f"{taker.frames} frames, {taker.commits} commits")
+        say(f"{taker.frames} frames, {taker.commits} commits, {taker.alerts} alerts")
 
 
 def record(
@@ -108,10 +140,11 @@ def record(
     urls: Urls = None,
     cameras: List = None,
     to: Annotated[str | None, typer.Option("--to", help="Folder or bucket that keeps the segments.")] = None,
-    publish: Annotated[bool, typer.Option("--publish", help="Send each segment to Kafka.")] = False,
-    servers: Annotated[
-        str | None, typer.Option("--servers", help="host:port of Kafka, several separated by commas.")
+    keep_days: Annotated[
+        float | None, typer.Option("--keep-days", help="Delete segments in --to that are older; never by default.")
     ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Send each segment to Kafka.")] = False,
+    servers: Servers = None,
     transport: Transport = "tcp",
     seconds: Seconds = None,
     folder: Folder = None,
@@ -126,22 +159,22 @@ def record(
 
     if to is None and not publish:
         raise UsageError("record needs --to FOLDER, --publish, or both")
+    if keep_days is not None and (to is None or not keep_days > 0):
+        raise UsageError("--keep-days is a number of days above 0, and goes with --to")
     settings = settings_of(context)
-    kafka = settings.kafka if servers is None else settings.kafka.model_copy(update={"servers": servers})
     live, listed = _live(settings, folder, seconds), _listed(urls, cameras, transport)
     with ExitStack() as stack:
-        outbox = None
-        if publish:
-            from ingest.kafka_clients import Sender, make_topics
-
-            make_topics(kafka)
-            outbox = stack.enter_context(Sender(kafka))
+        kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
         recorder = Recorder(
-            None if to is None else place_of(to), aside=live.folder / "refused", outbox=outbox, kafka=kafka
+            None if to is None else place_of(to),
+            aside=live.folder / "refused",
+            outbox=outbox,
+            kafka=kafka,
+            keep_seconds=None if keep_days is None else keep_days * 86_400,
         )
         _run(listed, live, recorder, "record", metrics_port)
     if as_json:
-        emit({"kept": recorder.kept, "sent": recorder.sent, "refused": recorder.refused})
+        emit({"kept": recorder.kept, "sent": recorder.sent, "refused": recorder.refused, "expired": recorder.expired})
     else:
         say(f"{recorder.kept} segments kept, {recorder.sent} sent")
 

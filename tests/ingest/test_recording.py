@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from ingest.clip import clip, recorded
 from ingest.kafka_settings import KafkaSettings
 from ingest.messages import SegmentMessage, parse_segment
 from ingest.recording import Recorder, place_of
+from ingest.retention import expire
 from ingest.segment_names import parse_name, segment_name
 from ingest.spool import Waiting
 from tests.ingest.footage import make_video
 
 START = 1_700_000_000_000_000
+DAY = 86_400_000_000
 
 
 class Outbox:
@@ -97,3 +100,36 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceNotFound, match="--to"):
         Recorder(place_of(str(tmp_path / "file" / "tape"))).take([waiting(tmp_path, START)])
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_old_segments_go_and_nothing_else_does(tmp_path: Path, scheme: str) -> None:
+    tape = place_of(str(tmp_path / "tape")) if scheme == "file" else f"memory://{uuid.uuid4().hex}"
+    recorder = Recorder(tape)
+    times = [START, START + 4_000_000, START + DAY, START + 2 * DAY]
+    for at in times:
+        recorder.take([waiting(tmp_path, at)])
+    assert [s.start for s in expire(tape, START + 4_000_000)] == [START]  # the second one ends later
+    assert [s.start for s in recorded(tape, "gate", START, START + 3 * DAY)] == times[1:]
+    assert [s.start for s in expire(tape, START + 2 * DAY)] == times[1:3]
+    assert [s.start for s in recorded(tape, "gate", START, START + 3 * DAY)] == times[3:]
+    assert expire(tape, START + 2 * DAY) == []
+    if scheme == "file":
+        assert len(list((tmp_path / "tape" / "gate").iterdir())) == 1  # days that are empty go too
+
+
+def test_a_recorder_with_an_age_deletes_what_is_older(tmp_path: Path) -> None:
+    tape = tmp_path / "tape"
+    other = tape / "gate" / "2023-11-14" / "notes.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("not a segment")
+    now = time.time_ns() // 1000
+    recorder = Recorder(place_of(str(tape)), keep_seconds=3600)
+    recorder.take([waiting(tmp_path, START), waiting(tmp_path, now - 10_000_000)])
+    assert (recorder.kept, recorder.expired) == (2, 1)
+    assert [s.start for s in recorded(place_of(str(tape)), "gate", START, now)] == [now - 10_000_000]
+    assert other.read_text() == "not a segment"
+
+
+def test_a_place_without_a_recording_has_nothing_to_delete(tmp_path: Path) -> None:
+    assert expire(place_of(str(tmp_path / "nowhere")), START) == []

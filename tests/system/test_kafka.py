@@ -26,6 +26,7 @@ from ingest.kafka_clients import Sender, make_topics, native, new_consumer
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 from ingest.messages import IndexedMessage, segment_message
 from ingest.publisher import publish_files
+from tests.brightness import BEGAN, SECOND
 from tests.index.conftest import PAIR
 from tests.ingest.footage import make_video
 from tests.system.conftest import Process, environment
@@ -35,8 +36,6 @@ from tests.system.kafka_worker import counting
 __all__ = ["broker"]  # a fixture
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
-BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
-SECOND = 1_000_000
 
 
 @pytest.fixture

@@ -8,60 +8,30 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from index.errors import BrokerUnavailable
-from index.records import from_micros
-from index.standing import AlertRule, Shelf, make_question
+from index.standing import Shelf, make_question
 from index.store import Store
 from ingest.alert_reader import follow
 from ingest.consumer import consume
-from ingest.embedder import ConsumeReport, Embedder
+from ingest.embedder import ConsumeReport
 from ingest.kafka_clients import make_topics
 from ingest.kafka_settings import ConsumeSettings, KafkaSettings
 from ingest.messages import AlertMessage
-from ingest.writer import VideoWriter
+from ingest.outbox import Outbox
+from tests.brightness import BEGAN, ENCODERS, RULE, SECOND, film
 from tests.index.conftest import PAIR
 from tests.system.conftest import Process
 from tests.system.kafka_server import Broker, broker
-from tests.system.kafka_worker import counting
-from tests.system.test_kafka import BEGAN, SECOND, publish, seconds
+from tests.system.test_kafka import publish, seconds
 
 __all__ = ["broker"]  # a fixture
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
-RULE = AlertRule(floor=0.3, warm_up=15, samples=60, every=1)
-
-
-class Bright:
-    """Patches that point along the question's vector the more the brighter the frame is."""
-
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
-        patches = np.zeros((len(frames), 4, 12), np.float16)
-        for i, frame in enumerate(frames):
-            patches[i, :, 0], patches[i, :, 1] = frame.mean() / 255, 1 - frame.mean() / 255
-        return np.ones((len(frames), 12), np.float32), patches
-
-
-ENCODERS: Any = SimpleNamespace(frame=counting().frame, patch=Bright(), pair=PAIR)
-
-
-def film(folder: Path, bright: range, first: int, length: int) -> Path:
-    """Dark but for the seconds of `bright`, which count from BEGAN as `first` does."""
-    folder.mkdir(exist_ok=True)
-    began = from_micros(BEGAN + first * SECOND)
-    path = folder / f"gate_{began:%Y-%m-%dT%H-%M-%SZ}.mp4"
-    with VideoWriter(path, 64, 48, fps=5, gop=5, created=began) as writer:
-        for second in range(first, first + length):
-            for _ in range(5):
-                writer.write(np.full((48, 64, 3), 220 if second in bright else 20, np.uint8))
-    return path
 
 
 def work(
@@ -118,14 +88,14 @@ def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
     stop = threading.Event()
     refused: list[AlertMessage] = []
 
-    def die(self: Embedder, told: Sequence[AlertMessage]) -> None:
+    def die(_: Outbox, __: str, told: Sequence[AlertMessage]) -> None:
         if told:
             refused.extend(told)
             stop.set()
             raise BrokerUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "_alert", die)
+        patch.setattr("ingest.embedder.publish_alerts", die)
         publish(settings, [film(tmp_path / "d", range(110, 116), 100, 30)], **name)
         work(store, settings, stop=stop, segments=1)  # others are decoded already, and stored while it dies
     assert [alert.state for alert in refused][:1] == ["raised"]
