@@ -11,8 +11,10 @@ picture in the same transaction.
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from index.errors import UsageError
 
@@ -83,3 +85,13 @@ def check_stream_id(stream_id: str) -> str:
             f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
         )
     return stream_id
+
+
+def _stream_name(value: str) -> str:
+    try:
+        return check_stream_id(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+StreamId = Annotated[str, AfterValidator(_stream_name)]  # of fields of pydantic's models

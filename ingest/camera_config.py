@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from index.errors import UsageError, mask_url
-from index.schemas import check_stream_id
+from index.schemas import StreamId
 from ingest.clock import stream_name
 from ingest.url_policy import LIVE_SCHEMES, UrlPolicy
 
@@ -32,17 +32,9 @@ class Camera(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    stream: str
+    stream: StreamId
     url: str = Field(max_length=4096)
     transport: Transport = "tcp"
-
-    @field_validator("stream")
-    @classmethod
-    def _stream(cls, value: str) -> str:
-        try:
-            return check_stream_id(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
 
     @field_validator("url")
     @classmethod

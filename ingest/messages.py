@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from index.errors import MessageInvalid, UsageError, mask_url
+from index.errors import MessageInvalid, mask_url
 from index.records import ClockSource, from_micros, to_micros
-from index.schemas import check_stream_id
+from index.schemas import StreamId
 
 __all__ = [
     "PICTURE_BYTES",
@@ -64,7 +64,7 @@ class SegmentMessage(_Message):
     data: the file's bytes in base64. size and sha256: of the file, wherever it is. clock: whence `start` is known.
     """
 
-    stream: str
+    stream: StreamId
     start: AwareDatetime
     duration: float = Field(gt=0, le=3600)
     media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4"
@@ -73,14 +73,6 @@ class SegmentMessage(_Message):
     uri: str | None = Field(default=None, max_length=2048)
     data: str | None = None
     clock: ClockSource = "arrival"
-
-    @field_validator("stream")
-    @classmethod
-    def _stream(cls, value: str) -> str:
-        try:
-            return check_stream_id(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
 
     @field_validator("start")
     @classmethod

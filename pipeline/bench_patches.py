@@ -58,7 +58,8 @@ class PatchesReport(BaseModel):
     """`largest_epsilon` still meets the goal for |Δcos|, found by bisection; None when none does.
 
     `stillness` are quantiles of 1 − cos between a patch and its place one second before: what an ε has to be above of
-    for anything to be left out.
+    for anything to be left out. `still_delta_cosine` are quantiles of |cos(p, q) − cos(p', q)| for the stiller half of
+    them, p' being the patch a second before: what the camera's noise alone does to a cosine.
     """
 
     profile: str
@@ -71,6 +72,7 @@ class PatchesReport(BaseModel):
     largest_epsilon: float | None
     goal_met: bool
     stillness: dict[str, float]
+    still_delta_cosine: dict[str, float]
     rows: list[EncodingRow]
     loading: list[LoadRow]
 
@@ -298,6 +300,7 @@ def bench_patches(
             pair, synthetic = full_size(full_frames)
             loading += [bench_load(work, pair, e, synthetic, full_frames) for e in timed]
     still = _apart(truth.patches[1:], truth.patches[:-1])
+    noise = np.abs(truth.cosines[1:] - truth.cosines[:-1])[still <= np.median(still)]
     return PatchesReport(
         profile=profile,
         footage="a file" if path is not None else f"rendered, seed {seed}, {minutes:g} minutes",
@@ -309,6 +312,7 @@ def bench_patches(
             r.epsilon is not None and r.share_of_fp16 <= BYTES_GOAL and r.delta_cosine_max <= COSINE_GOAL for r in rows
         ),
         stillness={f"{q:g}": float(np.quantile(still, q)) for q in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)},
+        still_delta_cosine={f"{q:g}": float(np.quantile(noise, q)) for q in (0.5, 0.9, 0.99, 0.999, 1.0)},
         rows=rows,
         loading=loading,
     )

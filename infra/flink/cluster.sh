@@ -13,6 +13,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 jars="${FLINK_JARS:-$here/../../.tools/flink}"
+. "$here/../maven.sh"
 # What Flink's own scripts open of Java's modules (its serializers look inside).
 opens=()
 for package in lang lang.invoke lang.reflect io net nio text time util util.concurrent util.concurrent.atomic \
@@ -20,24 +21,6 @@ for package in lang lang.invoke lang.reflect io net nio text time util util.conc
     opens+=("--add-opens=java.base/java.$package=ALL-UNNAMED")
 done
 opens+=("--add-opens=java.base/sun.nio.ch=ALL-UNNAMED")
-
-need() {
-    command -v "$1" >/dev/null || { echo "cluster.sh: $1 is not installed; $2" >&2; exit 69; }
-}
-
-fetch() {
-    mkdir -p "$jars"
-    exec 9>"$jars/.lock"
-    flock 9  # two test runs may start at once
-    if [ ! -e "$jars/.whole" ] || [ "$here/pom.xml" -nt "$jars/.whole" ]; then
-        need mvn "install Maven, or put the jars of infra/flink/pom.xml into $jars and touch $jars/.whole"
-        rm -f "$jars"/*.jar
-        mvn -q -B -ntp -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-            -DoutputDirectory="$(cd "$jars" && pwd)" >&2
-        touch "$jars/.whole"
-    fi
-    exec 9>&-
-}
 
 # run FOLDER NAME MEGABYTES CLASS [ARGUMENT...]: a Java process in the background
 run() {

@@ -11,24 +11,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 jars="${KAFKA_JARS:-$here/../../.tools/kafka}"
-
-need() {
-    command -v "$1" >/dev/null || { echo "broker.sh: $1 is not installed; $2" >&2; exit 69; }
-}
-
-fetch() {
-    mkdir -p "$jars"
-    exec 9>"$jars/.lock"
-    flock 9  # two test runs may start at once
-    if [ ! -e "$jars/.whole" ] || [ "$here/pom.xml" -nt "$jars/.whole" ]; then
-        need mvn "install Maven, or put Kafka's jars into $jars and touch $jars/.whole"
-        rm -f "$jars"/*.jar
-        mvn -q -B -ntp -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-            -DoutputDirectory="$(cd "$jars" && pwd)" >&2
-        touch "$jars/.whole"
-    fi
-    exec 9>&-
-}
+. "$here/../maven.sh"
 
 start() {
     local port="$1" controller="$2" folder="$3"
