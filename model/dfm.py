@@ -8,8 +8,9 @@ For the patches p_n^m of frame n, the patches p_k^m of the nearest preceding key
     w   = softmax_m(D / α)                       equation 9
     t_n = Σ_m w p_n^m / Σ_m w                    equation 10
 
-A patch that fits the question and differs from the keyframe weighs most. This module knows tensors only: no frames,
-files or language model.
+A patch that fits the question and differs from the keyframe weighs most. On CUDA that is one pass over the patches
+(`model.dfm_triton`), else plain torch, and the two are tested equal. This module knows tensors only: no frames, files or
+language model.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
     direction = _unit(query.to(dtype)).expand(patches.shape[1:])
     if reference is not None:
         direction = direction - lam * _unit(reference.to(dtype))
+    fused = _fused(patches, dtype)
+    if fused is not None:
+        return fused(patches, direction, alpha).to(patches.dtype)
     step = max(1, _WIDENED_ELEMENTS // max(1, patches[0].numel())) if len(patches) else 1
     parts = torch.split(patches, step)
     tokens = [_merge_wide(part.to(dtype), direction, alpha).to(patches.dtype) for part in parts]
@@ -206,6 +210,17 @@ def pool_grid(features: Tensor, tokens: int) -> Tensor:
     grid = features.T.reshape(1, -1, side, side)
     pooled = torch.nn.functional.interpolate(grid, (wanted, wanted), mode="bilinear", align_corners=False)
     return pooled.reshape(-1, tokens).T
+
+
+def _fused(patches: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    """The kernel of `model.dfm_triton` where it can do the work, which is in float32 on a GPU that Triton knows."""
+    if not patches.is_cuda or dtype != torch.float32 or not len(patches):
+        return None
+    try:
+        from model.dfm_triton import WIDEST, merge_fused
+    except ImportError:  # a build of torch without Triton
+        return None
+    return merge_fused if patches.shape[2] <= WIDEST else None
 
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:

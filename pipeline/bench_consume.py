@@ -25,7 +25,8 @@ class ConsumeBench(BaseModel):
 
     consumer: end to end, from the group's being joined to the last offset stored. encoder: both encoders alone, on the
     same frames decoded before, in batches of the same size. decoder: fetching and decoding alone, as many at a time as
-    the worker does. pictures: the JPEGs alone. share_of_encoder: consumer by encoder. load: of the machine at the end,
+    the worker does. pictures: the JPEGs alone. share_of_encoder: consumer by encoder. limit: what one after the other
+    allows where each uses all cores, 1 / (1/encoder + 1/decoder + 1/pictures); share_of_limit: consumer by that. load: of the machine at the end,
     processes that wanted a core (one minute's mean), which all of the figures share.
     """
 
@@ -41,6 +42,8 @@ class ConsumeBench(BaseModel):
     decoder: float
     pictures: float
     share_of_encoder: float
+    limit: float
+    share_of_limit: float
     realtime_factor: float
     commits: int
     commit_seconds_median: float
@@ -130,6 +133,8 @@ def bench_consume(
         decoder=round(count / decoding, 3),
         pictures=round(count / drawing, 3),
         share_of_encoder=round(encoding / consuming, 3),
+        limit=round(count / (encoding + decoding + drawing), 3),
+        share_of_limit=round((encoding + decoding + drawing) / consuming, 3),
         realtime_factor=round(report.frames / consuming, 1),
         commits=report.commits,
         commit_seconds_median=round(float(np.median(report.commit_seconds)), 3),

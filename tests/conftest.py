@@ -1,7 +1,8 @@
-"""Models of a few thousand random weights, in the layouts of real ones."""
+"""Models of a few thousand random weights, in the layouts of real ones, and what tests need a GPU."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,19 @@ patch_encoder = { name = "tiny-siglip", source = { folder = "siglip" } }
 language_model = { source = { folder = "llm" }, max_context = 1500, max_new_tokens = 6 }
 connector = { source = { folder = "connector.safetensors" } }
 """
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` fail without a GPU where SIGHTLINE_GPU=1 promises one, and are skipped elsewhere."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("SIGHTLINE_GPU") == "1":
+        pytest.fail("SIGHTLINE_GPU=1 promises a GPU and torch finds none")
+    pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session")
