@@ -22,13 +22,13 @@ from model.dfm import Merge, merge
 from model.encoders import Encoders, pick_device
 from model.language import LanguageModel, load_language
 from model.profiles import Profile
+from model.read_ahead import ReadAhead, chunk_rows
 from model.sequence import build_prompt, clock_ids, count_visual
 from model.stage_clock import StageClock
 from model.visual import Frames, build_visual
 
 __all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
-_CHUNK_BYTES = 64 * 2**20
 # A token may still change how the two before it are written (joined characters, "08 : 07"), so they wait for it.
 _UNSETTLED_TOKENS = 2
 
@@ -38,8 +38,8 @@ class AnswerRequest:
     """A question and the frames to answer it from; row i of every array is the same frame.
 
     Rows are grouped by stream and ascend in time inside each. Shapes: stream_index int[N], captured_at int64[N] (UTC
-    microseconds), keyframe bool[N]. `read_patches` gives float16[n, M, Dp] of a slice of rows; slices are asked for in
-    ascending order. `read_vectors` gives the frame encoder's float32[n, Df], which only the `single_token` weights
+    microseconds), keyframe bool[N]. `read_patches` fills float16[n, M, Dp] for a slice of rows; slices are asked for in
+    ascending order, by one thread that is not the caller's. `read_vectors` gives the frame encoder's float32[n, Df], which only the `single_token` weights
     need. N may be 0: the model then answers blind.
 
     Raises:
@@ -51,7 +51,7 @@ class AnswerRequest:
     stream_index: NDArray[np.integer]
     captured_at: NDArray[np.int64]
     keyframe: NDArray[np.bool_]
-    read_patches: Callable[[slice], NDArray[np.float16]]
+    read_patches: Callable[[slice, NDArray[np.float16]], object]
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
@@ -188,30 +188,28 @@ class Answerer:
         query = self.visual.query(request.question)
         count, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
 
-        def read(rows: slice) -> Tensor:
-            since = clock.now()
-            block = request.read_patches(rows)
-            if block.shape[1:] != (count, width):
-                raise UsageError(f"patches of a frame: expected [{count}, {width}], got {list(block.shape[1:])}")
-            # A read-only array (memory-mapped) would make torch warn.
-            block = block if block.flags.writeable else block.copy()
-            tensor = torch.from_numpy(block).to(language.device)
-            clock.add("patches", since)
-            return tensor
-
-        frames = Frames(
-            keyframe=request.keyframe,
-            stream_index=request.stream_index,
-            captured_at=request.captured_at,
-            read=read,
-            chunk=max(1, _CHUNK_BYTES // (2 * count * width)),
-            read_vectors=request.read_vectors,
-        )
+        chunk, total = chunk_rows(language.device, count, width), len(request.keyframe)
         stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
         since = clock.now()
         parts = [language.embed(prefix)]
-        pieces = self.visual.embeddings(frames, query, stamp, clock.stage)
-        parts += [piece.to(language.device, language.dtype) for piece in pieces]
+        with ReadAhead(
+            request.read_patches, total=total, chunk=chunk, shape=(count, width), device=language.device
+        ) as ahead:
+
+            def read(rows: slice) -> Tensor:
+                with clock.stage("patches"):
+                    return ahead(rows)
+
+            frames = Frames(
+                keyframe=request.keyframe,
+                stream_index=request.stream_index,
+                captured_at=request.captured_at,
+                read=read,
+                chunk=chunk,
+                read_vectors=request.read_vectors,
+            )
+            pieces = self.visual.embeddings(frames, query, stamp, clock.stage)
+            parts += [piece.to(language.device, language.dtype) for piece in pieces]
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
         elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)

@@ -65,10 +65,10 @@ def rows_of(frames: Sequence[StreamFrames]) -> Rows:
 
 
 class FrameStore(Protocol):
-    """The store, as far as the service needs it. Called on the worker's thread only."""
+    """The store, as far as the service needs it. For one request at a time, but `patches` in a thread of its own."""
 
-    def patches(self, rows: Rows, part: slice) -> NDArray[np.float16]:
-        """float16[n, M, Dp] of the rows of `part`.
+    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
+        """Fill float16[n, M, Dp] with the rows of `part`.
 
         Raises:
             UnknownFrame: the store holds no such frame.
@@ -153,12 +153,11 @@ class Engine:
         """Texts as they are decoded, then one `Done`. Raises what `Answerer.answer` and the store raise."""
         read = 0
 
-        def read_patches(part: slice) -> NDArray[np.float16]:
+        def read_patches(part: slice, out: NDArray[np.float16]) -> None:
             nonlocal read
             job.check()
-            block = self.store.patches(rows, part)
-            read += block.nbytes
-            return block
+            self.store.patches(rows, part, out)
+            read += out.nbytes
 
         request = AnswerRequest(
             question=question,

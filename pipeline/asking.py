@@ -339,7 +339,7 @@ class Asker:
             stream_index=read.stream_index,
             captured_at=read.captured_at,
             keyframe=keyframe,
-            read_patches=lambda part: self.store.patches(read.take(part)),
+            read_patches=lambda part, out: self.store.patches(read.take(part), out),
             read_vectors=lambda part: read.frame_vectors[part],
         )
         return self.answerer.answer(request)

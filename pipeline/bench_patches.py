@@ -158,7 +158,7 @@ class _Truth:
                 stream_index=self.window.stream_index,
                 captured_at=self.window.captured_at,
                 keyframe=mask,
-                read_patches=lambda rows: patches[rows],
+                read_patches=lambda rows, out: np.copyto(out, patches[rows]),
             )
             *_, last = self.answerer.answer(request)
             texts.append(last.answer.text if last.answer else last.text)

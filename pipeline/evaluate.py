@@ -125,7 +125,7 @@ class _Camera:
             stream_index=self.window.stream_index[rows],
             captured_at=self.window.captured_at[rows],
             keyframe=mask[rows],
-            read_patches=lambda part: self.patches[rows[part]],
+            read_patches=lambda part, out: np.copyto(out, self.patches[rows[part]]),
             read_vectors=lambda part: self.window.frame_vectors[rows[part]],
         )
         *_, last = answerer.answer(request)

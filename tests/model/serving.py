@@ -47,14 +47,12 @@ class Footage:
         }
         self.asked: list[dict[str, Any]] = []
 
-    def patches(self, rows: Rows, part: slice) -> NDArray[np.float16]:
+    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
         names = [rows.stream_ids[i] for i in rows.stream_index[part].tolist()]
-        blocks = []
-        for name, at in zip(names, rows.captured_at[part].tolist(), strict=True):
+        for row, name, at in zip(out, names, rows.captured_at[part].tolist(), strict=True):
             if (name, at) not in self.frames:
                 raise UnknownFrame(f"{name}: the store has no frame at {at}")
-            blocks.append(self.frames[name, at])
-        return np.stack(blocks) if blocks else np.zeros((0, PATCHES, WIDTH), np.float16)
+            row[:] = self.frames[name, at]
 
     def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
         return np.ones((len(rows.captured_at[part]), CLIP_WIDTH), np.float32)

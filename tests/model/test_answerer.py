@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from index.errors import BudgetExceeded, UsageError, WeightsInvalid
+from index.errors import BudgetExceeded, StoreCorrupt, UsageError, WeightsInvalid
 from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.answers import Answer
 from model.connector import Connector
@@ -37,7 +37,7 @@ def _request(flags: Sequence[bool], streams: Sequence[int] | None = None, **valu
         stream_index=np.array(streams or [0] * n, np.int32),
         captured_at=BEGAN + 60_000_000 * np.arange(n, dtype=np.int64),
         keyframe=np.array(flags, bool),
-        read_patches=lambda rows: patches[rows],
+        read_patches=lambda rows, out: np.copyto(out, patches[rows]),
         **values,
     )
 
@@ -132,13 +132,13 @@ def test_windows_without_frames_or_of_one_kind(answerer: Answerer, flags: list[b
 
 
 def test_patches_are_read_in_bounded_slices(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.answerer._CHUNK_BYTES", 2 * 2 * tiny.PATCHES * tiny.WIDTH)
+    monkeypatch.setattr("model.read_ahead._CHUNK_BYTES", {"cpu": 2 * 2 * tiny.PATCHES * tiny.WIDTH})
     sizes: list[int] = []
     whole = _request([True, False, False, False, False], options=OPTIONS)
 
-    def read(rows: slice) -> NDArray[np.float16]:
+    def read(rows: slice, out: NDArray[np.float16]) -> None:
         sizes.append(rows.stop - rows.start)
-        return whole.read_patches(rows)
+        whole.read_patches(rows, out)
 
     sliced = _request([True, False, False, False, False], options=OPTIONS)
     object.__setattr__(sliced, "read_patches", read)
@@ -157,7 +157,7 @@ def test_mean_pooling_can_take_the_place_of_dfm(profile: Profile, encoders: Enco
 
 def test_the_budget_is_checked_before_anything_is_read(answerer: Answerer) -> None:
     request = _request([True] * 40, options=OPTIONS)
-    object.__setattr__(request, "read_patches", lambda rows: pytest.fail("patches were read"))
+    object.__setattr__(request, "read_patches", lambda *_: pytest.fail("patches were read"))
     with pytest.raises(
         BudgetExceeded, match=r"40 frames with 40 keyframes need \d+ tokens, the tiny profile has room for 400"
     ):
@@ -211,10 +211,14 @@ def test_requests_that_cannot_be_right(values: dict[str, Any], message: str) -> 
         AnswerRequest(**{**fields, **values})
 
 
-def test_patches_of_another_encoder_are_refused(answerer: Answerer) -> None:
+def test_what_reading_raises_is_raised_to_who_asks(answerer: Answerer) -> None:
     request = _request([True, False])
-    object.__setattr__(request, "read_patches", lambda rows: np.zeros((2, 3, 5), np.float16))
-    with pytest.raises(UsageError, match=r"expected \[16, 24\], got \[3, 5\]"):
+
+    def read(rows: slice, out: NDArray[np.float16]) -> None:
+        raise StoreCorrupt("a frame without patches")
+
+    object.__setattr__(request, "read_patches", read)
+    with pytest.raises(StoreCorrupt, match="without patches"):
         list(answerer.answer(request))
 
 
@@ -247,7 +251,7 @@ def test_edge_answers_from_checkpoints_in_its_layout(profile: Profile, tmp_path:
     answerer = load_answerer(local, encoders, "cpu")
     _, patches = encoders.patch.encode_frames([np.full((40, 50, 3), i * 40, np.uint8) for i in range(5)])
     request = _request([False, True, False, False, False], options=OPTIONS)
-    object.__setattr__(request, "read_patches", lambda rows: patches[rows])
+    object.__setattr__(request, "read_patches", lambda rows, out: np.copyto(out, patches[rows]))
     _, answer = _final(answerer, request)
     assert answer.text in OPTIONS
     assert answer.visual_tokens == 9 + 4 + 1  # pooled keyframe, other frames, newline

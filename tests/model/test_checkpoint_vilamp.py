@@ -282,7 +282,7 @@ def _request(answerer: Answerer, encoders: Encoders, n: int = 7) -> AnswerReques
         stream_index=np.zeros(n, np.int32),
         captured_at=np.arange(n, dtype=np.int64),
         keyframe=np.arange(n) % 4 == 2,
-        read_patches=lambda rows: patches[rows],
+        read_patches=lambda rows, out: np.copyto(out, patches[rows]),
         read_vectors=lambda rows: vectors[rows],
     )
 
@@ -333,7 +333,9 @@ def test_the_sequence_is_the_mergers_tokens_and_the_newline(tmp_path: Path, chec
     composer = connector.composer_projector
     assert isinstance(composer, Composer)
     with torch.inference_mode():
-        patches = torch.from_numpy(request.read_patches(slice(0, 7))).float()
+        held = np.empty((7, encoders.patch.patches, encoders.patch.identity.dimension), np.float16)
+        request.read_patches(slice(0, 7), held)
+        patches = torch.from_numpy(held).float()
         x = connector.mm_projector(patches)
         asked = composer.linear_q(torch.from_numpy(encoders.frame.text_features([request.question])[0]))
         relevance = torch.cosine_similarity(composer.linear_iq(x), asked, dim=-1)

@@ -47,7 +47,7 @@ def local(answerer: Answerer, footage: Footage, streams: tuple[str, ...], option
         stream_index=rows.stream_index,
         captured_at=rows.captured_at,
         keyframe=rows.keyframe,
-        read_patches=lambda part: footage.patches(rows, part),
+        read_patches=lambda part, out: footage.patches(rows, part, out),
     )
     *_, last = answerer.answer(request)
     assert last.answer is not None

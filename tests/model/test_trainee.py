@@ -84,7 +84,7 @@ def _answered(answerer: Answerer, trainee: Trainee) -> float:
         stream_index=np.zeros(FRAMES, np.int64),
         captured_at=features.captured_at,
         keyframe=trainee.select(features.vectors, QUESTION, KEYFRAMES),
-        read_patches=lambda rows: patches[rows],
+        read_patches=lambda rows, out: np.copyto(out, patches[rows]),
         read_vectors=lambda rows: features.vectors[rows],
     )
     reading = answerer.language.read(answerer._embed(request, StageClock(CPU)))

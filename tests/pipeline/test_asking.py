@@ -135,7 +135,7 @@ def test_answers_do_not_depend_on_how_patches_are_read(
     filled: str, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile)
-    monkeypatch.setattr("model.answerer._CHUNK_BYTES", 3 * 16 * 24 * 2)  # three frames at a time
+    monkeypatch.setattr("model.read_ahead._CHUNK_BYTES", {"cpu": 3 * 16 * 24 * 2})  # three frames at a time
     assert pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile).probabilities == (
         pytest.approx(whole.probabilities, abs=1e-5)
     )
