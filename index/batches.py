@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from deltalake.exceptions import CommitFailedError
 
-from index.columns import digest, frame_rows, in_window, text
+from index.columns import digest, frame_rows, text
 from index.errors import CommitFenced, StoreError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, TABLES, check_stream_id
 from index.seconds import seconds_of
+from index.where import in_window, of_streams
 
 if TYPE_CHECKING:
     from index.store import Store
@@ -196,10 +196,9 @@ class BatchWriter:
             if stream in last and int(seconds_of(np.array([span[0]]))[0]) < last[stream]
         }
         if behind:
-            where = reduce(
-                or_, (in_window([s], low - _SECOND, high + 2 * _SECOND) for s, (low, high) in behind.items())
-            )
-            where &= ~text("segment").isin([piece.key for piece in pieces])
+            times_of = (in_window([s], low - _SECOND, high + 2 * _SECOND).rows for s, (low, high) in behind.items())
+            others = ~text("segment").isin([piece.key for piece in pieces])
+            where = of_streams(list(behind)) & reduce(or_, times_of) & others
             rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
             names, times = rows["stream_id"].to_pylist(), rows["captured_at"].cast(pa.int64()).to_numpy()
             for stream in behind:
@@ -211,8 +210,7 @@ class BatchWriter:
     def _read_last(self, streams: Sequence[str]) -> None:
         if not streams:
             return
-        where = pads.field("stream_id").isin(list(streams))
-        rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
+        rows = self.store._tables["frames"].read(["stream_id", "captured_at"], of_streams(streams))
         groups = rows.group_by("stream_id").aggregate([("captured_at", "max")])
         times = groups["captured_at_max"].cast(pa.int64()).to_numpy()
         for name, second in zip(groups["stream_id"].to_pylist(), seconds_of(times).tolist(), strict=True):

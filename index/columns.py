@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from index.records import FrameRecords, from_micros
 from index.schemas import FRAMES
 
-__all__ = ["day_of", "digest", "frame_rows", "in_window", "key_columns", "lists", "matrix", "sql_time", "text"]
+__all__ = ["day_of", "digest", "frame_rows", "key_columns", "lists", "matrix", "sql_time", "text"]
 
 
 def digest(*parts: object) -> str:
@@ -24,10 +23,6 @@ def digest(*parts: object) -> str:
 def day_of(micros: int) -> str:
     """The UTC day of a time in microseconds, as the tables' `date` column writes it."""
     return from_micros(micros).strftime("%Y-%m-%d")
-
-
-def _moment(micros: int) -> pa.Scalar:
-    return pa.scalar(int(micros), pa.timestamp("us", "UTC"))
 
 
 def sql_time(micros: int) -> str:
@@ -51,15 +46,6 @@ def lists(matrix: NDArray[np.float32]) -> pa.Array:
 def text(name: str) -> pads.Expression:
     """A column of strings for a filter. Files that Delta rewrote hold string_view, which Arrow cannot always compare."""
     return pads.field(name).cast(pa.string())
-
-
-def in_window(streams: Sequence[str], start: int | None, end: int | None) -> pads.Expression:
-    where = pads.field("stream_id").isin(list(streams))
-    if start is not None:
-        where &= (pads.field("date") >= day_of(start)) & (pads.field("captured_at") >= _moment(start))
-    if end is not None:
-        where &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _moment(end))
-    return where
 
 
 def key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> list[pa.Array]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import in_window, key_columns, sql_time
+from index.columns import key_columns, sql_time
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patch_codec import (
     PatchEncoding,
@@ -31,6 +31,7 @@ from index.patch_codec import (
 from index.records import EncoderPair, FrameRecords, rfc3339
 from index.schemas import PATCHES, PATCHES_DIFFERENTIAL, PATCHES_INT8
 from index.table import THREADS, Table, patch_writer
+from index.where import Where, in_window
 from index.window import Window
 
 __all__ = ["Patches", "patch_table"]
@@ -185,7 +186,7 @@ class Patches:
         return np.frombuffer(data, "<f2", count=count, offset=int(at[0])).reshape(-1, self._m, self._d)
 
     def _read_chains(
-        self, window: Window, where: pads.Expression, result: NDArray[np.float16], missing: NDArray[np.bool_]
+        self, window: Window, where: Where, result: NDArray[np.float16], missing: NDArray[np.bool_]
     ) -> None:
         heads = self._table.read(["head"], where)["head"].cast(pa.int64()).to_numpy()
         if not len(heads):
@@ -210,7 +211,7 @@ class Patches:
             for _ in pool.map(rebuild, found.items()):
                 pass
 
-    def _chains(self, where: pads.Expression) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
+    def _chains(self, where: Where) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
         """Times int64[n], ascending, and rows of every chain; held as they are stored, at most half of what they become."""
         columns = ["stream_id", "segment", "captured_at", "head", "patches"]
         parts = list(self._table.read_parts(columns, where, self._batch, _kept))

@@ -21,10 +21,9 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import day_of, digest, frame_rows, in_window, matrix, sql_time, text
+from index.columns import day_of, digest, frame_rows, matrix, sql_time, text
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -44,6 +43,7 @@ from index.shards import Shards
 from index.standing import Shelf
 from index.table import Table
 from index.vectors import Vectors
+from index.where import in_window, of_streams
 from index.window import Window
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ class Store:
         return True
 
     def _stored(self, stream_id: str, key: str) -> bool:
-        where = (pads.field("stream_id") == stream_id) & (text("segment") == key)
-        return len(self._tables["segments"].read(["segment"], where, [("stream_id", "=", stream_id)])) > 0
+        where = of_streams([stream_id]) & (text("segment") == key)
+        return len(self._tables["segments"].read(["segment"], where)) > 0
 
     def _generation(self) -> str:
         """Changes with every `forget`: footage that was forgotten may come again, and is then new."""
@@ -199,8 +199,7 @@ class Store:
     def _new_rows(self, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
         low, high = int(captured_at.min()), int(captured_at.max())
         where = in_window([stream_id], low, high + 1) & (text("segment") != key)
-        only = [("stream_id", "=", stream_id), ("date", ">=", day_of(low)), ("date", "<=", day_of(high))]
-        held = self._tables["frames"].read(["captured_at"], where, only)["captured_at"].cast(pa.int64()).to_numpy()
+        held = self._tables["frames"].read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
         return ~np.isin(captured_at, held)
 
     def _check(self, segment: Segment, frames: FrameRecords) -> None:
@@ -224,9 +223,8 @@ class Store:
 
     def segments(self, stream_id: str | None = None) -> list[Segment]:
         """What was ingested, by stream, source and chunk."""
-        where = None if stream_id is None else pads.field("stream_id") == stream_id
-        only = None if stream_id is None else [("stream_id", "=", stream_id)]
-        rows = self._tables["segments"].read([n for n in SEGMENTS.names if n != "segment"], where, only)
+        where = None if stream_id is None else of_streams([stream_id])
+        rows = self._tables["segments"].read([n for n in SEGMENTS.names if n != "segment"], where)
         for name in ("start", "end"):
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
         found = [Segment.model_validate(row) for row in rows.to_pylist()]
@@ -252,14 +250,14 @@ class Store:
 
     def last(self, stream_id: str) -> int | None:
         """UTC microseconds of a stream's last frame, None when it has none."""
-        rows = self._tables["frames"].read(["captured_at"], pads.field("stream_id") == stream_id)
+        rows = self._tables["frames"].read(["captured_at"], of_streams([stream_id]))
         found: int | None = pc.max(rows["captured_at"].cast(pa.int64())).as_py()
         return found
 
     def _scope(self, streams: Sequence[str] | None, start: int | None, end: int | None) -> list[str]:
         if start is not None and end is not None and start >= end:
             raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
-        known = sorted(set(self._tables["frames"].read(["stream_id"])["stream_id"].unique().to_pylist()))
+        known = self._tables["frames"].partition_values("stream_id")
         for name in streams or ():
             if name not in known:
                 listed = ", ".join(known[:8]) or "none"
@@ -403,7 +401,7 @@ class Store:
             self._tables["segments"].delete(mine)
         else:
             self._tables["segments"].delete(f'{mine} AND "end" <= {sql_time(before)}')
-            left = self._tables["frames"].read(["segment"], pads.field("stream_id") == stream_id)["segment"]
+            left = self._tables["frames"].read(["segment"], of_streams([stream_id]))["segment"]
             counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
             for segment in self.segments(stream_id):
                 if segment.start < before:

@@ -23,6 +23,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
 from index.schemas import TABLES
+from index.where import Where
 
 __all__ = ["GRACE_HOURS", "THREADS", "Table", "again", "explained", "patch_writer"]
 
@@ -217,11 +218,8 @@ class Table:
                 writer_properties=self.writer,
             )
 
-    def dataset(self, only: Sequence[tuple[str, str, str]] | None = None) -> pads.Dataset:
-        """The present version, read by Arrow itself where it is on a local disk.
-
-        `only` are conditions on partitions, as ("stream_id", "=", "front"): the dataset has no other files. It takes
-        0.2 ms a file to make one, which is what a look into a table of many files costs.
+    def dataset(self, where: Where | None = None) -> pads.Dataset:
+        """The present version, read by Arrow itself where it is on a local disk; of the files that `where` may need.
 
         Through Delta's own file system Arrow's threads would call into Python: slower, and a scan that nobody finished
         would abort the process, or hang it, when the interpreter ends.
@@ -229,44 +227,48 @@ class Table:
         with explained(self.uri):
             local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
             return self.open().to_pyarrow_dataset(
-                filesystem=local, file_pruning_predicate=None if only is None else list(only)
+                filesystem=local, file_pruning_predicate=None if where is None else list(where.partitions)
             )
+
+    def partition_values(self, column: str) -> list[str]:
+        """What a partition column holds, ascending; from the log alone, no file is opened."""
+        with explained(self.uri):
+            return sorted({values[column] for values in self.open().partitions()})
 
     def read(
         self,
         columns: Sequence[str],
-        where: pads.Expression | None = None,
-        only: Sequence[tuple[str, str, str]] | None = None,
+        where: Where | None = None,
     ) -> pa.Table:
         with explained(self.uri):
-            return self.dataset(only).to_table(columns=list(columns), filter=where)
+            return self.dataset(where).to_table(columns=list(columns), filter=_rows(where))
 
-    def batches(self, columns: Sequence[str], where: pads.Expression | None, rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], where: Where | None, rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of at most `rows` rows, so that the largest column never is in memory twice."""
         with explained(self.uri):
-            yield from self.dataset().to_batches(
-                columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+            yield from self.dataset(where).to_batches(
+                columns=list(columns), filter=_rows(where), batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
 
     def read_parts(
-        self, columns: Sequence[str], where: pads.Expression | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
+        self, columns: Sequence[str], where: Where | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
     ) -> Iterator[Kept]:
         """What `keep` makes of each batch of at most `rows` rows, in no order; row groups are read side by side.
 
         `keep` runs in several threads. At most twice as many row groups as threads are under way.
         """
         with explained(self.uri):
-            dataset = self.dataset()
+            dataset, wanted = self.dataset(where), _rows(where)
             schema = pa.schema([dataset.schema.field(name) for name in columns])
 
             def pieces(fragment: pads.Fragment) -> list[pads.Fragment]:
-                return list(fragment.split_by_row_group(where, schema=dataset.schema))
+                return list(fragment.split_by_row_group(wanted, schema=dataset.schema))
 
             def read(fragment: pads.Fragment) -> list[Kept]:
                 found = fragment.to_batches(
                     schema=dataset.schema,
                     columns=list(columns),
-                    filter=where,
+                    filter=wanted,
                     batch_size=rows,
                     batch_readahead=0,
                     fragment_readahead=0,
@@ -276,7 +278,7 @@ class Table:
 
             with ThreadPoolExecutor(THREADS) as pool:
                 waiting: deque[Future[list[Kept]]] = deque()
-                split = pool.map(pieces, list(dataset.get_fragments(where)))
+                split = pool.map(pieces, list(dataset.get_fragments(wanted)))
                 for fragment in (piece for some in split for piece in some):
                     waiting.append(pool.submit(read, fragment))
                     if len(waiting) > 2 * THREADS:
@@ -355,6 +357,10 @@ class Table:
             table = self.open()
             if not table.metadata().configuration.items() >= values.items():
                 table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
+
+
+def _rows(where: Where | None) -> pads.Expression | None:
+    return None if where is None else where.rows
 
 
 _RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import in_window, matrix, text
+from index.columns import matrix, text
 from index.moments import Hit
 from index.shards import Shards
 from index.table import Table
+from index.where import in_window, on_day
 
 __all__ = ["Vectors"]
 
@@ -67,8 +68,7 @@ class Vectors:
 
     def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Times int64[n], ascending, and vectors float32[n, d] of the given segments on one UTC day."""
-        where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
-        where &= text("segment").isin(sorted(segments))
+        where = on_day(stream, day) & text("segment").isin(sorted(segments))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), matrix(rows["frame_vector"], self._dimension)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from index.errors import StoreError
 from index.schemas import ENCODERS_KEY, TABLES
+from index.where import on_day
 
 if TYPE_CHECKING:
     from index.store import Store
@@ -100,8 +100,7 @@ def _shards(store: Store) -> list[str]:
         if shard.identity != store._vectors.identity:
             problems.append(f"{what}: holds vectors of another encoder; run `sightline reindex`")
             continue
-        where = (pads.field("stream_id") == stream) & (pads.field("date") == day)
-        if len(store._tables["frames"].read(["segment"], where)) == 0:
+        if len(store._tables["frames"].read(["segment"], on_day(stream, day))) == 0:
             problems.append(f"{what}: Parquet has no frames of that day; run `sightline reindex`")
             continue
         captured_at, vectors = store._vectors.of_day(stream, day, shard.segments)

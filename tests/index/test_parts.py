@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from index import parts
-from index.columns import in_window
 from index.errors import StoreCorrupt
 from index.patch_codec import PatchEncoding
 from index.records import FrameRecords
 from index.store import Store
+from index.where import in_window
 from tests.index.conftest import BEGAN, PAIR, SECOND, make_records, make_segment
 from tests.pipeline.stores import assert_same
 
@@ -138,4 +138,5 @@ def test_time_skips_files(store: Store) -> None:
     dataset = store._tables["frames"].dataset()
     assert len(list(dataset.get_fragments())) == 8  # a chunk is a file, and two where it passes midnight
     where = in_window(["front"], BEGAN, BEGAN + 5 * SECOND)
-    assert len(list(dataset.get_fragments(where))) == 1
+    assert len(list(dataset.get_fragments(where.rows))) == 1
+    assert len(store._tables["frames"].dataset(in_window(["front"], BEGAN, None)).files) == 4
