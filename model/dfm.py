@@ -18,9 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,6 +33,8 @@ __all__ = ["Merge", "Merged", "Run", "merge", "merge_frames", "merge_mean", "poo
 
 # Half-precision patches are widened in slices of at most this many elements (64 MB of float32).
 _WIDENED_ELEMENTS = 16 * 2**20
+_WIDEST = 2048  # dimensions that the kernel keeps in registers
+_log = structlog.get_logger(__name__)
 
 
 class Merge(Protocol):
@@ -212,15 +216,35 @@ def pool_grid(features: Tensor, tokens: int) -> Tensor:
     return pooled.reshape(-1, tokens).T
 
 
-def _fused(patches: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+Fused = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def _fused(patches: Tensor, dtype: torch.dtype) -> Fused | None:
     """The kernel of `model.dfm_triton` where it can do the work, which is in float32 on a GPU that Triton knows."""
-    if not patches.is_cuda or dtype != torch.float32 or not len(patches):
+    if not patches.is_cuda or dtype != torch.float32 or not len(patches) or patches.shape[2] > _WIDEST:
         return None
+    return _tried(patches.device)
+
+
+@cache
+def _tried(device: torch.device) -> Fused | None:
+    """The kernel, once it has given on this device what plain torch gives; else None, and a warning says why.
+
+    Triton compiles when it is first called: that takes a driver it knows and a C compiler, which not every machine has.
+    """
     try:
-        from model.dfm_triton import WIDEST, merge_fused
-    except ImportError:  # a build of torch without Triton
+        from model.dfm_triton import merge_fused
+
+        generator = torch.Generator(device).manual_seed(0)
+        patches = torch.randn(5, 37, 48, device=device, generator=generator)
+        direction = torch.randn(37, 48, device=device, generator=generator)
+        torch.testing.assert_close(
+            merge_fused(patches, direction, 0.3), _merge_wide(patches, direction, 0.3), rtol=1e-2, atol=1e-3
+        )
+    except Exception as error:  # whatever a compiler, a driver or a missing package brings
+        _log.warning("DFM runs in plain torch here", device=str(device), problem=str(error).strip()[:500])
         return None
-    return merge_fused if patches.shape[2] <= WIDEST else None
+    return merge_fused
 
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:

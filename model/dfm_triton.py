@@ -18,11 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["FRAMES", "WARPS", "WIDEST", "merge_fused", "partial_merge"]
+__all__ = ["FRAMES", "WARPS", "merge_fused", "partial_merge"]
 
 FRAMES = 4  # of one program; a power of two
 WARPS = 4
-WIDEST = 2048  # dimensions; more do not fit into the registers of a program
 _LEAST_PLACES = 16  # of one split: its sum is written, [d] in float32, for so many patches read
 _PROGRAMS = 4  # wanted for each of the GPU's processors
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
+from model import dfm
 from model.dfm import merge
 from tests.model.interpreted_dfm import some
 
@@ -77,3 +79,10 @@ def test_on_a_gpu_it_gives_what_plain_torch_gives(n: int, m: int, d: int, dtype:
         assert got.dtype == dtype
         tolerance = {torch.float32: 1e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
         torch.testing.assert_close(got.double(), plain, rtol=tolerance, atol=tolerance)
+
+
+def test_where_the_kernel_cannot_run_plain_torch_does_and_says_so() -> None:
+    dfm._tried.cache_clear()
+    with capture_logs() as said:
+        assert dfm._tried(torch.device("cpu")) is None  # as on a GPU that Triton does not know
+    assert [entry["event"] for entry in said] == ["DFM runs in plain torch here"]
