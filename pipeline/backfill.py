@@ -314,7 +314,9 @@ def _run(job: Job, entries: Sequence[Entry], folder: str, runner: str, options: 
         shards.append(f"{folder}/entries-{first}.json")
         some = [(number, entry.model_dump(mode="json")) for number, entry in rows[first : first + _ENTRIES_A_SHARD]]
         put(shards[-1], json.dumps(some).encode())
-    flags = [f"--runner={_RUNNER.get(runner, runner)}", *options]
+    # Beam would ask pip what is installed here, and complain where there is no pip.
+    quiet = "--experiments=disable_logging_submission_environment"
+    flags = [f"--runner={_RUNNER.get(runner, runner)}", quiet, *options]
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build(pipeline, job, shards, folder)

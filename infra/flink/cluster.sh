@@ -8,7 +8,7 @@
 #   infra/flink/cluster.sh stop FOLDER                      end them all
 #
 # Ports must be free. Everything runs in the background; FOLDER holds NAME.pid and NAME.log of each process. Beam's
-# Python workers are started by the task managers, through worker.sh. FLINK_JARS is where the jars lie. Needed: curl,
+# Python workers are started by the task managers, through infra/beam_worker.sh. FLINK_JARS is where the jars lie. Needed: curl,
 # Java 11 or 17, and Maven the first time.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "flink" / "cluster.sh"
 
 
-def need_flink() -> None:
-    """Skip, or in CI fail, where no cluster can be had."""
+def need_java(what: str) -> None:
+    """Skip, or in CI fail, where what is written in Java cannot be started."""
     missing = [name for name in ("java", "mvn", "curl") if shutil.which(name) is None]
     if not missing:
         return
-    why = f"{' and '.join(missing)} not installed: Flink cannot be started; install a Java 17 runtime, Maven and curl"
+    why = f"{' and '.join(missing)} not installed: {what} cannot be started; install a Java 17 runtime, Maven and curl"
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
@@ -44,6 +44,19 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
             return found
         time.sleep(0.1)
     pytest.fail(f"{what}: not within {seconds:.0f} s")
+
+
+def portable(port: int) -> list[str]:
+    """Beam's options for the job server on `port`, with Python workers as processes."""
+    worker = {
+        "command": str(ROOT / "infra" / "beam_worker.sh"),
+        "env": {"BEAM_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    }
+    return [
+        f"--job_endpoint=localhost:{port}",
+        "--environment_type=PROCESS",
+        f"--environment_config={json.dumps(worker)}",
+    ]
 
 
 def alive(pid: int) -> bool:
@@ -119,15 +132,9 @@ class Cluster:
 
     def beam(self) -> list[str]:
         """Beam's options for a job on this cluster, with a worker process in each task manager."""
-        worker = {
-            "command": str(ROOT / "infra" / "flink" / "worker.sh"),
-            "env": {"BEAM_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        }
         return [
             f"--flink_master=127.0.0.1:{self.rest}",
-            f"--job_endpoint=localhost:{self.jobs}",
-            "--environment_type=PROCESS",
-            f"--environment_config={json.dumps(worker)}",
+            *portable(self.jobs),
             "--parallelism=2",
             "--environment_cache_millis=60000",  # else each stage starts its workers anew
         ]
@@ -135,7 +142,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    need_flink()
+    need_java("Flink")
     made = Cluster(tmp_path_factory.mktemp("flink"))
     try:
         yield made.start()
