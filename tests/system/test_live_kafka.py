@@ -126,7 +126,7 @@ def test_every_second_of_every_camera_is_stored_once(
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert state is not None
     assert all(camera.reconnects == 0 and camera.dropped == 0 for camera in state.cameras)
-    assert sent == {"kept": sent["sent"], "sent": sum(map(len, segments.values())), "refused": 0}
+    assert sent == {"kept": sent["sent"], "sent": sum(map(len, segments.values())), "refused": 0, "expired": 0}
     for name in names:
         found = seconds_stored(store, name)
         assert found == expected[name], name
