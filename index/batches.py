@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
-from index.columns import digest, frame_rows, text
+from index.columns import digest, frame_rows, segment_row, text
 from index.errors import CommitFenced, StoreError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, TABLES, check_stream_id
@@ -129,7 +129,7 @@ class BatchWriter:
                     self._moves(steps, marks[name], forward=True),
                     replace=_rows_of(pieces) if left else "",
                 )
-        listed = [{**s.model_dump(), "segment": key, "uri": mask_url(s.uri)} for s, key, _ in stored]
+        listed = [segment_row(key, s) for s, key, _ in stored]
         rows = [pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()]
         self.store._tables["segments"].append_from(rows[0], self._moves(steps, marks["segments"], forward=False))
         for segment, _, frames in stored:

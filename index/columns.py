@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.records import FrameRecords, from_micros
+from index.errors import mask_url
+from index.records import FrameRecords, Segment, from_micros
 from index.schemas import FRAMES
 
-__all__ = ["day_of", "digest", "frame_rows", "key_columns", "lists", "matrix", "sql_time", "text"]
+__all__ = ["day_of", "digest", "frame_rows", "key_columns", "lists", "matrix", "segment_row", "sql_time", "text"]
 
 
 def digest(*parts: object) -> str:
@@ -53,6 +55,11 @@ def key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> lis
     days = (captured_at // 86_400_000_000).astype("datetime64[D]").astype(str)
     times = pa.array(captured_at).cast(pa.timestamp("us", "UTC"))
     return [pa.array([stream_id] * n), pa.array(days.tolist()), times, pa.array([key] * n)]
+
+
+def segment_row(key: str, segment: Segment) -> dict[str, Any]:
+    """The row of one segment for the table `segments`; `key` names it. Secrets in its URI are masked."""
+    return {**segment.model_dump(), "segment": key, "uri": mask_url(segment.uri)}
 
 
 def frame_rows(key: str, frames: FrameRecords) -> pa.Table:

@@ -9,7 +9,8 @@ writes them as one, in a commit of its own, row for row the same:
 - Applications' transactions stand in the log and in its checkpoints and are not touched. FAISS shards name segments and
   times, never files, and stay valid.
 - Files that were replaced stay for an hour for whoever is reading them, and so do files that no version lists, because
-  a writer may be about to commit them; entries of the log stay for ten minutes. The next compaction removes them; forgetting a stream removes its own at once.
+  a writer may be about to commit them; entries of the log stay for ten minutes. The next compaction removes them;
+  forgetting a stream removes its own at once.
 - Memory: one file is written at a time, of at most about `TARGET_BYTES`.
 """
 

@@ -3,7 +3,8 @@
 A chunk's rows become Parquet files in the tables' own folders, which nobody reads before a commit names them. `commit`
 then takes a group of chunks into each table by one commit, patches first and segments last, as `Store.append` does for
 one chunk and with the same transactions (digest of stream and source, chunk): a chunk that is there already is left
-out, so doing all of it twice changes nothing. Files that no commit ever names are removed with the next `forget`.
+out, so doing all of it twice changes nothing. Files that no commit ever names are removed with the next `forget`
+or `compact`, once they are an hour old.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.transaction import AddAction
 
-from index.columns import digest, frame_rows
+from index.columns import frame_rows, segment_row
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
-from index.schemas import SEGMENTS, check_stream_id
+from index.schemas import SEGMENTS
 from index.table import Table, explained
 
 if TYPE_CHECKING:
@@ -66,21 +67,16 @@ def write(store: Store, segment: Segment, frames: FrameRecords | None) -> Writte
         UsageError: frames of another stream or with vectors of another shape.
         StoreFull: no space; nothing of this chunk counts.
     """
-    check_stream_id(segment.stream_id)
-    key = digest(segment.stream_id, segment.source, segment.chunk)
-    if store._stored(segment.stream_id, key):
+    new = store._new(segment, frames)
+    if new is None:
         return None
-    app = digest(segment.stream_id, segment.source, store._generation())
-    parts: dict[str, tuple[Part, ...]] = {"patches": (), "frames": ()}
-    count = 0
-    if frames is not None and len(frames):
-        store._check(segment, frames)
-        kept = frames.where(store._new_rows(segment.stream_id, key, frames.captured_at))
-        count = len(kept)
-        if count:
-            for name, rows in (("patches", store._patches.rows(key, kept)), ("frames", frame_rows(key, kept))):
-                parts[name] = tuple(_files(store._tables[name], rows))
-    return WrittenChunk(app, key, segment.model_copy(update={"frames": count}), parts["patches"], parts["frames"])
+    app, key, segment, kept = new
+    if kept is None:
+        return WrittenChunk(app, key, segment, (), ())
+    patches = _files(store._tables["patches"], store._patches.rows(key, kept))
+    return WrittenChunk(
+        app, key, segment, tuple(patches), tuple(_files(store._tables["frames"], frame_rows(key, kept)))
+    )
 
 
 def commit(store: Store, chunks: Sequence[WrittenChunk]) -> int:
@@ -118,11 +114,7 @@ def commit(store: Store, chunks: Sequence[WrittenChunk]) -> int:
             writer_properties=table.writer,
         )
 
-    rows = [
-        (c.app, c.segment.chunk, {**c.segment.model_dump(), "segment": c.key, "uri": mask_url(c.segment.uri)})
-        for c in chunks
-    ]
-    return table.commit_once(rows, listed)
+    return table.commit_once([(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks], listed)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

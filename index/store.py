@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from index.columns import day_of, digest, frame_rows, matrix, sql_time, text
+from index.columns import day_of, digest, frame_rows, matrix, segment_row, sql_time, text
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -171,26 +171,36 @@ class Store:
             UsageError: frames of another stream or with vectors of another shape.
             StoreFull: no space; the store stays as it was, and the same append completes it later.
         """
-        check_stream_id(segment.stream_id)
-        key = digest(segment.stream_id, segment.source, segment.chunk)
-        if self._stored(segment.stream_id, key):
+        new = self._new(segment, frames)
+        if new is None:
             return False
-        app = digest(segment.stream_id, segment.source, self._generation())
-        count = 0
-        if frames is not None and len(frames):
-            self._check(segment, frames)
-            kept = frames.where(self._new_rows(segment.stream_id, key, frames.captured_at))
-            count = len(kept)
-            if count:
-                self._tables["patches"].append_once(self._patches.rows(key, kept), app, segment.chunk)
-                self._tables["frames"].append_once(frame_rows(key, kept), app, segment.chunk)
-        row = {**segment.model_dump(), "segment": key, "uri": mask_url(segment.uri), "frames": count}
-        self._tables["segments"].append_once(pa.Table.from_pylist([row], schema=SEGMENTS), app, segment.chunk)
+        app, key, segment, kept = new
+        if kept is not None:
+            self._tables["patches"].append_once(self._patches.rows(key, kept), app, segment.chunk)
+            self._tables["frames"].append_once(frame_rows(key, kept), app, segment.chunk)
+        rows = pa.Table.from_pylist([segment_row(key, segment)], schema=SEGMENTS)
+        self._tables["segments"].append_once(rows, app, segment.chunk)
         return True
 
-    def _stored(self, stream_id: str, key: str) -> bool:
-        where = of_streams([stream_id]) & (text("segment") == key)
-        return len(self._tables["segments"].read(["segment"], where)) > 0
+    def _new(
+        self, segment: Segment, frames: FrameRecords | None
+    ) -> tuple[str, str, Segment, FrameRecords | None] | None:
+        """What of a segment the store lacks: application, key, the segment with its number of frames, and the frames.
+
+        None when it has the whole segment; no frames when it has them all. Raises UsageError as `append`.
+        """
+        check_stream_id(segment.stream_id)
+        key = digest(segment.stream_id, segment.source, segment.chunk)
+        where = of_streams([segment.stream_id]) & (text("segment") == key)
+        if len(self._tables["segments"].read(["segment"], where)):
+            return None
+        app = digest(segment.stream_id, segment.source, self._generation())
+        kept = None
+        if frames is not None and len(frames):
+            self._check(segment, frames)
+            some = frames.where(self._new_rows(segment.stream_id, key, frames.captured_at))
+            kept = some if len(some) else None
+        return app, key, segment.model_copy(update={"frames": 0 if kept is None else len(kept)}), kept
 
     def _generation(self) -> str:
         """Changes with every `forget`: footage that was forgotten may come again, and is then new."""

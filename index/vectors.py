@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from index.columns import matrix, text
@@ -49,8 +48,8 @@ class Vectors:
                 hits += [Hit(stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
                 fresh -= shard.segments
             if fresh:
-                where = in_window([stream], start, end) & text("segment").isin(sorted(fresh))
-                tail = self._frames.read(["captured_at", "frame_vector"], where & (pads.field("date") == day))
+                where = on_day(stream, day) & in_window([stream], start, end).rows & text("segment").isin(sorted(fresh))
+                tail = self._frames.read(["captured_at", "frame_vector"], where)
                 scores = matrix(tail["frame_vector"], len(query)) @ query
                 best = np.argsort(-scores, kind="stable")[:top]
                 times = tail["captured_at"].cast(pa.int64()).to_numpy()

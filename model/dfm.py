@@ -216,10 +216,10 @@ def pool_grid(features: Tensor, tokens: int) -> Tensor:
     return pooled.reshape(-1, tokens).T
 
 
-Fused = Callable[[Tensor, Tensor, float], Tensor]
+_Fused = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def _fused(patches: Tensor, dtype: torch.dtype) -> Fused | None:
+def _fused(patches: Tensor, dtype: torch.dtype) -> _Fused | None:
     """The kernel of `model.dfm_triton` where it can do the work, which is in float32 on a GPU that Triton knows."""
     if not patches.is_cuda or dtype != torch.float32 or not len(patches) or patches.shape[2] > _WIDEST:
         return None
@@ -227,7 +227,7 @@ def _fused(patches: Tensor, dtype: torch.dtype) -> Fused | None:
 
 
 @cache
-def _tried(device: torch.device) -> Fused | None:
+def _tried(device: torch.device) -> _Fused | None:
     """The kernel, once it has given on this device what plain torch gives; else None, and a warning says why.
 
     Triton compiles when it is first called: that takes a driver it knows and a C compiler, which not every machine has.
@@ -241,6 +241,8 @@ def _tried(device: torch.device) -> Fused | None:
         torch.testing.assert_close(
             merge_fused(patches, direction, 0.3), _merge_wide(patches, direction, 0.3), rtol=1e-2, atol=1e-3
         )
+    except torch.OutOfMemoryError:
+        raise  # one request's trouble; the next may try again
     except Exception as error:  # whatever a compiler, a driver or a missing package brings
         _log.warning("DFM runs in plain torch here", device=str(device), problem=str(error).strip()[:500])
         return None

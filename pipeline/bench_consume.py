@@ -26,8 +26,8 @@ class ConsumeBench(BaseModel):
     consumer: end to end, from the group's being joined to the last offset stored. encoder: both encoders alone, on the
     same frames decoded before, in batches of the same size. decoder: fetching and decoding alone, as many at a time as
     the worker does. pictures: the JPEGs alone. share_of_encoder: consumer by encoder. limit: what one after the other
-    allows where each uses all cores, 1 / (1/encoder + 1/decoder + 1/pictures); share_of_limit: consumer by that. load: of the machine at the end,
-    processes that wanted a core (one minute's mean), which all of the figures share.
+    allows where each uses all cores, 1 / (1/encoder + 1/decoder + 1/pictures); share_of_limit: consumer by that. load:
+    of the machine at the end, processes that wanted a core (one minute's mean), which all of the figures share.
     """
 
     profile: str

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import From, Json, ProfileName, StoreUrl, StreamIds, To, opened_store, settings_of, time_range
+from pipeline.cli_options import (
+    From,
+    Json,
+    ProfileName,
+    Servers,
+    StoreUrl,
+    StreamIds,
+    To,
+    kafka_of,
+    opened_store,
+    settings_of,
+    time_range,
+)
 from pipeline.console import emit, note, say
 
 if TYPE_CHECKING:
@@ -159,7 +171,7 @@ Pictures = Annotated[Path | None, typer.Option("--pictures", help="Folder for th
 @alerts.command("watch")
 def watch(
     context: typer.Context,
-    servers: Annotated[str | None, typer.Option("--servers", help="host:port of Kafka.")] = None,
+    servers: Servers = None,
     beginning: Annotated[bool, typer.Option("--beginning", help="From the oldest alert that Kafka keeps.")] = False,
     drain: Annotated[bool, typer.Option("--drain", help="Stop at the end of what there is.")] = False,
     pictures: Pictures = None,
@@ -171,12 +183,11 @@ def watch(
 
     from ingest.alert_reader import follow
 
-    kafka = settings_of(context).kafka
+    kafka = kafka_of(settings_of(context), servers)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    chosen = kafka if servers is None else kafka.model_copy(update={"servers": servers})
-    for alert in follow(chosen, beginning=beginning, drain=drain, stop=stop):
+    for alert in follow(kafka, beginning=beginning, drain=drain, stop=stop):
         _tell(alert, as_json=as_json, pictures=pictures)
 
 

@@ -6,21 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import Json, ProfileName, StoreUrl, settings_of
+from pipeline.cli_options import Json, ProfileName, Servers, StoreUrl, kafka_of, settings_of
 from pipeline.console import complain, emit, note, progress, say
 
 if TYPE_CHECKING:
-    from ingest.kafka_settings import KafkaSettings
     from ingest.messages import DeadLetter
 
 __all__ = ["consume", "deadletter", "publish"]
-
-Servers = Annotated[str | None, typer.Option("--servers", help="host:port of Kafka, several separated by commas.")]
-
-
-def _kafka(context: typer.Context, servers: str | None) -> KafkaSettings:
-    kafka = settings_of(context).kafka
-    return kafka if servers is None else kafka.model_copy(update={"servers": servers})
 
 
 def publish(
@@ -41,7 +33,7 @@ def publish(
     from ingest.publisher import publish_files
     from pipeline.asking import moment
 
-    kafka = _kafka(context, servers)
+    kafka = kafka_of(settings_of(context), servers)
     began = moment(start, "--start")
     make_topics(kafka)
     with progress(quiet=as_json) as bar:
@@ -109,7 +101,7 @@ def consume(
     report = run(
         Store.open_or_create(settings.store, encoders.pair),
         encoders,
-        kafka=_kafka(context, servers),
+        kafka=kafka_of(settings_of(context), servers),
         group=group,
         settings=settings.consume,
         limits=Limits(
@@ -141,7 +133,7 @@ def list_(context: typer.Context, servers: Servers = None, as_json: Json = False
     """Show what could not be stored, and why."""
     from ingest.deadletter import list_letters
 
-    letters = list_letters(_kafka(context, servers))
+    letters = list_letters(kafka_of(settings_of(context), servers))
     if as_json:
         emit([_letter(letter) for letter in letters])
         return
@@ -166,7 +158,7 @@ def replay(
 
     if bool(origins) == everything:
         raise UsageError("name the dead letters to replay, or pass --all")
-    done = run(_kafka(context, servers), origins or None)
+    done = run(kafka_of(settings_of(context), servers), origins or None)
     if as_json:
         emit([_letter(letter) for letter in done])
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli_alerts import alert_line
-from pipeline.cli_options import Json, ProfileName, StoreUrl, settings_of
+from pipeline.cli_options import Json, ProfileName, Servers, StoreUrl, kafka_of, settings_of
 from pipeline.console import emit, note, say
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ Urls = Annotated[
 List = Annotated[Path | None, typer.Option("--cameras", "--config", help="cameras.toml; editing it adds and removes.")]
 Transport = Annotated[str, typer.Option("--transport", help="Of RTSP URLs given here: tcp or udp.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where segments wait and the state is kept.")]
-Servers = Annotated[str | None, typer.Option("--servers", help="host:port of Kafka, several separated by commas.")]
 MetricsPort = Annotated[int | None, typer.Option("--metrics-port", help="Serve Prometheus metrics there.")]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Least length of a segment; 10 by default.")]
 
@@ -82,7 +81,7 @@ def _outbox(settings: Settings, servers: str | None, stack: ExitStack) -> tuple[
     """Kafka, and a sender to it that `stack` closes; its topics are there then."""
     from ingest.kafka_clients import Sender, make_topics
 
-    kafka = settings.kafka if servers is None else settings.kafka.model_copy(update={"servers": servers})
+    kafka = kafka_of(settings, servers)
     make_topics(kafka)
     return kafka, stack.enter_context(Sender(kafka))
 

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from index.store import Store
+    from ingest.kafka_settings import KafkaSettings
     from pipeline.settings import Settings
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "Json",
     "KeyframeCount",
     "ProfileName",
+    "Servers",
     "StoreUrl",
     "StreamIds",
     "Tau",
     "To",
+    "kafka_of",
     "opened_store",
     "settings_of",
     "time_range",
@@ -32,6 +35,7 @@ StreamIds = Annotated[list[str] | None, typer.Option("--stream", help="A stream;
 From = Annotated[str | None, typer.Option("--from", help="RFC 3339 time, inclusive.")]
 To = Annotated[str | None, typer.Option("--to", help="RFC 3339 time, exclusive.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Servers = Annotated[str | None, typer.Option("--servers", help="host:port of Kafka, several separated by commas.")]
 KeyframeCount = Annotated[int | None, typer.Option("--k", help="Most keyframes; the profile's K by default (32).")]
 Tau = Annotated[
     float | None, typer.Option("--tau", help="Similarity threshold of DKS; the profile's τ by default (0.85).")
@@ -46,6 +50,11 @@ def settings_of(context: typer.Context, *, store: str | None = None, profile: st
     given = {name: value for name, value in (("store", store), ("profile", profile)) if value is not None}
     config: Path | None = context.obj
     return load_settings(config).model_copy(update=given)
+
+
+def kafka_of(settings: Settings, servers: str | None) -> KafkaSettings:
+    """How to reach Kafka, at `servers` where they are named."""
+    return settings.kafka if servers is None else settings.kafka.model_copy(update={"servers": servers})
 
 
 def opened_store(context: typer.Context, store: str | None) -> Store:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,21 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.system.kafka_server import free_ports
+from tests.system.kafka_server import free_ports, need_java
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "flink" / "cluster.sh"
-
-
-def need_java(what: str) -> None:
-    """Skip, or in CI fail, where what is written in Java cannot be started."""
-    missing = [name for name in ("java", "mvn", "curl") if shutil.which(name) is None]
-    if not missing:
-        return
-    why = f"{' and '.join(missing)} not installed: {what} cannot be started; install a Java 17 runtime, Maven and curl"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
@@ -142,7 +130,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    need_java("Flink")
+    need_java("Flink", "curl")
     made = Cluster(tmp_path_factory.mktemp("flink"))
     try:
         yield made.start()

@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "kafka" / "broker.sh"
 
 
-def need_kafka() -> None:
-    """Skip, or in CI fail, where no broker can be had."""
-    missing = [name for name in ("java", "mvn") if shutil.which(name) is None]
+def need_java(what: str = "Kafka", *more: str) -> None:
+    """Skip, or in CI fail, where what is written in Java cannot be started; `more` are other programs it takes."""
+    missing = [name for name in ("java", "mvn", *more) if shutil.which(name) is None]
     if not missing:
         return
-    why = f"{' and '.join(missing)} not installed: Kafka cannot be started; install a Java 17 runtime and Maven"
+    why = f"{' and '.join(missing)} not installed: {what} cannot be started; install a Java 17 runtime, Maven and these"
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
@@ -106,7 +106,7 @@ class Broker:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A plaintext broker for the tests of one module; each test takes topics of its own by a prefix."""
-    need_kafka()
+    need_java()
     server = Broker(tmp_path_factory.mktemp("kafka")).start()
     try:
         server.wait(server.settings(prefix="ready", partitions=1))

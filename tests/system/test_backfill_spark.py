@@ -22,8 +22,8 @@ from model.profiles import load_profile
 from tests.ingest.footage import make_video
 from tests.pipeline.stores import assert_same
 from tests.system.conftest import environment
-from tests.system.flink_cluster import ROOT, need_java, portable, until
-from tests.system.kafka_server import free_ports
+from tests.system.flink_cluster import ROOT, portable, until
+from tests.system.kafka_server import free_ports, need_java
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)

@@ -214,9 +214,9 @@ def test_all_workers_killed_at_once(fleet: Fleet) -> None:
 
 
 def test_the_broker_goes_away_and_comes_back(tmp_path: Path) -> None:
-    from tests.system.kafka_server import need_kafka
+    from tests.system.kafka_server import need_java
 
-    need_kafka()
+    need_java()
     server = Broker(tmp_path / "kafka").start()
     fleet: Fleet | None = None
     try:

@@ -19,7 +19,7 @@ from ingest.publisher import publish_files
 from tests.index.conftest import PAIR
 from tests.ingest.footage import make_video
 from tests.system.conftest import Process
-from tests.system.kafka_server import Broker, free_ports, need_kafka
+from tests.system.kafka_server import Broker, free_ports, need_java
 from tests.system.kafka_worker import counting
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -63,7 +63,7 @@ ssl.keystore.location={pem}
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
     """A broker that speaks TLS with SASL only, and the certificate of its authority."""
-    need_kafka()
+    need_java()
     folder = tmp_path_factory.mktemp("secured")
     _certificate(folder / "tls")
     server = Broker(folder / "kafka", KAFKA_SCRAM=f"SCRAM-SHA-256=[name=yard,password={PASSWORD}]")
