@@ -46,7 +46,7 @@ FRAMES = pa.schema(
     ]
 )
 PATCHES = pa.schema([*_KEY, _column("patches", pa.binary(), "float16 little endian, [M, Dp] row by row")])
-# Stores of other encodings; the layouts stand in `index.patch_codec`.
+# Stores of other encodings; the layouts stand in `index.patches.codec`.
 PATCHES_INT8 = pa.schema([*_KEY, _column("patches", pa.binary(), "int8 row")])
 PATCHES_DIFFERENTIAL = pa.schema(
     [

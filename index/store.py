@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import day_of, digest, frame_rows, matrix, segment_row, sql_time, text
+from index.delta_table import Table
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -35,19 +36,18 @@ from index.errors import (
     mask_url,
 )
 from index.moments import Hit
-from index.patch_codec import PatchEncoding
-from index.patches import Patches, patch_table
+from index.patches.codec import PatchEncoding
+from index.patches.store import Patches, patch_table
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
+from index.row_filter import in_window, of_streams
 from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
-from index.shards import Shards
-from index.standing import Shelf
-from index.table import Table
-from index.vectors import Vectors
-from index.where import in_window, of_streams
+from index.search.faiss_shards import Shards
+from index.search.vector_search import Vectors
+from index.standing_questions import Shelf
 from index.window import Window
 
 if TYPE_CHECKING:
-    from index.compaction import TableCompaction
+    from index.maintenance.compaction import TableCompaction
 
 __all__ = ["Store", "StreamSummary"]
 
@@ -310,7 +310,7 @@ class Store:
 
         `out`, float16[N, M, Dp], is filled and returned where it is given: memory that is pinned, or used again.
 
-        Exact in a store of fp16 patches; see `index.patch_codec` for the others.
+        Exact in a store of fp16 patches; see `index.patches.codec` for the others.
 
         Raises:
             StoreCorrupt: a frame without patches, or patches that cannot be rebuilt.
@@ -380,13 +380,13 @@ class Store:
 
     def verify(self) -> list[str]:
         """Everything about the store that does not agree with itself, one sentence each; empty when all is well."""
-        from index.verification import verify
+        from index.maintenance.verification import verify
 
         return verify(self)
 
     def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
-        """Merge small files and clean the logs, beside whoever appends. Raises what `index.compaction.compact` raises."""
-        from index.compaction import compact
+        """Merge small files and clean the logs, beside whoever appends. Raises what `index.maintenance.compaction.compact` raises."""
+        from index.maintenance.compaction import compact
 
         return compact(self, streams, dry_run=dry_run)
 

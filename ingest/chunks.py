@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from index.errors import NoFrames, SourceError
 from index.records import ClockSource, FrameRecords, Segment
-from ingest.sandbox import Decoding, clock_of
+from ingest.decoding.sandbox import Decoding, clock_of
 
 __all__ = [
     "BATCH",

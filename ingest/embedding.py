@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.records import ClockSource, FrameRecords
-from ingest.segment_frames import SegmentFrames
-from model.encoders import Encoders
+from ingest.segments.frames import SegmentFrames
+from model.encoders.encoder import Encoders
 
 __all__ = ["embed", "picture", "records_of"]
 

@@ -12,7 +12,7 @@ __all__ = ["Outbox", "publish_alerts"]
 
 
 class Outbox(Protocol):
-    """What those who produce messages need of `ingest.kafka_clients.Sender`."""
+    """What those who produce messages need of `ingest.kafka.clients.Sender`."""
 
     def send(self, topic: str, *, key: str | None, value: bytes | None) -> None: ...
     def flush(self) -> None: ...

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from model.answers import Answer, AnswerPiece
-from model.connector import AnyConnector, ReleasedConnector, load_connector
-from model.dfm import Merge, merge
-from model.encoders import Encoders, pick_device
-from model.language import LanguageModel, load_language
-from model.profiles import Profile
+from model.encoders.encoder import Encoders, pick_device
+from model.language.transformers_engine import LanguageModel, load_language
+from model.profiles.profile import Profile
 from model.read_ahead import ReadAhead, chunk_rows
-from model.sequence import build_prompt, clock_ids, count_visual
 from model.stage_clock import StageClock
-from model.visual import Frames, build_visual
+from model.visual.connector import AnyConnector, ReleasedConnector, load_connector
+from model.visual.dfm import Merge, merge
+from model.visual.prompt import build_prompt, clock_ids, count_visual
+from model.visual.tokens import Frames, build_visual
 
 __all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
@@ -243,7 +243,7 @@ class Answerer:
 
 
 def load_answerer(profile: Profile, encoders: Encoders, device: str | None = None, *, merge: Merge = merge) -> Answerer:
-    """The answering side of `profile`; `merge` may be `model.dfm.merge_mean` to compare with.
+    """The answering side of `profile`; `merge` may be `model.visual.dfm.merge_mean` to compare with.
 
     Raises:
         WeightsNotFound: weights are neither in the folder the profile names, nor cached, nor can they be fetched.

@@ -31,7 +31,7 @@ def chunk_rows(device: torch.device, patches: int, width: int) -> int:
 
 
 class ReadAhead:
-    """A reader of `model.dfm.walk` over `total` rows: called with ascending slices of `chunk` rows. A context manager.
+    """A reader of `model.visual.dfm.walk` over `total` rows: called with ascending slices of `chunk` rows. A context manager.
 
     What a call returns is good until the next call.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.asking import ask
+    from pipeline.questions.asker import ask
 
 __all__ = ["ask"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "ask":
-        from pipeline.asking import ask
+        from pipeline.questions.asker import ask
 
         return ask
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

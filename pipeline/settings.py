@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError
-from ingest.camera_config import LiveSettings
-from ingest.kafka_settings import ConsumeSettings, KafkaSettings
+from ingest.kafka.settings import ConsumeSettings, KafkaSettings
+from ingest.live.config import LiveSettings
 
 __all__ = ["Settings", "load_settings"]
 
@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     """What a command takes when it is not told.
 
     store: URL of the store. profile: name or TOML path. device: cpu, cuda, or None to choose. patches, epsilon: how a
-    new store keeps patches, fp16 when None (see `index.patch_codec`). segment_seconds: footage of one commit.
+    new store keeps patches, fp16 when None (see `index.patches.codec`). segment_seconds: footage of one commit.
     stall_seconds, memory_bytes, max_pixels: limits of the decoder's process. service: URL of a model service that
     answers in place of this process. service_token, service_token_file: its token, on either side. kafka,
     consume, live: tables of their own, `SIGHTLINE_KAFKA_SERVERS` in the environment.

@@ -37,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny checkpoints and `tiny.toml`, the profile that names them."""
-    from tests.model import checkpoints_tiny as tiny  # imports torch, which tests of other rooms do without
+    from tests.support import tiny_checkpoints as tiny  # imports torch, which tests of other rooms do without
 
     folder = tmp_path_factory.mktemp("models")
     tiny.save_clip(folder / "clip")

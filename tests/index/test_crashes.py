@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,41 +12,22 @@ import pytest
 
 from index.errors import StoreFull
 from index.store import Store
-from tests.index.conftest import BEGAN, PAIR, SECOND, make_records, make_segment
+from tests.support.killed_append import KILLED, start
+from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
 ROOT = Path(__file__).parents[2]
 
 # Appends one segment and stops, alive, right before the named table's commit until it is killed.
-KILLED = """
-import sys, time
-from index import table
-from tests.index.conftest import PAIR, make_records, make_segment
-from index.store import Store
-url, stop = sys.argv[1:]
-append = table.Table.append_once
-def halting(self, rows, app, version):
-    if self.name == stop:
-        print("in the middle", flush=True)
-        time.sleep(600)
-    return append(self, rows, app, version)
-table.Table.append_once = halting
-records = make_records()
-Store.open(url, encoders=PAIR).append(make_segment(records), records)
-"""
 
 APPENDS = """
 import sys
-from tests.index.conftest import BEGAN, PAIR, SECOND, make_records, make_segment
+from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 from index.store import Store
 store = Store.open(sys.argv[1], encoders=PAIR)
 for chunk in range(6):
     records = make_records("front", BEGAN + chunk * 20 * SECOND, seed=chunk)
     store.append(make_segment(records, chunk), records)
 """
-
-
-def start(code: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.system

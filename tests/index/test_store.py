@@ -22,7 +22,7 @@ from index.moments import Hit, merge_moments
 from index.records import FrameRecords
 from index.schemas import TABLES
 from index.store import Store
-from tests.index.conftest import BEGAN, PAIR, SECOND, identity, make_records, make_segment
+from tests.support.records import BEGAN, PAIR, SECOND, identity, make_records, make_segment
 
 Fill = Callable[..., list[FrameRecords]]
 

@@ -16,7 +16,7 @@ import typer
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from ingest.camera_state import StateBoard
+from ingest.live.status import StateBoard
 from pipeline.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,8 @@ PROMETHEUS = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text(
 
 def exported() -> dict[str, set[str]]:
     """The sample names that the code exports, each with its labels."""
-    from ingest.consumer_metrics import ConsumerMetrics
-    from model.service_metrics import ServiceMetrics
+    from ingest.kafka.metrics import ConsumerMetrics
+    from pipeline.service.metrics import ServiceMetrics
 
     registries = [
         ConsumerMetrics().registry,
@@ -70,7 +70,7 @@ def _cameras() -> dict[str, set[str]]:
 
 
 def _alerts() -> dict[str, set[str]]:
-    importlib.import_module("ingest.alerts")
+    importlib.import_module("ingest.alerts.scorer")
     return {name: labels for name, labels in _named(REGISTRY).items() if name.startswith("sightline_")}
 
 
@@ -216,7 +216,7 @@ def test_promtool_agrees() -> None:
 
 
 def _commands() -> dict[str, Any]:
-    from pipeline.cli import app
+    from pipeline.cli.main import app
 
     found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return found

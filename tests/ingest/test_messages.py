@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from index.errors import DecodeFailed, MessageInvalid, NotVideo, SourceDenied, SourceNotFound, UsageError
-from ingest.kafka_settings import KafkaSettings
-from ingest.limits import Limits
+from ingest.decoding.limits import Limits
+from ingest.kafka.settings import KafkaSettings
 from ingest.messages import (
     DeadLetter,
     IndexedMessage,
@@ -23,8 +23,8 @@ from ingest.messages import (
     parse_segment,
     segment_message,
 )
-from ingest.segment_frames import check_clock, read_segment
-from tests.ingest.footage import make_video
+from ingest.segments.frames import check_clock, read_segment
+from tests.support.footage import make_video
 
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from index.errors import BudgetExceeded, StoreCorrupt, UsageError, WeightsInvalid
 from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.answers import Answer
-from model.connector import Connector
-from model.dfm import merge, merge_mean
-from model.encoders import Encoders, load_encoders
-from model.profiles import ConnectorSpec, Profile, Source, load_profile
-from model.sequence import build_prompt, clock_ids
-from tests.model import checkpoints_tiny as tiny
+from model.encoders.encoder import Encoders, load_encoders
+from model.profiles.profile import ConnectorSpec, Profile, Source, load_profile
+from model.visual.connector import Connector
+from model.visual.dfm import merge, merge_mean
+from model.visual.prompt import build_prompt, clock_ids
+from tests.support import tiny_checkpoints as tiny
 
 BEGAN = 1_709_280_420_000_000  # 2024-03-01T08:07:00Z
 QUESTION = "What colour was the truck at the gate?"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model.answerer import AnswerRequest, load_answerer
-from model.encoders import load_encoders
-from model.profiles import load_profile
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
 
 pytestmark = pytest.mark.gpu
 

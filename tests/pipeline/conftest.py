@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 
-from ingest.writer import VideoWriter
-from pipeline.cli import main
-
-BEGAN = datetime(2024, 3, 1, 8, 0, tzinfo=UTC)
-LENGTHS = {"front": 24, "back": 12}
-FRAMES = sum(LENGTHS.values())
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Result]
+from ingest.video_writer import VideoWriter
+from pipeline.cli.main import main
+from tests.support.command import BEGAN, FRAMES, LENGTHS, Command, Result
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +56,9 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 def filled(footage: Path, profile: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with both videos; read only, see `store` for one to change."""
     from index.store import Store
-    from ingest.worker import ingest_sources
-    from model.encoders import load_encoders
-    from model.profiles import load_profile
+    from ingest.file_ingest import ingest_sources
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
 
     encoders = load_encoders(load_profile(profile), "cpu")
     opened = Store.create(tmp_path_factory.mktemp("stores") / "filled", encoders.pair)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from index.store import Store
-from ingest.worker import ingest_sources
-from model.encoders import load_encoders
-from model.profiles import load_profile
-from tests.ingest.footage import make_video
-from tests.pipeline.stores import assert_same
-from tests.system.conftest import environment
-from tests.system.flink_cluster import Cluster, alive, children, cluster, until
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from tests.support.flink_cluster import Cluster, alive, children, cluster, until
+from tests.support.footage import make_video
+from tests.support.processes import environment
+from tests.support.stores import assert_same
 
 __all__ = ["cluster"]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]

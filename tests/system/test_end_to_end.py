@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from index.records import parse_rfc3339
-from pipeline.asking import Asker
-from tests.system.conftest import Process
+from pipeline.questions.asker import Asker
+from tests.support.processes import Process
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 SEED, MINUTES, CAMERAS = 31, 6, 2  # footage that training has never seen

@@ -11,8 +11,8 @@ import pytest
 
 from index.records import rfc3339
 from index.store import Store
-from pipeline.render import render
-from tests.system.conftest import Process
+from pipeline.demo.render import render
+from tests.support.processes import Process
 
 pytestmark = pytest.mark.system
 

@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 
 from index.errors import BrokerUnavailable, OffsetsExpired, TopicRecreated
-from index.seconds import seconds_of
 from index.store import Store
-from ingest.consumer import consume
-from ingest.deadletter import list_letters, replay
-from ingest.embedder import ConsumeReport
-from ingest.kafka_clients import Sender, make_topics, native, new_consumer
-from ingest.kafka_settings import ConsumeSettings, KafkaSettings
+from ingest.kafka.clients import Sender, make_topics, native, new_consumer
+from ingest.kafka.dead_letters import list_letters, replay
+from ingest.kafka.indexer import ConsumeReport
+from ingest.kafka.poller import consume
+from ingest.kafka.publisher import publish_files
+from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import IndexedMessage, segment_message
-from ingest.publisher import publish_files
-from tests.brightness import BEGAN, SECOND
-from tests.index.conftest import PAIR
-from tests.ingest.footage import make_video
-from tests.system.conftest import Process, environment
-from tests.system.kafka_server import Broker, broker
-from tests.system.kafka_worker import counting
+from tests.support.brightness import BEGAN, SECOND
+from tests.support.footage import make_video
+from tests.support.kafka_footage import publish, seconds
+from tests.support.kafka_server import Broker, broker
+from tests.support.kafka_worker import counting
+from tests.support.processes import Process, environment
+from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 
@@ -59,21 +59,9 @@ def film(folder: Path, camera: int, seconds: float = 12, **more: Any) -> Path:
     return path
 
 
-def publish(settings: KafkaSettings, files: list[Path], **more: Any) -> int:
-    """How many segments were produced."""
-    report = publish_files(files, settings=settings, sender=lambda: Sender(settings), **{"seconds": 4, **more})
-    assert [file.problem for file in report] == [None] * len(files)
-    return sum(file.segments for file in report)
-
-
 def drain(store: Store, settings: KafkaSettings, group: str = "g", **more: Any) -> ConsumeReport:
     consume_settings = ConsumeSettings(**{"commit_seconds": 0.5, **more.pop("consume", {})})
     return consume(store, counting(), kafka=settings, group=group, settings=consume_settings, drain=True, **more)
-
-
-def seconds(store: Store, stream: str) -> list[int]:
-    """The UTC seconds of a stream's frames, from the start of the footage."""
-    return (seconds_of(store.window([stream]).captured_at) - BEGAN // SECOND).tolist()  # type: ignore[no-any-return]
 
 
 def read_all(settings: KafkaSettings, topic: str) -> list[Any]:

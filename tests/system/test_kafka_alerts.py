@@ -14,20 +14,20 @@ import pytest
 from PIL import Image
 
 from index.errors import BrokerUnavailable
-from index.standing import Shelf, make_question
+from index.standing_questions import Shelf, make_question
 from index.store import Store
-from ingest.alert_reader import follow
-from ingest.consumer import consume
-from ingest.embedder import ConsumeReport
-from ingest.kafka_clients import make_topics
-from ingest.kafka_settings import ConsumeSettings, KafkaSettings
+from ingest.kafka.alert_reader import follow
+from ingest.kafka.clients import make_topics
+from ingest.kafka.indexer import ConsumeReport
+from ingest.kafka.poller import consume
+from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import AlertMessage
 from ingest.outbox import Outbox
-from tests.brightness import BEGAN, ENCODERS, RULE, SECOND, film
-from tests.index.conftest import PAIR
-from tests.system.conftest import Process
-from tests.system.kafka_server import Broker, broker
-from tests.system.test_kafka import publish, seconds
+from tests.support.brightness import BEGAN, ENCODERS, RULE, SECOND, film
+from tests.support.kafka_footage import publish, seconds
+from tests.support.kafka_server import Broker, broker
+from tests.support.processes import Process
+from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 
@@ -95,7 +95,7 @@ def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
             raise BrokerUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ingest.embedder.publish_alerts", die)
+        patch.setattr("ingest.kafka.indexer.publish_alerts", die)
         publish(settings, [film(tmp_path / "d", range(110, 116), 100, 30)], **name)
         work(store, settings, stop=stop, segments=1)  # others are decoded already, and stored while it dies
     assert [alert.state for alert in refused][:1] == ["raised"]

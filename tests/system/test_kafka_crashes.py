@@ -20,16 +20,16 @@ from typing import Any
 
 import pytest
 
-from index.batches import BatchWriter
-from index.seconds import seconds_of
+from index.commits.offset import BatchWriter
+from index.second_grid import seconds_of
 from index.store import Store
-from ingest.kafka_clients import Sender, make_topics
-from ingest.kafka_settings import KafkaSettings
-from ingest.publisher import publish_files
-from tests.index.conftest import PAIR
-from tests.ingest.footage import make_video
-from tests.system.conftest import ROOT, environment
-from tests.system.kafka_server import Broker, broker
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.publisher import publish_files
+from ingest.kafka.settings import KafkaSettings
+from tests.support.footage import make_video
+from tests.support.kafka_server import Broker, broker
+from tests.support.processes import ROOT, environment
+from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 
@@ -90,7 +90,7 @@ class Fleet:
             path = self.folder / f"worker-{self.started:03}.log"
             with path.open("w") as log:
                 worker = subprocess.Popen(
-                    [sys.executable, "-m", "tests.system.kafka_worker", json.dumps(order)],
+                    [sys.executable, "-m", "tests.support.kafka_worker", json.dumps(order)],
                     cwd=ROOT,
                     env=environment(self.folder),
                     stdout=subprocess.PIPE,
@@ -214,7 +214,7 @@ def test_all_workers_killed_at_once(fleet: Fleet) -> None:
 
 
 def test_the_broker_goes_away_and_comes_back(tmp_path: Path) -> None:
-    from tests.system.kafka_server import need_java
+    from tests.support.kafka_server import need_java
 
     need_java()
     server = Broker(tmp_path / "kafka").start()

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.compaction import log_entries
+from index.maintenance.compaction import log_entries
 from index.store import Store
-from ingest import embedder
-from ingest.consumer import consume
-from ingest.kafka_clients import Sender, make_topics
-from ingest.kafka_settings import ConsumeSettings
+from ingest.kafka import indexer as embedder
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.poller import consume
+from ingest.kafka.settings import ConsumeSettings
 from ingest.messages import SegmentMessage, segment_message
-from ingest.segment_frames import SegmentFrames
-from tests.index.conftest import PAIR
-from tests.system.conftest import ROOT, environment
-from tests.system.kafka_server import Broker, broker
-from tests.system.kafka_worker import counting
+from ingest.segments.frames import SegmentFrames
+from tests.support.kafka_server import Broker, broker
+from tests.support.kafka_worker import counting
+from tests.support.processes import ROOT, environment
+from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ingest.kafka_clients import Sender, make_topics
-from ingest.publisher import publish_files
-from tests.ingest.footage import make_video
-from tests.system.conftest import environment
-from tests.system.kafka_server import Broker, broker
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.publisher import publish_files
+from tests.support.footage import make_video
+from tests.support.kafka_server import Broker, broker
+from tests.support.processes import environment
 
 __all__ = ["broker"]  # a fixture
 

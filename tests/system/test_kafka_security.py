@@ -11,16 +11,16 @@ import pytest
 
 from index.errors import BrokerUnavailable
 from index.store import Store
-from ingest.consumer import consume
-from ingest.deadletter import list_letters
-from ingest.kafka_clients import Sender, make_topics
-from ingest.kafka_settings import ConsumeSettings, KafkaSettings
-from ingest.publisher import publish_files
-from tests.index.conftest import PAIR
-from tests.ingest.footage import make_video
-from tests.system.conftest import Process
-from tests.system.kafka_server import Broker, free_ports, need_java
-from tests.system.kafka_worker import counting
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.dead_letters import list_letters
+from ingest.kafka.poller import consume
+from ingest.kafka.publisher import publish_files
+from ingest.kafka.settings import ConsumeSettings, KafkaSettings
+from tests.support.footage import make_video
+from tests.support.kafka_server import Broker, free_ports, need_java
+from tests.support.kafka_worker import counting
+from tests.support.processes import Process
+from tests.support.records import PAIR
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 PASSWORD = "correct-horse"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from index.store import Store
-from ingest.worker import ingest_sources
-from model.encoders import load_encoders
-from model.profiles import load_profile
-from pipeline.render import render
-from tests.system.conftest import Process, environment
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from pipeline.demo.render import render
+from tests.support.processes import Process, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 SECONDS = 180

@@ -16,9 +16,8 @@ import av
 import pytest
 
 from index.records import rfc3339
-from tests.system.conftest import Process
-from tests.system.kafka_server import free_ports
-from tests.system.live import (
+from tests.support.kafka_server import free_ports
+from tests.support.live import (
     RtspServer,
     convert,
     emitted,
@@ -31,6 +30,7 @@ from tests.system.live import (
     seconds_kept,
     seconds_stored,
 )
+from tests.support.processes import Process
 
 __all__ = ["footage", "long_footage", "rtsp"]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]

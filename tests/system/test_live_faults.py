@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.live import (
+from tests.support.live import (
     Live,
     Proxy,
     RtspServer,

@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 
 from index.store import Store
-from tests.system.conftest import environment
-from tests.system.kafka_server import Broker, broker
-from tests.system.live import (
+from tests.support.kafka_server import Broker, broker
+from tests.support.live import (
     RtspServer,
     emitted,
     footage,
@@ -33,6 +32,7 @@ from tests.system.live import (
     seconds_kept,
     seconds_stored,
 )
+from tests.support.processes import environment
 
 __all__ = ["broker", "footage", "long_footage", "rtsp"]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
@@ -49,7 +49,7 @@ class _Consumer:
     def __init__(self, home: Path, store: Path, kafka: dict[str, Any]) -> None:
         home.mkdir()
         self.log = home / "log"
-        command = [sys.executable, "-m", "tests.system.kafka_worker"]  # it logs everything
+        command = [sys.executable, "-m", "tests.support.kafka_worker"]  # it logs everything
         order = {"store": str(store), "group": "live", "kafka": kafka}
         arguments, settings = [json.dumps(order)], {}
         if PROFILE:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import ROOT, environment
+from tests.support.processes import ROOT, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 _FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -24,7 +24,9 @@ def test_the_blocks_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
     binaries = tmp_path / "bin"
     binaries.mkdir()
     command = binaries / "sightline"
-    command.write_text(f"#!{sys.executable}\nfrom pipeline.cli import run\nif __name__ == '__main__':\n    run()\n")
+    command.write_text(
+        f"#!{sys.executable}\nfrom pipeline.cli.main import run\nif __name__ == '__main__':\n    run()\n"
+    )
     command.chmod(0o755)
     variables = environment(tmp_path, PATH=f"{binaries}{os.pathsep}{os.environ['PATH']}")
     for kind, text in blocks:

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from index.store import Store
-from pipeline.render import questions, render
-from tests.model.serving import client, metric, until
-from tests.system.conftest import Process, environment
+from pipeline.demo.render import questions, render
+from tests.support.model_service import client, metric, until
+from tests.support.processes import Process, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

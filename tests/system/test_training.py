@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import Process
+from tests.support.processes import Process
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.system.conftest import Process, environment
+from tests.support.processes import Process, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

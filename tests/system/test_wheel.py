@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import ROOT, environment
+from tests.support.processes import ROOT, environment
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +45,7 @@ def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages / "dependencies.pth").write_text(installed + "\n")
     script = folder / "env" / "bin" / "sightline"
     guarded = "if __name__ == '__main__':\n    run()\n"  # as installers write it; spawned workers import it
-    script.write_text(f"#!{folder}/env/bin/python\nfrom pipeline.cli import run\n{guarded}")
+    script.write_text(f"#!{folder}/env/bin/python\nfrom pipeline.cli.main import run\n{guarded}")
     script.chmod(0o755)
     return script
 
@@ -62,7 +62,7 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "sightline = pipeline.cli:run" in archive.read(entry).decode()
+        assert "sightline = pipeline.cli.main:run" in archive.read(entry).decode()
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"index", "ingest", "model", "pipeline"}
     for package in tops:

@@ -1,0 +1,313 @@
+"""The patches of one store: how frames become rows of the `patches` table, and rows frames again.
+
+Layouts of a row and what they cost in exactness stand in `index.patches.codec`; here is which rows belong together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from index.columns import key_columns, sql_time
+from index.delta_table import THREADS, Table, patch_writer
+from index.errors import StoreCorrupt, UsageError, mask_url
+from index.patches.codec import (
+    PatchEncoding,
+    chains,
+    check_row,
+    cut_chain,
+    decode_chain,
+    decode_int8,
+    encode_chain,
+    encode_int8,
+)
+from index.records import EncoderPair, FrameRecords, rfc3339
+from index.row_filter import Where, in_window
+from index.schemas import PATCHES, PATCHES_DIFFERENTIAL, PATCHES_INT8
+from index.window import Window
+
+__all__ = ["Patches", "patch_table"]
+
+_GROUP_BYTES = 32 * 2**20
+_BATCH_BYTES = 8 * 2**20
+_BLOB_BYTES = 2**30  # an Arrow array of binaries holds less than 2 GiB
+_SCHEMAS = {"fp16": PATCHES, "int8": PATCHES_INT8, "differential": PATCHES_DIFFERENTIAL}
+
+Row = NDArray[np.uint8]
+_Chain = tuple[str, str, int]  # stream, segment, captured_at of the head
+
+
+def patch_table(uri: str, encoders: EncoderPair, encoding: PatchEncoding) -> Table:
+    """The `patches` table of a store."""
+    rows = max(1, _GROUP_BYTES // (2 * encoders.patches * encoders.patch.dimension))
+    writer = patch_writer(compressed=encoding.kind != "fp16", rows=rows)
+    return Table(uri, "patches", schema=_SCHEMAS[encoding.kind], writer=writer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of a differential table as they were read: places in `data`, whose rows share memory with Parquet's buffers."""
+
+    stream_ids: list[str]
+    segments: list[str]
+    captured_at: NDArray[np.int64]
+    heads: NDArray[np.int64]
+    data: list[Row]
+
+
+class Patches:
+    """float16[M, D] of every frame, written and read; `url` is for messages."""
+
+    def __init__(self, table: Table, encoders: EncoderPair, encoding: PatchEncoding, url: str) -> None:
+        self._table, self._encoding, self._url = table, encoding, url
+        self._m, self._d = encoders.patches, encoders.patch.dimension
+        self._batch = max(1, _BATCH_BYTES // (2 * self._m * self._d))
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def rows(self, key: str, frames: FrameRecords) -> pa.Table:
+        """The rows of one segment for the table; `key` names the segment.
+
+        Raises:
+            UsageError: a value that is not finite, where the encoding cannot hold it.
+        """
+        captured_at, patches = frames.captured_at, frames.patches
+        keys = key_columns(frames.stream_id, key, captured_at)
+        if self._encoding.kind == "fp16":
+            raw = np.ascontiguousarray(patches, "<f2").reshape(len(patches), -1).view(np.uint8)
+            return pa.Table.from_arrays([*keys, _blobs(raw)], schema=PATCHES)
+        if self._encoding.kind == "int8":
+            return pa.Table.from_arrays([*keys, _blobs(encode_int8(patches))], schema=PATCHES_INT8)
+        data: list[Row] = []
+        heads = captured_at.copy()
+        # Rows of two days are in two files; a chain stays in one.
+        days = np.flatnonzero(np.diff(captured_at // 86_400_000_000)) + 1
+        for first, last in pairwise([0, *days.tolist(), len(captured_at)]):
+            for part in chains(last - first):
+                chain = slice(first + part.start, first + part.stop)
+                data += encode_chain(patches[chain], self._encoding.epsilon)
+                heads[chain] = captured_at[chain.start]
+        return pa.Table.from_arrays([*keys, _times(heads), _blobs(data)], schema=PATCHES_DIFFERENTIAL)
+
+    def cut(self, stream_id: str, before: int) -> None:
+        """Make the frames from `before` on (UTC microseconds) independent of those earlier, which may then be deleted.
+
+        Each chain that `before` falls into is written anew from there, in one commit. What a patch was in a forgotten
+        frame stays in it only where a frame that is kept still looks the same.
+        """
+        if self._encoding.kind != "differential":
+            return
+        at = pa.scalar(int(before), pa.timestamp("us", "UTC"))
+        where = in_window([stream_id], before, None) & (pads.field("head") < at)
+        cutting = self._table.read(["head"], where)["head"].cast(pa.int64())
+        if not len(cutting):
+            return
+        low = int(cutting.to_numpy().min())
+        for (_, segment, head), (captured_at, data) in self._chains(in_window([stream_id], low, None)).items():
+            first = int(np.searchsorted(captured_at, before))
+            if head >= before or first == len(captured_at):
+                continue
+            try:
+                left = cut_chain(data, first, self._m, self._d)
+            except ValueError as error:
+                raise self._corrupt(stream_id, head, error) from None
+            times = captured_at[first:]
+            heads = np.full(len(times), times[0])
+            columns = [*key_columns(stream_id, segment, times), _times(heads), _blobs(left)]
+            self._table.replace(
+                pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
+                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= {sql_time(int(times[0]))} "
+                f"AND captured_at <= {sql_time(int(times[-1]))}",
+            )
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def read(
+        self, window: Window, out: NDArray[np.float16] | None = None
+    ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """float16[N, M, D] in the window's row order, and bool[N]: which frames have no patches.
+
+        Row groups are read and rebuilt side by side, each frame straight into the one result, which is `out` if given.
+
+        Raises:
+            UsageError: `out` of another shape or dtype.
+            StoreCorrupt: a row of another size, or a chain with a row missing.
+        """
+        shape = (len(window), self._m, self._d)
+        if out is not None and (out.shape != shape or out.dtype != np.float16):
+            raise UsageError(f"out should be float16 {shape}, got {out.dtype} {out.shape}")
+        result = np.empty(shape, np.float16) if out is None else out
+        missing = np.ones(len(window), bool)
+        if len(window) == 0:
+            return result, missing
+        where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+        if self._encoding.kind == "differential":
+            self._read_chains(window, where, result, missing)
+            return result, missing
+
+        def keep(batch: pa.RecordBatch) -> None:
+            rows = window.locate(batch.column("stream_id"), batch.column("captured_at").cast(pa.int64()).to_numpy())
+            inside = rows >= 0
+            column = batch.column("patches")
+            try:
+                if self._encoding.kind == "fp16":
+                    block = self._block(column)
+                    if inside.all() and (np.diff(rows) == 1).all():
+                        result[rows[0] : rows[-1] + 1] = block
+                    else:
+                        result[rows[inside]] = block[inside]
+                else:
+                    data = _views(column)
+                    some = np.flatnonzero(inside)
+                    decode_int8([data[i] for i in some], self._m, self._d, [result[rows[i]] for i in some])
+            except ValueError as error:
+                raise StoreCorrupt(f"{mask_url(self._url)}: patches of {error}; run `sightline verify`") from None
+            missing[rows[inside]] = False
+
+        for _ in self._table.read_parts(["stream_id", "captured_at", "patches"], where, self._batch, keep):
+            pass
+        return result, missing
+
+    def _block(self, column: pa.Array) -> NDArray[np.float16]:
+        """float16[n, M, D] over Arrow's own buffer."""
+        _, offsets, data = column.buffers()
+        at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        if not (np.diff(at) == 2 * self._m * self._d).all():
+            raise ValueError(f"another size than [{self._m}, {self._d}]")
+        count = len(column) * self._m * self._d
+        return np.frombuffer(data, "<f2", count=count, offset=int(at[0])).reshape(-1, self._m, self._d)
+
+    def _read_chains(
+        self, window: Window, where: Where, result: NDArray[np.float16], missing: NDArray[np.bool_]
+    ) -> None:
+        heads = self._table.read(["head"], where)["head"].cast(pa.int64()).to_numpy()
+        if not len(heads):
+            return
+        found = self._chains(in_window(window.streams, int(heads.min()), int(window.captured_at.max()) + 1))
+
+        def rebuild(item: tuple[_Chain, tuple[NDArray[np.int64], list[Row]]]) -> None:
+            (stream, _, head), (captured_at, data) = item
+            rows = window.locate(pa.array([stream] * len(captured_at)), captured_at)
+            inside = np.flatnonzero(rows >= 0)
+            if not len(inside):
+                return
+            last = int(inside[-1]) + 1
+            targets = [result[row] if row >= 0 else None for row in rows[:last].tolist()]
+            try:
+                decode_chain(data[:last], self._m, self._d, targets)
+            except ValueError as error:
+                raise self._corrupt(stream, head, error) from None
+            missing[rows[inside]] = False
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(rebuild, found.items()):
+                pass
+
+    def _chains(self, where: Where) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
+        """Times int64[n], ascending, and rows of every chain; held as they are stored, at most half of what they become."""
+        columns = ["stream_id", "segment", "captured_at", "head", "patches"]
+        parts = list(self._table.read_parts(columns, where, self._batch, _kept))
+        if not parts:
+            return {}
+        streams = np.array([s for part in parts for s in part.stream_ids])
+        segments = np.array([s for part in parts for s in part.segments])
+        captured_at = np.concatenate([part.captured_at for part in parts])
+        heads = np.concatenate([part.heads for part in parts])
+        data = [row for part in parts for row in part.data]
+        order = np.lexsort((captured_at, heads, segments, streams))
+        changes = np.zeros(len(order), bool)
+        for keys in (streams[order], segments[order], heads[order]):
+            changes[1:] |= keys[1:] != keys[:-1]
+        result: dict[_Chain, tuple[NDArray[np.int64], list[Row]]] = {}
+        for first, last in pairwise([0, *np.flatnonzero(changes).tolist(), len(order)]):
+            some = order[first:last]
+            one = some[0]
+            key = (str(streams[one]), str(segments[one]), int(heads[one]))
+            result[key] = (captured_at[some], [data[i] for i in some])
+        return result
+
+    # ---- care --------------------------------------------------------------------------------------------------
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each stream with rows that cannot be rebuilt."""
+        columns = ["stream_id", "segment", "captured_at", "head", "patches"]
+        if self._encoding.kind != "differential":
+            columns.remove("head")
+        seen: dict[_Chain, list[int]] = {}
+        for part in self._table.read_parts(columns, None, self._batch, self._placed):
+            for key, place in part:
+                seen.setdefault(key, []).append(place)
+        bad = Counter(key[0] for key, places in seen.items() if sorted(places) != list(range(len(places))))
+        for stream, count in sorted(bad.items()):
+            yield f"{stream}: {count} rows or chains of patches cannot be rebuilt; forget the stream and ingest again"
+
+    def _placed(self, batch: pa.RecordBatch) -> list[tuple[_Chain, int]]:
+        """Chain and place in it of every row, place −1 for a row of a wrong size; rows that stand alone are heads."""
+        times = batch.column("captured_at" if self._encoding.kind != "differential" else "head").cast(pa.int64())
+        names = zip(
+            batch.column("stream_id").to_pylist(), batch.column("segment").to_pylist(), times.to_pylist(), strict=True
+        )
+        return list(zip(names, map(self._place, _views(batch.column("patches"))), strict=True))
+
+    def _place(self, row: Row) -> int:
+        if self._encoding.kind == "differential":
+            try:
+                return check_row(row, self._m, self._d)
+            except ValueError:
+                return -1
+        size = 2 * self._m * self._d if self._encoding.kind == "fp16" else (4 + self._m) * self._d
+        return 0 if len(row) == size else -1
+
+    def _corrupt(self, stream_id: str, head: int, error: ValueError) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{mask_url(self._url)}: {stream_id}: patches from {rfc3339(head)} on do not rebuild ({error}); "
+            "run `sightline verify`"
+        )
+
+
+def _kept(batch: pa.RecordBatch) -> _Rows:
+    return _Rows(
+        batch.column("stream_id").to_pylist(),
+        batch.column("segment").to_pylist(),
+        batch.column("captured_at").cast(pa.int64()).to_numpy(),
+        batch.column("head").cast(pa.int64()).to_numpy(),
+        _views(batch.column("patches")),
+    )
+
+
+def _views(column: pa.Array) -> list[Row]:
+    """Each binary as uint8[size], over Arrow's own buffer."""
+    _, offsets, data = column.buffers()
+    at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
+    whole = np.frombuffer(data, np.uint8)
+    return [whole[first:last] for first, last in pairwise(at)]
+
+
+def _times(micros: NDArray[np.int64]) -> pa.Array:
+    return pa.array(micros).cast(pa.timestamp("us", "UTC"))
+
+
+def _blobs(rows: Sequence[Row] | NDArray[np.uint8]) -> pa.ChunkedArray:
+    """Rows as binaries, in arrays that are small enough for Arrow."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    chunks = []
+    first = 0
+    while first < len(rows):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + _BLOB_BYTES, side="right")))
+        offsets = np.concatenate([[0], ends[first:last] - before]).astype(np.int32)
+        some = rows[first:last]
+        data = some.reshape(-1) if isinstance(some, np.ndarray) else np.concatenate(some)
+        chunks.append(
+            pa.Array.from_buffers(pa.binary(), last - first, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+        )
+        first = last
+    return pa.chunked_array(chunks, pa.binary())

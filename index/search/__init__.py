@@ -1,0 +1,1 @@
+"""Search by vector: sealed FAISS shards and the flat tail."""

@@ -1,0 +1,89 @@
+"""Search by vector over one store's frames: sealed FAISS shards where there are any, the flat tail where there are not.
+
+The `frames` table is the truth; every shard can be deleted at any moment and is written again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from index.columns import matrix, text
+from index.delta_table import Table
+from index.moments import Hit
+from index.row_filter import in_window, on_day
+from index.search.faiss_shards import Shards
+
+__all__ = ["Vectors"]
+
+
+class Vectors:
+    """The frame vectors of a store.
+
+    Args:
+        frames: the `frames` table.
+        shards: where its FAISS shards are.
+        identity: of the encoder whose vectors they are; a shard of another one is passed over.
+        dimension: floats a vector.
+    """
+
+    def __init__(self, frames: Table, shards: Shards, *, identity: str, dimension: int) -> None:
+        self.shards, self.identity = shards, identity
+        self._frames, self._dimension = frames, dimension
+
+    def search(
+        self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None, top: int
+    ) -> list[Hit]:
+        """The `top` frames of `streams` in [start, end) nearest to `query`, float32[d] of unit norm; exact."""
+        query = np.ascontiguousarray(query, np.float32)
+        held = self._frames.read(["stream_id", "date", "segment"], in_window(streams, start, end))
+        hits: list[Hit] = []
+        for stream, day, fresh in self._days(held):
+            shard = self.shards.open(stream, day)
+            if shard is not None and shard.identity == self.identity:
+                times, scores = shard.search(query, top, start, end)
+                hits += [Hit(stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
+                fresh -= shard.segments
+            if fresh:
+                where = on_day(stream, day) & in_window([stream], start, end).rows & text("segment").isin(sorted(fresh))
+                tail = self._frames.read(["captured_at", "frame_vector"], where)
+                scores = matrix(tail["frame_vector"], len(query)) @ query
+                best = np.argsort(-scores, kind="stable")[:top]
+                times = tail["captured_at"].cast(pa.int64()).to_numpy()
+                hits += [Hit(stream, int(times[i]), float(scores[i])) for i in best]
+        return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
+
+    def seal(self, today: str) -> int:
+        """Write a shard for each day but `today` that has frames no shard covers; how many were written."""
+        return sum(self._write(*group) for group in self._all_days() if group[1] != today and not self._sealed(*group))
+
+    def rebuild(self) -> int:
+        """Drop every shard and write them all again; how many were written."""
+        self.shards.drop()
+        return sum(self._write(*group) for group in self._all_days())
+
+    def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Times int64[n], ascending, and vectors float32[n, d] of the given segments on one UTC day."""
+        where = on_day(stream, day) & text("segment").isin(sorted(segments))
+        rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
+        return rows["captured_at"].cast(pa.int64()).to_numpy(), matrix(rows["frame_vector"], self._dimension)
+
+    def _all_days(self) -> list[tuple[str, str, frozenset[str]]]:
+        return sorted(self._days(self._frames.read(["stream_id", "date", "segment"])), key=lambda group: group[:2])
+
+    @staticmethod
+    def _days(rows: pa.Table) -> list[tuple[str, str, frozenset[str]]]:
+        groups = rows.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
+        return [(r["stream_id"], r["date"], frozenset(r["segment_distinct"])) for r in groups.to_pylist()]
+
+    def _sealed(self, stream: str, day: str, segments: frozenset[str]) -> bool:
+        shard = self.shards.open(stream, day)
+        return shard is not None and shard.segments == segments and shard.identity == self.identity
+
+    def _write(self, stream: str, day: str, segments: frozenset[str]) -> int:
+        captured_at, vectors = self.of_day(stream, day, segments)
+        self.shards.write(stream, day, captured_at, vectors, segments, self.identity)
+        return 1

@@ -1,0 +1,1 @@
+"""Standing questions against new frames: scoring and detection."""

@@ -1,0 +1,1 @@
+"""The Kafka worker: publisher, poller, indexer, partition ownership, dead letters."""

@@ -1,0 +1,1 @@
+"""Live cameras: supervisor, camera processes, spool, recorder."""

@@ -1,0 +1,199 @@
+"""A live stream's packets cut into closed segments with times, without decoding and without encoding again.
+
+A segment begins with a key frame and ends where, after its least length, the next one stands; or where the timeline
+breaks, the picture's size changes, or the connection ends. What was received is never held back longer than that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from index.errors import NotVideo
+from ingest.decoding.h264 import length_bytes, parameter_sets
+from ingest.live.capture_clock import CaptureClock, Span, Timeline
+from ingest.segments.cutter import FORMATS, Cut, Media, SegmentFile, fits
+
+__all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
+
+_GAP = 0.04
+_SETTLE = 3.0  # seconds after which packets come as they are captured
+_HELD = 32  # packets without dts that are waited for at the start
+
+
+class CodecChanged(Exception):
+    """The stream is not what it was when it was opened: it has to be opened anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSegment:
+    """One closed segment: UTC microseconds of its first frame, seconds, packets, and the file."""
+
+    start: int
+    duration: float
+    frames: int
+    payload: bytes
+    media_type: Media
+
+
+class LiveCutter:
+    """Cuts one connection's packets.
+
+    Args:
+        stream: PyAV's video stream.
+        clock: the stream's, kept over connections.
+        seconds: least length of a segment. most_bytes: largest one; what follows in its group of pictures is dropped.
+        late: seconds past its capture time after which a frame counts as late.
+
+    `frames`, `dropped`, `late` count packets; `newest` is the capture time of the newest one, in UTC microseconds.
+
+    Raises:
+        NotVideo: a codec that goes into neither MP4 nor Matroska.
+    """
+
+    def __init__(
+        self, stream: Any, clock: CaptureClock, *, seconds: float, most_bytes: int, late_seconds: float = 2.0
+    ) -> None:
+        self.stream, self.clock, self.seconds, self.most_bytes = stream, clock, seconds, most_bytes
+        self.late_seconds = late_seconds
+        self.codec = stream.codec_context.name
+        kind = next((kind for kind in FORMATS if fits(kind, stream)), None)
+        if kind is None:
+            raise NotVideo(f"{self.codec} goes into neither MP4 nor Matroska; set the camera to another codec")
+        self.kind = kind
+        self.base = float(stream.time_base)
+        self._lengths = length_bytes(stream.codec_context.extradata)
+        self._timeline = Timeline(self.base)
+        self._file: SegmentFile | None = None
+        self._span = Span(0.0)
+        self._parameters, self._gap = b"", _GAP
+        self._held: list[tuple[Any, float]] = []
+        self._known: int | None = None  # the last dts, before wraps are undone
+        if stream.average_rate:
+            self._gap = min(1.0, max(1e-3, float(1 / stream.average_rate)))
+        self._count, self._last_dts = 0, 0
+        self._since = 0.0  # arrival of the first packet of this timeline
+        self._ended: list[tuple[Span, float, int, Cut]] = []
+        self.frames = self.dropped = self.late = 0
+        self.newest: int | None = clock.newest
+
+    def push(self, packet: Any, arrival: float) -> list[LiveSegment]:
+        """Take one packet; the segments that it closes.
+
+        Raises:
+            CodecChanged: open the source anew; call `close` for what is there.
+        """
+        if packet.has_sidedata("new_extradata") and self._count:
+            raise CodecChanged
+        return [segment for each, came in self._timed(packet, arrival) for segment in self._push(each, came)]
+
+    def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
+        """The packets whose pts and dts are both known by now.
+
+        RTSP's first packets come without: the key frame without any time, those behind it without dts. They are held
+        until the first dts comes, and count back from it.
+        """
+        length = packet.duration or round(self._gap / self.base)
+        if packet.dts is None and self._known is None and len(self._held) < _HELD:
+            self._held.append((packet, arrival))
+            return []
+        if packet.dts is None:
+            packet.dts = packet.pts if self._known is None else self._known + length
+        packet.pts = packet.dts if packet.pts is None else packet.pts
+        shown = min([packet.pts, *(held.pts for held, _ in self._held if held.pts is not None)])
+        for back, (held, _) in enumerate(reversed(self._held), start=1):
+            held.dts = packet.dts - back * length
+            if held.pts is None:
+                shown -= length
+                held.pts = shown
+        timed, self._held, self._known = [*self._held, (packet, arrival)], [], packet.dts
+        return timed
+
+    def _push(self, packet: Any, arrival: float) -> list[LiveSegment]:
+        closed: list[LiveSegment] = []
+        self._since = self._since or arrival
+        step = self._timeline.follow(packet.dts, arrival)
+        if step == "stray":
+            self.dropped += 1
+            return []
+        if step == "break":
+            closed += self.close()
+            self.clock.break_off()
+            self._since = arrival
+        packet.pts += self._timeline.offset
+        packet.dts += self._timeline.offset
+        at = packet.pts * self.base
+        if packet.is_keyframe:
+            changed = self._changed(packet)
+            long = self._file is not None and at - self._file.began >= self.seconds - self._gap / 2
+            if self._file is None or changed or long:
+                self._end(None if changed else at)
+                self._begin(packet)
+        if self._file is None or at < self._file.began:
+            self.dropped += 1  # no key frame yet, or of an open group: what it needs is in the segment before
+            return closed
+        self._add(packet, at, arrival)
+        if self._file.size > self.most_bytes:
+            self._end()
+        if self.clock.anchored or arrival - self._since >= _SETTLE:
+            closed += self._placed()
+        return closed
+
+    def close(self) -> list[LiveSegment]:
+        """End the segment that is open; everything that was not given out."""
+        self._end()
+        return self._placed()
+
+    def _end(self, until: float | None = None) -> None:
+        """Close the file; `until` is the pts where the next one goes on, where that is known."""
+        file, self._file = self._file, None
+        if file is None or not self._count:
+            return
+        if until is None:
+            until = self._span.last + self._gap
+        else:
+            self._gap = min(1.0, max(1e-3, (until - file.began) / self._count))
+        self._ended.append((self._span, max(until - file.began, 1e-3), self._count, file.close()))
+
+    def _placed(self) -> list[LiveSegment]:
+        """The segments that have ended, with their times.
+
+        Opening a source buffers seconds of it, which then come in one burst. So the first segments wait until packets
+        come as they are captured, and the quickest of all tells when that was.
+        """
+        ended, self._ended = self._ended, []
+        if not ended:
+            return []
+        if not self.clock.anchored:
+            spans = [span for span, *_ in ended] + ([self._span] if self._file is not None else [])
+            ended[0][0].quickest = min(span.quickest for span in spans)
+        segments = [
+            LiveSegment(self.clock.place(span), duration, count, cut.payload, cut.media_type)
+            for span, duration, count, cut in ended
+        ]
+        self.newest = self.clock.newest
+        return segments
+
+    def _begin(self, packet: Any) -> None:
+        self._file = SegmentFile(self.kind, self.stream, packet, self._gap)
+        self._span, self._count = Span(self._file.began), 0
+        self._last_dts = -(2**62)
+
+    def _add(self, packet: Any, at: float, arrival: float) -> None:
+        assert self._file is not None  # checked by the caller
+        self._span.add(at, arrival)
+        due = self.clock.at(at) / 1e6 if self.clock.anchored else arrival
+        self.late += arrival - due > self.late_seconds
+        self.newest = max(self.newest or 0, round(due * 1e6))
+        # Containers want dts that ascend.
+        packet.dts = max(self._last_dts + 1, packet.dts)
+        self._last_dts = packet.dts
+        self._file.add(packet, at)
+        self._count += 1
+        self.frames += 1
+
+    def _changed(self, packet: Any) -> bool:
+        """Whether this key frame brings other parameters than the one before."""
+        found = parameter_sets(bytes(packet), self._lengths, self.codec)
+        before, self._parameters = self._parameters, found or self._parameters
+        return bool(found and before and found != before)

@@ -1,0 +1,1 @@
+"""Stretches of compressed footage: cutting, names, decoding."""

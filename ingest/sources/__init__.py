@@ -1,0 +1,1 @@
+"""Where footage is read from: files, URLs, the URL policy, start times."""

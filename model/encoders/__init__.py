@@ -1,0 +1,1 @@
+"""The frame encoder (CLIP) and the patch encoder (SigLIP)."""

@@ -1,0 +1,1 @@
+"""The language model: engines and the key-value cache."""

@@ -1,0 +1,1 @@
+"""Model profiles: which encoders, connector and language model work together."""

@@ -1,0 +1,1 @@
+"""Training of whole models on conversations about footage."""

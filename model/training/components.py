@@ -1,0 +1,91 @@
+"""Which parameter belongs to which component, what is trained, and at which rate.
+
+vision_encoder    the patch encoder, up to the layer that patches leave
+mlp_k, mlp_n      the two projectors; released weights have one, which is mlp_k
+merger            the learned merger of released weights (`composer_projector`)
+relevance         the two directions that some connectors add
+newline           the vector that ends the visual sequence
+language_model    the Qwen2, embeddings and head included
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from index.errors import UsageError
+from model.training.plan import COMPONENTS, Component, TrainingPlan
+from model.visual.connector import AnyConnector, Connector
+
+__all__ = ["CONNECTOR_COMPONENTS", "ComponentCount", "Parts", "connector_parts", "freeze", "parameter_groups"]
+
+Parts = dict[Component, list[nn.Parameter]]
+CONNECTOR_COMPONENTS = frozenset({"mlp_k", "mlp_n", "merger", "relevance", "newline"})
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentCount:
+    """One line of what is printed: a component, its parameters, and its learning rate, None where it is frozen."""
+
+    name: str
+    parameters: int
+    rate: float | None
+
+
+def connector_parts(connector: AnyConnector, *, newline: bool) -> Parts:
+    """The components of a connector, the absent ones left out; `newline` says whether the profile uses that vector."""
+    if isinstance(connector, Connector):
+        found: dict[Component, Any] = {
+            "mlp_k": connector.keyframe,
+            "mlp_n": connector.frame,
+            "relevance": connector.relevance,
+            "newline": connector.newline,
+        }
+    else:
+        found = {
+            "mlp_k": connector.mm_projector,
+            "merger": connector.composer_projector,
+            "newline": connector.image_newline,
+        }
+    return {
+        name: list(part.parameters()) if isinstance(part, nn.Module) else [part]
+        for name, part in found.items()
+        if part is not None and (newline or name != "newline")
+    }
+
+
+def freeze(parts: Parts, plan: TrainingPlan) -> list[ComponentCount]:
+    """Set what has a gradient, and say so, one line a component.
+
+    Raises:
+        UsageError: the plan names a component that the model has not, or nothing is left to train.
+    """
+    for name in sorted({*plan.freeze, *plan.learning_rates}):
+        if name not in parts:
+            raise UsageError(f"{name}: this model has no such component; it has {', '.join(parts)}")
+    counts = []
+    for name in COMPONENTS:
+        if name in parts:
+            trained = name not in plan.freeze
+            for parameter in parts[name]:
+                parameter.requires_grad_(trained)
+            size = sum(parameter.numel() for parameter in parts[name])
+            counts.append(ComponentCount(name, size, plan.rate(name) if trained else None))
+    if all(count.rate is None for count in counts):
+        raise UsageError("every component is frozen, so there is nothing to train; take one out of freeze")
+    return counts
+
+
+def parameter_groups(parts: Parts, plan: TrainingPlan) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices and vectors of every component that is trained."""
+    groups = []
+    for name, parameters in parts.items():
+        if name in plan.freeze:
+            continue
+        for matrices, decay in ((True, plan.weight_decay), (False, 0.0)):
+            chosen = [p for p in parameters if (p.ndim > 1) == matrices]
+            if chosen:
+                groups.append({"name": name, "params": chosen, "lr": plan.rate(name), "weight_decay": decay})
+    return groups

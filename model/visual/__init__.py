@@ -1,0 +1,1 @@
+"""From patches to vision tokens: DFM, connector, prompt."""

@@ -1,0 +1,1 @@
+"""Beam backfills of archives."""

@@ -1,0 +1,117 @@
+"""What a backfill would cost, from a look at some of its files and a measurement of the encoders on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.errors import SourceError, UsageError
+from ingest.chunks import BATCH
+from ingest.decoding.limits import Limits
+from ingest.decoding.sandbox import Decoding
+from ingest.embedding import embed, picture
+from ingest.sources.files import fetched
+from pipeline.backfill.manifest import Entry
+
+if TYPE_CHECKING:
+    from model.encoders.encoder import Encoders
+
+__all__ = ["DryRun", "dry_run"]
+
+_MEASURED = 3
+
+
+class DryRun(BaseModel):
+    """Estimates for `files`, from `sampled` of them, of which `unreadable` did not open.
+
+    `gpu_hours` are hours of one device like `device` at `frames_per_second`, which was measured or given; decoding is not
+    in it. `store_bytes` leaves out what Parquet and the logs add.
+    """
+
+    files: int
+    sampled: int
+    unreadable: int
+    hours: float
+    frames: int
+    footage_bytes: int
+    store_bytes: int
+    device: str
+    frames_per_second: float
+    gpu_hours: float
+
+
+def dry_run(
+    entries: Sequence[Entry],
+    encoders: Encoders,
+    *,
+    device: str,
+    sample: int = 16,
+    limits: Limits | None = None,
+    frames_per_second: float | None = None,
+) -> DryRun:
+    """Look at `sample` files spread evenly over the manifest, and embed a few of their frames.
+
+    Args:
+        device: the name of what the encoders run on, for the report.
+        frames_per_second: the encoders' speed where the backfill will run; measured here when None.
+
+    Raises:
+        UsageError: a sample below 1, or not one of the sampled files opens.
+    """
+    if sample < 1:
+        raise UsageError(f"--sample must be at least 1, got {sample}")
+    if frames_per_second is not None and frames_per_second <= 0:
+        raise UsageError(f"--frames-per-second must be above 0, got {frames_per_second:g}")
+    chosen = [entries[i * len(entries) // min(sample, len(entries))] for i in range(min(sample, len(entries)))]
+    seconds, sizes, unreadable = [], [], 0
+    frames: list[NDArray[np.uint8]] = []
+    for entry in chosen:
+        try:
+            with fetched(entry.uri) as path, Decoding(path, limits=limits) as decoding:
+                duration = decoding.info().duration
+                if duration is None or not frames:
+                    some = [pixels for _, pixels in islice(decoding, None if duration is None else BATCH)]
+                    duration = duration or float(len(some))
+                    frames = frames or some[:BATCH]
+                seconds.append(duration)
+                sizes.append(path.stat().st_size)
+        except SourceError:
+            unreadable += 1
+    if not frames:
+        raise UsageError(f"none of {len(chosen)} sampled files can be read; check the manifest, or ingest one of them")
+    share = len(seconds) / len(chosen)
+    total = float(np.mean(seconds)) * len(entries) * share
+    pictures = float(np.mean([len(picture(frame)) for frame in frames]))
+    pair = encoders.pair
+    a_frame = 4 * (pair.frame.dimension + pair.patch.dimension) + 2 * pair.patches * pair.patch.dimension + pictures
+    speed = frames_per_second or _speed(encoders, frames)
+    return DryRun(
+        files=len(entries),
+        sampled=len(chosen),
+        unreadable=unreadable,
+        hours=total / 3600,
+        frames=round(total),
+        footage_bytes=round(float(np.mean(sizes)) * len(entries) * share),
+        store_bytes=round(total * a_frame),
+        device=device,
+        frames_per_second=speed,
+        gpu_hours=total / speed / 3600,
+    )
+
+
+def _speed(encoders: Encoders, frames: list[NDArray[np.uint8]]) -> float:
+    """Frames a second, the median of some full batches after one that warms up."""
+    batch = (frames * BATCH)[:BATCH]
+    embed(encoders, batch)
+    took = []
+    for _ in range(_MEASURED):
+        since = perf_counter()
+        embed(encoders, batch)
+        took.append(perf_counter() - since)
+    return len(batch) / float(np.median(took))

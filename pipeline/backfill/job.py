@@ -1,0 +1,351 @@
+"""`sightline backfill`: an archive indexed by a Beam pipeline, on whatever engine runs it.
+
+    entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ whole files: Parquet, a commit a group
+                                                                               └─▶ pieces: staged, then stored in order
+    results of every file ─▶ JSON Lines, from which the report is made
+
+Exactly once comes from the store: the chunks of a commit are its transactions, so a bundle that is done
+twice, and a whole second run, change nothing. What the workers do stands in `pipeline.backfill.work`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.shared import Shared
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from index.errors import BackfillFailed, UsageError
+from index.store import Store
+from ingest.decoding.limits import Limits
+from pipeline.backfill.manifest import Entry
+from pipeline.backfill.report import BackfillReport, FileResult, summary
+from pipeline.backfill.staging import get, put, remove
+from pipeline.backfill.work import Indexer, Job, Piece, Probed, Staged, commit_group, plan, probe
+
+if TYPE_CHECKING:
+    from model.encoders.encoder import Encoders
+
+__all__ = ["RUNNERS", "backfill"]
+
+RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner")
+# Beam's own DirectRunner first tries to fetch a runner written in Go from the network.
+_RUNNER = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+_NAMESPACE = "sightline"
+_ENTRIES_A_SHARD = 500
+_RESULT_SHARDS = 16
+
+
+class _Models:
+    """Encoders and store of one worker process; a class, so that Beam can hold a weak reference to it."""
+
+    def __init__(self, job: Job) -> None:
+        from model.encoders.encoder import load_encoders
+        from model.profiles.profile import load_profile
+
+        if job.threads is not None:
+            import torch
+
+            torch.set_num_threads(job.threads)
+        self.encoders: Encoders = load_encoders(load_profile(job.profile), job.device)
+        self.store = Store.open(job.store, encoders=self.encoders.pair)
+
+
+def _count(name: str, value: int = 1) -> None:
+    Metrics.counter(_NAMESPACE, name).inc(value)
+
+
+class _Probe(beam.DoFn):  # type: ignore[misc]
+    """(row, entry) → `Probed`, or the result of a file for which nothing is to be done."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def setup(self) -> None:
+        self._store = Store.open(self._job.store)
+
+    def process(self, element: tuple[int, Entry]) -> Iterator[Probed | FileResult]:
+        found = probe(self._job, self._store, *element)
+        _count("files_probed")
+        if isinstance(found, FileResult):
+            _tally(found)
+        yield found
+
+
+class _Plan(beam.DoFn):  # type: ignore[misc]
+    """(stream, its files) → pieces."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: tuple[str, Iterable[Probed]]) -> Iterator[Piece]:
+        for piece in plan(self._job, element[1]):
+            _count("pieces")
+            yield piece
+
+
+class _WithModels(beam.DoFn):  # type: ignore[misc]
+    """A step that embeds; the models are loaded once a worker process and shared by its threads."""
+
+    def __init__(self, job: Job, shared: Shared) -> None:
+        self._job, self._shared = job, shared
+
+    def setup(self) -> None:
+        self._models: _Models = self._shared.acquire(lambda: _Models(self._job))
+
+
+class _Index(_WithModels):
+    """Pieces → results of whole files, and staged pieces of others. Batches are filled across a bundle's pieces."""
+
+    def start_bundle(self) -> None:
+        self._indexer = Indexer(self._job, self._models.store, self._models.encoders)
+
+    def process(self, piece: Piece) -> Iterator[FileResult | Staged]:
+        for done in self._indexer.take(piece):
+            yield _counted(done)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for done in self._indexer.flush():
+            yield WindowedValue(_counted(done), MIN_TIMESTAMP, [GlobalWindow()])
+
+
+class _Commit(_WithModels):
+    """(group, its staged pieces) → results."""
+
+    def process(self, element: tuple[str, Iterable[Staged]]) -> Iterator[FileResult]:
+        for result in commit_group(self._job, self._models.store, self._models.encoders, element[1]):
+            _tally(result)
+            yield result
+
+
+class _Write(beam.DoFn):  # type: ignore[misc]
+    """(shard, results) → one JSON Lines file; done twice, it is the same file."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def process(self, element: tuple[int, Iterable[FileResult]]) -> None:
+        lines = sorted(result.model_dump_json() for result in element[1])
+        put(f"{self._folder}/results-{element[0]}.jsonl", "\n".join(lines).encode())
+
+
+def _tally(result: FileResult) -> None:
+    _count(f"files_{result.state}")
+    _count("frames", result.frames if result.state == "stored" else 0)
+    _count("footage_seconds", round(result.seconds) if result.state == "stored" else 0)
+    _count("bytes", result.bytes if result.state == "stored" else 0)
+    if result.kind:
+        _count(f"errors_{result.kind}")
+
+
+def _counted(done: FileResult | Staged) -> FileResult | Staged:
+    if isinstance(done, FileResult):
+        _tally(done)
+    else:
+        _count("pieces_staged")
+    return done
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, FileResult)
+
+
+def _is_not_result(value: object) -> bool:
+    return not isinstance(value, FileResult)
+
+
+def _read_entries(place: str) -> list[tuple[int, Entry]]:
+    data = get(place)
+    if data is None:
+        raise UsageError(f"{place}: not to be seen from this worker; give a --staging that all workers share")
+    return [(number, Entry.model_validate(row)) for number, row in json.loads(data)]
+
+
+def _stream_of(file: Probed) -> tuple[str, Probed]:
+    return file.footage.stream_id, file
+
+
+def _group_of(staged: Staged) -> tuple[str, Staged]:
+    return staged.piece.group, staged
+
+
+def _shard_of(result: FileResult) -> tuple[int, FileResult]:
+    return hashlib.sha256(result.uri.encode()).digest()[0] % _RESULT_SHARDS, result
+
+
+def build(pipeline: beam.Pipeline, job: Job, shards: Sequence[str], folder: str) -> None:
+    """Put the whole pipeline together; `shards` name files of entries, results go to `folder`."""
+    shared = Shared()
+    probed = (
+        pipeline
+        | "Shards" >> beam.Create(list(shards))
+        | "Read entries" >> beam.FlatMap(_read_entries)
+        | "Spread files" >> beam.Reshuffle()
+        | "Probe" >> beam.ParDo(_Probe(job))
+    )
+    indexed = (
+        probed
+        | "To do" >> beam.Filter(_is_not_result)
+        | "By stream" >> beam.Map(_stream_of)
+        | "Streams" >> beam.GroupByKey()
+        | "Plan" >> beam.ParDo(_Plan(job))
+        | "Spread pieces" >> beam.Reshuffle()
+        | "Index" >> beam.ParDo(_Index(job, shared))
+    )
+    committed = (
+        indexed
+        | "Staged" >> beam.Filter(_is_not_result)
+        | "By group" >> beam.Map(_group_of)
+        | "Groups" >> beam.GroupByKey()
+        | "Commit" >> beam.ParDo(_Commit(job, shared))
+    )
+    finished = [
+        probed | "Not to do" >> beam.Filter(_is_result),
+        indexed | "Whole" >> beam.Filter(_is_result),
+        committed,
+    ]
+    _ = (
+        finished
+        | "Results" >> beam.Flatten()
+        | "By shard" >> beam.Map(_shard_of)
+        | "Result shards" >> beam.GroupByKey()
+        | "Write results" >> beam.ParDo(_Write(folder))
+    )
+
+
+def backfill(
+    entries: Sequence[Entry],
+    *,
+    store: str,
+    profile: str,
+    device: str | None = None,
+    runner: str = "DirectRunner",
+    options: Sequence[str] = (),
+    segment_seconds: int = 300,
+    piece_seconds: int = 3600,
+    staging: str | None = None,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    max_lost: float = 0.05,
+    dead_letters: str | None = None,
+) -> BackfillReport:
+    """Index every entry; a second call with the same entries changes nothing.
+
+    Args:
+        store: URL of the store; made when it is not there.
+        runner: one of `RUNNERS`. options: Beam's options, as on its command line.
+        segment_seconds: footage of one commit, as `ingest_sources` takes it.
+        piece_seconds: longer files are cut into pieces of this length, which are worked on at once.
+        staging: URL of a folder that all workers see; `<store>/staging` by default.
+        threads: CPU threads of the models in each worker process; the library's choice when None.
+        max_lost: the job fails when a greater part of the files gives nothing, in [0, 1].
+        dead_letters: a JSON Lines file for the files with a problem; `<store>/dead-letters.jsonl` by default.
+
+    Raises:
+        UsageError: a parameter that cannot be right.
+        BackfillFailed: the engine gave up, or too many files were lost; what was stored stays.
+        StoreError, ModelError: as opening the store or loading the models raises them.
+    """
+    if runner not in RUNNERS:
+        raise UsageError(f"--runner {runner} is unknown; use one of {', '.join(RUNNERS)}")
+    if not 0 <= max_lost <= 1:
+        raise UsageError(f"--max-lost must lie between 0 and 1, got {max_lost:g}")
+    if segment_seconds < 1 or piece_seconds < segment_seconds:
+        raise UsageError(
+            f"a piece of {piece_seconds} s must hold at least one segment of {segment_seconds} s, of 1 s or more"
+        )
+    store = _absolute(store)
+    staging = _absolute(staging or f"{store}/staging")
+    pieces = piece_seconds // segment_seconds
+    job = Job(store, staging, profile, device, segment_seconds, pieces, limits or Limits(), threads)
+    _make_store(job)
+    before = {segment.source for segment in Store.open(store).segments() if segment.final}
+    began, folder = perf_counter(), f"{staging}/run-{uuid.uuid4().hex}"
+    try:
+        counters = _run(job, entries, folder, runner, options)
+        report = summary(_results(folder), runner=runner, store=store, before=before)
+        problems = [r for r in _results(folder) if r.problem]
+    finally:
+        remove(folder)
+    report.shards = Store.open(store).seal()
+    report.counters = counters
+    report.wall_seconds = perf_counter() - began
+    report.frames_per_second = report.frames / report.wall_seconds
+    report.realtime_factor = report.hours * 3600 / report.wall_seconds
+    if problems:
+        report.dead_letters = dead_letters or f"{store}/dead-letters.jsonl"
+        put(report.dead_letters, "".join(r.model_dump_json() + "\n" for r in problems).encode())
+    if report.files != len(entries):
+        raise BackfillFailed(f"{report.files} of {len(entries)} files came back; run the same backfill again")
+    if report.lost_ratio > max_lost:
+        raise BackfillFailed(
+            f"{report.lost} of {report.files} files gave nothing, more than --max-lost {max_lost:g}; the reasons stand in "
+            f"{report.dead_letters}, everything else is stored"
+        )
+    return report
+
+
+def _absolute(url: str) -> str:
+    return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _make_store(job: Job) -> None:
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
+
+    Store.open_or_create(job.store, load_encoders(load_profile(job.profile), job.device).pair)
+
+
+def _run(job: Job, entries: Sequence[Entry], folder: str, runner: str, options: Sequence[str]) -> dict[str, int]:
+    rows = list(enumerate(entries))
+    shards = []
+    for first in range(0, len(rows), _ENTRIES_A_SHARD):
+        shards.append(f"{folder}/entries-{first}.json")
+        some = [(number, entry.model_dump(mode="json")) for number, entry in rows[first : first + _ENTRIES_A_SHARD]]
+        put(shards[-1], json.dumps(some).encode())
+    # Beam would ask pip what is installed here, and complain where there is no pip.
+    quiet = "--experiments=disable_logging_submission_environment"
+    flags = [f"--runner={_RUNNER.get(runner, runner)}", quiet, *options]
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        build(pipeline, job, shards, folder)
+        result = pipeline.run()
+        state = result.wait_until_finish()
+    except Exception as error:  # every runner has its own
+        raise BackfillFailed(
+            f"the job broke off ({type(error).__name__}: {_first_line(error)}); running the same backfill again goes on"
+        ) from error
+    if state not in ("DONE", None):
+        raise BackfillFailed(f"the job ended as {state}; running the same backfill again goes on")
+    return _counters(result)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else ""
+
+
+def _counters(result: Any) -> dict[str, int]:
+    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))["counters"]
+    counters: dict[str, int] = {}
+    for metric in found:
+        value = metric.attempted if metric.committed is None else metric.committed
+        counters[metric.key.metric.name] = counters.get(metric.key.metric.name, 0) + int(value or 0)
+    return dict(sorted(counters.items()))
+
+
+def _results(folder: str) -> Iterator[FileResult]:
+    for shard in range(_RESULT_SHARDS):
+        for line in (get(f"{folder}/results-{shard}.jsonl") or b"").splitlines():
+            yield FileResult.model_validate_json(line)

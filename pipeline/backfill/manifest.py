@@ -1,0 +1,226 @@
+"""What a backfill is to index: a manifest of files, or a glob and a pattern that reads their names.
+
+A manifest is Parquet, CSV or JSON Lines with the columns `uri`, and if wanted `stream` and `start` (RFC 3339, or a
+Parquet timestamp with a zone). What it does not say is found out as `sightline ingest` does: the stream from the
+file's name, the start from name, container or modification time. Paths are relative to the manifest's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
+
+from index.errors import SourceNotFound, UsageError, mask_url
+from index.schemas import check_stream_id
+from ingest.sources.files import expand
+from ingest.sources.start_time import stream_name
+
+__all__ = ["Entry", "is_manifest", "read_manifest"]
+
+_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+_MOST_ROWS = 5_000_000
+_DIRECTIVES = {"Y": r"\d{4}", "m": r"\d\d", "d": r"\d\d", "H": r"\d\d", "M": r"\d\d", "S": r"\d\d", "j": r"\d{3}"}
+_STREAM = r"[A-Za-z0-9][A-Za-z0-9._-]*?"
+
+
+class Entry(BaseModel):
+    """One file. `stream` is known once it is read; `start`, of the first frame, is None where footage must say it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str
+    stream: str = ""
+    start: AwareDatetime | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _some(cls, uri: str) -> str:
+        if not uri.strip():
+            raise ValueError("the uri is empty")
+        return uri
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _moment(cls, value: Any) -> Any:
+        if value is None or value == "":
+            return None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(moment, datetime):
+            raise ValueError(f"{value!r} is not a time; write 2024-03-01T08:00:00Z")
+        if moment.tzinfo is None:
+            raise ValueError(f"{value} has no time zone; write it with Z for UTC")
+        return moment.astimezone(UTC)
+
+
+def is_manifest(source: str) -> bool:
+    """Whether `source` names a manifest rather than footage."""
+    return source.lower().endswith(_SUFFIXES)
+
+
+def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
+    """Every file of a manifest, or of a folder, glob or URL, in its order.
+
+    Args:
+        source: a manifest (local or any URL of fsspec), or footage as `sightline ingest` takes it.
+        names: how file names are read, for instance `{stream}_{start:%Y%m%dT%H%M%S}.mp4` or `{stream}/*.mp4`: matched
+            against the end of each path; `*` is anything but a slash. Only for footage, not for manifests.
+
+    Raises:
+        UsageError: a row or a name that does not fit, a file named twice, nothing at all; says which row.
+        SourceNotFound: no such manifest or footage.
+    """
+    if is_manifest(source):
+        if names is not None:
+            raise UsageError(f"{mask_url(source)} is a manifest: it says stream and start itself, leave --names out")
+        entries = list(_from_manifest(source))
+    else:
+        entries = list(_from_names(source, names))
+    if not entries:
+        raise UsageError(f"{mask_url(source)}: names no file")
+    return entries
+
+
+# ---- manifests -------------------------------------------------------------------------------------------------
+
+
+def _from_manifest(source: str) -> Iterator[Entry]:
+    shown = mask_url(source)
+    folder = None if "://" in source else Path(source).expanduser().absolute().parent
+    seen: dict[str, int] = {}
+    for number, row in enumerate(_rows(source), start=1):
+        if number > _MOST_ROWS:
+            raise UsageError(f"{shown}: more than {_MOST_ROWS} rows; split the manifest")
+        try:
+            entry = Entry.model_validate({name: value for name, value in row.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "row"
+            raise UsageError(f"{shown}: row {number}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        uri = entry.uri if "://" in entry.uri or folder is None else str(folder / Path(entry.uri).expanduser())
+        if uri in seen:
+            raise UsageError(f"{shown}: row {number}: {mask_url(uri)} stands in row {seen[uri]} already; name it once")
+        seen[uri] = number
+        try:
+            stream = check_stream_id(entry.stream or stream_name(uri))
+        except UsageError as error:
+            raise UsageError(f"{shown}: row {number}: {error}") from None
+        yield Entry(uri=uri, stream=stream, start=entry.start)
+
+
+def _rows(source: str) -> Iterator[Mapping[str, Any]]:
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shown, suffix = mask_url(source), source.lower().rsplit(".", 1)[-1]
+    try:
+        with fsspec.open(source, "rb") as file:
+            if suffix == "parquet":
+                for batch in pq.ParquetFile(file).iter_batches(batch_size=8192):
+                    yield from batch.to_pylist()
+            elif suffix == "csv":
+                reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+                for row in reader:
+                    if None in row or None in row.values():
+                        raise UsageError(f"{shown}: line {reader.line_num}: not {len(reader.fieldnames or [])} columns")
+                    yield {name.strip(): value for name, value in row.items()}
+            else:
+                yield from _json_lines(io.TextIOWrapper(file, "utf-8"), shown)
+    except UnicodeDecodeError:
+        raise UsageError(f"{shown}: not UTF-8 text; write the manifest anew") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise SourceNotFound(f"{shown}: no manifest there ({error.strerror or error}); check --manifest") from None
+    except (pa.ArrowException, csv.Error) as error:
+        raise UsageError(f"{shown}: not a {suffix} manifest ({str(error).splitlines()[0]})") from None
+    except (OSError, ImportError) as error:
+        raise SourceNotFound(f"{shown}: cannot be read ({mask_url(str(error))})") from None
+
+
+def _json_lines(lines: Iterator[str] | io.TextIOWrapper, shown: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{shown}: line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{shown}: line {number}: not an object with uri, stream and start")
+        yield row
+
+
+# ---- names -----------------------------------------------------------------------------------------------------
+
+
+def _from_names(source: str, names: str | None) -> Iterator[Entry]:
+    expansion = expand([source])
+    if expansion.problems:
+        raise expansion.problems[0][1]
+    pattern = None if names is None else _pattern(names)
+    for uri in expansion.files:
+        path = uri if "://" in uri else str(Path(uri).absolute())
+        if pattern is None:
+            yield Entry(uri=path, stream=check_stream_id(stream_name(path)))
+            continue
+        found = pattern.search(path)
+        if found is None:
+            raise UsageError(f"{mask_url(path)}: its name does not read as {names}; narrow the glob or change --names")
+        values = found.groupdict()
+        digits = {name: int(value) for name, value in values.items() if name != "stream"}
+        yield Entry(
+            uri=path,
+            stream=check_stream_id(values.get("stream") or stream_name(path)),
+            start=_start(digits, path) if digits else None,
+        )
+
+
+def _pattern(names: str) -> re.Pattern[str]:
+    """A regular expression for names as `{stream}` and `{start:%Y…}` spell them, matched at the end of a path."""
+    parts: list[str] = []
+    for piece in re.split(r"(\{[^}]*\}|\*)", names):
+        if piece == "*":
+            parts.append(r"[^/]*")
+        elif piece == "{stream}":
+            parts.append(f"(?P<stream>{_STREAM})")
+        elif piece.startswith("{start:"):
+            parts.append(_time_pattern(piece[len("{start:") : -1], names))
+        elif piece.startswith("{"):
+            raise UsageError(f"--names {names}: {piece} is unknown; use {{stream}}, {{start:%Y%m%dT%H%M%S}} and *")
+        else:
+            parts.append(re.escape(piece))
+    try:
+        return re.compile(r"(?:^|/)" + "".join(parts) + r"$")
+    except re.error as error:
+        raise UsageError(f"--names {names}: {error}; name each part once") from None
+
+
+def _time_pattern(form: str, names: str) -> str:
+    pieces = re.split(r"%(.)", form)
+    parts = [re.escape(pieces[0])]
+    for directive, literal in zip(pieces[1::2], pieces[2::2], strict=True):
+        if directive not in _DIRECTIVES:
+            known = ", ".join("%" + letter for letter in _DIRECTIVES)
+            raise UsageError(f"--names {names}: %{directive} is unknown; use {known}")
+        parts += [f"(?P<{directive}>{_DIRECTIVES[directive]})", re.escape(literal)]
+    if "Y" not in pieces[1::2] or not ({"m", "d"} <= set(pieces[1::2]) or "j" in pieces[1::2]):
+        raise UsageError(f"--names {names}: the start needs a year and a day, as in {{start:%Y%m%d}}")
+    return "".join(parts)
+
+
+def _start(digits: Mapping[str, int], path: str) -> datetime:
+    clock = {"hour": digits.get("H", 0), "minute": digits.get("M", 0), "second": digits.get("S", 0)}
+    try:
+        if "j" in digits:
+            day = datetime.strptime(f"{digits['Y']:04d} {digits['j']:03d}", "%Y %j")
+            return day.replace(**clock, tzinfo=UTC)
+        return datetime(digits["Y"], digits["m"], digits["d"], **clock, tzinfo=UTC)
+    except ValueError as error:
+        raise UsageError(f"{mask_url(path)}: the time in its name is none ({error})") from None

@@ -1,0 +1,130 @@
+"""FLOPs and bytes of a question's stages, counted from shapes; a multiply and an add are two FLOPs.
+
+Bytes are the least that must be moved: what a stage reads and writes once when nothing in between leaves the chip. The
+peaks of a device are its maker's figures for dense bfloat16 and for its memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.profiles.profile import ModelShape
+
+__all__ = ["PEAKS", "Cost", "Counts", "Peak", "learned_dfm", "paper_dfm", "peak_of", "prefill", "two_mlps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One question: frames that are merged, those of them before the first keyframe, keyframes, tokens a keyframe."""
+
+    merged: int
+    before: int
+    keyframes: int
+    keyframe_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`products` are FLOPs of matrix and vector products, `other` those of lengths and weighted sums' rest."""
+
+    products: int
+    other: int
+    bytes: int
+
+    @property
+    def flops(self) -> int:
+        return self.products + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """FLOPs a second in dense bfloat16, and bytes a second from device memory."""
+
+    flops: float
+    bandwidth: float
+
+
+PEAKS = {
+    "H200": Peak(989e12, 4.8e12),
+    "H100 PCIe": Peak(756e12, 2.0e12),
+    "H100": Peak(989e12, 3.35e12),
+    "A100-SXM4-80GB": Peak(312e12, 2.04e12),
+    "A100-SXM4-40GB": Peak(312e12, 1.56e12),
+    "L40S": Peak(362e12, 0.864e12),
+    "L4": Peak(121e12, 0.3e12),
+}
+
+
+def peak_of(device: str) -> Peak | None:
+    """The peak of a device by the name its driver gives; None where it is not known."""
+    return next((peak for name, peak in PEAKS.items() if name in device), None)
+
+
+def paper_dfm(shape: ModelShape, counts: Counts) -> Cost:
+    """Equations 5–10. One dot product a patch serves R_p and T_p, another makes the weighted sum."""
+    values = counts.merged * shape.patches * shape.patch_dim
+    references = counts.keyframes * shape.patches * shape.patch_dim
+    return Cost(
+        products=4 * values,
+        other=2 * values + 5 * references,
+        bytes=2 * (values + references) + 4 * counts.merged * shape.patch_dim,
+    )
+
+
+def two_mlps(shape: ModelShape, counts: Counts, weight_bytes: int) -> Cost:
+    """MLP_k over all patches of keyframes, MLP_n over merged tokens."""
+    d, w = shape.patch_dim, shape.width
+    rows = counts.keyframes * shape.patches + counts.merged
+    moved = 2 * (d * w + w * w) * weight_bytes + rows * (d + w) * weight_bytes
+    return Cost(products=rows * 2 * (d * w + w * w), other=0, bytes=moved)
+
+
+def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored: bool = False) -> tuple[Cost, Cost]:
+    """The folded merger: what is told as `dfm`, and the tokens of keyframes (`projector`).
+
+    A merged patch goes through the first layer of the projector and, unless the lengths are `stored`, through the two
+    folded layers whose lengths are needed. A frame before the first keyframe goes through the second of these and the
+    third in any case. A reference goes through the first, the third, and back through one folded layer.
+    """
+    d, w, m = shape.patch_dim, shape.width, shape.patches
+    patches, before, after = counts.merged * m, counts.before * m, (counts.merged - counts.before) * m
+    references = counts.keyframes * m  # at most: a keyframe that no frame follows needs none
+    products = (
+        2 * patches * (d * w + 2 * w)  # g, relevance, weighted sum
+        + (0 if stored else 2 * (patches + after) * w * w)  # lengths
+        + 4 * before * w * w
+        + 2 * after * w  # similarity
+        + references * 2 * (d * w + 2 * w * w + w)
+        + counts.merged * 2 * w * w  # the last layer
+        + 2 * (shape.query_dim * w + w * w + w)
+    )
+    other = (0 if stored else 2 * (patches + after) * w) + 6 * before * w + 3 * references * w
+    weights = d * w + 4 * w * w + shape.query_dim * w
+    moved = 2 * (patches + references) * d + weights * weight_bytes + counts.merged * w * weight_bytes
+    moved += 8 * patches if stored else 0
+    kept = counts.keyframes * counts.keyframe_tokens
+    tokens = Cost(
+        products=2 * (counts.keyframes * m * d * w + kept * w * w),
+        other=8 * kept * w if counts.keyframe_tokens != m else 0,
+        bytes=2 * counts.keyframes * m * d + (d * w + w * w + kept * w) * weight_bytes,
+    )
+    return Cost(products, other, moved), tokens
+
+
+def prefill(shape: ModelShape, tokens: int, piece: int, weight_bytes: int) -> Cost:
+    """The language model over a prompt in pieces of `piece` tokens, and its head once; attention is causal.
+
+    Moved: all weights once a piece, and the keys and values of what came before once a piece.
+    """
+    w, hidden = shape.width, shape.feed_forward
+    narrow = w // shape.heads * shape.kv_heads
+    layer = 2 * w * w + 2 * w * narrow + 3 * w * hidden
+    attention = 2 * 2 * w * tokens * (tokens + 1) // 2
+    head = w * shape.vocabulary
+    pieces = [min(piece, tokens - first) for first in range(0, tokens, piece)]
+    seen = sum(sum(pieces[: i + 1]) for i in range(len(pieces)))
+    return Cost(
+        products=shape.layers * (2 * tokens * layer + attention) + 2 * head,
+        other=0,
+        bytes=weight_bytes * (shape.layers * (len(pieces) * layer + 2 * seen * narrow) + head + 2 * tokens * w),
+    )

@@ -1,0 +1,205 @@
+"""`sightline bench encoders`: frames a second of CLIP and SigLIP, from decoded 1080p frames to vectors in memory.
+
+The encoders are used as the ingest worker uses them, preprocessing and copies included; its part is measured beside.
+Random weights are honest here: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.errors import UsageError
+from pipeline.bench.cost import peak_of
+from pipeline.bench.model import device_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.profiles.profile import Profile
+
+__all__ = ["EncodersBench", "bench_encoders"]
+
+_HEIGHT, _WIDTH = 1080, 1920
+_SEED = 7
+
+Pixels = NDArray[np.uint8]
+
+
+class EncoderRow(BaseModel):
+    """One encoder. Seconds are medians for all `frames`; `preprocessing_seconds` are part of `seconds`.
+
+    `flops_a_frame` is counted over the model's matrix products as it runs; the fraction is of the device's peak.
+    """
+
+    encoder: Literal["frame", "patch"]
+    name: str
+    parameters: int
+    batch: int
+    seconds: float
+    preprocessing_seconds: float
+    frames_per_second: float
+    flops_a_frame: float
+    flops_fraction: float | None
+
+
+class EncodersBench(BaseModel):
+    profile: str
+    weights: Literal["random", "profile"]
+    device: str
+    frames: int
+    height: int = _HEIGHT
+    width: int = _WIDTH
+    repeats: int
+    rows: list[EncoderRow]
+
+
+def bench_encoders(
+    profile: str = "micro",
+    *,
+    frames: int = 64,
+    random_weights: bool = False,
+    device: str | None = None,
+    repeats: int = 3,
+) -> EncodersBench:
+    """Measure both encoders of a profile on the same random frames.
+
+    Args:
+        random_weights: make them from the profile's `encoder_shape` instead of loading them.
+        repeats: measured runs, after one that is not.
+
+    Raises:
+        UsageError: no frames, or a profile without `encoder_shape`.
+        ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
+    """
+    from model.encoders.encoder import load_encoders, pick_device
+    from model.profiles.profile import load_profile
+
+    if frames < 1 or repeats < 1:
+        raise UsageError("--frames and --repeats must be at least 1")
+    chosen, where = load_profile(profile), pick_device(device)
+    if random_weights:
+        clip, siglip = _random(chosen, where)
+    else:
+        pair = load_encoders(chosen, str(where))
+        clip, siglip = pair.frame, pair.patch
+    pixels = list(np.random.default_rng(_SEED).integers(0, 256, (frames, _HEIGHT, _WIDTH, 3), np.uint8))
+    rows = [_row("frame", clip, pixels, where, repeats), _row("patch", siglip, pixels, where, repeats)]
+    return EncodersBench(
+        profile=chosen.name,
+        weights="random" if random_weights else "profile",
+        device=device_name(where),
+        frames=frames,
+        repeats=repeats,
+        rows=rows,
+    )
+
+
+def _row(which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], device: Any, repeats: int) -> EncoderRow:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch: int = encoder._batch
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operation would count as nothing
+    try:
+        with FlopCounterMode(display=False) as counter:
+            encoder.encode_frames(pixels[:batch])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    flops = counter.get_total_flops() / len(pixels[:batch])
+    seconds = _median(lambda: encoder.encode_frames(pixels), device, repeats)
+
+    def prepare() -> None:
+        for i in range(0, len(pixels), batch):
+            encoder._preprocessing(pixels[i : i + batch], device)
+
+    peak = peak_of(device_name(device))
+    return EncoderRow(
+        encoder=which,
+        name=encoder.identity.name,
+        parameters=sum(p.numel() for p in encoder._model.parameters()),
+        batch=batch,
+        seconds=seconds,
+        preprocessing_seconds=_median(prepare, device, repeats),
+        frames_per_second=len(pixels) / seconds,
+        flops_a_frame=flops,
+        flops_fraction=None if peak is None else flops * len(pixels) / seconds / peak.flops,
+    )
+
+
+def _median(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+    import torch
+
+    def timed() -> float:
+        since = perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return perf_counter() - since
+
+    timed()
+    return float(np.median([timed() for _ in range(repeats)]))
+
+
+def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
+    """Both encoders of `encoder_shape`, vision towers only as far as frames need them."""
+    import open_clip
+    import torch
+    from transformers import SiglipConfig, SiglipModel
+
+    from index.records import EncoderIdentity
+    from model.encoders.clip import ClipEncoder
+    from model.encoders.preprocessing import Preprocessing
+    from model.encoders.siglip import SiglipEncoder
+
+    shape = profile.encoder_shape
+    if shape is None:
+        raise UsageError(f"the profile {profile.name} has no [encoder_shape] section; add one to measure it")
+
+    def identity(name: str, dimension: int) -> EncoderIdentity:
+        return EncoderIdentity(
+            name=name, revision="random", weights_digest="", preprocessing_digest="", dimension=dimension
+        )
+
+    torch.manual_seed(_SEED)
+    clip: Any = open_clip.create_model(shape.frame, device=device)
+    clip.eval().requires_grad_(False)
+    vision = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "image_size": shape.image_size,
+        "patch_size": shape.patch_size,
+    }
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    with torch.device(device):
+        siglip = SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).eval().requires_grad_(False)
+    half = (0.5, 0.5, 0.5)
+    squash = Preprocessing(
+        height=shape.image_size,
+        width=shape.image_size,
+        resize_mode="squash",
+        interpolation="bicubic",
+        mean=half,
+        std=half,
+    )
+    settings = open_clip.get_model_preprocess_cfg(clip)
+    frame, patch = profile.frame_encoder, profile.patch_encoder
+    dimension = int(clip.visual.output_dim)
+    return (
+        ClipEncoder(
+            clip,
+            None,
+            Preprocessing.from_open_clip(settings, source=shape.frame),
+            identity(frame.name, dimension),
+            frame.batch,
+        ),
+        SiglipEncoder(siglip, lambda _: torch.empty(0), squash, identity(patch.name, shape.width), patch),
+    )

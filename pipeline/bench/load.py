@@ -1,0 +1,181 @@
+"""How fast patches load, beside a plain sequential read of the same files in the same run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.patches.codec import PatchEncoding
+from index.records import EncoderIdentity, EncoderPair, FrameRecords, Segment
+from index.store import Store
+from index.window import Window
+
+__all__ = ["LoadRow", "bench_load", "fill", "full_size", "patch_bytes"]
+
+BEGAN = 1_709_280_000_000_000
+SEGMENT = 300
+_REPEATS = 3
+
+
+class LoadRow(BaseModel):
+    """Loading one window. Seconds are medians; `cold` is without, `warm` with the files in the page cache.
+
+    `share_of_plain_read` is the plain read's seconds over ours, both cold. `first_touch` is a load into memory that
+    was never written before, the others fill the same array again. `cpu` is the processor's time over all threads: where
+    the machine does other work, it says what the seconds do not.
+    """
+
+    encoding: str
+    frames: int
+    shape: list[int]
+    file_bytes: int
+    patch_bytes: int
+    write_seconds: float
+    plain_cold_seconds: float
+    plain_bytes_per_second: float
+    load_cold_seconds: float
+    load_warm_seconds: float
+    load_warm_cpu_seconds: float
+    first_touch_warm_seconds: float
+    file_bytes_per_second: float
+    patch_bytes_per_second: float
+    share_of_plain_read: float
+
+
+def files_of(store: Store) -> list[Path]:
+    """The live Parquet files of the patches."""
+    return [Path(path.removeprefix("file://")) for path in store._tables["patches"].open().file_uris()]
+
+
+def patch_bytes(store: Store) -> int:
+    """Bytes on disk of a local store's patches."""
+    return sum(path.stat().st_size for path in files_of(store))
+
+
+def fill(
+    url: Path, pair: EncoderPair, encoding: PatchEncoding, patches: NDArray[np.float16], captured_at: NDArray[np.int64]
+) -> Store:
+    """A store of one stream, `camera`, with nothing but patches, float16[N, M, D], in segments of five minutes."""
+    store = Store.create(url, pair, encoding)
+    for chunk, first in enumerate(range(0, len(patches), SEGMENT)):
+        some = slice(first, min(first + SEGMENT, len(patches)))
+        count = some.stop - first
+        records = FrameRecords(
+            stream_id="camera",
+            clock_source="given",
+            captured_at=captured_at[some],
+            pts_seconds=np.arange(first, some.stop, dtype=np.float64),
+            frame_vectors=np.zeros((count, pair.frame.dimension), np.float32),
+            patch_pooled=np.zeros((count, pair.patch.dimension), np.float32),
+            patches=patches[some],
+            pictures=[b""] * count,
+        )
+        segment = Segment(
+            stream_id="camera",
+            source="bench",
+            chunk=chunk,
+            uri="bench",
+            start=int(captured_at[first]),
+            end=int(captured_at[some.stop - 1]) + 1_000_000,
+            frames=count,
+            decode_mode="all",
+            clock_source="given",
+        )
+        store.append(segment, records)
+    return store
+
+
+def full_size(frames: int, *, m: int = 729, d: int = 1152) -> tuple[EncoderPair, NDArray[np.float16]]:
+    """Patches of the size SigLIP-so400m has, out of a generator: still, with noise, a twentieth of them changing."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(m * d + frames, dtype=np.float32)
+    scene = rng.standard_normal((m, d), dtype=np.float32)
+    result = np.empty((frames, m, d), np.float16)
+    for i in range(frames):
+        moved = rng.random(m) < 0.05
+        scene[moved] = scene[rng.permutation(m)[: int(moved.sum())]]
+        result[i] = scene + 0.02 * noise[i : i + m * d].reshape(m, d)
+
+    def identity(name: str, dimension: int) -> EncoderIdentity:
+        return EncoderIdentity(
+            name=name, revision="0", weights_digest="0", preprocessing_digest="0", dimension=dimension
+        )
+
+    return EncoderPair(frame=identity("synthetic", 8), patch=identity("synthetic", d), patches=m), result
+
+
+def bench_load(
+    work: Path | None, pair: EncoderPair, encoding: PatchEncoding, patches: NDArray[np.float16], frames: int
+) -> LoadRow:
+    """Write `frames` frames, `patches` over and over, and load them again."""
+    rows = np.arange(frames) % len(patches)
+    captured_at = BEGAN + np.arange(frames, dtype=np.int64) * 1_000_000
+    with tempfile.TemporaryDirectory(prefix="sightline-bench-", dir=work) as folder:
+        since = perf_counter()
+        store = fill(Path(folder), pair, encoding, patches if frames == len(patches) else patches[rows], captured_at)
+        written = perf_counter() - since
+        files, window = files_of(store), store.window()
+        size = sum(file.stat().st_size for file in files)
+        seconds: dict[str, list[float]] = {name: [] for name in ("plain", "cold", "warm", "cpu", "first")}
+        out = np.zeros((frames, *patches.shape[1:]), np.float16)
+        for _ in range(_REPEATS):
+            _forget_cache(files)
+            seconds["plain"].append(_plain(files))
+            _forget_cache(files)
+            seconds["cold"].append(_timed(store, window, out))
+            since = process_time()
+            seconds["warm"].append(_timed(store, window, out))
+            seconds["cpu"].append(process_time() - since)
+            seconds["first"].append(_timed(store, window, None))
+    plain, cold, warm, cpu, first = (float(np.median(values)) for values in seconds.values())
+    return LoadRow(
+        encoding=str(encoding),
+        frames=frames,
+        shape=list(patches.shape[1:]),
+        file_bytes=size,
+        patch_bytes=out.nbytes,
+        write_seconds=written,
+        plain_cold_seconds=plain,
+        plain_bytes_per_second=size / plain,
+        load_cold_seconds=cold,
+        load_warm_seconds=warm,
+        load_warm_cpu_seconds=cpu,
+        first_touch_warm_seconds=first,
+        file_bytes_per_second=size / cold,
+        patch_bytes_per_second=out.nbytes / cold,
+        share_of_plain_read=plain / cold,
+    )
+
+
+def _timed(store: Store, window: Window, out: NDArray[np.float16] | None) -> float:
+    since = perf_counter()
+    store.patches(window, out)
+    return perf_counter() - since
+
+
+def _plain(files: list[Path]) -> float:
+    """Every file from start to end, 4 MiB at a time into one buffer, as `dd bs=4M` does."""
+    buffer = bytearray(4 * 2**20)
+    since = perf_counter()
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return perf_counter() - since
+
+
+def _forget_cache(files: list[Path]) -> None:
+    """Write the files out and drop their pages; the kernel takes this as advice and, pages being clean, follows it."""
+    for path in files:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)

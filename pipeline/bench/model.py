@@ -1,0 +1,428 @@
+"""`sightline bench model`: seconds, memory, FLOPs and bytes of a question, stage by stage, for windows of many sizes.
+
+With random weights no checkpoint is needed: the sizes stand in the profile, the model is made on the device, and speed
+does not depend on the numbers in it. Patches are random too, and come from a file whose pages were dropped from the
+system's cache where the system lets one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from index.errors import BudgetExceeded, UsageError
+from pipeline.bench.cost import Cost, Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.encoders.encoder import Encoders
+    from model.language.transformers_engine import LanguageModel
+    from model.profiles.profile import ModelShape, Profile
+    from model.stage_clock import StageClock
+    from model.visual.tokens import Frames, Visual
+
+__all__ = ["ModelBench", "ModelRow", "Stage", "bench_model"]
+
+_REPEATS = 3
+_TEXT_TOKENS = 90  # of system turn, question and template, as in the published prompts
+_BLOCK_FRAMES = 16  # written over and over
+_SEED = 7
+
+
+class Stage(BaseModel):
+    """Median seconds, FLOPs and least bytes of one stage; fractions of the device's peak where it is known."""
+
+    seconds: float
+    flops: int
+    bytes: int
+    flops_fraction: float | None
+    bandwidth_fraction: float | None
+
+
+class ModelRow(BaseModel):
+    """One window size. `first_token_seconds` runs from the first byte read to the first token, `resident_seconds` is
+    the same without the waiting for patches: what it takes where they come fast enough. Patches are read ahead of what
+    is done with them, so `patch_load` is the time that the reading took longer."""
+
+    frames: int
+    keyframes: int
+    visual_tokens: int
+    prompt_tokens: int
+    patch_bytes: int
+    cache_bytes: int
+    stages: dict[str, Stage] = {}
+    first_token_seconds: float | None = None
+    resident_seconds: float | None = None
+    flops: int = 0
+    flops_fraction: float | None = None
+    peak_memory_bytes: int | None = None
+    refused: str | None = None
+
+
+class ModelBench(BaseModel):
+    """All sizes of one profile on one device."""
+
+    profile: str
+    dfm: str
+    stored_lengths: bool
+    weights: Literal["random", "profile"]
+    parameters: int
+    dtype: str
+    device: str
+    device_kind: str
+    peak_flops: float | None
+    peak_bandwidth: float | None
+    memory_is: str
+    patches_from: str
+    repeats: int
+    rows: list[ModelRow]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    profile: Profile
+    shape: ModelShape
+    visual: Visual
+    language: LanguageModel
+    stored: bool
+
+    def row(self, folder: Path, frames: int, repeats: int) -> ModelRow:
+        import torch
+
+        from model.language.kv_cache import cache_bytes
+        from model.visual.prompt import count_visual
+
+        shape, language, device = self.shape, self.language, self.language.device
+        keyframe = np.zeros(frames, bool)
+        keyframe[np.linspace(0, frames, min(self.profile.k, frames), endpoint=False).astype(int)] = True
+        keyframe = np.roll(keyframe, frames // (2 * self.profile.k + 1))  # a few frames stand before the first
+        keyframes = int(keyframe.sum())
+        visual = count_visual(keyframes, frames, self.visual.keyframe_tokens) + self.visual.closing_tokens
+        stamps = 4 * keyframes if self.profile.timestamps else 0
+        prompt = _TEXT_TOKENS + visual + stamps
+        row = ModelRow(
+            frames=frames,
+            keyframes=keyframes,
+            visual_tokens=visual,
+            prompt_tokens=prompt,
+            patch_bytes=2 * frames * shape.patches * shape.patch_dim,
+            cache_bytes=cache_bytes(language.model.config, prompt + 1, language.dtype),
+        )
+        if prompt >= language.max_context:
+            row.refused = f"{prompt} tokens and the answer do not fit into {language.max_context}"
+            return row
+        runs: list[tuple[dict[str, float], float]] = []
+        try:
+            for repeat in range(repeats + 1):  # the first warms up
+                _drop_pages(folder / "patches.f16")
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats(device)
+                timed = self._question(folder, keyframe)
+                if repeat:
+                    runs.append(timed)
+        except BudgetExceeded as error:
+            row.refused = str(error)
+            return row
+        counts = Counts(
+            merged=frames - keyframes,
+            before=int(np.argmax(keyframe)),
+            keyframes=keyframes,
+            keyframe_tokens=self.visual.keyframe_tokens,
+        )
+        peak = peak_of(device_name(device))
+        for name, cost in self._costs(counts, prompt).items():
+            seconds = float(np.median([stages.get(name, 0.0) for stages, _ in runs]))
+            flops, moved = (None, None) if peak is None or seconds == 0 else (peak.flops, peak.bandwidth)
+            row.stages[name] = Stage(
+                seconds=seconds,
+                flops=cost.flops,
+                bytes=cost.bytes,
+                flops_fraction=None if flops is None else cost.flops / seconds / flops,
+                bandwidth_fraction=None if moved is None or name == "patch_load" else cost.bytes / seconds / moved,
+            )
+        row.first_token_seconds = float(np.median([whole for _, whole in runs]))
+        row.resident_seconds = float(np.median([whole - stages["patch_load"] for stages, whole in runs]))
+        row.flops = sum(stage.flops for stage in row.stages.values())
+        row.flops_fraction = None if peak is None else row.flops / row.first_token_seconds / peak.flops
+        row.peak_memory_bytes = _peak_memory(device)
+        return row
+
+    def _costs(self, counts: Counts, prompt: int) -> dict[str, Cost]:
+        from model.language.transformers_engine import PREFILL_TOKENS
+
+        size = self.language.dtype.itemsize
+        loaded = 2 * (counts.merged + counts.keyframes) * self.shape.patches * self.shape.patch_dim
+        if self.profile.dfm.mode == "released":
+            dfm, projector = learned_dfm(self.shape, counts, size, stored=self.stored)
+        else:
+            dfm, projector = paper_dfm(self.shape, counts), two_mlps(self.shape, counts, size)
+        return {
+            "patch_load": Cost(0, 0, loaded),
+            "dfm": dfm,
+            "projector": projector,
+            "prefill": prefill(self.shape, prompt, PREFILL_TOKENS, size),
+        }
+
+    def _question(self, folder: Path, keyframe: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[dict[str, float], float]:
+        """Seconds by stage, and from the first byte to the first token."""
+        import torch
+
+        from model.read_ahead import ReadAhead, chunk_rows
+        from model.stage_clock import StageClock
+        from model.visual.tokens import Frames
+
+        language = self.language
+        clock = StageClock(language.device)
+        text = torch.randint(0, self.shape.vocabulary, (_TEXT_TOKENS,), generator=torch.Generator().manual_seed(1))
+        words: list[int] = text.tolist()
+        shape, device = (self.shape.patches, self.shape.patch_dim), language.device
+        chunk = chunk_rows(device, *shape)
+        began = clock.now()
+        with torch.inference_mode(), (folder / "patches.f16").open("rb", buffering=0) as file:
+            with ReadAhead(_reader(file), total=len(keyframe), chunk=chunk, shape=shape, device=device) as ahead:
+
+                def read(rows: slice) -> torch.Tensor:
+                    with clock.stage("patch_load"):
+                        return ahead(rows)
+
+                frames = Frames(
+                    keyframe=keyframe,
+                    stream_index=np.zeros(len(keyframe), np.int32),
+                    captured_at=np.arange(len(keyframe), dtype=np.int64),
+                    read=read,
+                    chunk=chunk,
+                    read_norms=self._norms if self.stored else None,
+                )
+                parts = [language.embed(words[:30]), *self._pieces(frames, clock), language.embed(words[30:])]
+            embeddings = torch.cat(parts)
+            del parts
+            with clock.stage("prefill"):
+                reading = language.read(embeddings, room=1)
+                int(reading.logits.argmax())
+        return clock.seconds, clock.now() - began
+
+    def _pieces(self, frames: Frames, clock: StageClock) -> Iterator[torch.Tensor]:
+        language = self.language
+        stamp = (lambda _: language.embed([1, 2, 3, 4])) if self.profile.timestamps else None
+        query = self.visual.query("What happened?")
+        for piece in self.visual.embeddings(frames, query, stamp, clock.stage):
+            yield piece.to(language.device, language.dtype)
+
+    def _norms(self, rows: slice) -> torch.Tensor:
+        """In place of what a store would give: any numbers above 0."""
+        import torch
+
+        return torch.ones(rows.stop - rows.start, self.shape.patches, 2, device=self.language.device)
+
+
+def _reader(file: Any) -> Callable[[slice, np.ndarray[Any, np.dtype[np.float16]]], None]:
+    """Patches straight from the file, one chunk after the other."""
+
+    def read(_: slice, out: np.ndarray[Any, np.dtype[np.float16]]) -> None:
+        left = memoryview(cast("bytes", out)).cast("B")
+        while len(left):
+            got = file.readinto(left)
+            if not got:
+                raise UsageError("the file of patches ended early; is the disk full?")
+            left = left[got:]
+
+    return read
+
+
+class _NoEncoder:
+    """Widths without weights: what `build_visual` asks of an encoder."""
+
+    def __init__(self, patches: int, dimension: int) -> None:
+        from index.records import EncoderIdentity
+
+        self.patches = patches
+        self.identity = EncoderIdentity(
+            name="random", revision="none", weights_digest="none", preprocessing_digest="none", dimension=dimension
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        rows = np.random.default_rng(_SEED).standard_normal((len(texts), self.identity.dimension))
+        unit: np.ndarray[Any, np.dtype[np.float32]] = rows.astype(np.float32)
+        return unit
+
+    text_features = encode_text
+
+
+def bench_model(
+    profile: str = "micro",
+    frames: Sequence[int] = (64, 256, 1024, 8192, 10_000),
+    *,
+    random_weights: bool = False,
+    stored_lengths: bool = False,
+    device: str | None = None,
+    repeats: int = _REPEATS,
+) -> ModelBench:
+    """Measure a profile's model over windows of several sizes.
+
+    Args:
+        profile: a name or a TOML path.
+        frames: window sizes; every one has the profile's K keyframes, evenly spaced.
+        random_weights: make the model from the profile's `shape` instead of loading it.
+        stored_lengths: as if the lengths that the learned merger needs of every patch had been stored at ingest.
+        device: `cpu`, `cuda`, …; CUDA where there is one by default.
+        repeats: measured runs of each size, after one that is not; the medians are reported.
+
+    Raises:
+        UsageError: no frames, a profile without `shape`, or a disk too small for the patches.
+        ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
+    """
+    from model.encoders.encoder import pick_device
+    from model.profiles.profile import load_profile
+
+    chosen = load_profile(profile)
+    if not frames or min(frames) < 1:
+        raise UsageError("give at least one number of frames, each above 0")
+    if chosen.shape is None:
+        raise UsageError(f"the profile {chosen.name} has no [shape] section; add one to measure it")
+    where = pick_device(device)
+    if stored_lengths and chosen.dfm.mode != "released":
+        raise UsageError(f"--stored-lengths belongs to the learned merger; {chosen.name} merges in paper mode")
+    visual, language = random_model(chosen, where) if random_weights else _real_model(chosen, where)
+    bench = _Bench(chosen, chosen.shape, visual, language, stored_lengths)
+    with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
+        dropped = _write_patches(Path(name), max(frames), chosen.shape)
+        rows = [bench.row(Path(name), count, repeats) for count in frames]
+    peak = peak_of(device_name(where))
+    return ModelBench(
+        profile=chosen.name,
+        dfm=chosen.dfm.mode,
+        stored_lengths=stored_lengths,
+        weights="random" if random_weights else "profile",
+        parameters=sum(p.numel() for p in language.model.parameters()),
+        dtype=str(language.dtype).removeprefix("torch."),
+        device=device_name(where),
+        device_kind="CUDA" if where.type == "cuda" else "CPU",
+        peak_flops=None if peak is None else peak.flops,
+        peak_bandwidth=None if peak is None else peak.bandwidth,
+        memory_is="most bytes torch allocated on the device"
+        if where.type == "cuda"
+        else "largest resident set of the process so far",
+        patches_from="a plain file, its pages dropped from the cache before every run"
+        if dropped
+        else "a plain file, perhaps from the system's cache",
+        repeats=repeats,
+        rows=rows,
+    )
+
+
+def random_model(profile: Profile, device: torch.device) -> tuple[Visual, LanguageModel]:
+    """Connector and language model of the profile's `shape`, made on `device` (which may be `meta`).
+
+    On CUDA in the profile's dtype, else in float32.
+    """
+    import torch
+    from transformers import Qwen2Config
+
+    from model.checkpoints.vilamp import VilampConfig
+    from model.language.transformers_engine import LanguageModel, build_qwen2
+    from model.visual.connector import AnyConnector, Connector, ReleasedConnector
+    from model.visual.tokens import build_visual
+
+    shape = profile.shape
+    assert shape is not None
+    dtype = getattr(torch, profile.language_model.dtype) if device.type == "cuda" else torch.float32
+    sizes: dict[str, Any] = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.positions,
+        "tie_word_embeddings": shape.tied,
+    }
+    torch.manual_seed(_SEED)
+    model = build_qwen2(Qwen2Config(**sizes), device, dtype).requires_grad_(False)
+    connector: AnyConnector
+    with torch.device(device):
+        if profile.dfm.mode == "released":
+            config = VilampConfig(
+                model_type="llava_qwen",
+                rms_norm_eps=1e-6,
+                mm_hidden_size=shape.patch_dim,
+                mm_projector_type="mlp2x_gelu",
+                mm_spatial_pool_mode="bilinear",
+                mm_spatial_pool_stride=2,
+                composer_type="sig_pooling",
+                **sizes,
+            )
+            connector = ReleasedConnector(config, shape.query_dim)
+        else:
+            connector = Connector(shape.patch_dim, shape.width, newline=profile.dfm.image_newline)
+    connector.to(dtype).requires_grad_(False)
+    patch, frame = _NoEncoder(shape.patches, shape.patch_dim), _NoEncoder(0, shape.query_dim)
+    visual = build_visual(profile.dfm, cast("Encoders", _Pair(frame, patch)), connector)
+    return visual, LanguageModel(model, None, max_context=profile.language_model.max_context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    frame: _NoEncoder
+    patch: _NoEncoder
+
+
+def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, LanguageModel]:
+    from model.answerer import load_answerer
+    from model.encoders.encoder import load_encoders
+
+    answerer = load_answerer(profile, load_encoders(profile, str(device)), str(device))
+    return answerer.visual, answerer.language
+
+
+def _write_patches(folder: Path, frames: int, shape: ModelShape) -> bool:
+    """A file of random float16 patches; true where its pages can be dropped from the cache."""
+    path, frame_bytes = folder / "patches.f16", 2 * shape.patches * shape.patch_dim
+    free = shutil.disk_usage(folder).free
+    if frames * frame_bytes > free - 2**30:
+        raise UsageError(
+            f"{frames} frames of patches need {frames * frame_bytes / 2**30:.1f} GiB in {folder.parent}, "
+            f"{free / 2**30:.1f} GiB are free there; set TMPDIR to a larger disk"
+        )
+    rng = np.random.default_rng(_SEED)
+    block = rng.standard_normal((_BLOCK_FRAMES, shape.patches, shape.patch_dim), np.float32).astype(np.float16)
+    with path.open("wb") as file:
+        for first in range(0, frames, _BLOCK_FRAMES):
+            file.write(block[: frames - first].tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return _drop_pages(path)
+
+
+def _drop_pages(path: Path) -> bool:
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def device_name(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _peak_memory(device: torch.device) -> int:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,318 @@
+"""`sightline bench patches`: what each way to keep patches costs in bytes and in exactness.
+
+The same footage is kept as fp16, as int8 and differentially with several ε; what each store gives back is compared
+with the fp16 patches: cosines with the questions, DFM's weights, its tokens, and the answers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.keyframes import select_keyframes
+from index.patches.codec import PatchEncoding, chains, decode_chain, encode_chain
+from pipeline.bench.load import LoadRow, bench_load, fill, full_size, patch_bytes
+
+__all__ = ["EPSILONS", "EncodingRow", "PatchesReport", "bench_patches"]
+
+EPSILONS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+COSINE_GOAL = 2e-3
+BYTES_GOAL = 0.10
+_BISECTIONS = 6
+
+
+class EncodingRow(BaseModel):
+    """One way to keep patches, beside fp16.
+
+    `bytes_an_hour` at a frame a second, as on disk. `delta_cosine` is |cos(p, q) − cos(p̂, q)| over all patches and
+    questions; `bound` is √(2 max(1 − cos(p, p̂))), which it cannot exceed. `weight_variation` is half the L1 distance of
+    DFM's weights of a frame, `token_error` |t − t̂| / |t|; both over all frames but keyframes, and all questions.
+    `answers_changed` of `answers`; `right` are those that are the truth; None where nothing is known to be true.
+    """
+
+    encoding: str
+    epsilon: float | None = None
+    bytes_an_hour: float
+    share_of_fp16: float
+    worst_cosine: float
+    delta_cosine_max: float
+    delta_cosine_p999: float
+    delta_cosine_mean: float
+    bound: float
+    weight_variation_max: float
+    weight_variation_mean: float
+    token_error_max: float
+    token_error_mean: float
+    answers: int | None = None
+    answers_changed: int | None = None
+    right: int | None = None
+
+
+class PatchesReport(BaseModel):
+    """`largest_epsilon` still meets the goal for |Δcos|, found by bisection; None when none does.
+
+    `stillness` are quantiles of 1 − cos between a patch and its place one second before: what an ε has to be above of
+    for anything to be left out. `still_delta_cosine` are quantiles of |cos(p, q) − cos(p', q)| for the stiller half of
+    them, p' being the patch a second before: what the camera's noise alone does to a cosine.
+    """
+
+    profile: str
+    footage: str
+    frames: int
+    shape: list[int]
+    questions: int
+    delta_cosine_goal: float = COSINE_GOAL
+    share_of_fp16_goal: float = BYTES_GOAL
+    largest_epsilon: float | None
+    goal_met: bool
+    stillness: dict[str, float]
+    still_delta_cosine: dict[str, float]
+    rows: list[EncodingRow]
+    loading: list[LoadRow]
+
+
+class _Truth:
+    """The fp16 patches of one stream and everything that is compared with them."""
+
+    def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, each: int, answers: bool) -> None:
+        import torch
+
+        from model.answerer import load_answerer
+        from model.encoders.encoder import load_encoders
+        from model.profiles.profile import load_profile
+        from pipeline.demo.render import questions
+
+        self.settings = load_profile(profile)
+        encoders = load_encoders(self.settings)
+        self.window = store.window(store.streams()[0].stream_id.split(), None, None)
+        self.patches: NDArray[np.float16] = store.patches(self.window)
+        self.asked = questions(seed, 0, minutes, each=each)
+        texts = [question.text for question in self.asked]
+        self.queries = torch.from_numpy(encoders.patch.encode_text(texts))
+        directions = encoders.patch.encode_text(texts).astype(np.float32)
+        self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        self.keyframes = []
+        for query in encoders.frame.encode_text(texts):
+            mask = np.zeros(len(self.window), bool)
+            mask[select_keyframes(self.window.frame_vectors, query, k=self.settings.k, tau=self.settings.tau)] = True
+            self.keyframes.append(mask)
+        self.cosines = self._cosines(self.patches)
+        self.merged = [self._merged(self.patches, i) for i in range(len(texts))]
+        self.answerer = load_answerer(self.settings, encoders) if answers else None
+        self.answers = self._answers(self.patches)
+
+    def _cosines(self, patches: NDArray[np.float16]) -> NDArray[np.float32]:
+        """float32[N, M, questions]."""
+        result: NDArray[np.float32] = _unit(patches) @ self.directions.T
+        return result
+
+    def _merged(self, patches: NDArray[np.float16], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """DFM's weights float32[n, M] and tokens float32[n, D] of every frame that is no keyframe, for one question."""
+        import torch
+
+        from model.visual.dfm import merge, merge_frames
+
+        def both(
+            patches: torch.Tensor,
+            reference: torch.Tensor | None,
+            query: torch.Tensor,
+            *,
+            alpha: float = 0.01,
+            lam: float = 1.0,
+        ) -> torch.Tensor:
+            unit = torch.nn.functional.normalize(patches, dim=-1)
+            gain = unit @ torch.nn.functional.normalize(query, dim=0)
+            if reference is not None:
+                gain = gain - lam * (unit * torch.nn.functional.normalize(reference, dim=-1)).sum(-1)
+            tokens = merge(patches, reference, query, alpha=alpha, lam=lam)
+            return torch.cat([torch.softmax(gain / alpha, dim=-1), tokens], dim=-1)
+
+        walked = merge_frames(
+            lambda rows: torch.from_numpy(patches[rows].astype(np.float32)),
+            self.keyframes[number],
+            self.window.stream_index,
+            self.queries[number],
+            alpha=self.settings.dfm.alpha,
+            lam=self.settings.dfm.lam,
+            merge=both,
+        )
+        found = torch.cat([part.features for part in walked if not part.is_keyframe]).numpy()
+        return found[:, : patches.shape[1]], found[:, patches.shape[1] :]
+
+    def _answers(self, patches: NDArray[np.float16]) -> list[str] | None:
+        from model.answerer import AnswerRequest
+
+        if self.answerer is None:
+            return None
+        texts = []
+        for question, mask in zip(self.asked, self.keyframes, strict=True):
+            request = AnswerRequest(
+                question=question.text,
+                options=question.options,
+                stream_index=self.window.stream_index,
+                captured_at=self.window.captured_at,
+                keyframe=mask,
+                read_patches=lambda rows, out: np.copyto(out, patches[rows]),
+            )
+            *_, last = self.answerer.answer(request)
+            texts.append(last.answer.text if last.answer else last.text)
+        return texts
+
+    def delta_cosine(self, patches: NDArray[np.float16]) -> NDArray[np.float32]:
+        """|Δcos| of every patch and question, float32[N, M, questions]."""
+        moved: NDArray[np.float32] = np.abs(self._cosines(patches) - self.cosines)
+        return moved
+
+    def compare(self, encoding: PatchEncoding, size: int, fp16_size: int, patches: NDArray[np.float16]) -> EncodingRow:
+        """Everything about what a store gave back."""
+        moved = self.delta_cosine(patches)
+        apart = _apart(self.patches, patches)
+        variation, error = [], []
+        for number, (weights, tokens) in enumerate(self.merged):
+            others, theirs = self._merged(patches, number)
+            variation.append(0.5 * np.abs(weights - others).sum(axis=1))
+            error.append(np.linalg.norm(tokens - theirs, axis=1) / np.maximum(np.linalg.norm(tokens, axis=1), 1e-30))
+        varied, erred = np.concatenate(variation), np.concatenate(error)
+        answers = self._answers(patches)
+        counts: dict[str, int | None] = {}
+        if answers is not None and self.answers is not None:
+            counts = {
+                "answers": len(answers),
+                "answers_changed": sum(a != b for a, b in zip(answers, self.answers, strict=True)),
+                "right": sum(a == q.answer for a, q in zip(answers, self.asked, strict=True)),
+            }
+        return EncodingRow(
+            encoding=encoding.kind,
+            epsilon=encoding.epsilon if encoding.kind == "differential" else None,
+            bytes_an_hour=size * 3600 / len(self.window),
+            share_of_fp16=size / fp16_size,
+            worst_cosine=1 - float(apart.max()),
+            delta_cosine_max=float(moved.max()),
+            delta_cosine_p999=float(np.quantile(moved[:: max(1, len(moved) // 200)], 0.999)),
+            delta_cosine_mean=float(moved.mean()),
+            bound=float(np.sqrt(2 * apart.max())),
+            weight_variation_max=float(varied.max()),
+            weight_variation_mean=float(varied.mean()),
+            token_error_max=float(erred.max()),
+            token_error_mean=float(erred.mean()),
+            **counts,
+        )
+
+    def largest_epsilon(self) -> float | None:
+        """The largest ε, to within a factor of 1.3, whose |Δcos| meets the goal; None when the smallest does not."""
+
+        def meets(epsilon: float) -> bool:
+            worst = 0.0
+            for part in chains(len(self.patches)):
+                true = self.patches[part]
+                rebuilt = np.empty_like(true)
+                decode_chain(encode_chain(true, epsilon), true.shape[1], true.shape[2], list(rebuilt))
+                worst = max(worst, float(np.abs(self._cosines(rebuilt) - self.cosines[part]).max()))
+                if worst > COSINE_GOAL:
+                    return False
+            return True
+
+        low, high = 1e-7, 1e-1
+        if not meets(low):
+            return None
+        for _ in range(_BISECTIONS):
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if meets(middle) else (low, middle)
+        return low
+
+
+def _unit(patches: NDArray[np.float16]) -> NDArray[np.float32]:
+    wide = patches.astype(np.float32)
+    result: NDArray[np.float32] = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-30)
+    return result
+
+
+def _apart(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
+    """1 − cosine of each patch, as half the squared distance of the unit vectors: exact where they are close."""
+    result: NDArray[np.float32] = 0.5 * np.square(_unit(a) - _unit(b)).sum(axis=-1)
+    return result
+
+
+def bench_patches(
+    profile: str = "micro",
+    *,
+    path: Path | None = None,
+    store: Path | None = None,
+    seed: int = 101,
+    minutes: float = 20.0,
+    each: int = 6,
+    epsilons: Sequence[float] = EPSILONS,
+    load_frames: int = 10_000,
+    full_frames: int = 0,
+    work: Path | None = None,
+) -> PatchesReport:
+    """Measure; see `EncodingRow` and `LoadRow`.
+
+    Args:
+        path: a video file in place of rendered footage. The questions of `seed` are asked of it all the same, their
+            answers are not counted.
+        store: a finished fp16 store of the rendered footage of `seed` and `minutes`; its first stream is taken.
+        each: questions of every kind.
+        epsilons: of the differential rows, beside the largest that meets the goal.
+        load_frames: frames whose loading is timed, those of the footage over and over.
+        full_frames: the same with synthetic patches of the full size.
+        work: folder for the stores, on the disk to be measured.
+    """
+    from index.store import Store
+    from ingest.file_ingest import ingest_sources
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
+    from pipeline.demo.render import render
+
+    with tempfile.TemporaryDirectory(prefix="sightline-bench-", dir=work) as name:
+        folder = Path(name)
+        if store is None:
+            encoders = load_encoders(load_profile(profile))
+            source = Store.create(folder / "source", encoders.pair)
+            if path is None:
+                render(seed, minutes, 1, folder / "footage")
+            ingest_sources([path or folder / "footage"], store=source, encoders=encoders)
+        else:
+            source = Store.open(store)
+        truth = _Truth(profile, seed, minutes, source, each=each, answers=path is None)
+        found = truth.largest_epsilon()
+        chosen = sorted({*epsilons, *([] if found is None else [found])})
+        kinds = [PatchEncoding(), PatchEncoding(kind="int8")]
+        kinds += [PatchEncoding(kind="differential", epsilon=epsilon) for epsilon in chosen]
+        rows: list[EncodingRow] = []
+        fp16 = 0
+        for number, encoding in enumerate(kinds):
+            kept = fill(folder / str(number), source.encoders, encoding, truth.patches, truth.window.captured_at)
+            size = patch_bytes(kept)
+            fp16 = fp16 or size
+            rows.append(truth.compare(encoding, size, fp16, kept.patches(kept.window())))
+        timed = [PatchEncoding(), PatchEncoding(kind="int8"), PatchEncoding(kind="differential")]
+        loading = []
+        if load_frames:
+            loading += [bench_load(work, source.encoders, e, truth.patches, load_frames) for e in timed]
+        if full_frames:
+            pair, synthetic = full_size(full_frames)
+            loading += [bench_load(work, pair, e, synthetic, full_frames) for e in timed]
+    still = _apart(truth.patches[1:], truth.patches[:-1])
+    noise = np.abs(truth.cosines[1:] - truth.cosines[:-1])[still <= np.median(still)]
+    return PatchesReport(
+        profile=profile,
+        footage="a file" if path is not None else f"rendered, seed {seed}, {minutes:g} minutes",
+        frames=len(truth.window),
+        shape=list(truth.patches.shape[1:]),
+        questions=len(truth.asked),
+        largest_epsilon=found,
+        goal_met=any(
+            r.epsilon is not None and r.share_of_fp16 <= BYTES_GOAL and r.delta_cosine_max <= COSINE_GOAL for r in rows
+        ),
+        stillness={f"{q:g}": float(np.quantile(still, q)) for q in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)},
+        still_delta_cosine={f"{q:g}": float(np.quantile(noise, q)) for q in (0.5, 0.9, 0.99, 0.999, 1.0)},
+        rows=rows,
+        loading=loading,
+    )

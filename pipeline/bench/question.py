@@ -1,0 +1,131 @@
+"""`sightline bench ingest` and `sightline bench ask`: where the seconds go, stage by stage."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from pydantic import BaseModel
+
+__all__ = ["AskReport", "IngestBench", "bench_ask", "bench_ingest"]
+
+_REPEATS = 3
+
+
+class IngestBench(BaseModel):
+    """The whole ingest of rendered footage; `stages` as in the ingest report, peak memory of this process."""
+
+    profile: str
+    frames: int
+    frames_per_second: float
+    realtime_factor: float
+    stages: dict[str, float]
+    peak_rss_bytes: int
+
+
+class AskRow(BaseModel):
+    """One window size; seconds by stage, medians over the repeats."""
+
+    frames: int
+    keyframes: int
+    visual_tokens: int
+    patch_bytes: int
+    seconds: dict[str, float]
+
+
+class AskReport(BaseModel):
+    """All sizes of one profile."""
+
+    profile: str
+    rows: list[AskRow]
+
+
+def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench:
+    """Render one camera, then time its ingest (rendering does not count)."""
+    from index.store import Store
+    from ingest.file_ingest import ingest_sources
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
+    from pipeline.demo.render import render
+
+    encoders = load_encoders(load_profile(profile))
+    with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
+        render(11, minutes, 1, Path(folder) / "footage")
+        store = Store.create(Path(folder) / "store", encoders.pair)
+        report = ingest_sources([Path(folder) / "footage"], store=store, encoders=encoders)
+    return IngestBench(
+        profile=profile,
+        frames=report.frames,
+        frames_per_second=report.frames_per_second,
+        realtime_factor=report.realtime_factor,
+        stages=report.stages,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -> AskReport:
+    """Ask about stores of several sizes, filled with encodings of drawn scenes."""
+    from index.records import FrameRecords, Segment
+    from index.store import Store
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
+    from model.world.drawing import draw
+    from model.world.scenes import make_camera, make_timeline
+    from pipeline.questions.asker import Asker
+
+    encoders = load_encoders(load_profile(profile))
+    camera, clips = make_camera(11), make_timeline(11, 600)
+    pictures = [draw(camera, [e for c in clips for e in c.events], t, "", t)[0] for t in range(600)]
+    vectors = encoders.frame.encode_frames(pictures)
+    pooled, patches = encoders.patch.encode_frames(pictures)
+    rows: list[AskRow] = []
+    for count in frames:
+        with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
+            store = Store.create(folder, encoders.pair)
+            for chunk, first in enumerate(range(0, count, 600)):
+                some = slice(0, min(600, count - first))
+                size = some.stop
+                at = 1_709_280_000_000_000 + (first + np.arange(size, dtype=np.int64)) * 1_000_000
+                records = FrameRecords(
+                    stream_id="bench",
+                    clock_source="given",
+                    captured_at=at,
+                    pts_seconds=first + np.arange(size, dtype=np.float64),
+                    frame_vectors=vectors[some],
+                    patch_pooled=pooled[some],
+                    patches=patches[some],
+                    pictures=[b""] * size,
+                )
+                segment = Segment(
+                    stream_id="bench",
+                    source="bench",
+                    chunk=chunk,
+                    uri="bench",
+                    start=int(at[0]),
+                    end=int(at[-1]) + 1_000_000,
+                    frames=size,
+                    decode_mode="all",
+                    clock_source="given",
+                )
+                store.append(segment, records)
+            asker = Asker(store, profile)
+            asker.ask("What red thing was at the gate?")  # loads the language model
+            runs = []
+            for _ in range(_REPEATS):
+                since = perf_counter()
+                asked = asker.ask("What red thing was at the gate?")
+                runs.append({**asked.timings_seconds, "wall": perf_counter() - since})
+            rows.append(
+                AskRow(
+                    frames=asked.frames,
+                    keyframes=len(asked.keyframes),
+                    visual_tokens=asked.visual_tokens,
+                    patch_bytes=asked.frames * encoders.pair.patches * encoders.pair.patch.dimension * 2,
+                    seconds={name: float(np.median([run[name] for run in runs])) for name in runs[0]},
+                )
+            )
+    return AskReport(profile=profile, rows=rows)

@@ -1,0 +1,1 @@
+"""The `sightline` command line, one module a group of commands."""

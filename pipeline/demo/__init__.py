@@ -1,0 +1,1 @@
+"""The demo: rendered footage, questions, the HTML report."""

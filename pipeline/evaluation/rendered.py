@@ -1,0 +1,221 @@
+"""`sightline evaluate`: what a profile gets right on rendered footage of seeds it has never seen.
+
+Footage goes through the same files, decoder and store as any user's. Every question is asked once for each way of
+choosing frames and once without any, so that each row of the table differs from the first by one thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from index.keyframes import select_keyframes, select_top_k, select_uniform
+from index.records import to_micros
+from model.world.questions import QUESTION_KINDS, Question
+from pipeline.demo.render import began_at, camera_name, questions, render
+
+__all__ = ["Evaluation", "Share", "evaluate"]
+
+VARIANTS = ("dks + dfm", "top-k", "uniform", "mean pooling", "keyframes only", "blind")
+METHODS = ("dks", "top-k", "uniform")
+
+
+class Share(BaseModel):
+    """`right` of `total`, with the 95 % Wilson interval."""
+
+    right: int
+    total: int
+    share: float
+    low: float
+    high: float
+
+
+def share(right: int, total: int) -> Share:
+    """Wilson's score interval at 95 %."""
+    if total == 0:
+        return Share(right=0, total=0, share=0.0, low=0.0, high=1.0)
+    z, p = 1.959964, right / total
+    middle = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    return Share(right=right, total=total, share=p, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+class Evaluation(BaseModel):
+    """The table: `accuracy[variant][kind or "all"]`, `hits[k][method]["any" | "all" | "all of several"]`."""
+
+    profile: str
+    seeds: list[int]
+    minutes: float
+    cameras: int
+    k: int
+    tau: float
+    questions: int
+    frames: int
+    accuracy: dict[str, dict[str, Share]]
+    hits: dict[str, dict[str, dict[str, Share]]]
+
+    def bars(self) -> dict[str, tuple[bool, str]]:
+        """The five promises of the `micro` profile, each with whether it holds and the figures."""
+        hits, accuracy = self.hits[str(self.k)], self.accuracy
+        dks, top = hits["dks"], hits["top-k"]
+        full, blind = accuracy["dks + dfm"]["all"], accuracy["blind"]["all"]
+        above = dks["all of several"].share - top["all of several"].share
+        lead = full.share - blind.share
+        return {
+            "any evidence ≥ 95 %": (dks["any"].share >= 0.95, f"{dks['any'].share:.1%}"),
+            "all evidence ≥ 75 %": (dks["all of several"].share >= 0.75, f"{dks['all of several'].share:.1%}"),
+            "all evidence ≥ 10 points above top-K": (above >= 0.10, f"{100 * above:+.1f} points"),
+            "accuracy ≥ 80 %": (full.share >= 0.80, f"{full.share:.1%}"),
+            "≥ 20 points above blind": (lead >= 0.20, f"{100 * lead:+.1f} points"),
+        }
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts by two or three keys, right and asked."""
+
+    counts: dict[tuple[str, ...], list[int]]
+
+    def add(self, *key: str, right: bool) -> None:
+        pair = self.counts.setdefault(key, [0, 0])
+        pair[0] += right
+        pair[1] += 1
+
+    def share(self, *key: str) -> Share:
+        return share(*self.counts.get(key, [0, 0]))
+
+
+def _select(
+    method: str, vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float
+) -> NDArray[np.int64]:
+    if method == "dks":
+        return select_keyframes(vectors, query, k=k, tau=tau)
+    if method == "top-k":
+        return select_top_k(vectors, query, k=k)
+    return select_uniform(len(vectors), k=k)
+
+
+def _hit(question: Question, seconds: NDArray[np.float64]) -> list[bool]:
+    return [bool(((seconds >= e.seen_from) & (seconds <= e.seen_until)).any()) for e in question.evidence]
+
+
+class _Camera:
+    """One stream of the store in memory, and how to ask about it."""
+
+    def __init__(self, window: Any, patches: NDArray[np.float16], began: int) -> None:
+        self.window, self.patches = window, patches
+        self.seconds = (window.captured_at - began) / 1e6
+
+    def answer(self, answerer: Any, question: Question, keyframes: NDArray[np.int64], *, others: bool = True) -> str:
+        from model.answerer import AnswerRequest
+
+        mask = np.zeros(len(self.window), bool)
+        mask[keyframes] = True
+        rows = np.arange(len(mask)) if others else np.flatnonzero(mask)
+        request = AnswerRequest(
+            question=question.text,
+            options=question.options,
+            stream_index=self.window.stream_index[rows],
+            captured_at=self.window.captured_at[rows],
+            keyframe=mask[rows],
+            read_patches=lambda part, out: np.copyto(out, self.patches[rows[part]]),
+            read_vectors=lambda part: self.window.frame_vectors[rows[part]],
+        )
+        *_, last = answerer.answer(request)
+        return str(last.answer.text)
+
+
+def evaluate(
+    work: Path,
+    *,
+    profile: str = "micro",
+    seeds: Sequence[int] = (101, 102, 103),
+    minutes: float = 20.0,
+    cameras: int = 2,
+    each: int = 6,
+    k: int = 32,
+    tau: float = 0.85,
+    more_k: Sequence[int] = (8,),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Render, ingest and ask; footage and stores are kept under `work` and reused.
+
+    Args:
+        each: questions of every kind for each camera, where its timeline has as many.
+        more_k: further K for which keyframe hits are counted (answers are given for `k` alone).
+    """
+    from index.store import Store
+    from ingest.file_ingest import ingest_sources
+    from model.answerer import load_answerer
+    from model.encoders.encoder import load_encoders
+    from model.profiles.profile import load_profile
+    from model.visual.dfm import merge_mean
+
+    settings = load_profile(profile)
+    encoders = load_encoders(settings)
+    answerer = load_answerer(settings, encoders)
+    averaging = load_answerer(settings, encoders, merge=merge_mean)
+    accuracy, hits = _Tally({}), _Tally({})
+    asked = frames = 0
+    done, total = 0, len(seeds) * cameras
+    for seed in seeds:
+        footage = work / f"seed-{seed}-{minutes:g}m-{cameras}c"
+        if not (footage / "truth.json").exists():
+            render(seed, minutes, cameras, footage)
+        store = Store.open_or_create(str(work / f"store-{footage.name}"), encoders.pair)
+        ingest_sources([str(footage)], store=store, encoders=encoders)
+        began = to_micros(began_at(seed))
+        for number in range(cameras):
+            window = store.window([camera_name(number)], None, None)
+            camera = _Camera(window, store.patches(window), began)
+            frames += len(window)
+            for question in questions(seed, number, minutes, each=each):
+                asked += 1
+                query = encoders.frame.encode_text([question.text])[0]
+                chosen: dict[str, NDArray[np.int64]] = {}
+                for many in (k, *more_k):
+                    for method in METHODS:
+                        picked = _select(method, window.frame_vectors, query, many, tau)
+                        found = _hit(question, camera.seconds[picked])
+                        hits.add(str(many), method, "any", right=any(found))
+                        hits.add(str(many), method, "all", right=all(found))
+                        if len(found) > 1:
+                            hits.add(str(many), method, "all of several", right=all(found))
+                        if many == k:
+                            chosen[method] = picked
+                none = np.zeros(0, np.int64)
+                answers = {
+                    "dks + dfm": camera.answer(answerer, question, chosen["dks"]),
+                    "top-k": camera.answer(answerer, question, chosen["top-k"]),
+                    "uniform": camera.answer(answerer, question, chosen["uniform"]),
+                    "mean pooling": camera.answer(averaging, question, chosen["dks"]),
+                    "keyframes only": camera.answer(answerer, question, chosen["dks"], others=False),
+                    "blind": camera.answer(answerer, question, none, others=False),
+                }
+                for variant, text in answers.items():
+                    for kind in (question.kind, "all"):
+                        accuracy.add(variant, kind, right=text == question.answer)
+            done += 1
+            on_progress(done, total)
+    return Evaluation(
+        profile=settings.name,
+        seeds=list(seeds),
+        minutes=minutes,
+        cameras=cameras,
+        k=k,
+        tau=tau,
+        questions=asked,
+        frames=frames,
+        accuracy={v: {kind: accuracy.share(v, kind) for kind in (*QUESTION_KINDS, "all")} for v in VARIANTS},
+        hits={
+            str(many): {m: {n: hits.share(str(many), m, n) for n in ("any", "all", "all of several")} for m in METHODS}
+            for many in (k, *more_k)
+        },
+    )

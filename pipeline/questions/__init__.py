@@ -1,0 +1,1 @@
+"""Questions over a store: asking and searching."""

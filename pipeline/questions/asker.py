@@ -1,0 +1,393 @@
+"""A question over the store: keyframes by DKS, everything else thinned only where it must be, then the model.
+
+question ─CLIP text─▶ DKS over every frame of the window ─▶ rows ─patches─▶ DFM, prefill, answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from index.errors import ModelError, UsageError
+from index.records import parse_rfc3339, rfc3339, to_micros
+
+if TYPE_CHECKING:
+    from index.records import Segment
+    from index.store import Store
+    from index.window import Window
+    from model.answerer import Answerer
+    from model.answers import AnswerPiece
+    from model.encoders.encoder import Encoders
+    from model.profiles.profile import Profile
+    from pipeline.service.client import ServiceClient
+    from pipeline.service.schemas import ServedProfile
+
+__all__ = [
+    "Asked",
+    "Asker",
+    "Keyframe",
+    "Selection",
+    "ask",
+    "check_reading",
+    "check_selection",
+    "choose_rows",
+    "moment",
+]
+
+MAX_FRAMES = 10_000
+Moment = datetime | str | int
+
+
+class Keyframe(BaseModel):
+    """One keyframe: when it was captured (RFC 3339 UTC), seconds from its own video's first frame, and R_f."""
+
+    stream_id: str
+    captured_at: str
+    offset_seconds: float
+    score: float
+
+
+class Asked(BaseModel):
+    """The answer with what it rests on; `frames` is what the model read, `option` the chosen option's text."""
+
+    question: str
+    answer: str
+    option: str | None = None
+    probabilities: dict[str, float] = Field(default_factory=dict)
+    keyframes: list[Keyframe]
+    frames: int
+    window_frames: int
+    visual_tokens: int
+    timings_seconds: dict[str, float]
+    notices: list[str] = Field(default_factory=list)
+
+
+def moment(value: Moment | None, name: str = "time") -> int | None:
+    """UTC microseconds of a datetime with a zone, RFC 3339 text, or microseconds.
+
+    Raises:
+        UsageError: it names no time zone or is no time.
+    """
+    if value is None or isinstance(value, int):
+        return value
+    try:
+        return parse_rfc3339(value) if isinstance(value, str) else to_micros(value)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def choose_rows(n: int, keyframes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Ascending rows of at most `most` frames of `n`: every keyframe, and of the others an even selection."""
+    if n <= most:
+        return np.arange(n)
+    others = np.setdiff1d(np.arange(n), keyframes, assume_unique=True)
+    count = max(0, most - len(keyframes))
+    picked = others[((2 * np.arange(count) + 1) * len(others)) // (2 * max(1, count))]
+    return np.sort(np.concatenate([keyframes, picked]))
+
+
+def check_selection(question: str, k: int | None, tau: float | None) -> None:
+    """What can be said to be wrong before anything is loaded. Raises UsageError."""
+    if not question.strip():
+        raise UsageError("the question is empty; type what you want to know")
+    if k is not None and k < 1:
+        raise UsageError(f"k must be at least 1, got {k}")
+    if tau is not None and not -1.0 < tau <= 1.0:
+        raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
+
+
+def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
+    """As `check_selection`, for what only answering needs. Raises UsageError."""
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
+    if not all(option.strip() for option in options or ()):
+        raise UsageError("an option is empty; give every --option a text")
+    if len(set(options or ())) != len(options or ()):
+        raise UsageError("two options are the same; give each only once")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """DKS over one window: rows of keyframes in the order of selection, R_f of every row, the query, what it took."""
+
+    window: Window
+    keyframes: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    timings: dict[str, float]
+
+
+class _Origins:
+    """When each piece of footage began, so that a frame can be found again in its own file."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+        self.began = {(s.stream_id, s.source): s.start for s in segments if s.chunk == 0}
+
+    def offset(self, stream_id: str, at: int, pts_seconds: float) -> float:
+        """Seconds from the first frame of the footage that `at` belongs to.
+
+        The frame's own pts where that beginning has been forgotten; the two differ for files whose clock does not
+        start at 0.
+        """
+        within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
+        if not within:
+            return pts_seconds
+        latest = max(within, key=lambda s: s.start)
+        began = self.began.get((stream_id, latest.source))
+        return pts_seconds if began is None else (at - began) / 1e6
+
+
+def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
+    for piece in pieces:
+        if piece.text:
+            on_text(piece.text)
+        yield piece
+
+
+class Asker:
+    """A store and a profile, loaded once for any number of questions.
+
+    With `service` the models are those of a model service, nothing is loaded here, and `profile` and `device` are its.
+
+    Raises:
+        StoreNotFound, StoreVersion, IdentityMismatch: the store, or that the profile is not the one that wrote it.
+        ProfileInvalid, WeightsNotFound, WeightsInvalid: the profile.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        profile: str | Path = "micro",
+        device: str | None = None,
+        *,
+        service: ServiceClient | None = None,
+    ) -> None:
+        from index.store import Store as StoreClass
+        from model.encoders.encoder import load_encoders
+        from model.profiles.profile import load_profile
+
+        opened = StoreClass.open(store) if isinstance(store, str | Path) else store
+        self.device, self.service = device, service
+        self.profile: Profile | ServedProfile
+        self.encoders: Encoders
+        if service is not None:
+            self.profile, self.encoders = service.profile, service.encoders
+        else:
+            self.profile = loaded = load_profile(str(profile))
+            self.encoders = load_encoders(loaded, device)
+        self.store: Store = StoreClass.open(opened.url, encoders=self.encoders.pair)
+        self._answerer: Answerer | None = None
+
+    @property
+    def answerer(self) -> Answerer:
+        """Connector and language model, loaded when the first question needs them.
+
+        Raises:
+            ModelError: they are in a model service.
+        """
+        if self._answerer is None:
+            from model.answerer import load_answerer
+            from model.profiles.profile import Profile as ProfileClass
+
+            if not isinstance(self.profile, ProfileClass):
+                raise ModelError("the language model is in the model service, not in this process")
+            self._answerer = load_answerer(self.profile, self.encoders, self.device)
+        return self._answerer
+
+    @property
+    def _reader(self) -> Answerer | ServiceClient:
+        return self.answerer if self.service is None else self.service
+
+    def select(
+        self,
+        question: str,
+        *,
+        streams: Sequence[str] | None = None,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        k: int | None = None,
+        tau: float | None = None,
+        fill: bool = False,
+    ) -> Selection:
+        """DKS alone. Raises UsageError, UnknownStream, EmptyWindow."""
+        from index.keyframes import relevance, select_keyframes
+
+        check_selection(question, k, tau)
+        k = self.profile.k if k is None else k
+        tau = self.profile.tau if tau is None else tau
+        since = perf_counter()
+        window = self.store.window(streams, moment(start, "from"), moment(end, "to"))
+        timings = {"window": perf_counter() - since}
+        since = perf_counter()
+        query = self.encoders.frame.encode_text([question])[0]
+        timings["text"] = perf_counter() - since
+        since = perf_counter()
+        dfm = self.profile.dfm
+        keyframes = select_keyframes(
+            window.frame_vectors,
+            query,
+            k=k,
+            tau=tau,
+            fill=fill or dfm.gap_fill,
+            floor=dfm.relevance_floor,
+            inclusive=dfm.mode == "released",
+        )
+        scores = relevance(window.frame_vectors, query)
+        timings["dks"] = perf_counter() - since
+        return Selection(window, keyframes, scores, timings)
+
+    def keyframes(self, question: str, **where: Any) -> list[Keyframe]:
+        """What `select` chose, in temporal order."""
+        return self.listed(self.select(question, **where))
+
+    def listed(self, selection: Selection) -> list[Keyframe]:
+        """The keyframes of a selection, streams together and in time inside each."""
+        window = selection.window
+        origins = _Origins(self.store.segments())
+        result = []
+        for row in np.sort(selection.keyframes).tolist():
+            name, at = window.stream_ids[window.stream_index[row]], int(window.captured_at[row])
+            offset = origins.offset(name, at, float(window.pts_seconds[row]))
+            score = round(float(selection.scores[row]), 6)
+            result.append(
+                Keyframe(stream_id=name, captured_at=rfc3339(at), offset_seconds=round(offset, 6), score=score)
+            )
+        return result
+
+    def ask(
+        self,
+        question: str,
+        *,
+        options: Sequence[str] | None = None,
+        max_frames: int | None = None,
+        on_text: Callable[[str], None] = lambda _: None,
+        **where: Any,
+    ) -> Asked:
+        """Answer `question`; `on_text` gets the answer piece by piece. `where` is as in `select`.
+
+        Raises:
+            UsageError, UnknownStream, EmptyWindow, BudgetExceeded.
+        """
+        check_reading(options, max_frames)
+        selection = self.select(question, **where)
+        return self.answer(question, selection, options=options, max_frames=max_frames, on_text=on_text)
+
+    def answer(
+        self,
+        question: str,
+        selection: Selection,
+        *,
+        options: Sequence[str] | None = None,
+        max_frames: int | None = None,
+        on_text: Callable[[str], None] = lambda _: None,
+    ) -> Asked:
+        """Answer `question` from what `select` chose for it.
+
+        Raises:
+            UsageError, BudgetExceeded.
+        """
+        began = perf_counter()
+        check_reading(options, max_frames)
+        choices = tuple(options or ())
+        reader, window = self._reader, selection.window
+        loading = perf_counter() - began
+        count = len(selection.keyframes)
+        most = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
+        if most < count:
+            raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k too")
+        rows = choose_rows(len(window), selection.keyframes, most)
+        mask = np.zeros(len(window), bool)
+        mask[selection.keyframes] = True
+        read = window if len(rows) == len(window) else window.take(rows)
+        *pieces, last = _told(self._pieces(question, choices, read, mask[rows]), on_text)
+        if last.answer is None:
+            raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
+        timings = {**selection.timings, "load": loading, **last.answer.timings}
+        timings["total"] = sum(selection.timings.values()) + perf_counter() - began
+        option = last.answer.option
+        return Asked(
+            question=question,
+            answer=last.answer.text,
+            option=None if option is None else choices[option],
+            probabilities=dict(zip(choices, last.answer.probabilities, strict=True)) if choices else {},
+            keyframes=self.listed(selection),
+            frames=len(rows),
+            window_frames=len(window),
+            visual_tokens=last.answer.visual_tokens,
+            timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
+            notices=self._notices(question, len(window), len(rows)),
+        )
+
+    def _pieces(
+        self, question: str, choices: tuple[str, ...], read: Window, keyframe: NDArray[np.bool_]
+    ) -> Iterator[AnswerPiece]:
+        if self.service is not None:
+            return self.service.answer(question, choices, read, keyframe)
+        from model.answerer import AnswerRequest
+
+        request = AnswerRequest(
+            question=question,
+            options=choices,
+            stream_index=read.stream_index,
+            captured_at=read.captured_at,
+            keyframe=keyframe,
+            read_patches=lambda part, out: self.store.patches(read.take(part), out),
+            read_vectors=lambda part: read.frame_vectors[part],
+        )
+        return self.answerer.answer(request)
+
+    def _notices(self, question: str, frames: int, read: int) -> list[str]:
+        reader = self._reader
+        notices = [reader.notice] if reader.notice else []
+        unknown = reader.unknown_words(question)
+        if unknown:
+            words = f"word{'s' * (len(unknown) > 1)} {', '.join(unknown)}"
+            notices.append(f"The {self.profile.name} profile does not know the {words}; the answer may be a guess.")
+        if read < frames:
+            notices.append(
+                f"Keyframes were chosen among all {frames} frames; of the other frames an even selection was read, "
+                f"{read} frames in all."
+            )
+        return notices
+
+
+def ask(
+    question: str,
+    *,
+    store: Store | str | Path,
+    streams: Sequence[str] | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    options: Sequence[str] | None = None,
+    k: int = 32,
+    tau: float = 0.85,
+    fill: bool = False,
+    max_frames: int | None = None,
+    profile: str | Path = "micro",
+    device: str | None = None,
+) -> Asked:
+    """One question over a store; use `Asker` for several, which loads the models once.
+
+    Args:
+        store: an open store, its URL or its path.
+        streams: stream ids, all when None.
+        start, end: UTC times (datetime with a zone, or RFC 3339); the end is exclusive.
+        options: answers to choose from; an open question when None.
+        k, tau: keyframes (Algorithm 1). fill: fill gaps until there are min(k, N) keyframes.
+        max_frames: most frames to read, 10,000 or the profile's budget when None.
+
+    Raises:
+        UsageError, StoreError, ModelError: see `index.errors`.
+    """
+    asker = Asker(store, profile, device)
+    return asker.ask(
+        question, options=options, max_frames=max_frames, streams=streams, start=start, end=end, k=k, tau=tau, fill=fill
+    )

@@ -1,0 +1,1 @@
+"""The model service over HTTP, and its client."""

@@ -1,0 +1,370 @@
+"""The model service: routes over one engine and one admission queue.
+
+    POST /v1/answer             frame references in, server-sent events out: token …, answer
+    POST /v1/budget             how many frames a question may bring
+    POST /v1/embed/text         vectors of texts
+    POST /v1/chat/completions   OpenAI's shape; `sightline: {streams, start, end}` names the footage
+    GET  /v1/profile  /v1/models  /metrics  /healthz  /readyz
+
+Does not know which process it runs in, nor where the store lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from index.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    EmptyWindow,
+    OutOfMemory,
+    ServiceBusy,
+    ServiceUnavailable,
+    SightlineError,
+    UnknownFrame,
+    UnknownStream,
+    UsageError,
+)
+from pipeline.service.admission import Admission, Cancelled, Job
+from pipeline.service.engine import Done, Engine, rows_of
+from pipeline.service.flow import Flow, unless_gone
+from pipeline.service.gate import Gate
+from pipeline.service.metrics import ServiceMetrics
+from pipeline.service.reply_format import AnswerForm, ChatForm, Form
+from pipeline.service.schemas import (
+    AnswerBody,
+    Budget,
+    BudgetBody,
+    ChatBody,
+    EmbedBody,
+    Embedded,
+    Problem,
+    ServedProfile,
+    code_of,
+    problem_of,
+)
+
+__all__ = ["Limits", "ModelService"]
+
+_log = structlog.get_logger("sightline.service")
+_STATUS: dict[type[SightlineError], int] = {
+    UsageError: 422,
+    BudgetExceeded: 422,
+    UnknownStream: 404,
+    UnknownFrame: 404,
+    EmptyWindow: 404,
+    ServiceBusy: 429,
+    ServiceUnavailable: 503,
+    DeadlineExceeded: 504,
+    OutOfMemory: 507,
+}
+_SLOW_READER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`waiting`: most requests in the queue. `deadline_seconds`: longest, and that of requests which name none.
+    `stop_seconds`: how long a stop waits for what was admitted."""
+
+    waiting: int = 64
+    deadline_seconds: float = 120.0
+    max_body_bytes: int = 2**20
+    stop_seconds: float = 30.0
+
+
+class ModelService:
+    """`app` is the ASGI application, gate and all. `drain` refuses new work, `stop` ends what is left."""
+
+    def __init__(self, engine: Engine, *, token: SecretStr | None = None, limits: Limits | None = None) -> None:
+        self.engine, self.limits = engine, limits or Limits()
+        self.admission = Admission(waiting=self.limits.waiting, translate=engine.explain)
+        self.metrics = ServiceMetrics(
+            depth=lambda: self.admission.depth, running=lambda: self.admission.running, capacity=self.limits.waiting
+        )
+        self.routes = self._routes()
+        self.app = Gate(self.routes, token=token, max_body_bytes=self.limits.max_body_bytes)
+
+    @property
+    def ready(self) -> bool:
+        return self.admission.accepting and not self.engine.broken
+
+    def drain(self) -> None:
+        """Refuse new requests; those admitted go on. Safe in a signal handler."""
+        self.admission.drain()
+
+    def stop(self) -> bool:
+        """Wait at most `stop_seconds` for what was admitted; whether all of it was finished."""
+        return self.admission.stop(self.limits.stop_seconds)
+
+    # ---- routes ------------------------------------------------------------------------------------------------
+
+    def _routes(self) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+            yield
+            await asyncio.to_thread(self.admission.stop, 0.0)
+
+        # The interactive pages load scripts from elsewhere; the schema itself is served.
+        app = FastAPI(title="Sightline model service", docs_url=None, redoc_url=None, lifespan=lifespan)
+        app.add_exception_handler(SightlineError, self._sightline_error)
+        app.add_exception_handler(Cancelled, self._gone)
+        app.add_exception_handler(RequestValidationError, self._invalid)
+        app.add_exception_handler(HTTPException, self._http_error)
+        app.get("/healthz")(self.healthz)
+        app.get("/readyz")(self.readyz)
+        app.get("/metrics")(self.metrics_text)
+        app.get("/v1/profile", response_model_exclude_unset=True)(self.profile)
+        app.get("/v1/models")(self.models)
+        app.post("/v1/budget")(self.budget)
+        app.post("/v1/answer", response_model=None)(self.answer)
+        app.post("/v1/embed/text")(self.embed_text)
+        app.post("/v1/chat/completions", response_model=None)(self.chat)
+        return app
+
+    async def healthz(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def readyz(self) -> JSONResponse:
+        state = "broken" if self.engine.broken else "ready" if self.ready else "stopping"
+        return JSONResponse({"status": state}, 200 if self.ready else 503)
+
+    async def metrics_text(self) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def profile(self) -> ServedProfile:
+        return self.engine.profile
+
+    async def models(self) -> dict[str, Any]:
+        entry = {"id": self.engine.answerer.profile.name, "object": "model", "created": 0, "owned_by": "sightline"}
+        return {"object": "list", "data": [entry]}
+
+    async def budget(self, body: BudgetBody) -> Budget:
+        return await asyncio.to_thread(self.engine.budget, body.question, body.options, body.keyframes)
+
+    async def answer(self, request: Request, body: AnswerBody) -> Response:
+        rows = rows_of(body.frames)
+        try:
+            await asyncio.to_thread(self.engine.check, rows, body.question, body.options)
+        except BudgetExceeded as error:
+            return self._refused(
+                error,
+                frames=len(rows),
+                keyframes=rows.keyframes,
+                max_frames=self.engine.answerer.profile.max_frames,
+                max_tokens=self.engine.answerer.language.max_context,
+            )
+
+        def work(job: Job) -> Iterator[str | Done]:
+            return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens)
+
+        return await self._answered(request, "answer", work, body.deadline_seconds, AnswerForm(), stream=body.stream)
+
+    async def embed_text(self, request: Request, body: EmbedBody) -> Embedded:
+        flow = self._flow("embed", lambda _: self.engine.embed(body.texts, body.encoder), body.deadline_seconds)
+        pieces = self._pieces("embed", flow)
+
+        async def collect() -> list[Any]:
+            return [piece async for piece in pieces]
+
+        (vectors,) = await unless_gone(request, collect())
+        return Embedded(
+            encoder=getattr(self.engine.answerer.encoders.pair, body.encoder).name,
+            vectors=vectors.tolist(),
+            timings={"queue": flow.job.waited, "total": monotonic() - flow.began},
+        )
+
+    async def chat(self, request: Request, body: ChatBody) -> Response:
+        profile = self.engine.answerer.profile
+        if body.model != profile.name:
+            message = f"the service runs the model {profile.name!r} only"
+            return _problem(404, Problem(type="invalid_request_error", message=message, code="model_not_found"))
+        try:
+            question = body.question()
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        limit = body.max_completion_tokens or body.max_tokens
+        notices = [self.engine.answerer.notice] if self.engine.answerer.notice else []
+        if len(body.messages) > 1:
+            notices.append("The model reads one question: the last message. Earlier messages were not read.")
+        form = ChatForm(
+            profile.name,
+            limit=min(limit or profile.language_model.max_new_tokens, profile.language_model.max_new_tokens),
+            usage=bool((body.stream_options or {}).get("include_usage")),
+            notices=notices,
+        )
+        work: Callable[[Job], Iterator[Any]]
+        where = body.sightline
+        options = where.options if where is not None else []
+        if where is None:
+            rows = rows_of([])
+            await asyncio.to_thread(self.engine.check, rows, question, options)
+            work = partial(self.engine.answer, question=question, options=options, rows=rows, max_new_tokens=limit)
+        else:
+            window = where.model_dump(exclude={"options"})
+            work = partial(
+                self.engine.answer_about, question=question, options=options, max_new_tokens=limit, where=window
+            )
+        return await self._answered(request, "chat", work, body.deadline_seconds, form, stream=body.stream)
+
+    # ---- one request -------------------------------------------------------------------------------------------
+
+    def _flow(self, route: str, work: Callable[[Job], Iterator[Any]], seconds: float | None) -> Flow:
+        """Admit the request. Raises ServiceBusy, ServiceUnavailable."""
+        try:
+            if self.engine.broken:
+                raise ServiceUnavailable("the GPU of the service has failed; it must be started again")
+            return Flow(
+                self.admission,
+                work,
+                seconds=min(seconds or self.limits.deadline_seconds, self.limits.deadline_seconds),
+            )
+        except SightlineError as error:
+            self.metrics.requests.labels(route, code_of(type(error))).inc()
+            raise
+
+    async def _pieces(self, route: str, flow: Flow) -> AsyncGenerator[Any]:
+        """What the job yields, counted; however this ends, the job ends with it."""
+        outcome, first = "cancelled", True
+        try:
+            async for item in flow:
+                if first and route != "embed":
+                    self.metrics.first_token_seconds.observe(monotonic() - flow.began)
+                    self.metrics.queue_seconds.observe(flow.job.waited)
+                first = False
+                if isinstance(item, Done):
+                    self._count(item, flow)
+                yield item
+            outcome = "ok"
+        except SightlineError as error:
+            outcome = code_of(type(error))
+            raise
+        finally:
+            flow.cancel()
+            self.metrics.requests.labels(route, outcome).inc()
+
+    def _count(self, done: Done, flow: Flow) -> None:
+        metrics, usage, decode = self.metrics, done.usage, done.answer.timings.get("decode", 0.0)
+        metrics.answer_seconds.observe(monotonic() - flow.began)
+        metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
+        metrics.tokens.labels("completion").inc(usage.completion_tokens)
+        metrics.patch_bytes.inc(usage.patch_bytes)
+        if done.answer.option is None and usage.completion_tokens and decode > 0:
+            metrics.tokens_a_second.observe(usage.completion_tokens / decode)
+
+    async def _answered(
+        self,
+        request: Request,
+        route: str,
+        work: Callable[[Job], Iterator[Any]],
+        seconds: float | None,
+        form: Form,
+        *,
+        stream: bool,
+    ) -> Response:
+        """Run `work` and write it in `form`. Errors before the first piece have a status of their own."""
+        flow = self._flow(route, work, seconds)
+        pieces = self._pieces(route, flow)
+
+        async def whole() -> Any:
+            last: Any = None
+            async for item in pieces:
+                last = item
+            return last
+
+        try:
+            if not stream:
+                return JSONResponse(form.whole(await unless_gone(request, whole())))
+            first = await unless_gone(request, _next(pieces))
+        except BaseException:
+            await pieces.aclose()
+            raise
+
+        async def events() -> AsyncGenerator[bytes]:
+            item = first
+            try:
+                while item is not None:
+                    yield form.end(item) if isinstance(item, Done) else form.piece(item)
+                    item = await _next(pieces)
+            except (SightlineError, Cancelled) as error:
+                yield form.error(problem_of(error))
+
+        return _Events(events(), pieces, flow)
+
+    # ---- errors ------------------------------------------------------------------------------------------------
+
+    def _refused(self, error: SightlineError, **numbers: int | float | None) -> JSONResponse:
+        status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+        response = _problem(status, problem_of(error, **numbers))
+        if isinstance(error, ServiceBusy):
+            response.headers["Retry-After"] = str(error.retry_after)
+        elif status == 503:
+            response.headers["Retry-After"] = str(max(1, round(self.limits.stop_seconds)))
+        if status >= 500:
+            _log.warning("refused", code=code_of(type(error)), status=status)
+        return response
+
+    async def _sightline_error(self, _: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, SightlineError)
+        return self._refused(error)
+
+    async def _gone(self, _: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the log of requests does
+
+    async def _invalid(self, _: Request, error: Exception) -> JSONResponse:
+        """What does not validate, and where; never the value itself."""
+        assert isinstance(error, RequestValidationError)
+        found = error.errors()[:5]
+        says = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
+        problem = Problem(type="invalid_request_error", message=says[:1_000], code="invalid_request")
+        return _problem(422, problem)
+
+    async def _http_error(self, _: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        problem = Problem(type="invalid_request_error", message=str(error.detail), code=f"http_{error.status_code}")
+        response = _problem(error.status_code, problem)
+        response.headers.update(error.headers or {})
+        return response
+
+
+async def _next(pieces: AsyncGenerator[Any]) -> Any:
+    """The next piece, or None at the end."""
+    return await anext(pieces, None)
+
+
+def _problem(status: int, problem: Problem) -> JSONResponse:
+    return JSONResponse({"error": problem.model_dump()}, status)
+
+
+class _Events(StreamingResponse):
+    """Server-sent events; the job ends when the response does, whichever side ends it."""
+
+    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], flow: Flow) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events, self._pieces, self._flow = events, pieces, flow
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            # A client that stops reading without leaving would hold the response for ever.
+            async with asyncio.timeout(self._flow.seconds_left + _SLOW_READER_SECONDS):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            _log.warning("a client did not read its answer")
+        finally:
+            self._flow.cancel()
+            await self._events.aclose()
+            await self._pieces.aclose()

@@ -1,0 +1,142 @@
+"""`sightline model-service`: the model's service over a store. Joins what the two rooms do not know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import EmptyWindow, StoreCorrupt, UnknownFrame, mask_url
+from index.records import rfc3339
+from index.window import Window
+from model.answerer import AnswerRequest
+from pipeline.questions.asker import Asker, choose_rows
+from pipeline.service.app import Limits, ModelService
+from pipeline.service.engine import Engine, Rows
+from pipeline.service.server import check_address, run_service
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+__all__ = ["StoreFrames", "make_service", "serve"]
+
+
+class StoreFrames:
+    """An asker's store as the service needs it, see `pipeline.service.engine.FrameStore`."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker, self._store = asker, asker.store
+
+    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
+        """Fill float16[n, M, Dp]. Raises UnknownFrame, StoreError."""
+        times = rows.captured_at[part]
+        nothing = np.zeros((len(times), 0), np.float32)
+        window = Window(rows.stream_ids, rows.stream_index[part], times, np.zeros(len(times)), nothing)
+        try:
+            self._store.patches(window, out)
+        except StoreCorrupt:
+            self._refuse_unknown(window)
+            raise
+
+    def choose(
+        self,
+        question: str,
+        *,
+        streams: Sequence[str] | None,
+        start: str | None,
+        end: str | None,
+        k: int | None,
+        tau: float | None,
+        most: Callable[[int], int],
+    ) -> Rows:
+        """DKS over the window, then an even choice of the rest. Raises UsageError, UnknownStream, EmptyWindow."""
+        selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
+        window = selection.window
+        rows = choose_rows(len(window), selection.keyframes, most(len(selection.keyframes)))
+        mask = np.zeros(len(window), np.bool_)
+        mask[selection.keyframes] = True
+        return Rows(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
+
+    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+        """float32[n, Df]. Raises UnknownFrame, StoreError."""
+        index, times = rows.stream_index[part], rows.captured_at[part]
+        found = np.empty((len(times), self._store.encoders.frame.dimension), np.float32)
+        for stream in np.unique(index).tolist():
+            mine = index == stream
+            held = self._held(rows.stream_ids[stream], times[mine])
+            found[mine] = held.frame_vectors[np.searchsorted(held.captured_at, times[mine])]
+        return found
+
+    def _refuse_unknown(self, asked: Window) -> None:
+        """Tell a frame that never was, or was forgotten, from one whose patches are lost."""
+        for stream in np.unique(asked.stream_index).tolist():
+            self._held(asked.stream_ids[stream], asked.captured_at[asked.stream_index == stream])
+
+    def _held(self, name: str, times: NDArray[np.int64]) -> Window:
+        """The stream's frames from the first of `times` to the last. Raises UnknownFrame: one of them is not there."""
+        try:
+            held = self._store.window([name], int(times.min()), int(times.max()) + 1)
+        except EmptyWindow:
+            unknown = times
+        else:
+            unknown = np.setdiff1d(times, held.captured_at)
+        if len(unknown):
+            raise UnknownFrame(
+                f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may have "
+                "been forgotten since it was chosen, so choose again"
+            )
+        return held
+
+
+def make_service(
+    store: str, profile: str, device: str | None, *, token: SecretStr | None, limits: Limits | None = None
+) -> ModelService:
+    """Load everything and answer once without frames, so that the first question does not wait for what is lazy.
+
+    Raises:
+        StoreError, ModelError: as `Asker`.
+    """
+    asker = Asker(store, profile, device)
+    none = np.zeros(0, np.int64)
+    warm = AnswerRequest(
+        question="ready?",
+        stream_index=none,
+        captured_at=none,
+        keyframe=none.astype(np.bool_),
+        read_patches=lambda _, __: None,
+    )
+    for _ in asker.answerer.answer(warm):
+        pass
+    return ModelService(Engine(asker.answerer, StoreFrames(asker)), token=token, limits=limits)
+
+
+def serve(
+    store: str,
+    profile: str,
+    device: str | None,
+    *,
+    host: str,
+    port: int,
+    token: SecretStr | None,
+    limits: Limits,
+    on_listen: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM; `on_listen` gets the URL.
+
+    Raises:
+        UsageError: an address that others can reach, and no token; said before anything is loaded.
+        ServiceUnavailable: the address is taken.
+        StoreError, ModelError: as `Asker`.
+    """
+    check_address(host, token)
+    service = make_service(store, profile, device, token=token, limits=limits)
+    shown = f"[{host}]" if ":" in host else host
+    run_service(
+        service,
+        host=host,
+        port=port,
+        token=token,
+        on_listen=lambda real: on_listen(mask_url(f"http://{shown}:{real}")),
+    )

@@ -1,0 +1,1 @@
+"""`sightline train run`: plan, data, model and loop put together."""

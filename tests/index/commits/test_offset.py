@@ -1,0 +1,280 @@
+"""Batches with offsets: exactly once through fences, kills between two tables, and pieces cut anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import deltalake
+import numpy as np
+import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index import delta_table as table
+from index.commits.offset import BatchWriter, Piece, Step
+from index.errors import CommitFenced
+from index.patches.codec import PatchEncoding
+from index.records import FrameRecords
+from index.schemas import SEGMENTS
+from index.second_grid import phase_of, seconds_of
+from index.store import Store
+from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
+
+ROOT = Path(__file__).parents[3]
+
+
+def times(store: Store, stream: str = "front") -> list[int]:
+    return [int(t - BEGAN) // SECOND for t in store.window([stream]).captured_at.tolist()]
+
+
+def test_a_batch_of_two_partitions_moves_both(store: Store) -> None:
+    writer = BatchWriter(store)
+    assert writer.offsets(["footage/0", "footage/1"]) == {"footage/0": None, "footage/1": None}
+    pieces = [piece(0), piece(1), piece(0, stream="back", app="footage/1")]
+    stored = writer.write(pieces, {"footage/0": Step(None, 2, "footage/0@a"), "footage/1": Step(None, 7)})
+    assert [(s.stream_id, s.chunk, s.frames) for s in stored] == [("front", 0, 5), ("front", 1, 5), ("back", 0, 5)]
+    assert writer.offsets(["footage/0", "footage/0@a", "footage/1"]) == {
+        "footage/0": 2,
+        "footage/0@a": 2,
+        "footage/1": 7,
+    }
+    assert times(store) == list(range(10))
+    assert times(store, "back") == list(range(5))
+    log = Path(store.url, "segments", "_delta_log")
+    assert len(list(log.glob("*.json"))) == 2  # made, and one commit for all
+    assert store.verify() == []
+
+
+def test_a_batch_without_footage_moves_the_offset_too(store: Store) -> None:
+    writer = BatchWriter(store)
+    assert writer.write([], {APP: Step(None, 3)}) == []
+    assert writer.write([Piece(APP, piece(3).segment, None, void=True)], {APP: Step(3, 4)}) == []
+    assert writer.offsets([APP]) == {APP: 4}
+    assert store.segments() == []
+
+
+def test_delta_takes_a_lower_version_and_the_writer_does_not(store: Store) -> None:
+    writer = BatchWriter(store)
+    writer.write([piece(0), piece(1)], {APP: Step(None, 2)})
+    with pytest.raises(CommitFenced, match="footage/0 stands at 2, this worker left it at None"):
+        writer.write([piece(0)], {APP: Step(None, 1)})
+    with pytest.raises(CommitFenced):
+        writer.write([piece(4)], {APP: Step(4, 5)})  # ahead: two and three would be lost
+    assert writer.offsets([APP]) == {APP: 2}
+    assert times(store) == list(range(10))
+    assert store.verify() == []
+    # The fact that makes the check necessary: without it the lower version is committed.
+    back = CommitProperties(app_transactions=[Transaction(APP, 1)])
+    write_deltalake(store._tables["segments"].open(), SEGMENTS.empty_table(), mode="append", commit_properties=back)
+    assert writer.offsets([APP]) == {APP: 1}
+
+
+def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one commits after this one has read the tables and before it writes the last."""
+    one, other = BatchWriter(store), BatchWriter(Store.open(store.url))
+    table = store._tables["segments"]
+    append = type(table).append_from
+
+    def late(rows: object, steps: object, remove: str = "") -> None:
+        monkeypatch.undo()
+        other.write([piece(0), piece(1), piece(2)], {APP: Step(None, 3)})
+        append(table, rows, steps, remove)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(table, "append_from", late)
+    with pytest.raises(CommitFenced):
+        one.write([piece(0), piece(1)], {APP: Step(None, 2)})
+    assert times(store) == list(range(15))
+    assert store.verify() == []
+
+
+def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two have one batch: one waits after its patches, and goes on while the other puts its own in their place."""
+    other = Store.open(store.url)
+    frames, waits, goes_on = other._tables["frames"], threading.Event(), threading.Event()
+    append = frames.append_from
+
+    def waiting(*args: Any, **kwargs: Any) -> None:
+        waits.set()
+        assert goes_on.wait(60)
+        append(*args, **kwargs)
+
+    monkeypatch.setattr(frames, "append_from", waiting)
+
+    def two_batches() -> None:
+        writer = BatchWriter(other)
+        writer.write([piece(0), piece(1)], {APP: Step(None, 2)})
+        writer.write([piece(2)], {APP: Step(2, 3)})
+
+    thread = threading.Thread(target=two_batches)
+    thread.start()
+    assert waits.wait(60)
+    write = deltalake.write_deltalake
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        if not goes_on.is_set():
+            goes_on.set()
+            thread.join(60)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(table, "write_deltalake", late)
+    with pytest.raises(CommitFenced):
+        BatchWriter(store).write([piece(0), piece(1)], {APP: Step(None, 2)})
+    assert not thread.is_alive()
+    assert times(store) == list(range(15))
+    assert store.verify() == []
+
+
+KILLED = """
+import sys, time
+from index import delta_table as table
+from index.commits.offset import BatchWriter, Step
+from index.store import Store
+from tests.support.records import PAIR
+from tests.support.records import APP, piece
+url, stop = sys.argv[1:]
+append = table.Table.append_from
+def halting(self, rows, steps, replace=""):
+    if self.name == stop:
+        print("in the middle", flush=True)
+        time.sleep(600)
+    return append(self, rows, steps, replace)
+table.Table.append_from = halting
+BatchWriter(Store.open(url, encoders=PAIR)).write([piece(i) for i in range(2, 6)], {APP: Step(2, 6)})
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("stop", ["patches", "frames", "segments"])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store, stop: str, size: int) -> None:
+    BatchWriter(store).write([piece(0), piece(1)], {APP: Step(None, 2)})
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, store.url, stop], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "in the middle\n"
+    assert child.poll() is None
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    again = Store.open(store.url)
+    writer = BatchWriter(again)
+    assert writer.offsets([APP]) == {APP: 2}
+    for first in range(2, 8, size):
+        offsets = list(range(first, min(8, first + size)))
+        pieces = [piece(i) for i in offsets]
+        if 3 in offsets:  # could be stored by the one that was killed, and by this one it cannot
+            pieces[offsets.index(3)] = Piece(APP, piece(3).segment, None, void=True)
+        writer.write(pieces, {APP: Step(first, offsets[-1] + 1)})
+    assert times(again) == [t for t in range(40) if t // 5 != 3]
+    assert again.verify() == []
+    expected = np.concatenate([piece(i).frames.patches for i in range(8) if i != 3])  # type: ignore[union-attr]
+    assert (again.patches(again.window()) == expected).all()
+
+
+def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) -> None:
+    writer = BatchWriter(store)
+    writer.write([piece(0), piece(1)], {APP: Step(None, 2)})
+    with pytest.raises(CommitFenced):
+        writer.write([piece(0, start=BEGAN + 90 * SECOND)], {APP: Step(None, 1)})
+    writer.restart([APP])
+    assert writer.offsets([APP]) == {APP: 0}
+    later = make_records("front", BEGAN + 90 * SECOND, 5, seed=9)
+    writer.write([Piece(APP, make_segment(later, 0, "footage/0/second"), later)], {APP: Step(0, 1)})
+    assert times(store) == [*range(10), *range(90, 95)]
+    assert store.verify() == []
+
+
+def test_seconds_that_are_held_are_left_out(store: Store) -> None:
+    writer = BatchWriter(store)
+    writer.write([piece(0)], {APP: Step(None, 1)})
+    late = piece(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the piece before has
+    early = piece(2, start=BEGAN - 3 * SECOND)
+    stored = writer.write([late, early, piece(3, start=BEGAN + 4 * SECOND)], {APP: Step(1, 4)})
+    assert [s.frames for s in stored] == [3, 3, 1]
+    assert times(store) == [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert store.verify() == []
+    fresh = BatchWriter(Store.open(store.url))  # one that remembers nothing decides alike
+    assert fresh.write([piece(4, start=BEGAN)], {APP: Step(4, 5)})[0].frames == 0
+    assert fresh.write([piece(5, n=2, start=BEGAN + 8 * SECOND)], {APP: Step(5, 6)})[0].frames == 1
+    assert store.verify() == []
+
+
+def _sampled(stream: str, start: int, at: list[int]) -> FrameRecords:
+    """Frames at these microseconds after `start`, of each second the first, as the decoder's sampler takes them."""
+    from ingest.decoding.sampler import Sampler
+
+    sampler = Sampler(first=-phase_of(start))
+    taken = [t for t in at if sampler.take(t / SECOND)]
+    records = make_records(stream, start, len(taken))
+    records.captured_at[:] = np.array(taken) + start
+    return records
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    start=st.integers(0, SECOND - 1),
+    rate=st.sampled_from([1, 5, 7, 10, 12.5, 29.97]),
+    cuts=st.lists(st.integers(1, 400), max_size=8),
+    jitter=st.integers(0, 6),
+)
+def test_wherever_a_stream_is_cut_each_second_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, start: int, rate: float, cuts: list[int], jitter: int
+) -> None:
+    store = Store.create(tmp_path_factory.mktemp("store"), PAIR)
+    writer = BatchWriter(store)
+    rng = np.random.default_rng(0)
+    at = [BEGAN + start + round(i / rate * SECOND) for i in range(400)]
+    edges = sorted({0, 400, *[c for c in cuts if c < 400]})
+    pieces = []
+    for offset, (low, high) in enumerate(pairwise(edges)):
+        began = at[low] + int(rng.integers(-jitter, jitter + 1))  # what a container's time base does to times
+        records = _sampled("front", began, [t - at[low] for t in at[low:high]])
+        pieces.append(Piece(APP, make_segment(records, offset, APP), records))
+    half = len(pieces) // 2
+    if half:
+        writer.write(pieces[:half], {APP: Step(None, half)})
+    writer.write(pieces[half:], {APP: Step(half or None, len(pieces))})
+    found = seconds_of(store.window().captured_at)
+    assert found.tolist() == sorted(set(seconds_of(np.array(at)).tolist()))
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["int8", "differential"])
+def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: Literal["int8", "differential"]) -> None:
+    encoding = PatchEncoding(kind=kind)
+    batched, appended = (Store.create(tmp_path / name, PAIR, encoding) for name in ("batched", "appended"))
+    pieces = [piece(0), piece(1)]
+    BatchWriter(batched).write(pieces, {APP: Step(None, 2)})
+    for one in pieces:
+        appended.append(one.segment, one.frames)
+    assert batched.verify() == []
+    np.testing.assert_array_equal(batched.patches(batched.window()), appended.patches(appended.window()))
+    BatchWriter(batched).restart([APP])
+    assert BatchWriter(batched).offsets([APP]) == {APP: 0}
+    assert batched.verify() == []
+
+
+def test_a_scan_that_nobody_finishes_does_not_end_the_process(store: Store) -> None:
+    """Threads of Arrow that call into Python while the interpreter ends abort it, or it hangs."""
+    for offset in range(12):
+        one = piece(offset)
+        store.append(one.segment, one.frames)
+    code = (
+        "import sys\nfrom index.store import Store\n"
+        "rows = Store.open(sys.argv[1])._tables['frames'].batches(['picture'], None, 1)\nnext(rows)\n"
+    )
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", code, store.url], cwd=ROOT, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()

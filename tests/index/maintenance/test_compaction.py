@@ -1,0 +1,301 @@
+"""Small files merged: the same rows, the same offsets, whoever appends, reads or forgets meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from index.commits import offset as batches
+from index.commits.offset import BatchWriter, Step
+from index.errors import StoreBusy, UnknownStream
+from index.maintenance import compaction
+from index.maintenance.compaction import TableCompaction, log_entries
+from index.patches.codec import PatchEncoding
+from index.store import Store
+from tests.support.offset_batches import BACK, MARK, feed
+from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
+
+
+def contents(store: Store) -> list[Any]:
+    window = store.window()
+    return [
+        window.stream_ids,
+        window.captured_at.tolist(),
+        window.frame_vectors.tobytes(),
+        store.patches(window).tobytes(),
+        store.pictures(window),
+        store.segments(),
+        store.streams(),
+    ]
+
+
+def offsets(store: Store) -> list[dict[str, int | None]]:
+    return [table.versions([APP, MARK, BACK]) for table in store._tables.values()]
+
+
+def parquet(store: Store, table: str) -> list[Path]:
+    uris = store._tables[table].open().file_uris()
+    return [Path(uri.removeprefix("file://")) for uri in uris]
+
+
+def on_disk(store: Store) -> dict[str, int]:
+    return {str(p): p.stat().st_size for p in Path(store.url).rglob("*") if p.is_file()}
+
+
+def by_table(report: list[TableCompaction]) -> dict[str, TableCompaction]:
+    return {each.table: each for each in report}
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8", "differential"])
+def test_the_same_rows_in_fewer_files(tmp_path: Path, kind: Any) -> None:
+    store = Store.create(tmp_path / "store", PAIR, PatchEncoding(kind=kind))
+    feed(store, 0, 8)
+    assert store.seal(today="2024-03-02") == 2
+    was, stood, disk = contents(store), offsets(store), on_disk(store)
+
+    planned = by_table(store.compact(dry_run=True))
+    assert on_disk(store) == disk
+    done = by_table(store.compact())
+    for name in ("frames", "patches", "segments"):
+        assert (done[name].files_before, done[name].files_after, done[name].partitions) == (16, 2, 2)
+        assert (planned[name].merged, planned[name].partitions) == (done[name].merged, 2)
+        assert len(parquet(store, name)) == 2
+        assert done[name].log_before <= done[name].log_after <= done[name].log_before + 6
+        codecs = {
+            group.column(c).compression
+            for path in parquet(store, name)
+            for group in [pq.ParquetFile(path).metadata.row_group(0)]
+            for c in range(group.num_columns)
+        }
+        if name == "frames" or (name, kind) == ("patches", "fp16"):
+            assert codecs == {"UNCOMPRESSED"}
+    assert contents(store) == was
+    assert offsets(store) == stood
+    assert stood[0] == {APP: 8, MARK: 8, BACK: 8}
+    assert contents(Store.open(store.url)) == was
+    assert store.verify() == []  # the shards are compared with Parquet here
+    assert store.seal(today="2024-03-02") == 0  # and still cover their days
+    assert [each.merged for each in store.compact()] == [0, 0, 0]
+
+
+def test_row_groups_stay_small_enough_to_be_read_side_by_side(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from index.delta_table import patch_writer
+
+    store._tables["patches"].writer = patch_writer(compressed=False, rows=7)
+    feed(store, 0, 6)
+    store.compact(["front"])
+    (path,) = [p for p in parquet(store, "patches") if "stream_id=front" in str(p)]
+    sizes = [pq.ParquetFile(path).metadata.row_group(i).num_rows for i in range(5)]
+    assert sizes == [7, 7, 7, 7, 2]
+    assert len([p for p in parquet(store, "patches") if "stream_id=back" in str(p)]) == 6  # not asked for
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8", "differential"])
+def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> None:
+    store = Store.create(tmp_path / "store", PAIR, PatchEncoding(kind=kind))
+    feed(store, 0, 6)
+    store.compact()
+    # Deleted rows make Delta write the file anew, with string_view in it; one segment of each file is left at the end.
+    assert store.forget("front", BEGAN + 25 * SECOND) == 25
+    types = {str(f.type) for p in parquet(store, "frames") for f in pq.ParquetFile(p).schema_arrow}
+    assert "string_view" in types
+    assert store.verify() == []
+    assert store.window(["front"]).captured_at.tolist() == [BEGAN + n * SECOND for n in range(25, 30)]
+    assert store.patches(store.window()).shape == (35, 4, 12)
+
+    late = make_records("front", BEGAN + 28 * SECOND, 10, seed=50)  # two of its seconds are there
+    assert store.append(make_segment(late, 0, "late"), late) is True
+    assert store.append(make_segment(late, 0, "late"), late) is False
+    assert len(store.window(["front"])) == 13
+    feed(store, 6, 8)
+    behind = piece(8, start=BEGAN + 26 * SECOND, n=3)
+    again = BatchWriter(store).write([behind], {APP: Step(8, 9, MARK)})
+    assert [s.frames for s in again] == [0]
+    assert store.verify() == []
+    query = store.window(["front"]).frame_vectors[0]
+    assert store.search(query, top=1)[0].score == pytest.approx(1, abs=1e-5)
+    store.seal(today="2024-03-02")
+    assert store.search(query, top=1)[0].score == pytest.approx(1, abs=1e-5)
+    before = contents(store)
+    store.compact()
+    assert contents(store) == before
+    assert store.verify() == []
+    assert store.forget("back") == 40
+    assert [s.stream_id for s in store.streams()] == ["front"]
+    assert store.verify() == []
+
+
+def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -> None:
+    feed(store, 0, 5)
+    writer = BatchWriter(store)
+    real = store._tables["segments"].append_from
+    store._tables["segments"].append_from = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        writer.write([piece(5)], {APP: Step(5, 6, MARK)})
+    store._tables["segments"].append_from = real
+    assert store.verify() != []
+    store.compact()
+    assert [table[APP] for table in offsets(store)] == [6, 6, 5]
+    feed(store, 5, 6)
+    assert store.verify() == []
+    assert len(store.window(["front"])) == 30
+
+
+def test_appends_reads_and_a_second_compaction_beside_it(store: Store) -> None:
+    batch_count = 60
+    feed(store, 0, 8)
+    failures: list[BaseException] = []
+    merged: list[int] = []
+    busy: list[bool] = []
+    done = threading.Event()
+
+    def guarded(act: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                act()
+            except BaseException as error:
+                failures.append(error)
+                done.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def write() -> None:
+        feed(Store.open(store.url), 8, batch_count)
+        done.set()
+
+    def compact() -> None:
+        mine = Store.open(store.url)
+        while not done.is_set():
+            try:
+                merged.append(sum(each.merged for each in mine.compact()))
+            except StoreBusy:
+                busy.append(True)
+                done.wait(0.05)
+
+    def read() -> None:
+        while not done.is_set():
+            found = Store.open(store.url).window(["front"]).captured_at
+            assert (np.diff(found) == SECOND).all()
+
+    threads = [guarded(act) for act in (write, compact, compact, read)]
+    for thread in threads:
+        thread.join(timeout=240)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failures == []
+    assert sum(count > 0 for count in merged) > 2  # they did meet
+    assert busy
+    assert store.window(["front"]).captured_at.tolist() == [BEGAN + n * SECOND for n in range(5 * batch_count)]
+    assert offsets(store) == [{APP: batch_count, MARK: batch_count, BACK: batch_count}] * 3
+    assert store.verify() == []
+
+
+def test_a_partition_that_changed_meanwhile_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(store, 0, 5)
+    table = store._tables["frames"]
+    real, opened = table.open, 0
+
+    def open_and_lose_a_row() -> DeltaTable:
+        nonlocal opened
+        opened += 1
+        handle = real()
+        if opened == 4:  # the one that merges: counted, log asked, property
+            real().delete(
+                f"stream_id = 'front' AND captured_at = arrow_cast({BEGAN}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+            )
+            lost.append(handle.version())
+        return handle
+
+    lost: list[int] = []
+    monkeypatch.setattr(table, "open", open_and_lose_a_row)
+    done = by_table(store.compact(["front"]))["frames"]
+    assert lost
+    assert done.files_after == 5 + 1
+    assert store.window(["front"]).captured_at.tolist() == [BEGAN + n * SECOND for n in range(1, 25)]  # not back again
+
+
+def test_replaced_files_stay_for_readers_and_strays_for_writers(store: Store) -> None:
+    feed(store, 0, 5)
+    was = parquet(store, "frames")
+    reading = store._tables["frames"].dataset()
+    folder = was[0].parent
+    young, old = folder / "young.parquet", folder / "old.parquet"
+    for stray in (young, old):
+        shutil.copy(was[0], stray)
+    os.utime(old, (BEGAN / 1e6, BEGAN / 1e6))
+    assert by_table(store.compact())["frames"].removed == 1
+    assert young.exists()
+    assert not old.exists()
+    assert all(path.exists() for path in was)
+    assert reading.count_rows() == 50
+    os.utime(young, (BEGAN / 1e6, BEGAN / 1e6))
+    for path in was:  # their age does not matter, but since when they are replaced
+        os.utime(path, (BEGAN / 1e6, BEGAN / 1e6))
+    assert by_table(store.compact())["frames"].removed == 1
+    assert all(path.exists() for path in was)
+
+
+def test_forgotten_data_stays_gone(store: Store) -> None:
+    feed(store, 0, 5)
+    for chunk in range(5):
+        records = make_records("yard", BEGAN + chunk * 20 * SECOND, seed=70 + chunk)
+        store.append(make_segment(records, chunk), records)
+    secret = store.window(["yard"]).frame_vectors[3].tobytes()
+
+    def found(needle: bytes) -> bool:
+        return any(needle in path.read_bytes() for path in Path(store.url).rglob("*") if path.is_file())
+
+    store.compact()
+    assert found(secret)
+    assert found(b"stream_id=yard")
+    elsewhere = Path(store._tables["frames"].uri) / "stream_id=back" / "about-to-be-committed.parquet"
+    shutil.copy(next(p for p in parquet(store, "frames") if "stream_id=back" in str(p)), elsewhere)
+    store.forget("yard")
+    assert not found(secret)
+    assert not found(b"stream_id=yard")
+    assert elsewhere.exists()  # another stream's writer can still commit it
+    store.compact()
+    assert not found(secret)
+    assert [s.stream_id for s in store.streams()] == ["back", "front"]
+    assert offsets(store) == [{APP: 5, MARK: 5, BACK: 5}] * 3
+
+
+def test_a_worker_keeps_the_logs_short_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_TRIM_EVERY", 5)
+    writer = BatchWriter(store)
+    longest = 0
+    for n in range(17):
+        writer.write([piece(n)], {APP: Step(n or None, n + 1, MARK)})
+        for entry in Path(store.url).glob("*/_delta_log/[0-9]*"):
+            os.utime(entry, (BEGAN / 1e6, BEGAN / 1e6))  # older than the ten minutes that they stay
+        longest = max(longest, *(log_entries(table) for table in store._tables.values()))
+    assert longest <= 12  # two checkpoints apart, and what was written since
+    assert [table[APP] for table in offsets(store)] == [17] * 3
+    assert store.verify() == []
+
+
+def test_a_compaction_that_was_killed_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(store, 0, 5)
+    monkeypatch.setattr(compaction._Turn, "give_back", lambda _: None)
+    store.compact()
+    with pytest.raises(StoreBusy, match="another compaction"):
+        store.compact()
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 10**9 * 3600)
+    store.compact()
+
+
+def test_an_unknown_stream_is_refused(store: Store) -> None:
+    feed(store, 0, 1)
+    with pytest.raises(UnknownStream, match="nowhere"):
+        store.compact(["nowhere"])

@@ -1,0 +1,242 @@
+"""Standing questions over a store: told once, whoever dies when, and the state that is kept beside the tables."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.errors import UnknownQuestion, UsageError
+from index.records import FrameRecords
+from index.standing_questions import AlertRule, Shelf, StandingQuestion, make_question
+from index.store import Store
+from ingest.alerts.detector import UNIT
+from ingest.alerts.scorer import Alerts, replay, score_frames
+from ingest.messages import AlertMessage, parse_alert
+from tests.support.records import BEGAN, PAIR, SECOND, identity, make_segment
+
+RULE = AlertRule(floor=0.3, warm_up=20, samples=60, every=1)
+VECTOR = np.eye(12, dtype=np.float32)[0]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store", PAIR)
+
+
+def question(text: str = "a red car", rule: AlertRule = RULE, **more: object) -> StandingQuestion:
+    return make_question(text, VECTOR, PAIR.patch, rule=rule, created_at=BEGAN, **more)  # type: ignore[arg-type]
+
+
+def jpeg(second: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (second % 256, 0, 0)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def records(scores: list[float], first: int = 0, stream: str = "front") -> FrameRecords:
+    """Frames a second apart whose best patch has these cosines with the question."""
+    n = len(scores)
+    patches = np.zeros((n, 4, 12), np.float16)
+    patches[:, :, 5] = 1
+    patches[:, 2, 0], patches[:, 2, 1], patches[:, 2, 5] = scores, np.sqrt(1 - np.square(scores)), 0
+    return FrameRecords(
+        stream_id=stream,
+        clock_source="given",
+        captured_at=BEGAN + (first + np.arange(n, dtype=np.int64)) * SECOND,
+        pts_seconds=np.arange(n, dtype=np.float64),
+        frame_vectors=np.full((n, 16), 0.25, np.float32),
+        patch_pooled=np.ones((n, 12), np.float32),
+        patches=patches * np.float16(3),  # patches have any length
+        pictures=[jpeg(first + i) for i in range(n)],
+    )
+
+
+def footage(length: int = 160) -> list[float]:
+    """Noise below 0.1, and two things to be told of: seconds 60 to 69 and 120 to 126; one before the warm-up is over."""
+    rng = np.random.default_rng(3)
+    scores = rng.uniform(0, 0.1, length)
+    scores[12:15] = 0.8
+    scores[60:70] = 0.7
+    scores[120:127] = 0.6
+    return [float(score) for score in scores]
+
+
+def told(alerts: list[AlertMessage]) -> list[tuple[str, int, int]]:
+    second = 1_000_000
+    return [
+        (a.state, round(a.start.timestamp() - BEGAN / second), round(a.at.timestamp() - BEGAN / second)) for a in alerts
+    ]
+
+
+ALL = [("raised", 60, 61), ("cleared", 60, 72), ("raised", 120, 121), ("cleared", 120, 129)]
+
+
+def test_scores_are_the_best_patch_of_any_length() -> None:
+    rng = np.random.default_rng(1)
+    patches = rng.normal(size=(7, 5, 12)).astype(np.float16)
+    patches[3, 2] = 0
+    vectors: NDArray[np.float32] = np.eye(12, dtype=np.float32)[:3]
+    got = score_frames(patches, vectors)
+    for n in range(7):
+        for q in range(3):
+            cosines = []
+            for p in patches[n].astype(np.float64):
+                length = np.linalg.norm(p)
+                cosines.append(0.0 if length == 0 else float(p @ vectors[q]) / length)
+            assert abs(got[n, q] - max(cosines) * UNIT) <= 0.6
+
+
+def work(store: Store, scores: list[float], size: int, *, alerts: Alerts | None = None) -> list[AlertMessage]:
+    """A worker that nothing happens to."""
+    alerts = alerts or Alerts(store, reload_seconds=0)
+    published: list[AlertMessage] = []
+    for chunk, first in enumerate(range(0, len(scores), size)):
+        frames = records(scores[first : first + size], first)
+        published += alerts.ready(["front"])
+        store.append(make_segment(frames, chunk), frames)
+        published += alerts.score(frames)
+        alerts.keep()
+    return published
+
+
+@pytest.mark.parametrize("size", [7, 40, 160])
+def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> None:
+    Shelf(store.url).add(question())
+    published = work(store, footage(), size)
+    assert told(published) == ALL
+    raised = published[0]
+    assert (raised.text, raised.stream) == ("a red car", "front")
+    assert raised.score == pytest.approx(0.7, abs=1e-3)
+    assert raised.threshold == pytest.approx(0.35, abs=0.02)
+    assert raised.jpeg() == jpeg(61)
+    assert Image.open(io.BytesIO(base64.b64decode(str(raised.picture)))).size == (8, 8)
+    assert published[1].picture is None
+    assert published[0].id == published[1].id != published[2].id
+    assert parse_alert(raised.to_bytes()) == raised
+    again = list(replay(store, [question()]))
+    assert [(a.id, a.state, a.picture) for a in again] == [(a.id, a.state, a.picture) for a in published]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_worker_killed_at_any_step_loses_no_alert_and_raises_none_twice(store: Store, seed: int) -> None:
+    """After the commit, after publishing, after the state: the next one begins with what is on disk."""
+    Shelf(store.url).add(question())
+    rng = np.random.default_rng(seed)
+    published: list[AlertMessage] = []
+    scores, at, chunk, killed = footage(), 0, 0, 0
+    alerts = Alerts(store, reload_seconds=0, keep_seconds=float(rng.choice([0, 1e9])))
+    while at < len(scores):
+        size = int(rng.integers(3, 25))
+        frames = records(scores[at : at + size], at)
+        death = rng.choice(["no", "no", "stored", "published"])
+        now = alerts.ready(["front"])
+        store.append(make_segment(frames, chunk), frames)
+        at, chunk = at + size, chunk + 1
+        if death != "stored":
+            now += alerts.score(frames)
+            published += now
+            if death != "published":
+                alerts.keep()
+        if death != "no":
+            killed += 1
+            alerts = Alerts(store, reload_seconds=0)
+    published += alerts.ready(["front"])
+    assert killed > 1
+    once = dict.fromkeys((a.id, a.state) for a in published)
+    assert len({a.id for a in published}) == 2
+    assert list(once) == [(a.id, a.state) for a in work_again(store)]
+    assert set(told(published)) == set(ALL)
+
+
+def work_again(store: Store) -> list[AlertMessage]:
+    return list(replay(store, [question()]))
+
+
+def test_frames_that_come_again_or_late_raise_nothing(store: Store) -> None:
+    Shelf(store.url).add(question())
+    alerts = Alerts(store, reload_seconds=0)
+    assert told(work(store, footage(), 40, alerts=alerts)) == ALL
+    assert alerts.score(records(footage())) == []
+    assert alerts.ready(["front"]) == []
+    other = Alerts(store, reload_seconds=0)  # the partition moved
+    assert other.ready(["front"]) == []
+    assert other.score(records(footage())) == []
+    alerts.forget()
+    assert alerts.ready(["front"]) == []
+
+
+def test_a_question_that_is_added_later_knows_the_camera_and_tells_no_past(store: Store) -> None:
+    alerts = Alerts(store, reload_seconds=0)
+    assert work(store, footage(100), 50, alerts=alerts) == []
+    Shelf(store.url).add(question())
+    assert alerts.ready(["front"]) == []
+    frames = records([0.05, 0.7, 0.7, 0.7, 0.05, 0.05, 0.05, 0.05], 100)
+    store.append(make_segment(frames, 9), frames)
+    assert told(alerts.score(frames)) == [("raised", 101, 102), ("cleared", 101, 106)]
+    gone = Shelf(store.url).remove("a red car")
+    assert gone.id == question().id
+    assert alerts.ready(["front"]) == []
+    assert alerts.score(records([0.7] * 5, 120)) == []
+
+
+def test_what_stood_there_when_the_question_was_added_is_told(store: Store) -> None:
+    work(store, [0.05] * 90 + [0.7] * 10, 50)
+    Shelf(store.url).add(question())
+    alerts = Alerts(store)
+    assert alerts.ready(["front"]) == []
+    assert told(alerts.score(records([0.7] * 5, 100))) == [("raised", 100, 101)]
+
+
+def test_only_the_streams_that_it_is_asked_of(store: Store) -> None:
+    Shelf(store.url).add(question(streams=("back",)))
+    assert work(store, footage(), 80) == []
+
+
+def test_a_question_of_another_encoder_is_not_asked(store: Store) -> None:
+    other = make_question("a red car", VECTOR, identity("other", 12), rule=RULE, created_at=BEGAN)
+    Shelf(store.url).add(other)
+    assert work(store, footage(), 80) == []
+
+
+def test_the_shelf(store: Store) -> None:
+    shelf = Shelf(store.url)
+    assert shelf.questions() == []
+    one, two = question(), question("a blue dog", name="dogs")
+    shelf.add(one)
+    shelf.add(two)
+    shelf.add(question())  # the same again
+    assert shelf.questions() == sorted([one, two], key=lambda q: q.id)
+    Path(store.url, "alerts", "questions", f"{'0' * 12}.json").write_text("{")
+    assert len(shelf.questions()) == 2
+    with pytest.raises(UnknownQuestion, match="no standing questions of that id or name"):
+        shelf.remove("cats")
+    assert shelf.remove("dogs") == two
+    assert shelf.remove(one.id) == one
+    with pytest.raises(UsageError, match="1 to 500"):
+        question("  ")
+    with pytest.raises(UsageError, match="cannot name a stream"):
+        question(streams=("../etc",))
+
+
+def test_forgetting_a_stream_forgets_its_state(store: Store) -> None:
+    Shelf(store.url).add(question())
+    work(store, footage(), 80)
+    assert Shelf(store.url).state("front") is not None
+    store.forget("front")
+    assert Shelf(store.url).state("front") is None
+    assert store.verify() == []
+
+
+def test_a_state_that_is_damaged_is_begun_anew(store: Store) -> None:
+    Shelf(store.url).add(question())
+    work(store, footage(100), 50)
+    Shelf(store.url).keep("front", b"{")
+    alerts = Alerts(store)
+    assert alerts.ready(["front"]) == []
+    assert told(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]

@@ -1,0 +1,103 @@
+"""Cameras' segments into the store, and what standing questions find in them: told once, or late, but never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.commits.offset import BatchWriter
+from index.errors import BrokerUnavailable, StoreFull
+from index.second_grid import seconds_of
+from index.standing_questions import Shelf, make_question
+from index.store import Store
+from ingest.decoding.limits import Limits
+from ingest.kafka.settings import ConsumeSettings
+from ingest.live.spool import Waiting
+from ingest.live.store_sink import StoreTaker
+from ingest.messages import AlertMessage
+from ingest.segments.names import parse_name, segment_name
+from tests.support.brightness import BEGAN, ENCODERS, RULE, SECOND, film
+from tests.support.records import PAIR
+
+
+class Told:
+    """Keeps what it is told; `down` while it cannot be reached."""
+
+    def __init__(self) -> None:
+        self.alerts: list[AlertMessage] = []
+        self.down = False
+
+    def __call__(self, told: Sequence[AlertMessage]) -> None:
+        if self.down:
+            raise BrokerUnavailable("gone")
+        self.alerts += told
+
+    def seen(self) -> list[tuple[str, int]]:
+        return [(alert.state, round(alert.start.timestamp() - BEGAN / SECOND)) for alert in self.alerts]
+
+
+def segment(folder: Path, bright: range, first: int, length: int) -> Waiting:
+    name = parse_name(segment_name("gate", BEGAN + first * SECOND, length, "video/mp4"))
+    assert name is not None
+    path = film(folder, bright, first, length)
+    return Waiting(name, path, path.stat().st_size, length)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store.create(tmp_path / "store", PAIR)
+    vector = np.eye(12, dtype=np.float32)[0]
+    Shelf(made.url).add(make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN))
+    return made
+
+
+def taker(store: Store, tell: Told) -> StoreTaker:
+    return StoreTaker(store, ENCODERS, ConsumeSettings(), Limits(), tell=tell)
+
+
+def test_an_alert_is_told_once_and_late_where_nobody_listens(store: Store, tmp_path: Path) -> None:
+    told = Told()
+    first = taker(store, told)
+    dark = segment(tmp_path, range(0), 0, 20)
+    lit = segment(tmp_path, range(25, 31), 20, 20)
+    first.take([dark, lit])
+    assert told.seen() == [("raised", 25), ("cleared", 25)]
+    assert told.alerts[0].jpeg() is not None
+    first.take([dark, lit])  # handed over again: nothing is stored, nothing told
+    assert (first.frames, first.alerts, len(told.alerts)) == (40, 1, 2)
+
+    told.down = True
+    first.take([segment(tmp_path, range(50, 60), 40, 20)])
+    assert first.frames == 60  # storing does not wait for it
+    assert len(told.alerts) == 2
+    told.down = False
+    taker(store, told).take([segment(tmp_path, range(0), 60, 10)])  # another process
+    assert told.seen()[2:] == [("raised", 50), ("cleared", 50)]
+    assert len({alert.id for alert in told.alerts}) == 2
+    assert (seconds_of(store.window().captured_at) - BEGAN // SECOND).tolist() == list(range(70))
+
+
+def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    taker(store, told).take([segment(tmp_path, range(0), 0, 20)])
+    told.down = True
+    taker(store, told).take([segment(tmp_path, range(25, 31), 20, 20)])
+    told.down = False
+    again = taker(store, told)
+    after = segment(tmp_path, range(0), 40, 10)
+
+    def full(*_: object) -> None:
+        raise StoreFull("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchWriter, "write", full)
+        with pytest.raises(StoreFull):
+            again.take([after])
+    assert told.seen() == []
+    again.take([after])
+    assert told.seen() == [("raised", 25), ("cleared", 25)]

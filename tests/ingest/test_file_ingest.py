@@ -1,0 +1,132 @@
+"""Files into a real store, with encoders that only count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.errors import StoreFull, UsageError
+from index.records import FrameRecords, Segment
+from index.store import Store
+from ingest.file_ingest import IngestProgress, ingest_sources
+from tests.support.footage import make_video
+from tests.support.records import PAIR
+
+
+class Grey:
+    """Vectors that say how bright a frame is."""
+
+    encoded = 0
+
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+        self.encoded += len(frames)
+        vectors = np.ones((len(frames), 16), np.float32)
+        vectors[:, 0] = [frame.mean() for frame in frames]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class Patches:
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+        n = len(frames)
+        return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)
+
+
+@pytest.fixture
+def encoders() -> Any:
+    return SimpleNamespace(frame=Grey(), patch=Patches(), pair=PAIR)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store", PAIR)
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "footage" / "front_2024-03-01T08-00-00Z.mp4"
+    path.parent.mkdir()
+    make_video(path, seconds=25, gop=10)
+    return path
+
+
+def test_a_file_becomes_segments(store: Store, encoders: Any, film: Path) -> None:
+    told: list[IngestProgress] = []
+    report = ingest_sources([film], store=store, encoders=encoders, segment_seconds=10, on_progress=told.append)
+    assert report.files[0].model_dump() == {
+        "file": str(film),
+        "stream_id": "front",
+        "frames": 25,
+        "seconds": 25.0,
+        "decode_mode": "keyframes",
+        "skipped": False,
+        "problem": None,
+    }
+    assert [(s.chunk, s.frames, s.final) for s in store.segments()] == [(0, 10, False), (1, 10, False), (2, 5, True)]
+    window = store.window()
+    assert (np.diff(window.captured_at) == 1_000_000).all()
+    assert datetime.fromtimestamp(window.captured_at[0] / 1e6, UTC).isoformat() == "2024-03-01T08:00:00+00:00"
+    assert store.pictures(window)[0][:2] == b"\xff\xd8"
+    assert told[-1].frames == 25
+    assert store.verify() == []
+
+
+def test_running_again_skips_without_encoding(store: Store, encoders: Any, film: Path) -> None:
+    ingest_sources([film.parent], store=store, encoders=encoders)
+    before = encoders.frame.encoded
+    report = ingest_sources([film.parent], store=store, encoders=encoders)
+    assert report.files[0].skipped
+    assert encoders.frame.encoded == before
+
+
+class Breaking:
+    """A store whose disk is full after some commits."""
+
+    def __init__(self, store: Store, commits: int) -> None:
+        self.store, self.left = store, commits
+
+    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+        if self.left == 0:
+            raise StoreFull("no space left")
+        self.left -= 1
+        return self.store.append(segment, frames)
+
+    def segments(self, stream_id: str | None = None) -> list[Segment]:
+        return self.store.segments(stream_id)
+
+    def seal(self) -> int:
+        return self.store.seal()
+
+
+def test_what_was_stopped_is_finished_from_where_it_was(store: Store, encoders: Any, film: Path) -> None:
+    with pytest.raises(StoreFull):
+        ingest_sources([film], store=Breaking(store, 1), encoders=encoders, segment_seconds=10)
+    assert store.streams()[0].frames == 10
+    encoders.frame.encoded = 0
+    ingest_sources([film], store=store, encoders=encoders, segment_seconds=10)
+    assert encoders.frame.encoded == 15  # the first ten seconds were not seen again
+    assert store.streams()[0].frames == 25
+    assert store.verify() == []
+
+
+def test_one_bad_file_does_not_stop_the_rest(store: Store, encoders: Any, film: Path) -> None:
+    (film.parent / "broken.mp4").write_bytes(b"nothing" * 100)
+    raw = film.read_bytes()
+    report = ingest_sources([film.parent, film.parent / "absent.mp4"], store=store, encoders=encoders)
+    assert len(raw) > 0
+    assert sorted(bool(f.problem) for f in report.files) == [False, True, True]
+    assert report.frames == 25
+
+
+def test_the_start_must_fit(store: Store, encoders: Any, film: Path, tmp_path: Path) -> None:
+    make_video(film.parent / "other.mp4", seconds=1)
+    with pytest.raises(UsageError, match="one file"):
+        ingest_sources([film.parent], store=store, encoders=encoders, start=datetime(2024, 1, 1, tzinfo=UTC))
+    with pytest.raises(UsageError, match="cannot name a stream"):
+        ingest_sources([film], store=store, encoders=encoders, stream="../up")

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.visual.connector import Connector
+from model.visual.dfm import Merged
+from model.visual.prompt import build_prompt, clock_ids, count_visual, question_text, visual_embeddings
+from tests.support import tiny_checkpoints as tiny
+
+EIGHT_O_SEVEN = 1_709_280_420_000_000  # 2024-03-01T08:07:00Z
+
+
+def test_the_prompt_is_chatml_around_the_visual_tokens(tmp_path: Path) -> None:
+    tokenizer = tiny.save_tokenizer(tmp_path, close=False)
+    prefix, suffix = build_prompt(tokenizer, "What colour was the truck?")
+    assert tokenizer.convert_ids_to_tokens(prefix) == [
+        "<|im_start|>", "system", "you", "are", "a", "helpful", "assistant", ".", "<|im_end|>", "<|im_start|>", "user",
+    ]  # fmt: skip
+    assert tokenizer.convert_ids_to_tokens(suffix) == [
+        "what", "colour", "was", "the", "truck", "?", "<|im_end|>", "<|im_start|>", "assistant",
+    ]  # fmt: skip
+
+
+def test_the_text_of_the_prompt_keeps_its_line_breaks() -> None:
+    seen: list[str] = []
+
+    class Tokens:
+        input_ids = (1,)
+
+    def tokenizer(text: str, *, add_special_tokens: bool) -> Tokens:
+        assert not add_special_tokens
+        seen.append(text)
+        return Tokens()
+
+    assert build_prompt(tokenizer, "Where?", ["a", "b"]) == ([1], [1])
+    assert seen == [
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "\nWhere?. Please choose the right answer from the following options: ['a', 'b'].<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Where was it?", "Where was it?. Please choose the right answer from the following options: ['a', \"b's\"]."),
+        (" Name it. ", "Name it. Please choose the right answer from the following options: ['a', \"b's\"]."),
+        ("Name it", "Name it. Please choose the right answer from the following options: ['a', \"b's\"]."),
+    ],
+)
+def test_multiple_choice_is_worded_as_published(question: str, expected: str) -> None:
+    assert question_text(question, ("a", "b's")) == expected
+
+
+def test_an_open_question_stays_as_it_is() -> None:
+    assert question_text("  What happened at the gate? ") == "What happened at the gate?"
+
+
+def test_the_clock_is_utc_hours_and_minutes(tmp_path: Path) -> None:
+    tokenizer = tiny.save_tokenizer(tmp_path, close=False)
+    assert tokenizer.convert_ids_to_tokens(clock_ids(tokenizer, EIGHT_O_SEVEN)) == ["08", ":", "07"]
+    assert clock_ids(tokenizer, EIGHT_O_SEVEN + 59_999_999) == clock_ids(tokenizer, EIGHT_O_SEVEN)
+
+
+def test_visual_tokens_are_counted_as_in_the_paper() -> None:
+    assert count_visual(32, 10_000, 729) == 33_296
+
+
+@pytest.mark.parametrize("with_clock", [False, True])
+def test_pieces_become_embeddings_in_row_order(with_clock: bool) -> None:
+    connector = Connector(4, 6)
+    pieces = [
+        Merged(0, 2, False, torch.randn(2, 4)),
+        Merged(2, 3, True, torch.randn(5, 4)),
+        Merged(3, 4, False, torch.randn(1, 4)),
+    ]
+    times = np.arange(4, dtype=np.int64)
+    clock = (lambda at: torch.full((3, 6), float(at))) if with_clock else None
+    got = list(visual_embeddings(pieces, connector, times, clock, torch.ones(4)))
+    expected = [connector.frame(pieces[0].features), connector.keyframe(pieces[1].features)]
+    if with_clock:
+        expected.insert(1, torch.full((3, 6), 2.0))
+    expected.append(connector.frame(pieces[2].features))
+    torch.testing.assert_close(torch.cat(got), torch.cat(expected))

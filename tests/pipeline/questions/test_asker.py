@@ -1,0 +1,169 @@
+"""Choosing rows, offsets, and `pipeline.ask` as notebooks call it."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipeline
+from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStream, UsageError
+from index.keyframes import relevance, select_keyframes
+from index.records import Segment
+from index.store import Store
+from pipeline.questions.asker import Asker, _Origins, choose_rows, moment
+from tests.support.command import BEGAN, FRAMES
+
+QUESTION = "what colour was the truck at the gate ?"
+
+
+@given(st.data())
+def test_thinning_keeps_keyframes_and_spreads_the_rest(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 300))
+    k = data.draw(st.integers(0, min(n, 20)))
+    most = data.draw(st.integers(max(1, k), 320))
+    keyframes = np.array(data.draw(st.permutations(range(n)))[:k], np.int64)
+    rows = choose_rows(n, keyframes, most)
+    assert (np.diff(rows) > 0).all()
+    assert len(rows) == min(n, most)
+    assert set(keyframes.tolist()) <= set(rows.tolist())
+    others = np.setdiff1d(np.arange(n), keyframes)
+    kept = np.searchsorted(others, np.setdiff1d(rows, keyframes))
+    if len(kept) > 1:  # evenly: the steps between kept ones differ by one at most
+        steps = np.diff(kept)
+        assert steps.max() - steps.min() <= 1
+
+
+def test_thinning_is_in_the_middle_of_equal_stretches() -> None:
+    assert choose_rows(10, np.array([0]), 4).tolist() == [0, 2, 5, 8]
+    assert choose_rows(10, np.array([9, 1]), 2).tolist() == [1, 9]
+
+
+def test_times() -> None:
+    eight = datetime(2024, 3, 1, 8, tzinfo=UTC)
+    micros = 1_709_280_000_000_000
+    assert moment(eight) == moment("2024-03-01T09:00:00+01:00") == moment(micros) == micros
+    assert moment(None) is None
+    with pytest.raises(UsageError, match=r"^from: 2024-03-01T08:00:00 has no time zone"):
+        moment(datetime(2024, 3, 1, 8), "from")
+
+
+def segment(source: str, chunk: int, start: int, end: int, stream: str = "front") -> Segment:
+    return Segment(
+        stream_id=stream,
+        source=source,
+        chunk=chunk,
+        uri="v.mp4",
+        start=start * 1_000_000,
+        end=end * 1_000_000,
+        frames=1,
+        decode_mode="all",
+        clock_source="given",
+    )
+
+
+def test_an_offset_is_within_its_own_file() -> None:
+    origins = _Origins([segment("a", 0, 100, 400), segment("a", 1, 400, 500), segment("b", 0, 900, 1000)])
+    assert origins.offset("front", 130_000_000, 31.4) == 30.0
+    assert origins.offset("front", 450_000_000, 351.4) == 350.0  # the second segment of the same file
+    assert origins.offset("front", 905_500_000, 5.9) == 5.5  # the next file begins at 0 again
+    assert origins.offset("front", 700_000_000, 7.0) == 7.0  # between files: the frame's own clock
+    assert origins.offset("back", 130_000_000, 3.0) == 3.0
+
+
+def test_an_offset_whose_beginning_was_forgotten_is_the_frames_own_clock() -> None:
+    assert _Origins([segment("a", 1, 400, 500)]).offset("front", 450_000_000, 351.4) == 351.4
+
+
+def test_the_signature_that_notebooks_rely_on() -> None:
+    parameters = inspect.signature(pipeline.ask).parameters
+    assert next(iter(parameters)) == "question"
+    contract = {"streams": None, "start": None, "end": None, "options": None, "k": 32, "tau": 0.85}
+    assert {name: parameters[name].default for name in contract} == contract
+    assert parameters["store"].default is inspect.Parameter.empty
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "question")
+    assert pipeline.__all__ == ["ask"]
+    with pytest.raises(AttributeError, match="no attribute 'answer'"):
+        _ = pipeline.answer
+
+
+def test_ask_from_python_with_an_open_store(filled: str, profile: str) -> None:
+    options = ["red", "blue"]
+    asked = pipeline.ask(
+        QUESTION,
+        store=Store.open(filled),
+        streams=["front"],
+        start=BEGAN + timedelta(seconds=2),
+        end="2024-03-01T08:00:22Z",
+        options=options,
+        k=5,
+        tau=1.0,
+        profile=profile,
+        device="cpu",
+    )
+    assert asked.option in options
+    assert (asked.frames, len(asked.keyframes)) == (20, 5)
+    assert {frame.stream_id for frame in asked.keyframes} == {"front"}
+    assert asked.visual_tokens == 5 * 16 + 15
+
+
+def test_questions_share_one_asker_and_agree_with_dks(filled: str, profile: str) -> None:
+    asker = Asker(filled, profile, "cpu")
+    assert asker.answerer is asker.answerer
+    selection = asker.select(QUESTION, k=6, tau=0.999)
+    window = asker.store.window()
+    query = asker.encoders.frame.encode_text([QUESTION])[0]
+    expected = select_keyframes(window.frame_vectors, query, k=6, tau=0.999)
+    assert selection.keyframes.tolist() == expected.tolist()
+    np.testing.assert_allclose(selection.scores, relevance(window.frame_vectors, query), atol=1e-6)
+    pieces: list[str] = []
+    asked = asker.answer(QUESTION, selection, on_text=pieces.append)
+    assert "".join(pieces).strip() == asked.answer
+    assert asked.option is None
+    assert asked.probabilities == {}
+    assert asked.frames == FRAMES
+    scores = {frame.captured_at: frame.score for frame in asked.keyframes}
+    assert len(scores) == len(expected)
+    assert sorted(scores.values()) == sorted(round(float(selection.scores[row]), 6) for row in expected)
+
+
+def test_answers_do_not_depend_on_how_patches_are_read(
+    filled: str, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile)
+    monkeypatch.setattr("model.read_ahead._CHUNK_BYTES", {"cpu": 3 * 16 * 24 * 2})  # three frames at a time
+    assert pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile).probabilities == (
+        pytest.approx(whole.probabilities, abs=1e-5)
+    )
+
+
+def test_what_python_is_told(filled: str, profile: str, tmp_path: object) -> None:
+    with pytest.raises(StoreNotFound):
+        pipeline.ask("what", store=f"{tmp_path}/none", profile=profile)
+    with pytest.raises(UnknownStream, match="roof"):
+        pipeline.ask("what", store=filled, streams=["roof"], profile=profile)
+    with pytest.raises(EmptyWindow):
+        pipeline.ask("what", store=filled, start="2030-01-01T00:00:00Z", profile=profile)
+    with pytest.raises(UsageError, match="before it begins"):
+        pipeline.ask("what", store=filled, start=BEGAN, end=BEGAN - timedelta(hours=1), profile=profile)
+    with pytest.raises(UsageError, match="no time zone"):
+        pipeline.ask("what", store=filled, start="2024-03-01T08:00:00", profile=profile)
+    with pytest.raises(UsageError, match="k must be"):
+        pipeline.ask("what", store=filled, k=0, profile=profile)
+    with pytest.raises(UsageError, match="tau must"):
+        pipeline.ask("what", store=filled, tau=-1.0, profile=profile)
+
+
+def test_more_keyframes_than_the_model_holds(filled: str, profile: str) -> None:
+    asker = Asker(filled, profile, "cpu")
+    window = asker.store.window()
+    crowd = np.arange(len(window), dtype=np.int64)
+    selection = asker.select(QUESTION)
+    object.__setattr__(selection, "keyframes", crowd)
+    object.__setattr__(asker.answerer.language, "max_context", 300)
+    with pytest.raises(BudgetExceeded, match="ask for fewer keyframes"):
+        asker.answer(QUESTION, selection)

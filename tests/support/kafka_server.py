@@ -1,0 +1,115 @@
+"""A real Apache Kafka on loopback for the system tests: started, killed, started again with the same data.
+
+Without Java or Maven the tests are skipped on a developer's machine, with the reason, and fail where CI is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.errors import KafkaProblem
+from ingest.kafka.clients import make_topics
+from ingest.kafka.settings import KafkaSettings
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "infra" / "kafka" / "broker.sh"
+
+
+def need_java(what: str = "Kafka", *more: str) -> None:
+    """Skip, or in CI fail, where what is written in Java cannot be started; `more` are other programs it takes."""
+    missing = [name for name in ("java", "mvn", *more) if shutil.which(name) is None]
+    if not missing:
+        return
+    why = f"{' and '.join(missing)} not installed: {what} cannot be started; install a Java 17 runtime, Maven and these"
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Broker:
+    """One broker and its data. `extra` are lines of its properties, `{port}` in them its port."""
+
+    def __init__(self, folder: Path, *, extra: str = "", **environment: str) -> None:
+        self.folder, self.environment = folder, environment
+        self.port, self.controller = free_ports(2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "extra.properties").write_text(extra.format(port=self.port))
+        self.log = folder / "broker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def settings(self, **more: Any) -> KafkaSettings:
+        return KafkaSettings(**{"servers": self.servers, "session_seconds": 5, "connect_seconds": 60, **more})
+
+    def start(self) -> Broker:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(SCRIPT), "start", str(self.port), str(self.controller), str(self.folder)],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def wait(self, settings: KafkaSettings) -> None:
+        """Until it answers with the three topics made; fails with its log when it ends before."""
+        deadline = time.monotonic() + 240  # the first time Maven fetches the jars
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                pytest.fail(f"the broker ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                make_topics(settings)
+                return
+            except (OSError, KafkaProblem):
+                time.sleep(0.2)
+        pytest.fail(f"the broker does not answer:\n{self.log.read_text()[-3000:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the process with the signal; its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A plaintext broker for the tests of one module; each test takes topics of its own by a prefix."""
+    need_java()
+    server = Broker(tmp_path_factory.mktemp("kafka")).start()
+    try:
+        server.wait(server.settings(prefix="ready", partitions=1))
+        yield server
+    finally:
+        server.close()

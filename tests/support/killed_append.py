@@ -1,0 +1,29 @@
+"""An append in a process of its own that stops between two commits, to be killed there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.support.processes import ROOT
+
+KILLED = """
+import sys, time
+from index import delta_table as table
+from tests.support.records import PAIR, make_records, make_segment
+from index.store import Store
+url, stop = sys.argv[1:]
+append = table.Table.append_once
+def halting(self, rows, app, version):
+    if self.name == stop:
+        print("in the middle", flush=True)
+        time.sleep(600)
+    return append(self, rows, app, version)
+table.Table.append_once = halting
+records = make_records()
+Store.open(url, encoders=PAIR).append(make_segment(records), records)
+"""
+
+
+def start(code: str, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT, stdout=subprocess.PIPE, text=True)
