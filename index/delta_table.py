@@ -22,10 +22,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
-from index.row_filter import Where
+from index.row_filter import RowFilter
 from index.schemas import TABLES
 
-__all__ = ["GRACE_HOURS", "THREADS", "Table", "again", "explained", "patch_writer"]
+__all__ = ["GRACE_HOURS", "THREADS", "StoreTable", "patch_writer", "retry_conflicts", "translate_errors"]
 
 Kept = TypeVar("Kept")
 # Twice the cores: while some threads wait for the disk, others unpack what it gave.
@@ -45,7 +45,7 @@ _PURGING = dict.fromkeys(("delta.logRetentionDuration", "delta.deletedFileRetent
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Turn the libraries' errors into ours."""
     try:
         yield
@@ -67,7 +67,7 @@ def explained(uri: str) -> Iterator[None]:
         ) from error
 
 
-again = retry(
+retry_conflicts = retry(
     retry=retry_if_exception_type(CommitFailedError),
     stop=stop_after_attempt(12),
     wait=wait_random_exponential(0.05, max=2),
@@ -75,7 +75,7 @@ again = retry(
 )
 
 
-class Table:
+class StoreTable:
     """A named table of the store at `uri`; `name` is one of `schemas.TABLES`, which says its schema unless `schema` does.
 
     `writer` says how its files are written, by table where it is None.
@@ -102,7 +102,7 @@ class Table:
 
     def create(self, configuration: dict[str, str]) -> None:
         """Create the table; one that exists already is left as it is."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             DeltaTable.create(
                 self.uri,
                 self.schema,
@@ -113,22 +113,22 @@ class Table:
                 raise_if_key_not_exists=False,
             )
 
-    @again
+    @retry_conflicts
     def open(self) -> DeltaTable:
-        with explained(self.uri):
+        with translate_errors(self.uri):
             return DeltaTable(self.uri, storage_options=self.options)
 
     def configuration(self) -> dict[str, str]:
         return dict(self.open().metadata().configuration)
 
-    @again
+    @retry_conflicts
     def append_once(self, rows: pa.Table, app: str, version: int) -> bool:
         """Append `rows` unless the transaction (`app`, `version`) is in the table already; whether it was appended.
 
         Delta accepts a lower version without a word, so the stored one is read first; a commit between that reading
         and ours makes ours fail, and it is tried again from the start.
         """
-        with explained(self.uri):
+        with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
             stored = table.transaction_version(app)
             if stored is not None and stored >= version:
@@ -142,7 +142,7 @@ class Table:
             )
             return True
 
-    @again
+    @retry_conflicts
     def commit_once(
         self,
         items: Sequence[tuple[str, int, Kept]],
@@ -152,7 +152,7 @@ class Table:
 
         `write` puts them into one commit with the given properties. Versions of an application must ascend.
         """
-        with explained(self.uri):
+        with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
             reached = {app: table.transaction_version(app) for app, _, _ in items}
             new = [
@@ -178,7 +178,7 @@ class Table:
         To open a table takes as long as its log is; a worker does it several times a commit. One that was not used for
         a minute is opened anew, because it may be from before the log was trimmed.
         """
-        with self._lock, explained(self.uri):
+        with self._lock, translate_errors(self.uri):
             handle, self._handle = self._handle, None  # kept only if all goes well
             now = time.monotonic()
             if handle is None or now - self._handle_at > _HANDLE_SECONDS:
@@ -188,7 +188,7 @@ class Table:
             yield handle
             self._handle, self._handle_at = handle, now
 
-    @again
+    @retry_conflicts
     def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], replace: str = "") -> None:
         """Append `rows` and move each application of `steps` from its first version to its second, in one commit.
 
@@ -218,13 +218,13 @@ class Table:
                 writer_properties=self.writer,
             )
 
-    def dataset(self, where: Where | None = None) -> pads.Dataset:
+    def dataset(self, where: RowFilter | None = None) -> pads.Dataset:
         """The present version, read by Arrow itself where it is on a local disk; of the files that `where` may need.
 
         Through Delta's own file system Arrow's threads would call into Python: slower, and a scan that nobody finished
         would abort the process, or hang it, when the interpreter ends.
         """
-        with explained(self.uri):
+        with translate_errors(self.uri):
             local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
             return self.open().to_pyarrow_dataset(
                 filesystem=local, file_pruning_predicate=None if where is None else list(where.partitions)
@@ -232,32 +232,32 @@ class Table:
 
     def partition_values(self, column: str) -> list[str]:
         """What a partition column holds, ascending; from the log alone, no file is opened."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             return sorted({values[column] for values in self.open().partitions()})
 
     def read(
         self,
         columns: Sequence[str],
-        where: Where | None = None,
+        where: RowFilter | None = None,
     ) -> pa.Table:
-        with explained(self.uri):
+        with translate_errors(self.uri):
             return self.dataset(where).to_table(columns=list(columns), filter=_rows(where))
 
-    def batches(self, columns: Sequence[str], where: Where | None, rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of at most `rows` rows, so that the largest column never is in memory twice."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             yield from self.dataset(where).to_batches(
                 columns=list(columns), filter=_rows(where), batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
 
     def read_parts(
-        self, columns: Sequence[str], where: Where | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
+        self, columns: Sequence[str], where: RowFilter | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
     ) -> Iterator[Kept]:
         """What `keep` makes of each batch of at most `rows` rows, in no order; row groups are read side by side.
 
         `keep` runs in several threads. At most twice as many row groups as threads are under way.
         """
-        with explained(self.uri):
+        with translate_errors(self.uri):
             dataset, wanted = self.dataset(where), _rows(where)
             schema = pa.schema([dataset.schema.field(name) for name in columns])
 
@@ -286,10 +286,10 @@ class Table:
                 while waiting:
                     yield from waiting.popleft().result()
 
-    @again
+    @retry_conflicts
     def replace(self, rows: pa.Table, predicate: str) -> None:
         """Put `rows`, all of which fit `predicate`, in the place of those that do, in one commit."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             write_deltalake(
                 self.open(),
                 rows.cast(self.schema),
@@ -298,14 +298,14 @@ class Table:
                 writer_properties=self.writer,
             )
 
-    @again
+    @retry_conflicts
     def delete(self, predicate: str) -> int:
-        with explained(self.uri):
+        with translate_errors(self.uri):
             outcome: dict[str, Any] = self.open().delete(predicate, writer_properties=self.writer)
             return int(outcome.get("num_deleted_rows") or 0)
 
     def update(self, values: dict[str, str], predicate: str) -> None:
-        with explained(self.uri):
+        with translate_errors(self.uri):
             self.open().update(updates=values, predicate=predicate, writer_properties=self.writer)
 
     # ---- care --------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Table:
         hold what was forgotten (the stream's, of days up to `until`, all when None), else when it is an hour old.
         """
         self.configure(_PURGING)  # the names of files are names of streams
-        with explained(self.uri):
+        with translate_errors(self.uri):
             self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
             listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
             files, folder = fsspec.core.url_to_fs(f"{self.uri}/stream_id={stream_id}")
@@ -331,7 +331,7 @@ class Table:
 
     def vacuum(self) -> int:
         """Delete files that no version has listed for an hour, nor a writer just made; how many."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             return len(
                 self.open().vacuum(
                     retention_hours=GRACE_HOURS, dry_run=False, enforce_retention_duration=False, full=True
@@ -343,23 +343,23 @@ class Table:
         self.configure(_CONFIGURATION)  # of an earlier Sightline, or of a `purge` that was killed
         self._checkpoint()
 
-    @again
+    @retry_conflicts
     def _checkpoint(self) -> None:
-        with explained(self.uri):
+        with translate_errors(self.uri):
             table = self.open()
             table.create_checkpoint()
             table.cleanup_metadata()
 
-    @again
+    @retry_conflicts
     def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
         """Set those properties that differ."""
-        with explained(self.uri):
+        with translate_errors(self.uri):
             table = self.open()
             if not table.metadata().configuration.items() >= values.items():
                 table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
 
 
-def _rows(where: Where | None) -> pads.Expression | None:
+def _rows(where: RowFilter | None) -> pads.Expression | None:
     return None if where is None else where.rows
 
 

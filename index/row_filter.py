@@ -14,34 +14,34 @@ import pyarrow.dataset as pads
 
 from index.columns import day_of
 
-__all__ = ["Where", "in_window", "of_streams", "on_day"]
+__all__ = ["RowFilter", "in_window", "of_streams", "on_day"]
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class RowFilter:
     """`rows` is the filter, `partitions` are conditions that files must meet, as ("stream_id", "=", "front")."""
 
     rows: pads.Expression
     partitions: tuple[tuple[str, str, str | list[str]], ...]
 
-    def __and__(self, other: pads.Expression) -> Where:
+    def __and__(self, other: pads.Expression) -> RowFilter:
         """Of these rows, those that `other` takes."""
-        return Where(self.rows & other, self.partitions)
+        return RowFilter(self.rows & other, self.partitions)
 
 
-def of_streams(streams: Sequence[str]) -> Where:
+def of_streams(streams: Sequence[str]) -> RowFilter:
     """All rows of the named streams."""
     names = sorted(set(streams))
-    return Where(pads.field("stream_id").isin(names), (("stream_id", "in", names),))
+    return RowFilter(pads.field("stream_id").isin(names), (("stream_id", "in", names),))
 
 
-def on_day(stream: str, day: str) -> Where:
+def on_day(stream: str, day: str) -> RowFilter:
     """The rows of one stream on one UTC day, YYYY-MM-DD."""
     rows = (pads.field("stream_id") == stream) & (pads.field("date") == day)
-    return Where(rows, (("stream_id", "=", stream), ("date", "=", day)))
+    return RowFilter(rows, (("stream_id", "=", stream), ("date", "=", day)))
 
 
-def in_window(streams: Sequence[str], start: int | None, end: int | None) -> Where:
+def in_window(streams: Sequence[str], start: int | None, end: int | None) -> RowFilter:
     """The rows of the named streams with start ≤ captured_at < end, UTC microseconds; None for no limit."""
     found = of_streams(streams)
     rows, partitions = found.rows, [*found.partitions]
@@ -51,7 +51,7 @@ def in_window(streams: Sequence[str], start: int | None, end: int | None) -> Whe
     if end is not None:
         rows &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _moment(end))
         partitions.append(("date", "<=", day_of(end)))
-    return Where(rows, tuple(partitions))
+    return RowFilter(rows, tuple(partitions))
 
 
 def _moment(micros: int) -> pa.Scalar:

@@ -27,7 +27,7 @@ from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, m
 from index.records import EncoderIdentity
 from index.schemas import check_stream_id
 
-__all__ = ["QUESTIONS", "AlertRule", "Shelf", "StandingQuestion", "make_question"]
+__all__ = ["QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
 
 QUESTIONS = 256  # most questions of one store
 _OBJECT_BYTES = 64 * 2**20
@@ -128,7 +128,7 @@ def make_question(
     )
 
 
-class Shelf:
+class StandingQuestionStore:
     """The objects of the store at `url`. Any number of processes may use it at once."""
 
     def __init__(self, url: str) -> None:

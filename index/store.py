@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import day_of, digest, frame_rows, matrix, segment_row, sql_time, text
-from index.delta_table import Table
+from index.delta_table import StoreTable
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -37,13 +37,13 @@ from index.errors import (
 )
 from index.moments import Hit
 from index.patches.codec import PatchEncoding
-from index.patches.store import Patches, patch_table
+from index.patches.store import PatchStore, patch_table
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
 from index.row_filter import in_window, of_streams
 from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, PATCHES_KEY, SEGMENTS, TABLES, check_stream_id
-from index.search.faiss_shards import Shards
-from index.search.vector_search import Vectors
-from index.standing_questions import Shelf
+from index.search.faiss_shards import FaissShards
+from index.search.vector_search import VectorSearch
+from index.standing_questions import StandingQuestionStore
 from index.window import Window
 
 if TYPE_CHECKING:
@@ -66,26 +66,31 @@ class Store:
     """An opened store. Any number of processes may read and append at once."""
 
     def __init__(
-        self, url: str, encoders: EncoderPair, encoding: PatchEncoding, tables: dict[str, Table], shards: Shards
+        self,
+        url: str,
+        encoders: EncoderPair,
+        encoding: PatchEncoding,
+        tables: dict[str, StoreTable],
+        shards: FaissShards,
     ) -> None:
         self.url, self.encoders, self.encoding = url, encoders, encoding
         self._tables = tables
-        self._patches = Patches(tables["patches"], encoders, encoding, url)
-        self._vectors = Vectors(
+        self._patches = PatchStore(tables["patches"], encoders, encoding, url)
+        self._vectors = VectorSearch(
             tables["frames"], shards, identity=encoders.frame.model_dump_json(), dimension=encoders.frame.dimension
         )
 
     # ---- opening -----------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _place(url: str | Path) -> tuple[str, dict[str, Table], Shards]:
+    def _place(url: str | Path) -> tuple[str, dict[str, StoreTable], FaissShards]:
         text = str(url).removeprefix("file://").rstrip("/")
         if "://" in text:
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / digest(text)
         else:
             text = str(Path(text).expanduser().absolute())
             cache = Path(text)
-        return text, {name: Table(f"{text}/{name}", name) for name in TABLES}, Shards(cache / "faiss")
+        return text, {name: StoreTable(f"{text}/{name}", name) for name in TABLES}, FaissShards(cache / "faiss")
 
     @classmethod
     def create(cls, url: str | Path, encoders: EncoderPair, encoding: PatchEncoding | None = None) -> Store:
@@ -426,7 +431,7 @@ class Store:
                     if not any(folder.iterdir()):
                         folder.rmdir()
         self._vectors.shards.drop(stream_id)
-        Shelf(self.url).drop(stream_id)
+        StandingQuestionStore(self.url).drop(stream_id)
         # A backfill that was stopped leaves embedded frames there; the next one makes them anew.
         files, staging = fsspec.core.url_to_fs(f"{self.url}/staging")
         if files.exists(staging):

@@ -25,7 +25,7 @@ __all__ = [
     "BATCH",
     "Batches",
     "ChunkWriter",
-    "Footage",
+    "SourceFootage",
     "first_missing",
     "identify",
     "problem_of",
@@ -39,7 +39,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Footage:
+class SourceFootage:
     """One file as the store knows it: `source` is its digest, `began` the UTC microseconds of its first frame."""
 
     name: str
@@ -67,13 +67,13 @@ def source_digest(path: Path, stream_id: str, began: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def identify(path: Path, name: str, stream_id: str, given: datetime | None, info: Any) -> Footage:
+def identify(path: Path, name: str, stream_id: str, given: datetime | None, info: Any) -> SourceFootage:
     """What an opened local file is; `info` is what its `Decoding` says, `given` the start that somebody said."""
     began, clock = clock_of(path, info, given)
-    return Footage(name, stream_id, source_digest(path, stream_id, began), began, clock)
+    return SourceFootage(name, stream_id, source_digest(path, stream_id, began), began, clock)
 
 
-def stored_chunks(store: _Segments, footage: Footage) -> dict[int, Segment]:
+def stored_chunks(store: _Segments, footage: SourceFootage) -> dict[int, Segment]:
     """The chunks of this source that the store has, by number; one that is `final` says it has them all."""
     return {s.chunk: s for s in store.segments(footage.stream_id) if s.source == footage.source}
 
@@ -99,7 +99,7 @@ class ChunkWriter:
     def __init__(
         self,
         append: Callable[[Segment, FrameRecords | None], bool],
-        footage: Footage,
+        footage: SourceFootage,
         info: _Mode,
         *,
         segment_seconds: int,

@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field
 from index.errors import SourceError, UsageError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import check_stream_id
-from ingest.chunks import Batches, ChunkWriter, Footage, first_missing, identify, problem_of, stored_chunks
-from ingest.decoding.limits import Limits
+from ingest.chunks import Batches, ChunkWriter, SourceFootage, first_missing, identify, problem_of, stored_chunks
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import embed, picture
 from ingest.sources.files import expand, fetched
@@ -37,7 +37,7 @@ SEGMENT_SECONDS = 300
 _log = structlog.get_logger(__name__)
 
 
-class FrameStore(Protocol):
+class SegmentStore(Protocol):
     """What the worker needs of `index.store.Store`."""
 
     def append(self, segment: Segment, frames: FrameRecords | None) -> bool: ...
@@ -88,13 +88,13 @@ class IngestReport(BaseModel):
 def ingest_sources(
     sources: Sequence[str | Path],
     *,
-    store: FrameStore,
+    store: SegmentStore,
     encoders: Encoders,
     stream: str | None = None,
     start: datetime | None = None,
     on_progress: Callable[[IngestProgress], None] = lambda _: None,
     segment_seconds: int = SEGMENT_SECONDS,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
 ) -> IngestReport:
     """Ingest every file of `sources` at one frame a second.
 
@@ -121,7 +121,7 @@ def ingest_sources(
         )
     report = IngestReport(files=[FileReport(file=name, problem=str(error)) for name, error in expansion.problems])
     began = perf_counter()
-    worker = _Worker(store, encoders, segment_seconds, limits or Limits(), report)
+    worker = _Worker(store, encoders, segment_seconds, limits or DecodeLimits(), report)
     for number, source in enumerate(expansion.files):
         name = mask_url(source)
 
@@ -147,7 +147,7 @@ def ingest_sources(
 
 class _Worker:
     def __init__(
-        self, store: FrameStore, encoders: Encoders, segment_seconds: int, limits: Limits, report: IngestReport
+        self, store: SegmentStore, encoders: Encoders, segment_seconds: int, limits: DecodeLimits, report: IngestReport
     ) -> None:
         self.store, self.encoders, self.report = store, encoders, report
         self.segment_seconds, self.limits = segment_seconds, limits
@@ -209,7 +209,7 @@ class _Worker:
         return appended
 
     def _encode(
-        self, footage: Footage, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
+        self, footage: SourceFootage, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
     ) -> FrameRecords:
         since = perf_counter()
         vectors, pooled, patches = embed(self.encoders, frames)

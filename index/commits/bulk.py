@@ -25,7 +25,7 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
-from index.delta_table import Table, explained
+from index.delta_table import StoreTable, translate_errors
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS
@@ -33,14 +33,14 @@ from index.schemas import SEGMENTS
 if TYPE_CHECKING:
     from index.store import Store
 
-__all__ = ["Part", "WrittenChunk", "commit", "write"]
+__all__ = ["DataFile", "WrittenChunk", "commit", "write"]
 
 _PARTITIONS = ("stream_id", "date")
 _MICROSECONDS = "%Y-%m-%dT%H:%M:%SZ"  # Arrow's %S has the fraction
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DataFile:
     """One Parquet file of one table; `path` is relative to the table, `size` in bytes, `stats` Delta's own JSON."""
 
     path: str
@@ -56,8 +56,8 @@ class WrittenChunk:
     app: str
     key: str
     segment: Segment
-    patches: tuple[Part, ...]
-    frames: tuple[Part, ...]
+    patches: tuple[DataFile, ...]
+    frames: tuple[DataFile, ...]
 
 
 def write(store: Store, segment: Segment, frames: FrameRecords | None) -> WrittenChunk | None:
@@ -90,7 +90,7 @@ def commit(store: Store, chunks: Sequence[WrittenChunk]) -> int:
         some = [(c.app, c.segment.chunk, getattr(c, name)) for c in chunks if getattr(c, name)]
 
         def add(
-            delta: DeltaTable, kept: list[tuple[Part, ...]], properties: CommitProperties, table: Table = table
+            delta: DeltaTable, kept: list[tuple[DataFile, ...]], properties: CommitProperties, table: StoreTable = table
         ) -> None:
             files = [part for parts in kept for part in parts]
             _check_there(table, files)
@@ -120,7 +120,7 @@ def commit(store: Store, chunks: Sequence[WrittenChunk]) -> int:
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def _files(table: Table, rows: pa.Table) -> list[Part]:
+def _files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
     """Write `rows` of one stream, a file a day."""
     found = []
     for day in pc.unique(rows["date"]).to_pylist():
@@ -130,12 +130,12 @@ def _files(table: Table, rows: pa.Table) -> list[Part]:
         path = f"{folder}/part-{uuid.uuid4()}.parquet"
         some = some.drop_columns(list(_PARTITIONS))
         size = _write(table, path, some)
-        found.append(Part(path, size, partition, _stats(some)))
+        found.append(DataFile(path, size, partition, _stats(some)))
     return found
 
 
-def _write(table: Table, path: str, rows: pa.Table) -> int:
-    with explained(table.uri):
+def _write(table: StoreTable, path: str, rows: pa.Table) -> int:
+    with translate_errors(table.uri):
         system, root = fsspec.core.url_to_fs(table.uri)
         place = f"{root}/{path}"
         if "://" not in table.uri:
@@ -173,11 +173,11 @@ def _stats(rows: pa.Table) -> str:
     )
 
 
-def _action(part: Part) -> AddAction:
+def _action(part: DataFile) -> AddAction:
     return AddAction(part.path, part.size, dict(part.partition), round(time() * 1000), True, part.stats)
 
 
-def _check_there(table: Table, files: Sequence[Part]) -> None:
+def _check_there(table: StoreTable, files: Sequence[DataFile]) -> None:
     system, root = fsspec.core.url_to_fs(table.uri)
     for file in files:
         if not system.exists(f"{root}/{file.path}") or system.size(f"{root}/{file.path}") != file.size:

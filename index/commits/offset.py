@@ -37,14 +37,14 @@ from index.second_grid import seconds_of
 if TYPE_CHECKING:
     from index.store import Store
 
-__all__ = ["BatchWriter", "Piece", "Step"]
+__all__ = ["OffsetAdvance", "OffsetCommitter", "OffsetSegment"]
 
 _SECOND = 1_000_000
 _TRIM_EVERY = 200  # batches; about seven minutes of a busy worker
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OffsetSegment:
     """One message's footage. `segment.chunk` is its offset in `app`; a `void` piece could not be stored and gets no row."""
 
     app: str
@@ -58,7 +58,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OffsetAdvance:
     """How far a batch moves one application: from `before` (None: never seen) to `after`; `also` moves with it."""
 
     before: int | None
@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class BatchWriter:
+class OffsetCommitter:
     """Writes batches into one store and remembers, stream by stream, the last second that is held.
 
     The memory spares a look into the tables for every batch; it is right as long as this writer alone writes these
@@ -94,7 +94,7 @@ class BatchWriter:
             if held:
                 table.append_from(table.schema.empty_table(), {app: (version, 0) for app, version in held.items()})
 
-    def write(self, pieces: Sequence[Piece], steps: Mapping[str, Step]) -> list[Segment]:
+    def write(self, pieces: Sequence[OffsetSegment], steps: Mapping[str, OffsetAdvance]) -> list[Segment]:
         """Store `pieces` and move the applications; the segments as they were stored, void ones left out.
 
         Args:
@@ -149,7 +149,7 @@ class BatchWriter:
 
     @staticmethod
     def _moves(
-        steps: Mapping[str, Step], marks: Mapping[str, int | None], *, forward: bool
+        steps: Mapping[str, OffsetAdvance], marks: Mapping[str, int | None], *, forward: bool
     ) -> dict[str, tuple[int | None, int]]:
         """`forward`: never below what is there, which marks messages that a killed worker has left behind."""
         moves: dict[str, tuple[int | None, int]] = {}
@@ -162,7 +162,7 @@ class BatchWriter:
 
     # ---- one frame a second --------------------------------------------------------------------------------------
 
-    def _kept(self, pieces: Sequence[Piece]) -> list[tuple[Segment, str, FrameRecords | None]]:
+    def _kept(self, pieces: Sequence[OffsetSegment]) -> list[tuple[Segment, str, FrameRecords | None]]:
         """Every piece with the frames whose second is still free, its key, and its segment with their number."""
         held = self._held(pieces)
         result: list[tuple[Segment, str, FrameRecords | None]] = []
@@ -179,7 +179,7 @@ class BatchWriter:
             result.append((piece.segment.model_copy(update={"frames": count}), piece.key, frames))
         return result
 
-    def _held(self, pieces: Sequence[Piece]) -> dict[str, set[int]]:
+    def _held(self, pieces: Sequence[OffsetSegment]) -> dict[str, set[int]]:
         """The seconds that are held already, of each stream, where its pieces may touch them."""
         spans: dict[str, tuple[int, int]] = {}
         for piece in pieces:
@@ -217,7 +217,7 @@ class BatchWriter:
             self._last[name] = second
 
 
-def _rows_of(pieces: Sequence[Piece]) -> str:
+def _rows_of(pieces: Sequence[OffsetSegment]) -> str:
     """The predicate of all rows of `pieces`; names are checked and keys are hex, so nothing needs quoting."""
     streams = ", ".join(sorted({f"'{piece.segment.stream_id}'" for piece in pieces}))
     keys = ", ".join(f"'{piece.key}'" for piece in pieces)

@@ -28,7 +28,7 @@ from deltalake import PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 from pydantic import BaseModel
 
-from index.delta_table import Table, again, explained
+from index.delta_table import StoreTable, retry_conflicts, translate_errors
 from index.errors import CommitFenced, StoreBusy, UnknownStream, mask_url
 from index.records import rfc3339
 from index.schemas import TABLES
@@ -113,7 +113,7 @@ class _Turn:
     the turn ends unless it is taken anew. A compaction that was killed is waited for until then.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: StoreTable) -> None:
         self._table = table
         self._mine: int | None = None
 
@@ -142,7 +142,7 @@ class _Turn:
 
 
 def _compact_table(
-    table: Table,
+    table: StoreTable,
     streams: Sequence[str] | None,
     target_bytes: int,
     turn: _Turn | None,
@@ -183,9 +183,9 @@ def _compact_table(
     )
 
 
-def _files(table: Table) -> list[_File]:
+def _files(table: StoreTable) -> list[_File]:
     """The files of the present version, by partition."""
-    with explained(table.uri):
+    with translate_errors(table.uri):
         rows = table.open().get_add_actions(flatten=True)
         names = [f"partition.{name}" for name in table.partitions]
         values = [rows.column(name).to_pylist() for name in names]
@@ -202,9 +202,9 @@ def _crowded(files: Sequence[_File], target_bytes: int) -> Iterator[tuple[_Parti
             yield partition, len(small), sum(small)
 
 
-@again
-def _merge(table: Table, partition: Sequence[tuple[str, str]], target_bytes: int) -> None:
-    with explained(table.uri):
+@retry_conflicts
+def _merge(table: StoreTable, partition: Sequence[tuple[str, str]], target_bytes: int) -> None:
+    with translate_errors(table.uri):
         table.open().optimize.compact(
             partition_filters=[(name, "=", value) for name, value in partition],
             target_size=target_bytes,
@@ -214,7 +214,7 @@ def _merge(table: Table, partition: Sequence[tuple[str, str]], target_bytes: int
         )
 
 
-def log_entries(table: Table) -> int:
+def log_entries(table: StoreTable) -> int:
     """How many commits lie in the table's log, those before its checkpoint too."""
     files, folder = fsspec.core.url_to_fs(f"{table.uri}/_delta_log")
     return sum(str(path).endswith(".json") for path in files.ls(folder, detail=False))

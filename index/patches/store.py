@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from index.columns import key_columns, sql_time
-from index.delta_table import THREADS, Table, patch_writer
+from index.delta_table import THREADS, StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
     PatchEncoding,
@@ -30,11 +30,11 @@ from index.patches.codec import (
     encode_int8,
 )
 from index.records import EncoderPair, FrameRecords, rfc3339
-from index.row_filter import Where, in_window
+from index.row_filter import RowFilter, in_window
 from index.schemas import PATCHES, PATCHES_DIFFERENTIAL, PATCHES_INT8
 from index.window import Window
 
-__all__ = ["Patches", "patch_table"]
+__all__ = ["PatchStore", "patch_table"]
 
 _GROUP_BYTES = 32 * 2**20
 _BATCH_BYTES = 8 * 2**20
@@ -45,11 +45,11 @@ Row = NDArray[np.uint8]
 _Chain = tuple[str, str, int]  # stream, segment, captured_at of the head
 
 
-def patch_table(uri: str, encoders: EncoderPair, encoding: PatchEncoding) -> Table:
+def patch_table(uri: str, encoders: EncoderPair, encoding: PatchEncoding) -> StoreTable:
     """The `patches` table of a store."""
     rows = max(1, _GROUP_BYTES // (2 * encoders.patches * encoders.patch.dimension))
     writer = patch_writer(compressed=encoding.kind != "fp16", rows=rows)
-    return Table(uri, "patches", schema=_SCHEMAS[encoding.kind], writer=writer)
+    return StoreTable(uri, "patches", schema=_SCHEMAS[encoding.kind], writer=writer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ class _Rows:
     data: list[Row]
 
 
-class Patches:
+class PatchStore:
     """float16[M, D] of every frame, written and read; `url` is for messages."""
 
-    def __init__(self, table: Table, encoders: EncoderPair, encoding: PatchEncoding, url: str) -> None:
+    def __init__(self, table: StoreTable, encoders: EncoderPair, encoding: PatchEncoding, url: str) -> None:
         self._table, self._encoding, self._url = table, encoding, url
         self._m, self._d = encoders.patches, encoders.patch.dimension
         self._batch = max(1, _BATCH_BYTES // (2 * self._m * self._d))
@@ -186,7 +186,7 @@ class Patches:
         return np.frombuffer(data, "<f2", count=count, offset=int(at[0])).reshape(-1, self._m, self._d)
 
     def _read_chains(
-        self, window: Window, where: Where, result: NDArray[np.float16], missing: NDArray[np.bool_]
+        self, window: Window, where: RowFilter, result: NDArray[np.float16], missing: NDArray[np.bool_]
     ) -> None:
         heads = self._table.read(["head"], where)["head"].cast(pa.int64()).to_numpy()
         if not len(heads):
@@ -211,7 +211,7 @@ class Patches:
             for _ in pool.map(rebuild, found.items()):
                 pass
 
-    def _chains(self, where: Where) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
+    def _chains(self, where: RowFilter) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
         """Times int64[n], ascending, and rows of every chain; held as they are stored, at most half of what they become."""
         columns = ["stream_id", "segment", "captured_at", "head", "patches"]
         parts = list(self._table.read_parts(columns, where, self._batch, _kept))

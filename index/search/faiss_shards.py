@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Shard", "Shards"]
+__all__ = ["FaissShard", "FaissShards"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class FaissShard:
     """captured_at int64[N] ascending (UTC microseconds); vectors stay in the mapped file until searched."""
 
     path: Path
@@ -53,13 +53,13 @@ class Shard:
         return self.captured_at[rows[0]], scores[0]
 
 
-class Shards:
+class FaissShards:
     """The shards below one folder, by stream and day."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def open(self, stream_id: str, day: str) -> Shard | None:
+    def open(self, stream_id: str, day: str) -> FaissShard | None:
         """The shard, or None when it is absent or does not read back (a cache is never worth an error)."""
         path = self.folder / stream_id / f"{day}.faiss"
         try:
@@ -70,7 +70,7 @@ class Shards:
                 return None
         except (OSError, ValueError, KeyError, EOFError):
             return None
-        return Shard(path, captured_at, segments, identity)
+        return FaissShard(path, captured_at, segments, identity)
 
     def write(
         self,

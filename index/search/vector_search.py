@@ -12,15 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from index.columns import matrix, text
-from index.delta_table import Table
+from index.delta_table import StoreTable
 from index.moments import Hit
 from index.row_filter import in_window, on_day
-from index.search.faiss_shards import Shards
+from index.search.faiss_shards import FaissShards
 
-__all__ = ["Vectors"]
+__all__ = ["VectorSearch"]
 
 
-class Vectors:
+class VectorSearch:
     """The frame vectors of a store.
 
     Args:
@@ -30,7 +30,7 @@ class Vectors:
         dimension: floats a vector.
     """
 
-    def __init__(self, frames: Table, shards: Shards, *, identity: str, dimension: int) -> None:
+    def __init__(self, frames: StoreTable, shards: FaissShards, *, identity: str, dimension: int) -> None:
         self.shards, self.identity = shards, identity
         self._frames, self._dimension = frames, dimension
 

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict
 
 from index.standing_questions import AlertRule
 
-__all__ = ["UNIT", "Background", "Hysteresis", "Kept", "Turn", "Watch"]
+__all__ = ["UNIT", "AlertDetector", "AlertTransition", "DetectorState", "Hysteresis", "ScoreHistory"]
 
 UNIT = 10_000  # scores a cosine
 _LEAST = 10  # samples without which there is no threshold at all
 
 
-class Background:
+class ScoreHistory:
     """The last `size` scores, with exact quantiles: O(log n) to find, one memmove to add."""
 
     def __init__(self, size: int, scores: Iterable[int] = ()) -> None:
@@ -51,7 +51,7 @@ class Background:
         return list(self._order)
 
 
-class Turn(NamedTuple):
+class AlertTransition(NamedTuple):
     """An alert was raised or cleared at second `at`. `end`: the last second that was not low, None when raised.
 
     `score` is the peak's so far, `threshold` what had to be passed when it was raised.
@@ -82,9 +82,9 @@ class Hysteresis:
     threshold: float = 0.0
     last: int | None = None
 
-    def step(self, second: int, score: int, high: float, low: float) -> list[Turn]:
+    def step(self, second: int, score: int, high: float, low: float) -> list[AlertTransition]:
         """One more frame, later than all before."""
-        turns: list[Turn] = []
+        turns: list[AlertTransition] = []
         if self.last is not None and second - self.last > self.rule.gap_seconds:
             if self.start is not None:
                 turns.append(self._cleared(second))
@@ -99,7 +99,7 @@ class Hysteresis:
                 self.start, self.held, self.threshold = above[0][0], second, high
                 self.peak, self.score = max(above, key=lambda pair: (pair[1], -pair[0]))
                 self.recent.clear()
-                turns.append(Turn("raised", self.start, second, None, self.peak, self.score, high))
+                turns.append(AlertTransition("raised", self.start, second, None, self.peak, self.score, high))
             return turns
         if score > self.score:
             self.peak, self.score = second, score
@@ -109,15 +109,15 @@ class Hysteresis:
             turns.append(self._cleared(second))
         return turns
 
-    def _cleared(self, second: int) -> Turn:
+    def _cleared(self, second: int) -> AlertTransition:
         assert self.start is not None  # only called while something is raised
-        turn = Turn("cleared", self.start, second, self.held, self.peak, self.score, self.threshold)
+        turn = AlertTransition("cleared", self.start, second, self.held, self.peak, self.score, self.threshold)
         self.start = None
         return turn
 
 
-class Kept(BaseModel):
-    """A `Watch` as it is written down."""
+class DetectorState(BaseModel):
+    """A `AlertDetector` as it is written down."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,12 +133,12 @@ class Kept(BaseModel):
     last: int | None
 
 
-class Watch:
+class AlertDetector:
     """One question at one camera."""
 
-    def __init__(self, rule: AlertRule, kept: Kept | None = None) -> None:
+    def __init__(self, rule: AlertRule, kept: DetectorState | None = None) -> None:
         self.rule = rule
-        self.background = Background(rule.samples, kept.scores if kept else ())
+        self.background = ScoreHistory(rule.samples, kept.scores if kept else ())
         self.hysteresis = Hysteresis(rule)
         self.seen, self.silent = 0, False
         if kept is not None:
@@ -156,11 +156,11 @@ class Watch:
         rise = max(spread, self.rule.floor * UNIT)
         return median + rise, median + self.rule.low_share * rise
 
-    def step(self, second: int, score: int) -> list[Turn]:
+    def step(self, second: int, score: int) -> list[AlertTransition]:
         """One more frame, later than all before; what is to be told of it."""
         high, low = self.thresholds()
         turns = self.hysteresis.step(second, score, high, low)
-        told: list[Turn] = []
+        told: list[AlertTransition] = []
         for turn in turns:
             if turn.state == "raised":
                 self.silent = self.seen < self.rule.warm_up
@@ -188,7 +188,7 @@ class Watch:
         held = self.background.scores()
         plain = [score for score in held if score <= most]
         if 5 * len(plain) >= 4 * len(held):
-            self.background = Background(self.rule.samples, plain)
+            self.background = ScoreHistory(self.rule.samples, plain)
 
     def learn(self, pairs: Iterable[tuple[int, int]], frames: int) -> None:
         """Take (second, score) of frames from before the question was there as background; `frames` they stand for."""
@@ -199,9 +199,9 @@ class Watch:
         if frames >= self.rule.warm_up:
             self._trim()
 
-    def kept(self) -> Kept:
+    def kept(self) -> DetectorState:
         now = self.hysteresis
-        return Kept(
+        return DetectorState(
             scores=self.background.scores(),
             seen=self.seen,
             silent=self.silent,

@@ -31,13 +31,13 @@ from index.columns import digest
 from index.errors import EmptyWindow, StoreError, UnknownStream
 from index.records import FrameRecords, from_micros
 from index.second_grid import EARLY, seconds_of
-from index.standing_questions import Shelf, StandingQuestion
+from index.standing_questions import StandingQuestion, StandingQuestionStore
 from index.store import Store
 from index.window import Window
-from ingest.alerts.detector import UNIT, Kept, Turn, Watch
+from ingest.alerts.detector import UNIT, AlertDetector, AlertTransition, DetectorState
 from ingest.messages import PICTURE_BYTES, AlertMessage
 
-__all__ = ["Alerts", "StreamAlerts", "replay", "score_frames"]
+__all__ = ["AlertScorer", "StreamScorer", "replay", "score_frames"]
 
 _SECOND = 1_000_000
 _CHUNK = 64  # frames of one reading from the store
@@ -72,20 +72,20 @@ class _State(BaseModel):
 
     version: int = 1
     upto: int | None
-    watches: dict[str, Kept]
+    watches: dict[str, DetectorState]
 
 
-class StreamAlerts:
+class StreamScorer:
     """All standing questions at one camera. `upto` is the last second that was scored."""
 
     def __init__(self, stream: str, upto: int | None = None) -> None:
         self.stream, self.upto = stream, upto
         self.questions: dict[str, StandingQuestion] = {}
-        self.watches: dict[str, Watch] = {}
+        self.watches: dict[str, AlertDetector] = {}
         self.turned = False  # something was told since the state was last kept
         self.kept_at = 0.0
 
-    def put(self, question: StandingQuestion, watch: Watch) -> None:
+    def put(self, question: StandingQuestion, watch: AlertDetector) -> None:
         self.questions[question.id], self.watches[question.id] = question, watch
 
     def remove(self, which: str) -> None:
@@ -120,7 +120,7 @@ class StreamAlerts:
         self.turned |= bool(told)
         return told
 
-    def _message(self, which: str, turn: Turn, picture: bytes | None) -> AlertMessage:
+    def _message(self, which: str, turn: AlertTransition, picture: bytes | None) -> AlertMessage:
         question = self.questions[which]
         if turn.state == "raised":
             _RAISED.labels(self.stream, question.name).inc()
@@ -146,18 +146,18 @@ class StreamAlerts:
         return _State(upto=self.upto, watches=watches).model_dump_json().encode()
 
 
-class Alerts:
+class AlertScorer:
     """The standing questions of one store, for one worker. Only `forget` may be called by another thread.
 
     A store that cannot be read for this holds nothing up: the stream is left out with a warning and caught up with later.
     """
 
     def __init__(self, store: Store, *, reload_seconds: float = 10.0, keep_seconds: float = 300.0) -> None:
-        self.store, self.shelf = store, Shelf(store.url)
+        self.store, self.shelf = store, StandingQuestionStore(store.url)
         self.reload_seconds, self.keep_seconds = reload_seconds, keep_seconds
         self._questions: list[StandingQuestion] = []
         self._read_at: float | None = None
-        self._streams: dict[str, StreamAlerts] = {}
+        self._streams: dict[str, StreamScorer] = {}
         self._forget = threading.Event()
 
     def forget(self) -> None:
@@ -205,7 +205,7 @@ class Alerts:
                 except StoreError as error:
                     _log.warning("alerts may be told twice", stream=watched.stream, problem=str(error))
 
-    def _keep(self, watched: StreamAlerts) -> None:
+    def _keep(self, watched: StreamScorer) -> None:
         self.shelf.keep(watched.stream, watched.state())
         watched.turned, watched.kept_at = False, time.monotonic()
 
@@ -227,14 +227,14 @@ class Alerts:
         if watched is None:
             kept = self._kept(stream, asked)
             # Without a state, everything that is stored already is the past; what is stored from now on is not.
-            watched = self._streams[stream] = StreamAlerts(stream, kept.upto if kept else self._last(stream))
+            watched = self._streams[stream] = StreamScorer(stream, kept.upto if kept else self._last(stream))
         for which in set(watched.questions) - {question.id for question in asked}:
             watched.remove(which)
         added = [question for question in asked if question.id not in watched.questions]
         fresh = []
         for question in added:
             held = kept.watches.get(question.id) if kept else None
-            watched.put(question, Watch(question.rule, held))
+            watched.put(question, AlertDetector(question.rule, held))
             if held is None:
                 fresh.append(question)
         if fresh:
@@ -268,7 +268,7 @@ class Alerts:
             )
             return None
 
-    def _learn(self, watched: StreamAlerts, fresh: Sequence[StandingQuestion]) -> None:
+    def _learn(self, watched: StreamScorer, fresh: Sequence[StandingQuestion]) -> None:
         """The background of new questions, from the frames before the stream's `upto`."""
         if watched.upto is None:
             return
@@ -311,10 +311,10 @@ def replay(
     """
     window = store.window(streams, start, end)
     for stream in window.streams:
-        watched = StreamAlerts(stream)
+        watched = StreamScorer(stream)
         for question in questions:
             if question.asks(stream):
-                watched.put(question, Watch(question.rule))
+                watched.put(question, AlertDetector(question.rule))
         rows = np.flatnonzero(window.stream_index == window.stream_ids.index(stream))
         if watched.questions:
             yield from _scored(store, watched, window.take(rows))
@@ -329,13 +329,13 @@ def _window(store: Store, stream: str, first: int, end: int | None = None) -> Wi
         return None
 
 
-def _told(store: Store, watched: StreamAlerts, first: int | None, *, most: int) -> Iterator[AlertMessage]:
+def _told(store: Store, watched: StreamScorer, first: int | None, *, most: int) -> Iterator[AlertMessage]:
     window = _window(store, watched.stream, 0 if first is None else first)
     if window is not None:
         yield from _scored(store, watched, window.take(slice(max(0, len(window) - most), None)))
 
 
-def _scored(store: Store, watched: StreamAlerts, window: Window) -> Iterator[AlertMessage]:
+def _scored(store: Store, watched: StreamScorer, window: Window) -> Iterator[AlertMessage]:
     for at in range(0, len(window), _CHUNK):
         part = window.take(slice(at, at + _CHUNK))
 

@@ -27,7 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from index.errors import DecodeFailed, NoFrames, NotVideo
 from ingest.decoding.h264 import h264_disposable, h264_kind, length_bytes
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import Plan, Unit
 from ingest.decoding.sampler import Sampler
 
@@ -71,7 +71,7 @@ class Opened:
     rest: Iterator[Any] = field(default_factory=lambda: iter(()))
 
 
-def open_video(path: str, limits: Limits, *, fps: float = 1.0) -> Opened:
+def open_video(path: str, limits: DecodeLimits, *, fps: float = 1.0) -> Opened:
     """Open a file and decide how to decode it.
 
     Raises:
@@ -230,7 +230,7 @@ def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[U
 
 def decode(
     opened: Opened,
-    limits: Limits,
+    limits: DecodeLimits,
     *,
     fps: float = 1.0,
     after: float = 0.0,
@@ -338,7 +338,7 @@ def _frames(plan: Plan[Any], stream: Any, reading: _Reading) -> Iterator[Any]:
             return
 
 
-def _picture(frame: Any, pts: float, aspect: Fraction, reformatter: VideoReformatter, limits: Limits) -> Picture:
+def _picture(frame: Any, pts: float, aspect: Fraction, reformatter: VideoReformatter, limits: DecodeLimits) -> Picture:
     """RGB with square pixels. Only sampled frames come here: converting costs about as much as decoding one."""
     width = frame.width if aspect <= 0 else max(1, round(frame.width * aspect))
     if max(width, frame.width) * frame.height > limits.pixels:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["DecodeLimits"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DecodeLimits:
     """What one file may cost: pixels of a frame, sampled frames, bytes of memory, seconds of CPU, seconds of silence."""
 
     pixels: int = 64_000_000

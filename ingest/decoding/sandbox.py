@@ -31,7 +31,7 @@ from index import errors
 from index.errors import DecodeFailed, SourceError, UsageError
 from index.records import ClockSource, from_micros, parse_rfc3339
 from ingest.decoding.frame import Frame
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import HEADER, MOST_BYTES, PICTURE
 from ingest.sources.start_time import began_at
 
@@ -67,9 +67,9 @@ class Decoding:
         fps: float = 1.0,
         after: float = 0.0,
         phase: float = 0.0,
-        limits: Limits | None = None,
+        limits: DecodeLimits | None = None,
     ) -> None:
-        self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or Limits()
+        self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or DecodeLimits()
         self.until: float | None = None
         order = {"path": self.path, "fps": fps, "limits": asdict(self.limits)}
         # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
@@ -231,7 +231,7 @@ def clock_of(path: str | Path, info: Any, given: datetime | None) -> tuple[int, 
 
 
 def read_frames(
-    source: str | Path, *, fps: float = 1.0, start: datetime | str | None = None, limits: Limits | None = None
+    source: str | Path, *, fps: float = 1.0, start: datetime | str | None = None, limits: DecodeLimits | None = None
 ) -> Iterator[Frame]:
     """The frames of one video file, `fps` a second of stream time, decoded in a child process.
 
@@ -257,7 +257,9 @@ def read_frames(
     return _read(str(source), fps, given, limits, fetched)
 
 
-def _read(source: str, fps: float, given: datetime | None, limits: Limits | None, fetched: Any) -> Iterator[Frame]:
+def _read(
+    source: str, fps: float, given: datetime | None, limits: DecodeLimits | None, fetched: Any
+) -> Iterator[Frame]:
     with fetched(source) as path, Decoding(path, fps=fps, limits=limits) as decoding:
         try:
             info = decoding.info()

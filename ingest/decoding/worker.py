@@ -27,11 +27,11 @@ from ingest.decoding.decoder import (  # before the limits: they forbid to cache
     decode,
     open_video,
 )
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import HEADER, PICTURE, SLOTS
 
 
-def _confine(limits: Limits) -> None:
+def _confine(limits: DecodeLimits) -> None:
     with contextlib.suppress(OSError, AttributeError):  # PR_SET_PDEATHSIG is Linux's own
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
@@ -98,7 +98,7 @@ def main() -> int:
     order = json.loads(sys.argv[1])
     parent = _Parent(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
     os.dup2(2, 1)  # whatever a library prints must not end up among the messages
-    limits = Limits(**order["limits"])
+    limits = DecodeLimits(**order["limits"])
     _confine(limits)
     try:
         ring = _Ring(mmap.mmap(int(sys.argv[2]), 0), parent)

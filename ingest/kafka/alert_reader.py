@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from index.errors import KafkaProblem, MessageInvalid, TopicMissing, UsageError
-from ingest.kafka.clients import explained, native, new_consumer
+from ingest.kafka.clients import native, new_consumer, translate_errors
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import AlertMessage, parse_alert
 
@@ -37,7 +37,7 @@ def follow(
     told: OrderedDict[tuple[str, str], None] = OrderedDict()
     consumer = new_consumer(kafka)
     try:
-        with explained(kafka):
+        with translate_errors(kafka):
             numbers = consumer.partitions_for_topic(kafka.alerts)
             if not numbers:
                 raise TopicMissing(f"Kafka at {kafka.servers}: no topic {kafka.alerts}; `sightline consume` makes it")
@@ -49,7 +49,7 @@ def follow(
                 consumer.seek(partition, first[partition])
         while not stop.is_set():
             try:
-                with explained(kafka):
+                with translate_errors(kafka):
                     found = consumer.poll(timeout_ms=200)
             except KafkaProblem as error:
                 if drain:

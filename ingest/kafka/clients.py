@@ -15,13 +15,13 @@ from typing import Any
 from index.errors import BrokerUnavailable, KafkaProblem, MessageTooLarge, TopicMissing
 from ingest.kafka.settings import KafkaSettings
 
-__all__ = ["Sender", "end_offsets", "explained", "make_topics", "native", "new_consumer"]
+__all__ = ["Sender", "end_offsets", "make_topics", "native", "new_consumer", "translate_errors"]
 
 _IN_FLIGHT = 32
 
 
 @contextmanager
-def explained(settings: KafkaSettings) -> Iterator[None]:
+def translate_errors(settings: KafkaSettings) -> Iterator[None]:
     """Turn kafka-python's errors into ours."""
     from kafka import errors
 
@@ -66,7 +66,7 @@ def make_topics(settings: KafkaSettings) -> dict[str, str]:
     from kafka.admin import KafkaAdminClient, NewTopic
 
     names = (settings.segments, settings.indexed, settings.deadletter, settings.alerts)
-    with explained(settings):
+    with translate_errors(settings):
         admin = KafkaAdminClient(**settings.client())
         try:
             missing = [t["name"] for t in admin.describe_topics(list(names)) if t["error_code"]]
@@ -103,7 +103,7 @@ def new_consumer(settings: KafkaSettings, **more: Any) -> Any:
 
     # Twice what a message may have, so that a dead letter with a whole message in it can be fetched.
     fetch = {"max_partition_fetch_bytes": 2 * settings.message_bytes, "fetch_max_bytes": 8 * settings.message_bytes}
-    with explained(settings):
+    with translate_errors(settings):
         return KafkaConsumer(
             **{**settings.client(), **fetch, "enable_auto_commit": False, "auto_offset_reset": "none", **more}
         )
@@ -133,7 +133,7 @@ class Sender:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Sender:
-        with explained(self.settings), self._lock:
+        with translate_errors(self.settings), self._lock:
             self._producer = self._made()
         return self
 
@@ -153,7 +153,7 @@ class Sender:
     def _recovering(self) -> Iterator[None]:
         """After an error the producer is made anew: an idempotent one that was refused once refuses everything."""
         try:
-            with explained(self.settings):
+            with translate_errors(self.settings):
                 yield
         except KafkaProblem:
             with self._lock:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from index.errors import KafkaProblem, MessageInvalid, UsageError
-from ingest.kafka.clients import Sender, end_offsets, explained, new_consumer
+from ingest.kafka.clients import Sender, end_offsets, new_consumer, translate_errors
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import DeadLetter, parse_dead_letter
 
@@ -55,7 +55,7 @@ def _everything(settings: KafkaSettings, topic: str) -> Iterator[tuple[str, byte
 
     consumer = new_consumer(settings)
     try:
-        with explained(settings):
+        with translate_errors(settings):
             found = consumer.partitions_for_topic(topic)
             if not found:
                 return
@@ -116,7 +116,7 @@ def _fetched(settings: KafkaSettings, letter: DeadLetter) -> bytes | None:
 
     consumer: Any = new_consumer(settings)
     try:
-        with explained(settings):
+        with translate_errors(settings):
             partition = TopicPartition(letter.topic, letter.partition)
             consumer.assign([partition])
             first, end = end_offsets(consumer, [partition])[partition]

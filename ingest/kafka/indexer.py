@@ -23,7 +23,7 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, Field
 
-from index.commits.offset import BatchWriter, Piece
+from index.commits.offset import OffsetCommitter, OffsetSegment
 from index.errors import (
     CommitFenced,
     KafkaProblem,
@@ -37,19 +37,19 @@ from index.errors import (
     mask_url,
 )
 from index.records import FrameRecords, Segment, from_micros
-from ingest.alerts.scorer import Alerts
-from ingest.decoding.limits import Limits
+from ingest.alerts.scorer import AlertScorer
+from ingest.decoding.limits import DecodeLimits
 from ingest.embedding import records_of
 from ingest.kafka.dead_letters import attempt_of
 from ingest.kafka.metrics import ConsumerMetrics
-from ingest.kafka.ownership import Claim, Claims, Partition
+from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.outbox import Outbox, publish_alerts
 from ingest.segments.frames import SegmentFrames, check_clock, read_segment
 from model.encoders.encoder import Encoders
 
-__all__ = ["ConsumeReport", "Embedder", "Job", "partition_of"]
+__all__ = ["ConsumeReport", "SegmentIndexer", "SegmentRecord", "partition_of"]
 
 _log = structlog.get_logger(__name__)
 _IDLE = 0.1
@@ -70,10 +70,10 @@ class ConsumeReport(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SegmentRecord:
     """One record of the segments topic, read for `claim`."""
 
-    claim: Claim
+    claim: OwnedPartition
     offset: int
     key: bytes | None
     value: bytes | None
@@ -84,7 +84,7 @@ class Job:
 class _Read:
     """A job that was read: `frames`, or else the error and the step that failed."""
 
-    job: Job
+    job: SegmentRecord
     message: SegmentMessage | None = None
     frames: SegmentFrames | None = None
     error: SightlineError | None = None
@@ -93,16 +93,16 @@ class _Read:
 
 
 @dataclass(eq=False)
-class Embedder:
+class SegmentIndexer:
     """A thread that stores what is put into its queue. `failure` is what ended it, None while all is well."""
 
     kafka: KafkaSettings
     settings: ConsumeSettings
-    limits: Limits
+    limits: DecodeLimits
     encoders: Encoders
-    writer: BatchWriter
+    writer: OffsetCommitter
     outbox: Outbox
-    claims: Claims
+    claims: PartitionOwnership
     group: str
     topic_id: str
     report: ConsumeReport = field(default_factory=ConsumeReport)
@@ -110,10 +110,10 @@ class Embedder:
     failure: BaseException | None = None
 
     def __post_init__(self) -> None:
-        self.jobs: queue.Queue[Job] = queue.Queue(self.settings.queue_segments)
-        self.stored: deque[tuple[Claim, int]] = deque()  # claims and their next offsets, for the consumer
-        self.fenced: deque[Claim] = deque()
-        self.alerts = Alerts(self.writer.store)
+        self.jobs: queue.Queue[SegmentRecord] = queue.Queue(self.settings.queue_segments)
+        self.stored: deque[tuple[OwnedPartition, int]] = deque()  # claims and their next offsets, for the consumer
+        self.fenced: deque[OwnedPartition] = deque()
+        self.alerts = AlertScorer(self.writer.store)
         self.metrics.queue.set_function(self.jobs.qsize)
         self.metrics.queue_capacity.set(self.settings.queue_segments)
         self._stop, self._abandon = threading.Event(), threading.Event()
@@ -180,7 +180,7 @@ class Embedder:
             elif done and not ahead:
                 time.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
 
-    def _next(self, *, wait: bool) -> Job | None:
+    def _next(self, *, wait: bool) -> SegmentRecord | None:
         try:
             return self.jobs.get(timeout=_IDLE) if wait else self.jobs.get_nowait()
         except queue.Empty:
@@ -188,7 +188,7 @@ class Embedder:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def _read(self, job: Job) -> _Read:
+    def _read(self, job: SegmentRecord) -> _Read:
         """Parse, fetch and decode, some times over where that may help. Runs in the pool."""
         read = _Read(job)
         try:
@@ -242,7 +242,7 @@ class Embedder:
         letters = [self._letter(read) for read in done if read.error is not None]
         if letters and not self._insist(lambda: self._post(letters)):
             return
-        after: dict[Claim, int] = {}
+        after: dict[OwnedPartition, int] = {}
         for read in done:
             after[read.job.claim] = read.job.offset + 1
         pieces = [piece for read in done if (piece := self._piece(read)) is not None]
@@ -283,7 +283,9 @@ class Embedder:
         else:
             self.alerts.forget()  # not told: whoever goes on begins before it
 
-    def _count(self, done: Sequence[_Read], pieces: Sequence[Piece], stored: Sequence[Segment], seconds: float) -> None:
+    def _count(
+        self, done: Sequence[_Read], pieces: Sequence[OffsetSegment], stored: Sequence[Segment], seconds: float
+    ) -> None:
         decoded = {(p.segment.source, p.segment.chunk): len(p.frames) for p in pieces if p.frames is not None}
         self.metrics.stored(stored, decoded, seconds)
         for piece in pieces:
@@ -303,7 +305,7 @@ class Embedder:
             except (StoreError, OSError) as error:
                 _log.warning("yesterday was not sealed; `sightline reindex` does it", problem=str(error))
 
-    def _piece(self, read: _Read) -> Piece | None:
+    def _piece(self, read: _Read) -> OffsetSegment | None:
         message, job = read.message, read.job
         if message is None:
             return None
@@ -321,7 +323,7 @@ class Embedder:
             clock_source=message.clock,
             problem=None if read.frames is None else read.frames.problem,
         )
-        return Piece(partition.app, segment, read.records, void=read.error is not None)
+        return OffsetSegment(partition.app, segment, read.records, void=read.error is not None)
 
     def _letter(self, read: _Read) -> DeadLetter:
         job = read.job

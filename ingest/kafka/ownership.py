@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from index.commits.offset import BatchWriter, Step
+from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.errors import OffsetsExpired, TopicRecreated
 
-__all__ = ["Claim", "Claims", "Partition", "claims_of"]
+__all__ = ["OwnedPartition", "Partition", "PartitionOwnership", "read_ownership"]
 
 
 class Partition(NamedTuple):
@@ -31,7 +31,7 @@ class Partition(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
+class OwnedPartition:
     """One assignment of one partition.
 
     stored: the next offset by the store (None: it never stored any), kept up by whoever commits. fetched: the next
@@ -44,18 +44,18 @@ class Claim:
     fetched: int
     mark: str | None
 
-    def step(self, after: int) -> Step:
-        return Step(self.stored, after, self.mark)
+    def step(self, after: int) -> OffsetAdvance:
+        return OffsetAdvance(self.stored, after, self.mark)
 
 
 @dataclass(slots=True)
-class Claims:
+class PartitionOwnership:
     """The claims that hold now. Used by two threads."""
 
-    _held: dict[Partition, Claim] = field(default_factory=dict)
+    _held: dict[Partition, OwnedPartition] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, claims: Iterable[Claim]) -> None:
+    def take(self, claims: Iterable[OwnedPartition]) -> None:
         with self._lock:
             self._held.update({claim.partition: claim for claim in claims})
 
@@ -64,15 +64,15 @@ class Claims:
             for partition in partitions:
                 self._held.pop(partition, None)
 
-    def of(self, partition: Partition) -> Claim | None:
+    def of(self, partition: Partition) -> OwnedPartition | None:
         with self._lock:
             return self._held.get(partition)
 
-    def holds(self, claim: Claim) -> bool:
+    def holds(self, claim: OwnedPartition) -> bool:
         with self._lock:
             return self._held.get(claim.partition) is claim
 
-    def all(self) -> list[Claim]:
+    def all(self) -> list[OwnedPartition]:
         with self._lock:
             return list(self._held.values())
 
@@ -80,14 +80,14 @@ class Claims:
 _numbers = itertools.count(1)
 
 
-def claims_of(
-    writer: BatchWriter,
+def read_ownership(
+    writer: OffsetCommitter,
     spans: Mapping[Partition, tuple[int, int]],
     topic_id: str,
     *,
     accept_recreated: bool = False,
     accept_expired: bool = False,
-) -> list[Claim]:
+) -> list[OwnedPartition]:
     """A claim on every partition of `spans`, which are their first and next offsets by the broker.
 
     Args:
@@ -101,7 +101,7 @@ def claims_of(
     """
     marks = {p: f"{p.app}@{topic_id}" if topic_id else None for p in spans}
     stored = writer.offsets(_all_apps(marks))
-    claims: list[Claim] = []
+    claims: list[OwnedPartition] = []
     for partition, (first, end) in spans.items():
         mark, before = marks[partition], stored[partition.app]
         other = before is not None and mark is not None and stored[mark] is None
@@ -122,7 +122,7 @@ def claims_of(
                     "footage again and pass --accept-expired once, and give the topic a longer retention"
                 )
             begin = first
-        claims.append(Claim(partition, next(_numbers), before, begin, mark))
+        claims.append(OwnedPartition(partition, next(_numbers), before, begin, mark))
     return claims
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import structlog
 
-from index.commits.offset import BatchWriter
+from index.commits.offset import OffsetCommitter
 from index.errors import KafkaProblem
 from index.store import Store
-from ingest.decoding.limits import Limits
-from ingest.kafka.clients import Sender, end_offsets, explained, make_topics, native, new_consumer
-from ingest.kafka.indexer import ConsumeReport, Embedder, Job
+from ingest.decoding.limits import DecodeLimits
+from ingest.kafka.clients import Sender, end_offsets, make_topics, native, new_consumer, translate_errors
+from ingest.kafka.indexer import ConsumeReport, SegmentIndexer, SegmentRecord
 from ingest.kafka.metrics import ConsumerMetrics
-from ingest.kafka.ownership import Claim, Claims, Partition, claims_of
+from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership, read_ownership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from model.encoders.encoder import Encoders
 
@@ -42,7 +42,7 @@ def consume(
     kafka: KafkaSettings,
     group: str,
     settings: ConsumeSettings | None = None,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     stop: threading.Event | None = None,
     drain: bool = False,
     accept_recreated: bool = False,
@@ -54,7 +54,7 @@ def consume(
     Args:
         drain: return once every assigned partition is stored up to its end, or none was assigned within
             `kafka.connect_seconds`.
-        accept_recreated, accept_expired: see `ingest.kafka.ownership.claims_of`.
+        accept_recreated, accept_expired: see `ingest.kafka.ownership.read_ownership`.
         metrics: told what happens, where somebody reads it.
 
     Raises:
@@ -63,12 +63,12 @@ def consume(
     """
     stop = stop or threading.Event()
     topic_id = make_topics(kafka)[kafka.segments]
-    writer, claims = BatchWriter(store), Claims()
+    writer, claims = OffsetCommitter(store), PartitionOwnership()
     with Sender(kafka) as sender:
-        embedder = Embedder(
+        embedder = SegmentIndexer(
             kafka,
             settings or ConsumeSettings(),
-            limits or Limits(),
+            limits or DecodeLimits(),
             encoders,
             writer,
             sender,
@@ -97,14 +97,16 @@ _EVERYTHING = 1_000_000
 
 class _Worker:
     def __init__(
-        self, store: Store, kafka: KafkaSettings, group: str, embedder: Embedder, accept: dict[str, bool]
+        self, store: Store, kafka: KafkaSettings, group: str, embedder: SegmentIndexer, accept: dict[str, bool]
     ) -> None:
         from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
         self.store, self.kafka, self.embedder, self.accept = store, kafka, embedder, accept
         self.claims, self.report = embedder.claims, embedder.report
         self.unsettled: set[Partition] = set()
-        self.backlog: deque[Job] = deque()  # polled and not yet in the queue; at most one poll's, bounded by its bytes
+        self.backlog: deque[SegmentRecord] = (
+            deque()
+        )  # polled and not yet in the queue; at most one poll's, bounded by its bytes
         self.measure_at = 0.0
         self.room = embedder.settings.queue_segments
         self.consumer = new_consumer(
@@ -118,7 +120,7 @@ class _Worker:
         )
         self.consumer.subscribe([kafka.segments], listener=_listener(self))
         # Known before the group is joined: a leader that does not know the topic yet deals nobody anything.
-        with explained(kafka):
+        with translate_errors(kafka):
             self.consumer.partitions_for_topic(kafka.segments)
 
     # ---- called by the listener, which must not block ------------------------------------------------------------
@@ -160,7 +162,7 @@ class _Worker:
         from kafka import errors
 
         try:
-            with explained(self.kafka):
+            with translate_errors(self.kafka):
                 found = self.consumer.poll(timeout_ms=_POLL_MS)
         except KafkaProblem as error:
             cause = error.__cause__
@@ -178,7 +180,7 @@ class _Worker:
                 if claim is None or record.offset < claim.fetched:
                     continue  # read for an assignment that is over
                 claim.fetched = record.offset + 1
-                self.backlog.append(Job(claim, record.offset, record.key, record.value, record.headers))
+                self.backlog.append(SegmentRecord(claim, record.offset, record.key, record.value, record.headers))
 
     def _settle(self) -> None:
         """Ask the store where to begin in every partition that is new, and go there."""
@@ -188,9 +190,9 @@ class _Worker:
             return
         here = sorted(self.unsettled & {Partition(*p) for p in self.consumer.assignment()})
         try:
-            with explained(self.kafka):
+            with translate_errors(self.kafka):
                 spans = {Partition(*p): span for p, span in end_offsets(self.consumer, here).items()} if here else {}
-                found = claims_of(self.embedder.writer, spans, self.embedder.topic_id, **self.accept)
+                found = read_ownership(self.embedder.writer, spans, self.embedder.topic_id, **self.accept)
                 self._announce_again(found)
                 for claim in found:
                     self.consumer.seek(*native([claim.partition]), claim.fetched)
@@ -206,7 +208,7 @@ class _Worker:
         self.unsettled.difference_update(here)
         _log.info("settled", partitions={claim.partition.app: claim.fetched for claim in found})
 
-    def _announce_again(self, found: Iterable[Claim]) -> None:
+    def _announce_again(self, found: Iterable[OwnedPartition]) -> None:
         """What was stored and perhaps not announced: from the group's offset, which follows the announcement."""
         from kafka import OffsetAndMetadata
 

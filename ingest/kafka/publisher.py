@@ -16,12 +16,12 @@ from pydantic import BaseModel
 from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageError, mask_url
 from index.records import ClockSource, rfc3339
 from index.schemas import check_stream_id
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding, clock_of
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
-from ingest.segments.cutter import Cut, cut
+from ingest.segments.cutter import CutSegment, cut
 from ingest.sources.files import expand, fetched
 from ingest.sources.start_time import stream_name
 
@@ -46,9 +46,9 @@ def segments_of(
     *,
     start: datetime | None = None,
     seconds: float = 10.0,
-    most_bytes: int = 256 * 2**20,
-    limits: Limits | None = None,
-) -> Iterator[tuple[int, ClockSource, Cut]]:
+    max_bytes: int = 256 * 2**20,
+    limits: DecodeLimits | None = None,
+) -> Iterator[tuple[int, ClockSource, CutSegment]]:
     """(UTC microseconds of its first frame, the clock's source, segment) of each segment of a local file.
 
     Raises:
@@ -57,7 +57,7 @@ def segments_of(
     with Decoding(path, limits=limits) as first_look:  # whatever is wrong with the file shows in the sandbox first
         info = first_look.info()
         began, clock = clock_of(path, info, start)
-    for segment in cut(path, seconds=seconds, most_bytes=most_bytes):
+    for segment in cut(path, seconds=seconds, max_bytes=max_bytes):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
 
 
@@ -66,7 +66,7 @@ def publish_segment(
     settings: KafkaSettings,
     stream_id: str,
     start: int,
-    segment: Cut,
+    segment: CutSegment,
     *,
     clock: ClockSource = "arrival",
     place: str | None = None,
@@ -97,7 +97,7 @@ def publish_segment(
     return message
 
 
-def _stored(place: str, stream_id: str, start: int, segment: Cut) -> str:
+def _stored(place: str, stream_id: str, start: int, segment: CutSegment) -> str:
     """Write the segment to `place` and return its URI."""
     import fsspec
 
@@ -131,7 +131,7 @@ def publish_files(
     start: datetime | None = None,
     seconds: float = 10.0,
     place: str | None = None,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     on_segment: Callable[[str, SegmentMessage], None] = lambda _, __: None,
 ) -> list[PublishedFile]:
     """Cut every file of `sources` and produce the segments.
@@ -172,7 +172,7 @@ def publish_files(
                         check_stream_id(str(file.stream_id)),
                         start=start,
                         seconds=seconds,
-                        most_bytes=settings.object_bytes,
+                        max_bytes=settings.object_bytes,
                         limits=limits,
                     )
                     for began, clock, segment in each:

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from index.records import from_micros
-from ingest.live.config import Camera, LiveSettings
+from ingest.live.config import CameraConfig, LiveSettings
 from ingest.live.status import CameraState, StateBoard
 from ingest.segments.names import NamedSegment, parse_name
 
@@ -54,7 +54,7 @@ class CameraThread:
 
     def __init__(
         self,
-        camera: Camera,
+        camera: CameraConfig,
         settings: LiveSettings,
         folder: Path,
         board: StateBoard,
@@ -187,7 +187,7 @@ class CameraThread:
             "connect": settings.connect_seconds,
             "stall": settings.stall_seconds,
             "seconds": settings.segment_seconds,
-            "most_bytes": _MOST_BYTES,
+            "max_bytes": _MOST_BYTES,
             "memory_bytes": settings.memory_bytes,
             "policy": settings.policy.model_dump(mode="json"),
         }

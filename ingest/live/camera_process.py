@@ -70,7 +70,7 @@ class _Child:
         with self.lock:
             self.clock.break_off()
             self.cutter = LiveCutter(
-                source.stream, self.clock, seconds=self.order["seconds"], most_bytes=self.order["most_bytes"]
+                source.stream, self.clock, seconds=self.order["seconds"], max_bytes=self.order["max_bytes"]
             )
             self.heard, self.limit = time.monotonic(), float(self.order["stall"])
             self.tell("open", codec=context.name, width=context.width, height=context.height)

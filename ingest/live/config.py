@@ -22,12 +22,12 @@ from index.schemas import StreamId
 from ingest.sources.start_time import stream_name
 from ingest.sources.url_policy import LIVE_SCHEMES, UrlPolicy
 
-__all__ = ["Camera", "CameraList", "LiveSettings", "cameras_of", "read_cameras"]
+__all__ = ["CameraConfig", "CameraList", "LiveSettings", "cameras_of", "read_cameras"]
 
 Transport = Literal["tcp", "udp"]
 
 
-class Camera(BaseModel):
+class CameraConfig(BaseModel):
     """One camera: the stream its frames belong to, where it is, and how RTSP brings them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -55,7 +55,7 @@ class CameraList(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    cameras: tuple[Camera, ...] = Field(default=(), max_length=1024)
+    cameras: tuple[CameraConfig, ...] = Field(default=(), max_length=1024)
 
     @model_validator(mode="after")
     def _once(self) -> CameraList:

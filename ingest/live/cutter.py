@@ -12,7 +12,7 @@ from typing import Any
 from index.errors import NotVideo
 from ingest.decoding.h264 import length_bytes, parameter_sets
 from ingest.live.capture_clock import CaptureClock, Span, Timeline
-from ingest.segments.cutter import FORMATS, Cut, Media, SegmentFile, fits
+from ingest.segments.cutter import FORMATS, CutSegment, Media, SegmentFile, fits
 
 __all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
 
@@ -52,9 +52,9 @@ class LiveCutter:
     """
 
     def __init__(
-        self, stream: Any, clock: CaptureClock, *, seconds: float, most_bytes: int, late_seconds: float = 2.0
+        self, stream: Any, clock: CaptureClock, *, seconds: float, max_bytes: int, late_seconds: float = 2.0
     ) -> None:
-        self.stream, self.clock, self.seconds, self.most_bytes = stream, clock, seconds, most_bytes
+        self.stream, self.clock, self.seconds, self.max_bytes = stream, clock, seconds, max_bytes
         self.late_seconds = late_seconds
         self.codec = stream.codec_context.name
         kind = next((kind for kind in FORMATS if fits(kind, stream)), None)
@@ -73,7 +73,7 @@ class LiveCutter:
             self._gap = min(1.0, max(1e-3, float(1 / stream.average_rate)))
         self._count, self._last_dts = 0, 0
         self._since = 0.0  # arrival of the first packet of this timeline
-        self._ended: list[tuple[Span, float, int, Cut]] = []
+        self._ended: list[tuple[Span, float, int, CutSegment]] = []
         self.frames = self.dropped = self.late = 0
         self.newest: int | None = clock.newest
 
@@ -133,7 +133,7 @@ class LiveCutter:
             self.dropped += 1  # no key frame yet, or of an open group: what it needs is in the segment before
             return closed
         self._add(packet, at, arrival)
-        if self._file.size > self.most_bytes:
+        if self._file.size > self.max_bytes:
             self._end()
         if self.clock.anchored or arrival - self._since >= _SETTLE:
             closed += self._placed()

@@ -19,9 +19,9 @@ from index.errors import MessageTooLarge, SourceNotFound, mask_url
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.retention import expire
-from ingest.live.spool import Waiting
+from ingest.live.spool import SpooledSegment
 from ingest.outbox import Outbox
-from ingest.segments.cutter import Cut
+from ingest.segments.cutter import CutSegment
 
 __all__ = ["Recorder", "place_of"]
 
@@ -56,7 +56,7 @@ class Recorder:
         self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
         self.kept = self.sent = self.refused = self.expired = 0
 
-    def take(self, segments: Sequence[Waiting]) -> None:
+    def take(self, segments: Sequence[SpooledSegment]) -> None:
         """Keep and send them.
 
         Raises:
@@ -83,10 +83,10 @@ class Recorder:
         if gone:
             _log.info("old recordings are deleted", segments=len(gone))
 
-    def _send(self, one: Waiting, uri: str | None) -> None:
+    def _send(self, one: SpooledSegment, uri: str | None) -> None:
         assert self.outbox is not None  # asked by the caller
         segment = one.segment
-        cut = Cut(0.0, segment.duration, one.path.read_bytes(), segment.media_type)
+        cut = CutSegment(0.0, segment.duration, one.path.read_bytes(), segment.media_type)
         try:
             publish_segment(self.outbox, self.kafka, segment.stream, segment.start, cut, uri=uri)
             self.sent += 1
@@ -98,7 +98,7 @@ class Recorder:
                 shutil.copyfile(one.path, where)
             _log.error("a segment was put aside; record with --to as well", segment=segment.name, problem=str(error))
 
-    def _keep(self, one: Waiting) -> str:
+    def _keep(self, one: SpooledSegment) -> str:
         uri = f"{self.place}/{one.segment.name}"
         try:
             if uri.startswith("file://"):

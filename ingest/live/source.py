@@ -131,7 +131,7 @@ class LiveSource:
         return options
 
     def _opened_http(self, options: dict[str, Any]) -> Any:
-        first = PinnedHttp(self._policy, timeout=self._times[1], most_bytes=None).open(self._url)
+        first = PinnedHttp(self._policy, timeout=self._times[1], max_bytes=None).open(self._url)
         playlist = "mpegurl" in first.type or urlsplit(self._url).path.endswith((".m3u8", ".m3u"))
         if not playlist:
             return av.open(first, **options)

@@ -22,14 +22,14 @@ import structlog
 from index.errors import SourceNotFound, UsageError
 from ingest.segments.names import NamedSegment, parse_name
 
-__all__ = ["Spool", "Waiting"]
+__all__ = ["Spool", "SpooledSegment"]
 
 _log = structlog.get_logger(__name__)
 _PATIENCE = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class SpooledSegment:
     """One segment that waits. `frames` is 0 for one that an earlier process left."""
 
     segment: NamedSegment
@@ -49,11 +49,13 @@ class Spool:
         UsageError: another process uses the folder. SourceNotFound: it cannot be written to.
     """
 
-    def __init__(self, folder: Path, *, most_bytes: int, on_drop: Callable[[Waiting], None] = lambda _: None) -> None:
-        self.folder, self.most_bytes, self._on_drop = folder / "spool", most_bytes, on_drop
+    def __init__(
+        self, folder: Path, *, max_bytes: int, on_drop: Callable[[SpooledSegment], None] = lambda _: None
+    ) -> None:
+        self.folder, self.max_bytes, self._on_drop = folder / "spool", max_bytes, on_drop
         self._any = threading.Condition()
-        self._waiting: deque[Waiting] = deque()
-        self._taken: dict[Path, Waiting] = {}
+        self._waiting: deque[SpooledSegment] = deque()
+        self._taken: dict[Path, SpooledSegment] = {}
         self.bytes = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,34 +87,34 @@ class Spool:
     def _find_left(self) -> None:
         for part in self.folder.rglob("*.part"):
             part.unlink(missing_ok=True)
-        left: list[Waiting] = []
+        left: list[SpooledSegment] = []
         for path in self.folder.rglob("*"):
             segment = parse_name(path.relative_to(self.folder).as_posix()) if path.is_file() else None
             if segment is not None:
-                left.append(Waiting(segment, path, path.stat().st_size, 0))
+                left.append(SpooledSegment(segment, path, path.stat().st_size, 0))
         for each in sorted(left, key=lambda one: one.segment.start):
             self._put(each)
 
     def put(self, segment: NamedSegment, size: int, frames: int) -> None:
         """Add a segment whose file lies whole in `folder`. Never waits."""
-        self._put(Waiting(segment, self.folder / segment.name, size, frames))
+        self._put(SpooledSegment(segment, self.folder / segment.name, size, frames))
 
-    def _put(self, one: Waiting) -> None:
-        dropped: list[Waiting] = []
+    def _put(self, one: SpooledSegment) -> None:
+        dropped: list[SpooledSegment] = []
         with self._any:
             self._waiting.append(one)
             self.bytes += one.size
-            while self.bytes > self.most_bytes and len(self._waiting) > 1:
+            while self.bytes > self.max_bytes and len(self._waiting) > 1:
                 oldest = self._waiting.popleft()
                 self.bytes -= oldest.size
                 dropped.append(oldest)
             self._any.notify_all()
         for oldest in dropped:
             oldest.path.unlink(missing_ok=True)
-            _log.error("dropped: the spool is full", segment=oldest.segment.name, most_bytes=self.most_bytes)
+            _log.error("dropped: the spool is full", segment=oldest.segment.name, max_bytes=self.max_bytes)
             self._on_drop(oldest)
 
-    def take(self, most: int, *, timeout: float, gather: float = 0.0) -> list[Waiting]:
+    def take(self, most: int, *, timeout: float, gather: float = 0.0) -> list[SpooledSegment]:
         """The oldest segments, at most `most`; none after `timeout` seconds. They count as waiting until `done`.
 
         Args:
@@ -132,7 +134,7 @@ class Spool:
             self._taken.update((one.path, one) for one in taken)
             return taken
 
-    def done(self, taken: Sequence[Waiting]) -> None:
+    def done(self, taken: Sequence[SpooledSegment]) -> None:
         """Forget segments that were taken, and their files."""
         for one in taken:
             one.path.unlink(missing_ok=True)

@@ -16,26 +16,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
-from index.commits.offset import BatchWriter, Piece, Step
+from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
 from index.errors import CommitFenced, KafkaProblem, MessageInvalid, SourceError, StoreError
 from index.records import FrameRecords, Segment, rfc3339
 from index.store import Store
-from ingest.alerts.scorer import Alerts
-from ingest.decoding.limits import Limits
+from ingest.alerts.scorer import AlertScorer
+from ingest.decoding.limits import DecodeLimits
 from ingest.embedding import records_of
 from ingest.kafka.settings import ConsumeSettings
-from ingest.live.spool import Waiting
+from ingest.live.spool import SpooledSegment
 from ingest.messages import AlertMessage
 from ingest.segments.frames import SegmentFrames, decode_segment
 from model.encoders.encoder import Encoders
 
-__all__ = ["StoreTaker"]
+__all__ = ["StoreSink"]
 
 _log = structlog.get_logger(__name__)
 _SPARE = 2.0  # seconds that a segment may be longer than its name says
 
 
-class StoreTaker:
+class StoreSink:
     """Stores segments and tells `tell` what standing questions found; it may raise KafkaProblem.
 
     `late` are the last seconds from capture to stored of single frames, `frames` and `alerts` all there were.
@@ -46,7 +46,7 @@ class StoreTaker:
         store: Store,
         encoders: Encoders,
         settings: ConsumeSettings,
-        limits: Limits,
+        limits: DecodeLimits,
         *,
         tell: Callable[[Sequence[AlertMessage]], None] = lambda _: None,
     ) -> None:
@@ -54,11 +54,11 @@ class StoreTaker:
         self.gather, self.most = settings.commit_seconds, settings.commit_segments
         self.late: deque[float] = deque(maxlen=100_000)
         self.frames = self.commits = self.alerts = 0
-        self._tell, self._standing = tell, Alerts(store)
-        self._writer = BatchWriter(store)
+        self._tell, self._standing = tell, AlertScorer(store)
+        self._writer = OffsetCommitter(store)
         self._offsets: dict[str, int | None] = {}
 
-    def take(self, segments: Sequence[Waiting]) -> None:
+    def take(self, segments: Sequence[SpooledSegment]) -> None:
         """Store them.
 
         Raises:
@@ -84,7 +84,7 @@ class StoreTaker:
         at = {f"late_p{p}": round(late[min(len(late) - 1, len(late) * p // 100)], 3) for p in (50, 95)} if late else {}
         return {"frames": self.frames, "commits": self.commits, "alerts": self.alerts, **at}
 
-    def _write(self, pieces: Sequence[Piece]) -> None:
+    def _write(self, pieces: Sequence[OffsetSegment]) -> None:
         unknown = [app for app in {piece.app for piece in pieces} if app not in self._offsets]
         if unknown:
             self._offsets.update(self._writer.offsets(unknown))
@@ -95,7 +95,7 @@ class StoreTaker:
         for piece in new:
             after[piece.app] = piece.segment.chunk + 1
         told = self._standing.ready(piece.segment.stream_id for piece in new)
-        stored = self._writer.write(new, {app: Step(self._offsets[app], end) for app, end in after.items()})
+        stored = self._writer.write(new, {app: OffsetAdvance(self._offsets[app], end) for app, end in after.items()})
         self._offsets.update(after)
         now = time.time()
         for piece in new:
@@ -117,10 +117,10 @@ class StoreTaker:
         self.alerts += sum(alert.state == "raised" for alert in told)
         self._standing.keep()
 
-    def _pieces(self, segments: Sequence[Waiting]) -> Iterator[Piece]:
+    def _pieces(self, segments: Sequence[SpooledSegment]) -> Iterator[OffsetSegment]:
         """Decoded a few at a time, encoded as soon as a batch is full: pixels of one batch are held, no more."""
-        held: list[tuple[Waiting, SegmentFrames]] = []
-        ready: dict[Waiting, Piece] = {}
+        held: list[tuple[SpooledSegment, SegmentFrames]] = []
+        ready: dict[SpooledSegment, OffsetSegment] = {}
 
         def encode() -> None:
             reads = [(one.segment.stream, "arrival", frames) for one, frames in held]
@@ -140,8 +140,8 @@ class StoreTaker:
         encode()
         return (ready[one] for one in sorted(segments, key=lambda one: (one.segment.stream, one.segment.start)))
 
-    def _decoded(self, segments: Sequence[Waiting]) -> Iterator[tuple[Waiting, SegmentFrames | str]]:
-        ahead: deque[tuple[Waiting, Future[SegmentFrames | str]]] = deque()
+    def _decoded(self, segments: Sequence[SpooledSegment]) -> Iterator[tuple[SpooledSegment, SegmentFrames | str]]:
+        ahead: deque[tuple[SpooledSegment, Future[SegmentFrames | str]]] = deque()
         with ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="segment") as pool:
             for one in segments:
                 ahead.append((one, pool.submit(self._decode, one)))
@@ -151,7 +151,7 @@ class StoreTaker:
             for first, future in ahead:
                 yield first, future.result()
 
-    def _decode(self, one: Waiting) -> SegmentFrames | str:
+    def _decode(self, one: SpooledSegment) -> SegmentFrames | str:
         """Its frames, or what is wrong with it."""
         segment = one.segment
         name = f"{segment.stream} at {rfc3339(segment.start)}"
@@ -163,7 +163,7 @@ class StoreTaker:
             return str(error).replace(str(one.path), name)
 
 
-def _piece(one: Waiting, records: FrameRecords | None, mode: str, problem: str | None) -> Piece:
+def _piece(one: SpooledSegment, records: FrameRecords | None, mode: str, problem: str | None) -> OffsetSegment:
     segment = one.segment
     app = f"live/{segment.stream}"
     row = Segment(
@@ -178,4 +178,4 @@ def _piece(one: Waiting, records: FrameRecords | None, mode: str, problem: str |
         clock_source="arrival",
         problem=problem,
     )
-    return Piece(app, row, records)
+    return OffsetSegment(app, row, records)

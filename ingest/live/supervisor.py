@@ -28,11 +28,11 @@ from index.errors import (
 )
 from index.records import to_micros
 from ingest.live.camera import CameraThread, pause_before
-from ingest.live.config import Camera, CameraList, LiveSettings, read_cameras
-from ingest.live.spool import Spool, Waiting
+from ingest.live.config import CameraConfig, CameraList, LiveSettings, read_cameras
+from ingest.live.spool import Spool, SpooledSegment
 from ingest.live.status import StateBoard, read_state
 
-__all__ = ["STATE_FILE", "Taker", "run_live"]
+__all__ = ["STATE_FILE", "SegmentSink", "run_live"]
 
 _log = structlog.get_logger(__name__)
 STATE_FILE = "cameras.json"
@@ -42,13 +42,13 @@ _LAST_SECONDS = 60.0
 _FATAL = (UsageError, IdentityMismatch, StoreVersion, CommitFenced)
 
 
-class Taker(Protocol):
+class SegmentSink(Protocol):
     """What becomes of segments: stored, or kept and sent. `gather`: seconds to wait for more; `most`: at once."""
 
     gather: float
     most: int
 
-    def take(self, segments: Sequence[Waiting]) -> None:
+    def take(self, segments: Sequence[SpooledSegment]) -> None:
         """Take them for good, in order. What raises is tried again, but for errors that waiting does not cure."""
         ...
 
@@ -56,7 +56,7 @@ class Taker(Protocol):
 def run_live(
     cameras: CameraList | Path,
     settings: LiveSettings,
-    taker: Taker,
+    taker: SegmentSink,
     *,
     command: str,
     stop: threading.Event,
@@ -78,7 +78,7 @@ def run_live(
     board = StateBoard(settings.folder / STATE_FILE, command)
     spool = Spool(
         settings.folder,
-        most_bytes=settings.spool_bytes,
+        max_bytes=settings.spool_bytes,
         on_drop=lambda one: board.count(one.segment.stream, dropped=one.frames),
     )
     try:
@@ -148,7 +148,7 @@ class _Fleet:
 
     def want(self, listed: CameraList) -> None:
         """Start and stop until what runs is what is listed; returns at once."""
-        wanted: dict[str, Camera] = {camera.stream: camera for camera in listed.cameras}
+        wanted: dict[str, CameraConfig] = {camera.stream: camera for camera in listed.cameras}
         for stream, thread in list(self._running.items()):
             if wanted.get(stream) != thread.camera:
                 _log.info("camera leaves", stream=stream)
@@ -182,7 +182,7 @@ class _Fleet:
 class _Feeder:
     """The thread that hands segments to the taker. `problem` is why it waits, `failure` what ended it."""
 
-    def __init__(self, spool: Spool, taker: Taker) -> None:
+    def __init__(self, spool: Spool, taker: SegmentSink) -> None:
         self.spool, self.taker = spool, taker
         self.problem: str | None = None
         self.failure: BaseException | None = None
@@ -213,7 +213,7 @@ class _Feeder:
         except BaseException as error:
             self.failure = error
 
-    def _insist(self, taken: Sequence[Waiting]) -> bool:
+    def _insist(self, taken: Sequence[SpooledSegment]) -> bool:
         """Until the taker has them; False when it is to stop before that."""
         attempt = 0
         while not self._give_up.is_set():

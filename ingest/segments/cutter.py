@@ -4,7 +4,7 @@ Cuts lie at key frames, so a segment lasts at least what was asked for and at mo
 groups are open, the pictures that come after a key frame and are shown before it are left out: nothing that the new
 segment holds could decode them, and the second they belong to has a frame from the segment before.
 
-The segments keep the file's time base wherever the container can (MP4), and begin at 0; `Cut.pts` says where that is in
+The segments keep the file's time base wherever the container can (MP4), and begin at 0; `CutSegment.pts` says where that is in
 the file.
 """
 
@@ -21,14 +21,14 @@ import av
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo
 from ingest.decoding.decoder import _open
 
-__all__ = ["FORMATS", "Cut", "Media", "SegmentFile", "cut", "fits"]
+__all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
 
 Media = Literal["video/mp4", "video/x-matroska"]
 FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutSegment:
     """One segment: the pts of its first frame and its duration in seconds, and the file."""
 
     pts: float
@@ -37,7 +37,7 @@ class Cut:
     media_type: Media
 
 
-def cut(path: Path, *, seconds: float = 10.0, most_bytes: int = 256 * 2**20) -> Iterator[Cut]:
+def cut(path: Path, *, seconds: float = 10.0, max_bytes: int = 256 * 2**20) -> Iterator[CutSegment]:
     """The segments of a local file, in order.
 
     Args:
@@ -46,7 +46,7 @@ def cut(path: Path, *, seconds: float = 10.0, most_bytes: int = 256 * 2**20) -> 
 
     Raises:
         NotVideo: no video, or none that can be put into MP4 or Matroska.
-        MessageTooLarge: a group of pictures over `most_bytes`.
+        MessageTooLarge: a group of pictures over `max_bytes`.
         DecodeFailed: the file breaks off; what came before was yielded.
     """
     container, stream = _open(str(path))
@@ -54,7 +54,7 @@ def cut(path: Path, *, seconds: float = 10.0, most_bytes: int = 256 * 2**20) -> 
         kind = next((name for name in FORMATS if fits(name, stream)), None)
         if kind is None:
             raise NotVideo(f"{path}: {stream.codec_context.name} goes into neither MP4 nor Matroska; convert it first")
-        yield from _cut(container, stream, kind, path, seconds, most_bytes)
+        yield from _cut(container, stream, kind, path, seconds, max_bytes)
     finally:
         container.close()
 
@@ -69,7 +69,7 @@ def fits(kind: str, stream: Any) -> bool:
         return False
 
 
-def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, most_bytes: int) -> Iterator[Cut]:
+def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
     segment: SegmentFile | None = None
     frame = 1 / stream.average_rate if stream.average_rate else 0.04
     try:
@@ -88,9 +88,9 @@ def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, mos
             if segment is None or at < segment.began:
                 continue  # before the first key frame, or shown before the one that this segment begins with
             segment.add(packet, at)
-            if segment.size > most_bytes:
+            if segment.size > max_bytes:
                 raise MessageTooLarge(
-                    f"{path}: more than {most_bytes} bytes from one key frame to the next at {at:.0f} s; "
+                    f"{path}: more than {max_bytes} bytes from one key frame to the next at {at:.0f} s; "
                     "encode it with more key frames, or raise kafka.object_bytes"
                 )
     except (av.error.FFmpegError, OSError) as error:
@@ -123,6 +123,6 @@ class SegmentFile:
         packet.stream = self.stream
         self.out.mux(packet)
 
-    def close(self) -> Cut:
+    def close(self) -> CutSegment:
         self.out.close()
-        return Cut(self.began, self.ends - self.began, self.file.getvalue(), FORMATS[self.kind])
+        return CutSegment(self.began, self.ends - self.began, self.file.getvalue(), FORMATS[self.kind])

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from index.errors import MessageInvalid, NoFrames, SourceDenied, SourceError, SourceNotFound, mask_url
 from index.records import rfc3339
 from index.second_grid import phase_of
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage
@@ -60,7 +60,7 @@ def check_clock(message: SegmentMessage, *, ahead_seconds: float, now: float | N
         )
 
 
-def read_segment(message: SegmentMessage, *, settings: KafkaSettings, limits: Limits) -> SegmentFrames:
+def read_segment(message: SegmentMessage, *, settings: KafkaSettings, limits: DecodeLimits) -> SegmentFrames:
     """Fetch, check and decode one segment.
 
     Raises:
@@ -81,7 +81,7 @@ def _name(message: SegmentMessage) -> str:
     return f"{message.stream} at {rfc3339(message.start_micros)}"
 
 
-def decode_segment(path: Path, *, name: str, start: int, duration: float, limits: Limits) -> SegmentFrames:
+def decode_segment(path: Path, *, name: str, start: int, duration: float, limits: DecodeLimits) -> SegmentFrames:
     """The frames of a segment's file, one for each UTC second it touches.
 
     Args:

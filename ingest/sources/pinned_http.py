@@ -48,8 +48,8 @@ class PinnedHttp:
         most_bytes: of one response; None for a stream without an end.
     """
 
-    def __init__(self, policy: UrlPolicy, *, timeout: float, most_bytes: int | None = _MOST_BYTES) -> None:
-        self.policy, self.timeout, self.most_bytes = policy, timeout, most_bytes
+    def __init__(self, policy: UrlPolicy, *, timeout: float, max_bytes: int | None = _MOST_BYTES) -> None:
+        self.policy, self.timeout, self.max_bytes = policy, timeout, max_bytes
 
     def open(self, url: str, headers: dict[str, str] | None = None) -> Response:
         """The response's body, to be read once.
@@ -81,7 +81,7 @@ class PinnedHttp:
             if response.status not in (200, 206):
                 connection.close()
                 raise SourceNotFound(f"{mask_url(url)}: answered {response.status} {response.reason}")
-            return Response(url, response, connection, self.most_bytes)
+            return Response(url, response, connection, self.max_bytes)
         raise SourceNotFound(f"{mask_url(url)}: more than {_REDIRECTS} redirects")
 
 

@@ -28,7 +28,7 @@ from model.checkpoints.vilamp import language_names
 from model.encoders.siglip import tower_names
 from model.profiles.profile import ConnectorSpec, Profile, Source
 from model.training.components import CONNECTOR_COMPONENTS
-from model.training.trainable import Trainee
+from model.training.trainable import TrainableModel
 from model.visual.connector import Connector
 
 __all__ = ["save_model"]
@@ -38,7 +38,7 @@ _SIGLIP = ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"
 
 
 @torch.no_grad()
-def save_model(trainee: Trainee, folder: Path) -> Path:
+def save_model(trainee: TrainableModel, folder: Path) -> Path:
     """Write weights and `profile.toml` into `folder`, which must be empty; the path of the profile.
 
     Raises:

@@ -33,7 +33,7 @@ from model.training.checkpoint import save_model
 from model.training.components import parameter_groups
 from model.training.micro.recipe import loss_curves
 from model.training.plan import TrainingPlan
-from model.training.trainable import Sample, Trainee
+from model.training.trainable import Sample, TrainableModel
 
 __all__ = ["Schedule", "forget_accelerator", "make_accelerator", "train"]
 
@@ -107,7 +107,7 @@ def forget_accelerator() -> None:
 
 
 def train(
-    trainee: Trainee,
+    trainee: TrainableModel,
     read: Read,
     plan: TrainingPlan,
     out: Path,
@@ -239,7 +239,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _save(trainee: Trainee, out: Path, step: int, keep: int, accelerator: Any) -> Path:
+def _save(trainee: TrainableModel, out: Path, step: int, keep: int, accelerator: Any) -> Path:
     """Write a checkpoint beside the others; it has its name only when it is complete."""
     folder = out / "checkpoints" / f"step-{step:06d}"
     part = folder.with_name(folder.name + ".part")

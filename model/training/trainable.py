@@ -36,14 +36,14 @@ from model.visual.connector import AnyConnector, ReleasedConnector, load_connect
 from model.visual.prompt import clock_ids
 from model.visual.tokens import Frames, build_visual
 
-__all__ = ["Features", "Sample", "Step", "Trainee", "load_trainee"]
+__all__ = ["Sample", "SampleFeatures", "SampleLoss", "TrainableModel", "load_trainable"]
 
 # Frames whose encoder activations are computed again together on the way back.
 _TOWER_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class SampleFeatures:
     """The frames of one video as the model takes them, row i everywhere the same frame.
 
     vectors float32[N, Df] of CLIP; captured_at int64[N], UTC microseconds; and one of patches float16[N, M, Dp], where
@@ -63,12 +63,12 @@ class Sample:
     script: Script
     query: str
     keyframes: int
-    features: Features
+    features: SampleFeatures
     where: str
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SampleLoss:
     """What one sample came to: the mean loss of its supervised tokens, and sizes."""
 
     loss: Tensor
@@ -76,7 +76,7 @@ class Step:
     tokens: int
 
 
-class Trainee(nn.Module):
+class TrainableModel(nn.Module):
     """Modules that learn are registered; CLIP and the text towers are not, and never change."""
 
     def __init__(
@@ -126,12 +126,12 @@ class Trainee(nn.Module):
 
     def encode(
         self, frame_pixels: NDArray[np.uint8], patch_pixels: NDArray[np.uint8], captured_at: NDArray[np.int64]
-    ) -> Features:
+    ) -> SampleFeatures:
         """Resized frames of both encoders, uint8[N, H, W, 3] each, to what `forward` takes."""
         vectors = self.frame_encoder.encode_frames(list(frame_pixels))
         if self.sees:
-            return Features(vectors, captured_at, pixels=patch_pixels)
-        return Features(vectors, captured_at, patches=self.patch_encoder.encode_frames(list(patch_pixels))[1])
+            return SampleFeatures(vectors, captured_at, pixels=patch_pixels)
+        return SampleFeatures(vectors, captured_at, patches=self.patch_encoder.encode_frames(list(patch_pixels))[1])
 
     def select(self, vectors: NDArray[np.float32], query: str, k: int) -> NDArray[np.bool_]:
         """Keyframes by DKS, as `pipeline.questions.asker` chooses them; bool[N]."""
@@ -149,7 +149,7 @@ class Trainee(nn.Module):
         mask[chosen] = True
         return mask
 
-    def forward(self, sample: Sample) -> Step:
+    def forward(self, sample: Sample) -> SampleLoss:
         """−log P(answer | frames, question), mean over the supervised tokens.
 
         Raises:
@@ -171,7 +171,7 @@ class Trainee(nn.Module):
         places = torch.tensor([total - len(script.tail) + i - 1 for i in spoken], device=hidden.device)
         wanted = self._ids([script.targets[i] for i in spoken])
         loss = functional.cross_entropy(self.language.lm_head(hidden[places]).float(), wanted)
-        return Step(loss, len(sample.features.vectors), total)
+        return SampleLoss(loss, len(sample.features.vectors), total)
 
     def _visual(self, sample: Sample) -> list[Tensor]:
         """The visual tokens, in pieces. DFM divides cosines by α = 0.01, so all of it is done in full precision."""
@@ -195,7 +195,7 @@ class Trainee(nn.Module):
             query = visual.query(sample.query).to(self.device)
             return list(visual.embeddings(frames, query, stamp if self.profile.timestamps else None))
 
-    def _reader(self, features: Features) -> Callable[[slice], Tensor]:
+    def _reader(self, features: SampleFeatures) -> Callable[[slice], Tensor]:
         if features.patches is not None:
             given = features.patches
             return lambda rows: torch.from_numpy(np.array(given[rows])).to(self.device).float()
@@ -222,7 +222,7 @@ class Trainee(nn.Module):
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
 
-def load_trainee(profile: Profile, plan: TrainingPlan, device: torch.device) -> Trainee:
+def load_trainable(profile: Profile, plan: TrainingPlan, device: torch.device) -> TrainableModel:
     """Everything that `profile` names, in float32 on `device`, ready to train.
 
     Raises:
@@ -238,4 +238,4 @@ def load_trainee(profile: Profile, plan: TrainingPlan, device: torch.device) -> 
             f"connector: {profile.connector.source} goes from {connector.patch_dim} to {connector.width} dimensions, "
             f"patch encoder and language model need {patch.identity.dimension} to {language.width}"
         )
-    return Trainee(profile, frame, patch, connector.float(), language, plan).train()
+    return TrainableModel(profile, frame, patch, connector.float(), language, plan).train()

@@ -10,7 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from model.world.scenes import COLOURS, EVENTS, HEIGHT, KINDS, PLACES, SLOTS, WALK_SECONDS, WIDTH, Camera, Event, rng_of
+from model.world.scenes import (
+    COLOURS,
+    EVENTS,
+    HEIGHT,
+    KINDS,
+    PLACES,
+    SLOTS,
+    WALK_SECONDS,
+    WIDTH,
+    Event,
+    SceneCamera,
+    rng_of,
+)
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (225, 30, 35),
@@ -183,7 +195,7 @@ def _draw_place(d: ImageDraw.ImageDraw, place: str, cx: int, cy: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _background(camera: Camera) -> NDArray[np.float32]:
+def _background(camera: SceneCamera) -> NDArray[np.float32]:
     rng = rng_of("background", camera.seed)
     sky, ground = np.asarray(camera.sky), np.asarray(camera.ground)
     mix = np.clip((np.arange(HEIGHT) - 30) / 40, 0, 1)[:, None, None]
@@ -237,7 +249,7 @@ _OFFSETS = {
 _SIZES = {1: 64, 2: 54, 3: 46, 4: 46}
 
 
-def _position(camera: Camera, event: Event, t: float) -> tuple[float, float] | None:
+def _position(camera: SceneCamera, event: Event, t: float) -> tuple[float, float] | None:
     """Where the event's actors are at second `t`: they walk in for two seconds, stay, and walk out the same way."""
     x, y = SLOTS[camera.layout[event.place]]
     outside = -60.0 if event.side < 0 else WIDTH + 60.0
@@ -258,7 +270,7 @@ def _position(camera: Camera, event: Event, t: float) -> tuple[float, float] | N
 
 
 def draw(
-    camera: Camera, events: Sequence[Event], t: float, clock: str, frame: int
+    camera: SceneCamera, events: Sequence[Event], t: float, clock: str, frame: int
 ) -> tuple[NDArray[np.uint8], list[Drawn]]:
     """The picture at stream second `t`.
 

@@ -77,7 +77,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
+class SceneCamera:
     """What stays the same in one stream: where the places are, the ground, the noise, the pole before the lens."""
 
     seed: int
@@ -95,12 +95,12 @@ class Camera:
         return 0.82 + 0.2 * float(np.sin(2 * np.pi * t / self.light_period + self.light_phase))
 
 
-def make_camera(seed: int) -> Camera:
+def make_camera(seed: int) -> SceneCamera:
     """The camera of a seed."""
     rng = rng_of("camera", seed)
     base = rng.uniform(70, 135)
     tint = rng.uniform(-14, 14, 3)
-    return Camera(
+    return SceneCamera(
         seed=seed,
         layout=tuple(int(i) for i in rng.permutation(len(PLACES))),
         ground=tuple(float(v) for v in base + tint),  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from index.errors import SourceError, UsageError
 from ingest.chunks import BATCH
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import embed, picture
 from ingest.sources.files import fetched
@@ -52,7 +52,7 @@ def dry_run(
     *,
     device: str,
     sample: int = 16,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     frames_per_second: float | None = None,
 ) -> DryRun:
     """Look at `sample` files spread evenly over the manifest, and embed a few of their frames.

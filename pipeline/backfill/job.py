@@ -28,11 +28,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from index.errors import BackfillFailed, UsageError
 from index.store import Store
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import BackfillReport, FileResult, summary
 from pipeline.backfill.staging import get, put, remove
-from pipeline.backfill.work import Indexer, Job, Piece, Probed, Staged, commit_group, plan, probe
+from pipeline.backfill.work import ChunkRange, Indexer, Probed, Staged, WorkerSettings, commit_group, plan, probe
 
 if TYPE_CHECKING:
     from model.encoders.encoder import Encoders
@@ -50,7 +50,7 @@ _RESULT_SHARDS = 16
 class _Models:
     """Encoders and store of one worker process; a class, so that Beam can hold a weak reference to it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerSettings) -> None:
         from model.encoders.encoder import load_encoders
         from model.profiles.profile import load_profile
 
@@ -69,7 +69,7 @@ def _count(name: str, value: int = 1) -> None:
 class _Probe(beam.DoFn):  # type: ignore[misc]
     """(row, entry) → `Probed`, or the result of a file for which nothing is to be done."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerSettings) -> None:
         self._job = job
 
     def setup(self) -> None:
@@ -86,10 +86,10 @@ class _Probe(beam.DoFn):  # type: ignore[misc]
 class _Plan(beam.DoFn):  # type: ignore[misc]
     """(stream, its files) → pieces."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerSettings) -> None:
         self._job = job
 
-    def process(self, element: tuple[str, Iterable[Probed]]) -> Iterator[Piece]:
+    def process(self, element: tuple[str, Iterable[Probed]]) -> Iterator[ChunkRange]:
         for piece in plan(self._job, element[1]):
             _count("pieces")
             yield piece
@@ -98,7 +98,7 @@ class _Plan(beam.DoFn):  # type: ignore[misc]
 class _WithModels(beam.DoFn):  # type: ignore[misc]
     """A step that embeds; the models are loaded once a worker process and shared by its threads."""
 
-    def __init__(self, job: Job, shared: Shared) -> None:
+    def __init__(self, job: WorkerSettings, shared: Shared) -> None:
         self._job, self._shared = job, shared
 
     def setup(self) -> None:
@@ -111,7 +111,7 @@ class _Index(_WithModels):
     def start_bundle(self) -> None:
         self._indexer = Indexer(self._job, self._models.store, self._models.encoders)
 
-    def process(self, piece: Piece) -> Iterator[FileResult | Staged]:
+    def process(self, piece: ChunkRange) -> Iterator[FileResult | Staged]:
         for done in self._indexer.take(piece):
             yield _counted(done)
 
@@ -184,7 +184,7 @@ def _shard_of(result: FileResult) -> tuple[int, FileResult]:
     return hashlib.sha256(result.uri.encode()).digest()[0] % _RESULT_SHARDS, result
 
 
-def build(pipeline: beam.Pipeline, job: Job, shards: Sequence[str], folder: str) -> None:
+def build(pipeline: beam.Pipeline, job: WorkerSettings, shards: Sequence[str], folder: str) -> None:
     """Put the whole pipeline together; `shards` name files of entries, results go to `folder`."""
     shared = Shared()
     probed = (
@@ -235,7 +235,7 @@ def backfill(
     segment_seconds: int = 300,
     piece_seconds: int = 3600,
     staging: str | None = None,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     threads: int | None = None,
     max_lost: float = 0.05,
     dead_letters: str | None = None,
@@ -268,7 +268,7 @@ def backfill(
     store = _absolute(store)
     staging = _absolute(staging or f"{store}/staging")
     pieces = piece_seconds // segment_seconds
-    job = Job(store, staging, profile, device, segment_seconds, pieces, limits or Limits(), threads)
+    job = WorkerSettings(store, staging, profile, device, segment_seconds, pieces, limits or DecodeLimits(), threads)
     _make_store(job)
     before = {segment.source for segment in Store.open(store).segments() if segment.final}
     began, folder = perf_counter(), f"{staging}/run-{uuid.uuid4().hex}"
@@ -300,14 +300,16 @@ def _absolute(url: str) -> str:
     return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
 
 
-def _make_store(job: Job) -> None:
+def _make_store(job: WorkerSettings) -> None:
     from model.encoders.encoder import load_encoders
     from model.profiles.profile import load_profile
 
     Store.open_or_create(job.store, load_encoders(load_profile(job.profile), job.device).pair)
 
 
-def _run(job: Job, entries: Sequence[Entry], folder: str, runner: str, options: Sequence[str]) -> dict[str, int]:
+def _run(
+    job: WorkerSettings, entries: Sequence[Entry], folder: str, runner: str, options: Sequence[str]
+) -> dict[str, int]:
     rows = list(enumerate(entries))
     shards = []
     for first in range(0, len(rows), _ENTRIES_A_SHARD):

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from index.columns import digest, matrix
 from index.errors import StoreCorrupt, mask_url
 from index.records import EncoderPair, FrameRecords, Segment
-from ingest.chunks import Footage
+from ingest.chunks import SourceFootage
 
 if TYPE_CHECKING:
     from pipeline.backfill.work import Staged
@@ -73,13 +73,13 @@ class Staging:
     def __init__(self, url: str, encoders: EncoderPair) -> None:
         self._url, self._encoders = url, encoders
 
-    def _source(self, footage: Footage) -> str:
+    def _source(self, footage: SourceFootage) -> str:
         return f"{self._url}/{digest(footage.stream_id, footage.source)}"
 
-    def _folder(self, footage: Footage, seconds: int) -> str:
+    def _folder(self, footage: SourceFootage, seconds: int) -> str:
         return f"{self._source(footage)}/{digest(self._encoders.model_dump_json())}-{seconds}"
 
-    def write(self, footage: Footage, segment: Segment, frames: FrameRecords, seconds: int) -> str:
+    def write(self, footage: SourceFootage, segment: Segment, frames: FrameRecords, seconds: int) -> str:
         """Stage one chunk; where it lies."""
         n, m, d = frames.patches.shape
         columns = {
@@ -97,7 +97,7 @@ class Staging:
         put(place, memoryview(sink.getvalue()))
         return place
 
-    def read(self, place: str, footage: Footage) -> FrameRecords:
+    def read(self, place: str, footage: SourceFootage) -> FrameRecords:
         """A staged chunk. Raises StoreCorrupt when it is gone or damaged."""
         data = get(place)
         if data is None:
@@ -123,16 +123,16 @@ class Staging:
             pictures=table["picture"].to_pylist(),
         )
 
-    def _marker(self, footage: Footage, first: int, end: int | None, seconds: int) -> str:
+    def _marker(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> str:
         return f"{self._folder(footage, seconds)}/{first}-{'end' if end is None else end}.json"
 
-    def finish(self, footage: Footage, first: int, end: int | None, seconds: int, staged: Staged) -> None:
+    def finish(self, footage: SourceFootage, first: int, end: int | None, seconds: int, staged: Staged) -> None:
         """Say that a piece is whole, unless something went wrong with it: that is worth another try."""
         if staged.problem is None and staged.kind is None:
             held = {"mode": staged.mode, "chunks": staged.chunks}
             put(self._marker(footage, first, end, seconds), json.dumps(held).encode())
 
-    def piece(self, footage: Footage, first: int, end: int | None, seconds: int) -> dict[str, Any] | None:
+    def piece(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> dict[str, Any] | None:
         """`mode` and `chunks` of a piece that an earlier run finished, or None."""
         data = get(self._marker(footage, first, end, seconds))
         if data is None:
@@ -140,7 +140,7 @@ class Staging:
         held = json.loads(data)
         return {"mode": held["mode"], "chunks": tuple((int(chunk), str(place)) for chunk, place in held["chunks"])}
 
-    def drop(self, footage: Footage) -> None:
+    def drop(self, footage: SourceFootage) -> None:
         """Remove all that is staged of a source."""
         remove(self._source(footage))
 

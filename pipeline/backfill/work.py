@@ -23,8 +23,8 @@ from index.commits import bulk as parts
 from index.errors import SourceError, mask_url
 from index.records import FrameRecords, Segment, to_micros
 from index.store import Store
-from ingest.chunks import BATCH, Batches, ChunkWriter, Footage, first_missing, identify, problem_of, stored_chunks
-from ingest.decoding.limits import Limits
+from ingest.chunks import BATCH, Batches, ChunkWriter, SourceFootage, first_missing, identify, problem_of, stored_chunks
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import embed, picture
 from ingest.sources.files import fetched
@@ -35,11 +35,11 @@ from pipeline.backfill.staging import Staging
 
 _COMMIT_CHUNKS = 64  # the most in one commit, which a worker that dies writes again
 
-__all__ = ["Indexer", "Job", "Piece", "Probed", "Staged", "commit_group", "plan", "probe"]
+__all__ = ["ChunkRange", "Indexer", "Probed", "Staged", "WorkerSettings", "commit_group", "plan", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerSettings:
     """What every worker of a run must know. `piece_chunks`: the most chunks of one piece of work."""
 
     store: str
@@ -48,7 +48,7 @@ class Job:
     device: str | None
     segment_seconds: int
     piece_chunks: int
-    limits: Limits
+    limits: DecodeLimits
     threads: int | None = None
 
 
@@ -59,7 +59,7 @@ class Probed:
     order: int
     uri: str
     start: int | None
-    footage: Footage
+    footage: SourceFootage
     mode: str
     duration: float | None
     size: int
@@ -67,7 +67,7 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ChunkRange:
     """Chunks [first, end) of a file, to the file's end when `end` is None; one of `pieces` in its `group`.
 
     Files of one group are committed by one worker, in the manifest's order. An `alone` piece is a group of its own.
@@ -85,7 +85,7 @@ class Piece:
 class Staged:
     """A piece whose frames lie in staging, as (chunk, place)."""
 
-    piece: Piece
+    piece: ChunkRange
     mode: str
     chunks: tuple[tuple[int, str], ...]
     kind: str | None = None
@@ -95,7 +95,7 @@ class Staged:
 # ---- looking -----------------------------------------------------------------------------------------------------
 
 
-def probe(job: Job, store: Store, order: int, entry: Entry) -> Probed | FileResult:
+def probe(job: WorkerSettings, store: Store, order: int, entry: Entry) -> Probed | FileResult:
     """Open a file; a result when there is nothing to do: it is stored, or it does not open."""
     name = mask_url(entry.uri)
     try:
@@ -112,7 +112,7 @@ def probe(job: Job, store: Store, order: int, entry: Entry) -> Probed | FileResu
     return Probed(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing(stored))
 
 
-def plan(job: Job, stream: Iterable[Probed]) -> Iterator[Piece]:
+def plan(job: WorkerSettings, stream: Iterable[Probed]) -> Iterator[ChunkRange]:
     """The pieces of one stream's files; files that share time are one group."""
     group: list[Probed] = []
     until = -math.inf
@@ -126,7 +126,7 @@ def plan(job: Job, stream: Iterable[Probed]) -> Iterator[Piece]:
         yield from _pieces(job, group)
 
 
-def _pieces(job: Job, group: list[Probed]) -> Iterator[Piece]:
+def _pieces(job: WorkerSettings, group: list[Probed]) -> Iterator[ChunkRange]:
     cuts: list[tuple[Probed, int, int | None]] = []
     for file in sorted(group, key=lambda f: f.order):
         chunks = math.ceil(file.duration / job.segment_seconds) if file.duration else 0
@@ -135,7 +135,7 @@ def _pieces(job: Job, group: list[Probed]) -> Iterator[Piece]:
         cuts += [(file, first, end) for first, end in zip(starts, ends, strict=True)]
     name = f"{group[0].footage.source}-{len(cuts)}"
     for file, first, end in cuts:
-        yield Piece(file, first, end, name, len(cuts), alone=len(cuts) == 1)
+        yield ChunkRange(file, first, end, name, len(cuts), alone=len(cuts) == 1)
 
 
 # ---- decoding and embedding --------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def _pieces(job: Job, group: list[Probed]) -> Iterator[Piece]:
 class _Draft:
     """A piece at work; `pending` frames are decoded and not embedded yet."""
 
-    piece: Piece
+    piece: ChunkRange
     writer: ChunkWriter
     info: Any
     resumed: bool
@@ -172,7 +172,7 @@ class Indexer:
     file, once it is committed, a `Staged` where it was not.
     """
 
-    def __init__(self, job: Job, store: Store, encoders: Encoders) -> None:
+    def __init__(self, job: WorkerSettings, store: Store, encoders: Encoders) -> None:
         self._job, self._store, self._encoders = job, store, encoders
         self._staging = Staging(job.staging, store.encoders)
         self._waiting: list[_Waiting] = []
@@ -180,7 +180,7 @@ class Indexer:
         self._group = _Group(store)
         self._written: list[tuple[Probed, str | None]] = []
 
-    def take(self, piece: Piece) -> Iterator[FileResult | Staged]:
+    def take(self, piece: ChunkRange) -> Iterator[FileResult | Staged]:
         """Decode a piece; its last frames may wait for others to fill a batch."""
         file, seconds = piece.file, self._job.segment_seconds
         stored = stored_chunks(self._store, file.footage)
@@ -220,7 +220,7 @@ class Indexer:
         yield from self._finished()
         yield from self._committed()
 
-    def _draft(self, piece: Piece, info: Any, first: int, *, resumed: bool) -> _Draft:
+    def _draft(self, piece: ChunkRange, info: Any, first: int, *, resumed: bool) -> _Draft:
         footage, draft = piece.file.footage, None
 
         def stage(segment: Segment, frames: FrameRecords | None) -> bool:
@@ -326,7 +326,9 @@ class _Group:
 # ---- committing --------------------------------------------------------------------------------------------------
 
 
-def commit_group(job: Job, store: Store, encoders: Encoders, staged: Iterable[Staged]) -> Iterator[FileResult]:
+def commit_group(
+    job: WorkerSettings, store: Store, encoders: Encoders, staged: Iterable[Staged]
+) -> Iterator[FileResult]:
     """Append the files of one group in the manifest's order, each in the order of its chunks.
 
     A file of several pieces that ended before its time, or whose footage changed its nature on the way, is done again
@@ -350,7 +352,9 @@ def commit_group(job: Job, store: Store, encoders: Encoders, staged: Iterable[St
         staging.drop(file.footage)
 
 
-def _commit(job: Job, store: Store, staging: Staging, file: Probed, mine: list[Staged], first: int) -> FileResult:
+def _commit(
+    job: WorkerSettings, store: Store, staging: Staging, file: Probed, mine: list[Staged], first: int
+) -> FileResult:
     last = mine[-1]
     if last.kind and not last.chunks and not first and len(mine) == 1:
         return _lost(file, last.kind, last.problem)
@@ -377,7 +381,7 @@ def _stored(store: Store, file: Probed, kind: str | None) -> FileResult:
 
 
 def _result(
-    footage: Footage, segments: Iterable[Segment], size: int, *, state: str = "stored", kind: str | None = None
+    footage: SourceFootage, segments: Iterable[Segment], size: int, *, state: str = "stored", kind: str | None = None
 ) -> FileResult:
     """What the store says of a file, so that a piece of work done twice reports the same twice."""
     held = list(segments)

@@ -23,8 +23,8 @@ from index.records import to_micros
 from index.second_grid import seconds_of
 from index.standing_questions import AlertRule, StandingQuestion, make_question
 from index.store import Store
-from ingest.alerts.detector import UNIT, Hysteresis, Watch
-from ingest.alerts.scorer import StreamAlerts, score_frames
+from ingest.alerts.detector import UNIT, AlertDetector, Hysteresis
+from ingest.alerts.scorer import StreamScorer, score_frames
 from model.encoders.encoder import Encoders
 from model.world.questions import Constraint
 from model.world.scenes import COLOURS, KINDS, PLACES, Event, rng_of
@@ -214,9 +214,9 @@ def _camera(store: Store, encoders: Encoders, rule: AlertRule, seed: int, number
     asked = _questions(events, encoders, rule, seed, number)
     window = store.window([stream])
     patches = store.patches(window)
-    watched = StreamAlerts(stream)
+    watched = StreamScorer(stream)
     for one in asked:
-        watched.put(one.question, Watch(rule))
+        watched.put(one.question, AlertDetector(rule))
     where = {one.question.id: q for q, one in enumerate(asked)}
     open_: dict[str, _Found] = {}
     found: list[list[_Found]] = [[] for _ in asked]

@@ -68,7 +68,7 @@ def bench_consume(
 
     from index.errors import KafkaProblem
     from index.store import Store
-    from ingest.decoding.limits import Limits
+    from ingest.decoding.limits import DecodeLimits
     from ingest.embedding import embed, picture
     from ingest.kafka.clients import Sender, make_topics
     from ingest.kafka.poller import consume
@@ -81,7 +81,7 @@ def bench_consume(
 
     prefix = f"bench-{uuid.uuid4().hex[:12]}"
     kafka = KafkaSettings(servers=servers, prefix=prefix, partitions=4, session_seconds=30, inline_bytes=0)
-    settings, limits = ConsumeSettings(), Limits()
+    settings, limits = ConsumeSettings(), DecodeLimits()
     make_topics(kafka)
     encoders = load_encoders(load_profile(profile), device)
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:

@@ -54,7 +54,7 @@ class Quantiles(BaseModel):
     most: float
 
 
-class Sample(BaseModel):
+class LoadSample(BaseModel):
     """The service's memory and queue, so many seconds after the clients began."""
 
     at_seconds: float
@@ -88,7 +88,7 @@ class LoadReport(BaseModel):
     rss_bytes: dict[str, int]
     rss_growth: float
     deepest_queue: int
-    samples: list[Sample]
+    samples: list[LoadSample]
     exit_code: int
 
 
@@ -109,7 +109,7 @@ class _Tally:
     requests: int = 0
     refused: int = 0
     wrong: int = 0
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[LoadSample] = field(default_factory=list)
 
 
 def bench_service(
@@ -313,7 +313,7 @@ async def _sample(http: httpx.AsyncClient, at: float, tally: _Tally) -> None:
     text = (await http.get("/metrics")).text
     values = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
     tally.samples.append(
-        Sample(
+        LoadSample(
             at_seconds=round(at, 1),
             rss_bytes=int(values["process_resident_memory_bytes"]),
             queue_depth=int(values["sightline_queue_depth"]),

@@ -103,10 +103,10 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Ask every new frame. Workers take it up within seconds; adding the same again changes nothing."""
-    from index.standing_questions import Shelf
+    from index.standing_questions import StandingQuestionStore
 
     (question,) = _asked(context, [text], store=store, profile=profile, streams=streams, name=name, floor=floor)
-    Shelf(opened_store(context, store).url).add(question)
+    StandingQuestionStore(opened_store(context, store).url).add(question)
     if as_json:
         emit(_shown(question))
     else:
@@ -116,9 +116,9 @@ def add(
 @alerts.command("list")
 def list_(context: typer.Context, store: StoreUrl = None, as_json: Json = False) -> None:
     """Show the standing questions of a store."""
-    from index.standing_questions import Shelf
+    from index.standing_questions import StandingQuestionStore
 
-    held = Shelf(opened_store(context, store).url).questions()
+    held = StandingQuestionStore(opened_store(context, store).url).questions()
     if as_json:
         emit([_shown(question) for question in held])
         return
@@ -135,9 +135,9 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Ask no longer. Workers drop it within seconds, an open alert is not cleared any more."""
-    from index.standing_questions import Shelf
+    from index.standing_questions import StandingQuestionStore
 
-    gone = Shelf(opened_store(context, store).url).remove(which)
+    gone = StandingQuestionStore(opened_store(context, store).url).remove(which)
     if as_json:
         emit(_shown(gone))
     else:
@@ -208,7 +208,7 @@ def try_(
 ) -> None:
     """Print the alerts that stored frames would have given, by the very scorer of the workers; publishes nothing."""
     from index.errors import UsageError
-    from index.standing_questions import Shelf
+    from index.standing_questions import StandingQuestionStore
     from ingest.alerts.scorer import replay
 
     where = time_range(streams, start, end)
@@ -216,7 +216,7 @@ def try_(
     if texts:
         asked = _asked(context, texts, store=store, profile=profile, streams=None, name=None, floor=floor)
     else:
-        asked = [q for q in Shelf(opened.url).questions() if q.encoder == opened.encoders.patch]
+        asked = [q for q in StandingQuestionStore(opened.url).questions() if q.encoder == opened.encoders.patch]
         if not asked:
             raise UsageError("the store has no standing question; add one, or pass --text")
         if floor is not None:

@@ -44,11 +44,11 @@ def backfill(
     as_json: Json = False,
 ) -> None:
     """Index an archive on a batch engine. Stopped anywhere, the same command goes on; done twice, it changes nothing."""
-    from ingest.decoding.limits import Limits
+    from ingest.decoding.limits import DecodeLimits
     from pipeline.backfill.manifest import read_manifest
 
     settings = settings_of(context, store=store, profile=profile)
-    limits = Limits(
+    limits = DecodeLimits(
         pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
     )
     entries = read_manifest(manifest, names=names)

@@ -58,18 +58,18 @@ def ingest(
     """
     from index.records import from_micros
     from index.store import Store
-    from ingest.decoding.limits import Limits
+    from ingest.decoding.limits import DecodeLimits
     from ingest.file_ingest import ingest_sources
     from model.encoders.encoder import load_encoders
     from model.profiles.profile import load_profile
-    from pipeline.questions.asker import moment
+    from pipeline.questions.asker import parse_time
 
     settings = settings_of(context, store=store, profile=profile)
     encoding = _encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
-    began = moment(start, "--start")
+    began = parse_time(start, "--start")
     encoders = load_encoders(load_profile(settings.profile), settings.device)
     opened = Store.open_or_create(settings.store, encoders.pair, encoding)
-    limits = Limits(
+    limits = DecodeLimits(
         pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
     )
     with progress(quiet=as_json) as bar:
@@ -177,9 +177,9 @@ def forget(
 ) -> None:
     """Remove a stream's frames, vectors, patches and pictures for good, old table versions too."""
     from index.errors import UsageError
-    from pipeline.questions.asker import moment
+    from pipeline.questions.asker import parse_time
 
-    cut = moment(before, "--before")
+    cut = parse_time(before, "--before")
     opened = opened_store(context, store)
     if not yes:
         if not sys.stdin.isatty():

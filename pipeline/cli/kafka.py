@@ -31,10 +31,10 @@ def publish(
     from index.records import from_micros
     from ingest.kafka.clients import Sender, make_topics
     from ingest.kafka.publisher import publish_files
-    from pipeline.questions.asker import moment
+    from pipeline.questions.asker import parse_time
 
     kafka = kafka_of(settings_of(context), servers)
-    began = moment(start, "--start")
+    began = parse_time(start, "--start")
     make_topics(kafka)
     with progress(quiet=as_json) as bar:
         task = bar.add_task("publishing", total=None, detail="")
@@ -83,7 +83,7 @@ def consume(
     import threading
 
     from index.store import Store
-    from ingest.decoding.limits import Limits
+    from ingest.decoding.limits import DecodeLimits
     from ingest.kafka.metrics import ConsumerMetrics
     from ingest.kafka.poller import consume as run
     from ingest.metrics_server import serve_metrics
@@ -104,7 +104,7 @@ def consume(
         kafka=kafka_of(settings_of(context), servers),
         group=group,
         settings=settings.consume,
-        limits=Limits(
+        limits=DecodeLimits(
             pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
         ),
         stop=stop,

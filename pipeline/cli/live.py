@@ -104,8 +104,8 @@ def watch(
     from contextlib import ExitStack
 
     from index.store import Store
-    from ingest.decoding.limits import Limits
-    from ingest.live.store_sink import StoreTaker
+    from ingest.decoding.limits import DecodeLimits
+    from ingest.live.store_sink import StoreSink
     from ingest.outbox import publish_alerts
     from model.encoders.encoder import load_encoders
     from model.profiles.profile import load_profile
@@ -113,7 +113,7 @@ def watch(
     settings = settings_of(context, store=store, profile=profile)
     live, listed = _live(settings, folder, seconds), _listed(urls, cameras, transport)
     encoders = load_encoders(load_profile(settings.profile), settings.device)
-    limits = Limits(
+    limits = DecodeLimits(
         pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
     )
     kept = Store.open_or_create(settings.store, encoders.pair)
@@ -126,7 +126,7 @@ def watch(
             for alert in told:
                 note(alert_line(alert))
 
-        taker = StoreTaker(kept, encoders, settings.consume, limits, tell=tell)
+        taker = StoreSink(kept, encoders, settings.consume, limits, tell=tell)
         _run(listed, live, taker, "watch", metrics_port)
     if as_json:
         emit(taker.report())
@@ -220,9 +220,9 @@ def clip(
     """Cut a playable clip from what was recorded, exact to a group of pictures."""
     from ingest.live.clip import clip as run
     from ingest.live.recorder import place_of
-    from pipeline.questions.asker import moment
+    from pipeline.questions.asker import parse_time
 
-    began, ends = moment(start, "--from"), moment(end, "--to")
+    began, ends = parse_time(start, "--from"), parse_time(end, "--to")
     assert began is not None  # None only comes of None
     assert ends is not None
     report = run(place_of(recording), stream, began, ends, out)

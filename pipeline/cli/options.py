@@ -67,9 +67,9 @@ def opened_store(context: typer.Context, store: str | None) -> Store:
 def time_range(streams: list[str] | None, start: str | None, end: str | None) -> dict[str, Any]:
     """`streams`, `start` and `end` (UTC microseconds) as `Asker.select` takes them. Raises UsageError."""
     from index.errors import UsageError
-    from pipeline.questions.asker import moment
+    from pipeline.questions.asker import parse_time
 
-    low, high = moment(start, "--from"), moment(end, "--to")
+    low, high = parse_time(start, "--from"), parse_time(end, "--to")
     if low is not None and high is not None and low >= high:
         raise UsageError(f"--from {start} is not before --to {end}")
     return {"streams": streams or None, "start": low, "end": high}

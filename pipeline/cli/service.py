@@ -36,7 +36,7 @@ def model_service(
     settings = settings_of(context, store=store, profile=profile)
     token = read_token(token_file or settings.service_token_file, settings.service_token)
 
-    from pipeline.service.app import Limits
+    from pipeline.service.app import ServiceLimits
     from pipeline.service.store_frames import serve
 
     serve(
@@ -46,7 +46,9 @@ def model_service(
         host=host,
         port=port,
         token=token,
-        limits=Limits(waiting=waiting, deadline_seconds=deadline, max_body_bytes=body_bytes, stop_seconds=stop_seconds),
+        limits=ServiceLimits(
+            waiting=waiting, deadline_seconds=deadline, max_body_bytes=body_bytes, stop_seconds=stop_seconds
+        ),
         on_listen=lambda url: say(f"listening on {url}"),
     )
 

@@ -39,7 +39,7 @@ __all__ = [
     "check_reading",
     "check_selection",
     "choose_rows",
-    "moment",
+    "parse_time",
 ]
 
 MAX_FRAMES = 10_000
@@ -70,7 +70,7 @@ class Asked(BaseModel):
     notices: list[str] = Field(default_factory=list)
 
 
-def moment(value: Moment | None, name: str = "time") -> int | None:
+def parse_time(value: Moment | None, name: str = "time") -> int | None:
     """UTC microseconds of a datetime with a zone, RFC 3339 text, or microseconds.
 
     Raises:
@@ -224,7 +224,7 @@ class Asker:
         k = self.profile.k if k is None else k
         tau = self.profile.tau if tau is None else tau
         since = perf_counter()
-        window = self.store.window(streams, moment(start, "from"), moment(end, "to"))
+        window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
         timings = {"window": perf_counter() - since}
         since = perf_counter()
         query = self.encoders.frame.encode_text([question])[0]

@@ -1,6 +1,6 @@
 """Who may use the model, and when: one worker thread, a bounded queue before it, deadlines and cancellation.
 
-Does not know HTTP, models or questions: a job is a function that yields items, and asks `Job.check` between its steps
+Does not know HTTP, models or questions: a job is a function that yields items, and asks `QueuedRequest.check` between its steps
 whether it should go on.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from index.errors import DeadlineExceeded, ServiceBusy, ServiceUnavailable
 
-__all__ = ["Admission", "Cancelled", "End", "Job"]
+__all__ = ["Admission", "Cancelled", "End", "QueuedRequest"]
 
 _LONGEST_RETRY_SECONDS = 60
 _FORGETTING = 0.2  # weight of the newest job in the mean that Retry-After is made of
@@ -35,10 +35,10 @@ class End:
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class QueuedRequest:
     """One admitted request. `deadline`, `submitted` and `started` are `time.monotonic()` seconds."""
 
-    work: Callable[[Job], Iterator[Any]] | None
+    work: Callable[[QueuedRequest], Iterator[Any]] | None
     deadline: float
     emit: Callable[[Any], None]
     submitted: float = field(default_factory=time.monotonic)
@@ -78,8 +78,8 @@ class Admission:
         if waiting < 1:
             raise ValueError(f"waiting must be at least 1, got {waiting}")
         self.waiting, self._translate = waiting, translate
-        self._queue: deque[Job] = deque()
-        self._running: Job | None = None
+        self._queue: deque[QueuedRequest] = deque()
+        self._running: QueuedRequest | None = None
         self._changed = threading.Condition()
         self._draining = self._closed = False
         self._mean_seconds = 1.0
@@ -106,7 +106,9 @@ class Admission:
         """Whole seconds after which there is likely room again, 1 to 60."""
         return min(_LONGEST_RETRY_SECONDS, max(1, math.ceil(self._mean_seconds)))
 
-    def submit(self, work: Callable[[Job], Iterator[Any]], *, deadline: float, emit: Callable[[Any], None]) -> Job:
+    def submit(
+        self, work: Callable[[QueuedRequest], Iterator[Any]], *, deadline: float, emit: Callable[[Any], None]
+    ) -> QueuedRequest:
         """Queue `work`; `emit` gets each item it yields, then one `End`, all on the worker's thread.
 
         Raises:
@@ -121,12 +123,12 @@ class Admission:
                     f"{len(self._queue)} requests wait already, as many as may; try again in {self.retry_after} s",
                     self.retry_after,
                 )
-            job = Job(work, deadline, emit)
+            job = QueuedRequest(work, deadline, emit)
             self._queue.append(job)
             self._changed.notify_all()
             return job
 
-    def cancel(self, job: Job, reason: Exception | None = None) -> None:
+    def cancel(self, job: QueuedRequest, reason: Exception | None = None) -> None:
         """Give `job` up: at once if it waits, at its next `check` if it runs. A job that is over stays so."""
         with self._changed:
             job._stop = job._stop or reason or Cancelled()
@@ -172,7 +174,7 @@ class Admission:
             job.emit(End(error))
             del job, error  # nothing of a finished job stays alive while the worker waits for the next
 
-    def _run(self, job: Job) -> Exception | None:
+    def _run(self, job: QueuedRequest) -> Exception | None:
         """Run one job to its end; everything it held is free on return."""
         job.started = time.monotonic()
         work, job.work = job.work, None

@@ -39,7 +39,7 @@ from index.errors import (
     UnknownStream,
     UsageError,
 )
-from pipeline.service.admission import Admission, Cancelled, Job
+from pipeline.service.admission import Admission, Cancelled, QueuedRequest
 from pipeline.service.engine import Done, Engine, rows_of
 from pipeline.service.flow import Flow, unless_gone
 from pipeline.service.gate import Gate
@@ -58,7 +58,7 @@ from pipeline.service.schemas import (
     problem_of,
 )
 
-__all__ = ["Limits", "ModelService"]
+__all__ = ["ModelService", "ServiceLimits"]
 
 _log = structlog.get_logger("sightline.service")
 _STATUS: dict[type[SightlineError], int] = {
@@ -76,7 +76,7 @@ _SLOW_READER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ServiceLimits:
     """`waiting`: most requests in the queue. `deadline_seconds`: longest, and that of requests which name none.
     `stop_seconds`: how long a stop waits for what was admitted."""
 
@@ -89,8 +89,8 @@ class Limits:
 class ModelService:
     """`app` is the ASGI application, gate and all. `drain` refuses new work, `stop` ends what is left."""
 
-    def __init__(self, engine: Engine, *, token: SecretStr | None = None, limits: Limits | None = None) -> None:
-        self.engine, self.limits = engine, limits or Limits()
+    def __init__(self, engine: Engine, *, token: SecretStr | None = None, limits: ServiceLimits | None = None) -> None:
+        self.engine, self.limits = engine, limits or ServiceLimits()
         self.admission = Admission(waiting=self.limits.waiting, translate=engine.explain)
         self.metrics = ServiceMetrics(
             depth=lambda: self.admission.depth, running=lambda: self.admission.running, capacity=self.limits.waiting
@@ -168,7 +168,7 @@ class ModelService:
                 max_tokens=self.engine.answerer.language.max_context,
             )
 
-        def work(job: Job) -> Iterator[str | Done]:
+        def work(job: QueuedRequest) -> Iterator[str | Done]:
             return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens)
 
         return await self._answered(request, "answer", work, body.deadline_seconds, AnswerForm(), stream=body.stream)
@@ -206,7 +206,7 @@ class ModelService:
             usage=bool((body.stream_options or {}).get("include_usage")),
             notices=notices,
         )
-        work: Callable[[Job], Iterator[Any]]
+        work: Callable[[QueuedRequest], Iterator[Any]]
         where = body.sightline
         options = where.options if where is not None else []
         if where is None:
@@ -222,7 +222,7 @@ class ModelService:
 
     # ---- one request -------------------------------------------------------------------------------------------
 
-    def _flow(self, route: str, work: Callable[[Job], Iterator[Any]], seconds: float | None) -> Flow:
+    def _flow(self, route: str, work: Callable[[QueuedRequest], Iterator[Any]], seconds: float | None) -> Flow:
         """Admit the request. Raises ServiceBusy, ServiceUnavailable."""
         try:
             if self.engine.broken:
@@ -269,7 +269,7 @@ class ModelService:
         self,
         request: Request,
         route: str,
-        work: Callable[[Job], Iterator[Any]],
+        work: Callable[[QueuedRequest], Iterator[Any]],
         seconds: float | None,
         form: Form,
         *,

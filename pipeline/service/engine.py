@@ -1,6 +1,6 @@
 """The work behind the routes: frame references in, pieces of an answer out, one job at a time on the worker's thread.
 
-Does not know HTTP. The store is behind `FrameStore`, which whoever starts the service hands in.
+Does not know HTTP. The store is behind `FrameSource`, which whoever starts the service hands in.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from index.errors import BudgetExceeded, ModelError, OutOfMemory, SightlineError, mask_url
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer, AnswerPiece
-from pipeline.service.admission import Cancelled, Job
+from pipeline.service.admission import Cancelled, QueuedRequest
 from pipeline.service.schemas import Budget, ServedProfile, StreamFrames, Usage
 
-__all__ = ["Done", "Engine", "FrameStore", "Rows", "rows_of"]
+__all__ = ["Done", "Engine", "FrameSource", "Rows", "rows_of"]
 
 _log = structlog.get_logger("sightline.service")
 # What a CPU allocator and some CUDA libraries say in a plain RuntimeError.
@@ -64,7 +64,7 @@ def rows_of(frames: Sequence[StreamFrames]) -> Rows:
     )
 
 
-class FrameStore(Protocol):
+class FrameSource(Protocol):
     """The store, as far as the service needs it. For one request at a time, but `patches` in a thread of its own."""
 
     def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
@@ -109,10 +109,10 @@ class Done:
 class Engine:
     """One answerer over one store. Every method that yields is the work of a job; the others may be called anywhere."""
 
-    def __init__(self, answerer: Answerer, store: FrameStore) -> None:
+    def __init__(self, answerer: Answerer, store: FrameSource) -> None:
         self.answerer, self.store = answerer, store
         self.broken = False
-        self._job: Job | None = None
+        self._job: QueuedRequest | None = None
         self._watch_prefill()
 
     @property
@@ -148,7 +148,7 @@ class Engine:
         )
 
     def answer(
-        self, job: Job, question: str, options: Sequence[str], rows: Rows, max_new_tokens: int | None
+        self, job: QueuedRequest, question: str, options: Sequence[str], rows: Rows, max_new_tokens: int | None
     ) -> Iterator[str | Done]:
         """Texts as they are decoded, then one `Done`. Raises what `Answerer.answer` and the store raise."""
         read = 0
@@ -191,13 +191,13 @@ class Engine:
 
     def answer_about(
         self,
-        job: Job,
+        job: QueuedRequest,
         question: str,
         options: Sequence[str],
         max_new_tokens: int | None,
         where: dict[str, Any],
     ) -> Iterator[str | Done]:
-        """As `answer`, with the frames chosen here; `where` as in `FrameStore.choose`."""
+        """As `answer`, with the frames chosen here; `where` as in `FrameSource.choose`."""
         rows = self.store.choose(
             question, most=lambda k: self.answerer.max_frames(k, question, tuple(options)), **where
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from index.errors import DeadlineExceeded
-from pipeline.service.admission import Admission, Cancelled, End, Job
+from pipeline.service.admission import Admission, Cancelled, End, QueuedRequest
 
 __all__ = ["Flow", "unless_gone"]
 
@@ -31,7 +31,7 @@ class Flow(AsyncIterator[Any]):
         Cancelled: while iterating, after `cancel`.
     """
 
-    def __init__(self, admission: Admission, work: Callable[[Job], Iterator[Any]], *, seconds: float) -> None:
+    def __init__(self, admission: Admission, work: Callable[[QueuedRequest], Iterator[Any]], *, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the answer's length
         self._admission, self.seconds, self.began = admission, seconds, monotonic()

@@ -23,12 +23,12 @@ __all__ = [
     "ChatBody",
     "EmbedBody",
     "Embedded",
+    "FootageScope",
     "Problem",
     "ServedProfile",
     "StreamFrames",
     "TokenText",
     "Usage",
-    "Where",
     "code_of",
     "problem_of",
 ]
@@ -164,7 +164,7 @@ class Embedded(BaseModel):
     timings: dict[str, float]
 
 
-class Where(_Body):
+class FootageScope(_Body):
     """The `sightline` field of a chat: which footage the question is about. An empty one means all of it."""
 
     streams: list[StreamName] | None = Field(default=None, max_length=_MOST_STREAMS)
@@ -200,7 +200,7 @@ class ChatBody(BaseModel):
     logprobs: Literal[False] | None = None
     response_format: dict[str, Any] | None = None
     deadline_seconds: Seconds | None = None
-    sightline: Where | None = None
+    sightline: FootageScope | None = None
 
     @model_validator(mode="after")
     def _plain_text(self) -> Self:

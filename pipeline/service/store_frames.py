@@ -13,7 +13,7 @@ from index.records import rfc3339
 from index.window import Window
 from model.answerer import AnswerRequest
 from pipeline.questions.asker import Asker, choose_rows
-from pipeline.service.app import Limits, ModelService
+from pipeline.service.app import ModelService, ServiceLimits
 from pipeline.service.engine import Engine, Rows
 from pipeline.service.server import check_address, run_service
 
@@ -24,7 +24,7 @@ __all__ = ["StoreFrames", "make_service", "serve"]
 
 
 class StoreFrames:
-    """An asker's store as the service needs it, see `pipeline.service.engine.FrameStore`."""
+    """An asker's store as the service needs it, see `pipeline.service.engine.FrameSource`."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker, self._store = asker, asker.store
@@ -91,7 +91,7 @@ class StoreFrames:
 
 
 def make_service(
-    store: str, profile: str, device: str | None, *, token: SecretStr | None, limits: Limits | None = None
+    store: str, profile: str, device: str | None, *, token: SecretStr | None, limits: ServiceLimits | None = None
 ) -> ModelService:
     """Load everything and answer once without frames, so that the first question does not wait for what is lazy.
 
@@ -120,7 +120,7 @@ def serve(
     host: str,
     port: int,
     token: SecretStr | None,
-    limits: Limits,
+    limits: ServiceLimits,
     on_listen: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM; `on_listen` gets the URL.

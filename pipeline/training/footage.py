@@ -32,7 +32,7 @@ from ingest.decoding.sandbox import read_frames
 from model.encoders.preprocessing import Preprocessing
 from model.training.conversation import Script, write_script
 from model.training.plan import TrainingPlan
-from model.training.trainable import Features, Sample, Trainee
+from model.training.trainable import Sample, SampleFeatures, TrainableModel
 from pipeline.training.data import Conversation, Conversations
 
 __all__ = ["SampleReader"]
@@ -126,7 +126,7 @@ class SampleReader:
         UsageError: a prompt that cannot be.
     """
 
-    def __init__(self, conversations: Conversations, plan: TrainingPlan, trainee: Trainee) -> None:
+    def __init__(self, conversations: Conversations, plan: TrainingPlan, trainee: TrainableModel) -> None:
         self.conversations, self.plan, self.trainee = conversations, plan, trainee
         self._frames = _Frames(
             conversations,
@@ -159,7 +159,7 @@ class SampleReader:
         features = self._features(conversation, read)
         return Sample(script, conversation.query, keyframes, features, conversation.where)
 
-    def _features(self, conversation: Conversation, read: _Read) -> Features:
+    def _features(self, conversation: Conversation, read: _Read) -> SampleFeatures:
         entry = self._frames.entry(conversation)
         if read.captured_at is None or read.frame_pixels is None or read.patch_pixels is None:
             assert entry is not None  # the worker found it
@@ -177,7 +177,7 @@ def _as_it_is(value: Any) -> Any:
 class _Entries:
     """Where a sample's features are in the cache; None without one."""
 
-    def __init__(self, plan: TrainingPlan, trainee: Trainee) -> None:
+    def __init__(self, plan: TrainingPlan, trainee: TrainableModel) -> None:
         pair = trainee.encoders.pair
         self._folder = plan.cache
         self._facts = [plan.fps, plan.max_frames, pair.frame.model_dump(), "pixels" if trainee.sees else "patches"]
@@ -198,7 +198,7 @@ class _Entries:
         return self._folder / digest[:2] / digest
 
 
-def _keep(entry: Path, features: Features) -> None:
+def _keep(entry: Path, features: SampleFeatures) -> None:
     """Write an entry beside its name and give it the name; another process may have been quicker."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -217,10 +217,10 @@ def _keep(entry: Path, features: Features) -> None:
         raise UsageError(f"cache: {entry.parent} cannot be written ({error.strerror}); name another folder") from None
 
 
-def _load(entry: Path, conversation: Conversation) -> Features:
+def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
     try:
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in entry.glob("*.npy")}
-        return Features(**{**arrays, "vectors": np.array(arrays["vectors"])})
+        return SampleFeatures(**{**arrays, "vectors": np.array(arrays["vectors"])})
     except (OSError, ValueError, TypeError, LookupError):
         raise TrainingDataInvalid(
             f"{conversation.where}: its cache {entry} does not read back; delete that folder and run again"

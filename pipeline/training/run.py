@@ -11,7 +11,7 @@ from model.encoders.encoder import pick_device
 from model.profiles.profile import load_profile
 from model.training.components import ComponentCount
 from model.training.loop import forget_accelerator, make_accelerator, train
-from model.training.trainable import load_trainee
+from model.training.trainable import load_trainable
 from pipeline.training.data import Conversations, load_plan
 from pipeline.training.footage import SampleReader
 
@@ -45,7 +45,7 @@ def run_training(
     profile = load_profile(plan.profile)
     conversations = Conversations(plan)
     accelerator = make_accelerator(plan, pick_device(device))
-    trainee = load_trainee(profile, plan, accelerator.device)
+    trainee = load_trainable(profile, plan, accelerator.device)
     main = accelerator.is_main_process
     if main:
         on_start([*trainee.counts, *trainee.frozen_outside()], len(conversations))

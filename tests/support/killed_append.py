@@ -13,13 +13,13 @@ from index import delta_table as table
 from tests.support.records import PAIR, make_records, make_segment
 from index.store import Store
 url, stop = sys.argv[1:]
-append = table.Table.append_once
+append = table.StoreTable.append_once
 def halting(self, rows, app, version):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
     return append(self, rows, app, version)
-table.Table.append_once = halting
+table.StoreTable.append_once = halting
 records = make_records()
 Store.open(url, encoders=PAIR).append(make_segment(records), records)
 """

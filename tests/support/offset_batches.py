@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from index.commits.offset import BatchWriter, Step
+from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.store import Store
 from tests.support.records import APP, piece
 
@@ -14,8 +14,8 @@ MARK = f"{APP}@topic-id"
 
 def feed(store: Store, first: int, last: int) -> None:
     """Batches `first` to `last` of two partitions, a file for each stream in each of them."""
-    writer = BatchWriter(store)
+    writer = OffsetCommitter(store)
     for n in range(first, last):
         pieces = [piece(n), piece(n, stream="back", app=BACK)]
         before = n or None
-        writer.write(pieces, {APP: Step(before, n + 1, MARK), BACK: Step(before, n + 1)})
+        writer.write(pieces, {APP: OffsetAdvance(before, n + 1, MARK), BACK: OffsetAdvance(before, n + 1)})

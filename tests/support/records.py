@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from index.commits.offset import Piece
+from index.commits.offset import OffsetSegment
 from index.records import EncoderIdentity, EncoderPair, FrameRecords, Segment
 
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
@@ -52,8 +52,8 @@ def make_segment(records: FrameRecords, chunk: int = 0, source: str = "file") ->
 APP = "footage/0"
 
 
-def piece(offset: int, n: int = 5, stream: str = "front", start: int | None = None, app: str = APP) -> Piece:
+def piece(offset: int, n: int = 5, stream: str = "front", start: int | None = None, app: str = APP) -> OffsetSegment:
     """Footage of `n` seconds that follows the piece of the offset before."""
     began = BEGAN + offset * n * SECOND if start is None else start
     records = make_records(stream, began, n, seed=offset)
-    return Piece(app, make_segment(records, offset, app), records)
+    return OffsetSegment(app, make_segment(records, offset, app), records)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from index.errors import BrokerUnavailable
-from index.standing_questions import Shelf, make_question
+from index.standing_questions import StandingQuestionStore, make_question
 from index.store import Store
 from ingest.kafka.alert_reader import follow
 from ingest.kafka.clients import make_topics
@@ -56,7 +56,9 @@ def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
     make_topics(settings)
     store = Store.create(tmp_path / "store", PAIR)
     vector = np.eye(12, dtype=np.float32)[0]
-    Shelf(store.url).add(make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN))
+    StandingQuestionStore(store.url).add(
+        make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN)
+    )
     name = {"stream": "gate"}
 
     # The first: raised and cleared by one worker; the second: raised by one, cleared by the next.

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from index.commits.offset import BatchWriter
+from index.commits.offset import OffsetCommitter
 from index.second_grid import seconds_of
 from index.store import Store
 from ingest.kafka.clients import Sender, make_topics
@@ -135,7 +135,7 @@ class Fleet:
                 dealt |= named
             elif " revoked " in line:
                 dealt -= named
-        stored = BatchWriter(self.store).offsets(sorted(dealt))
+        stored = OffsetCommitter(self.store).offsets(sorted(dealt))
         each = LENGTH // 2 * self.rounds  # messages of a partition: those of its one camera
         return [app for app, offset in stored.items() if (offset or 0) < each]
 

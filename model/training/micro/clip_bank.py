@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.world.drawing import Drawn, draw
-from model.world.scenes import HEIGHT, PLACES, SLOTS, WIDTH, Camera, Clip, Event, make_camera, make_clip, rng_of
+from model.world.scenes import HEIGHT, PLACES, SLOTS, WIDTH, Clip, Event, SceneCamera, make_camera, make_clip, rng_of
 
 SIZE, GRID = 96, 6
 PARTICIPANTS = 4
@@ -64,7 +64,7 @@ def _compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Image.Im
     return image
 
 
-def _place_map(camera: Camera) -> NDArray[np.int8]:
+def _place_map(camera: SceneCamera) -> NDArray[np.int8]:
     result = np.full((GRID, GRID), -1, np.int8)
     for place in range(len(PLACES)):
         x, y = SLOTS[camera.layout[place]]

@@ -27,7 +27,7 @@ from model.world.questions import QUESTION_KINDS, Question
 from model.world.scenes import COUNTS, Actor, Event
 from model.world.vocabulary import build_tokenizer
 
-__all__ = ["Example", "Features", "Length", "draw_example", "load_features"]
+__all__ = ["ClipFeatures", "Example", "Length", "draw_example", "load_features"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Length:
 
 
 @dataclass(slots=True)
-class Features:
+class ClipFeatures:
     """What the frozen encoders say of every bank frame, and of texts.
 
     patches float16[N, M, d]; vectors float32[N, e] of unit norm; the two functions embed texts: SigLIP [n, d], CLIP [n, e].
@@ -58,7 +58,7 @@ class Features:
     frame_text: Callable[[Sequence[str]], NDArray[np.float32]]
 
 
-def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[int, int], None]) -> Features:
+def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[int, int], None]) -> ClipFeatures:
     """Encode the bank with the encoders saved in `micro`; the arrays are kept in `work`."""
     import open_clip
     from transformers import SiglipModel
@@ -95,7 +95,7 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
     def frame_text(texts: Sequence[str]) -> NDArray[np.float32]:
         return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()
 
-    return Features(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
+    return ClipFeatures(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
 
 
 class Follows(NamedTuple):
@@ -169,7 +169,7 @@ def _prepare(
     stream: VirtualStream,
     question: Question,
     bank: Bank,
-    features: Features,
+    features: ClipFeatures,
     rng: np.random.Generator,
     length: Length,
 ) -> Example | None:
@@ -217,7 +217,7 @@ def _prepare(
 
 
 def draw_example(
-    maker: StreamMaker, bank: Bank, features: Features, rng: np.random.Generator, length: Length
+    maker: StreamMaker, bank: Bank, features: ClipFeatures, rng: np.random.Generator, length: Length
 ) -> Example:
     """A random stream with a question whose kind, and for "how many" whose count, was drawn evenly beforehand."""
     while True:

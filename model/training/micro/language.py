@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from model.training.micro.clip_bank import Bank
-from model.training.micro.examples import Example, Features, Length, draw_example
+from model.training.micro.examples import ClipFeatures, Example, Length, draw_example
 from model.training.micro.virtual_streams import StreamMaker
 from model.visual.connector import Connector
 from model.visual.prompt import build_prompt
@@ -94,7 +94,7 @@ class _Look(NamedTuple):
     says: tuple[int, ...] = ()
 
 
-class Trainee(nn.Module):
+class MicroModel(nn.Module):
     """The connector and the language model, as they are trained together."""
 
     def __init__(self, patch_dim: int) -> None:
@@ -289,7 +289,7 @@ class _Batches(Dataset[list[Example]]):
     plan: Sequence[Stage]
     maker: StreamMaker
     bank: Bank
-    features: Features
+    features: ClipFeatures
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -304,7 +304,7 @@ class _Batches(Dataset[list[Example]]):
 def train_language(
     bank: Bank,
     clips: int,
-    features: Features,
+    features: ClipFeatures,
     work: Path,
     micro: Path,
     run: LanguageRun,
@@ -313,7 +313,7 @@ def train_language(
     """Train through all stages of `run` and save to `micro/llm` and `micro/connector.safetensors`; resumable."""
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    model = Trainee(features.patches.shape[-1])
+    model = MicroModel(features.patches.shape[-1])
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},

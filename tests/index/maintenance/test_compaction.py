@@ -15,7 +15,7 @@ import pytest
 from deltalake import DeltaTable
 
 from index.commits import offset as batches
-from index.commits.offset import BatchWriter, Step
+from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.errors import StoreBusy, UnknownStream
 from index.maintenance import compaction
 from index.maintenance.compaction import TableCompaction, log_entries
@@ -118,7 +118,7 @@ def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> Non
     assert len(store.window(["front"])) == 13
     feed(store, 6, 8)
     behind = piece(8, start=BEGAN + 26 * SECOND, n=3)
-    again = BatchWriter(store).write([behind], {APP: Step(8, 9, MARK)})
+    again = OffsetCommitter(store).write([behind], {APP: OffsetAdvance(8, 9, MARK)})
     assert [s.frames for s in again] == [0]
     assert store.verify() == []
     query = store.window(["front"]).frame_vectors[0]
@@ -136,11 +136,11 @@ def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> Non
 
 def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -> None:
     feed(store, 0, 5)
-    writer = BatchWriter(store)
+    writer = OffsetCommitter(store)
     real = store._tables["segments"].append_from
     store._tables["segments"].append_from = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        writer.write([piece(5)], {APP: Step(5, 6, MARK)})
+        writer.write([piece(5)], {APP: OffsetAdvance(5, 6, MARK)})
     store._tables["segments"].append_from = real
     assert store.verify() != []
     store.compact()
@@ -272,10 +272,10 @@ def test_forgotten_data_stays_gone(store: Store) -> None:
 
 def test_a_worker_keeps_the_logs_short_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_TRIM_EVERY", 5)
-    writer = BatchWriter(store)
+    writer = OffsetCommitter(store)
     longest = 0
     for n in range(17):
-        writer.write([piece(n)], {APP: Step(n or None, n + 1, MARK)})
+        writer.write([piece(n)], {APP: OffsetAdvance(n or None, n + 1, MARK)})
         for entry in Path(store.url).glob("*/_delta_log/[0-9]*"):
             os.utime(entry, (BEGAN / 1e6, BEGAN / 1e6))  # older than the ten minutes that they stay
         longest = max(longest, *(log_entries(table) for table in store._tables.values()))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.delta_table import Table
+from index.delta_table import StoreTable
 from index.errors import StoreCorrupt, UsageError
 from index.patches.codec import (
     CHAIN,
@@ -272,11 +272,11 @@ def test_a_crash_between_cutting_and_deleting_loses_nothing(tmp_path: Path, monk
     store.append(make_segment(some), some)
     before = store.patches(store.window())
 
-    def crash(self: Table, predicate: str) -> int:
+    def crash(self: StoreTable, predicate: str) -> int:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Table, "delete", crash)
+        patched.setattr(StoreTable, "delete", crash)
         with pytest.raises(KeyboardInterrupt):
             store.forget("front", BEGAN + 50 * SECOND)
     again = Store.open(store.url)

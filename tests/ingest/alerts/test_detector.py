@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from index.standing_questions import AlertRule
-from ingest.alerts.detector import UNIT, Background, Hysteresis, Kept, Turn, Watch
+from ingest.alerts.detector import UNIT, AlertDetector, AlertTransition, DetectorState, Hysteresis, ScoreHistory
 
 HIGH, LOW = 60.0, 40.0
 scores = st.lists(st.integers(-UNIT, UNIT), min_size=1, max_size=80)
@@ -29,23 +29,23 @@ rules = st.builds(
 @settings(deadline=None)
 @given(scores, st.integers(1, 40), st.floats(0, 1))
 def test_quantiles_are_those_of_the_last_scores(values: list[int], size: int, share: float) -> None:
-    background = Background(size)
+    background = ScoreHistory(size)
     for i, value in enumerate(values):
         background.add(value)
         last = values[max(0, i + 1 - size) : i + 1]
         assert background.scores() == last
         assert background.quantile(share) == pytest.approx(float(np.quantile(last, share)), abs=1e-6)
-    assert Background(size, values).scores() == background.scores()
+    assert ScoreHistory(size, values).scores() == background.scores()
 
 
-def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[Turn]:
+def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[AlertTransition]:
     """The whole footage at once: cut at gaps, then search forward for the frame that raises and the one that clears."""
     runs: list[list[tuple[int, int]]] = []
     for row in rows:
         if not runs or row[0] - runs[-1][-1][0] > rule.gap_seconds:
             runs.append([])
         runs[-1].append(row)
-    turns: list[Turn] = []
+    turns: list[AlertTransition] = []
     for number, run in enumerate(runs):
         begin = 0
         while True:
@@ -60,7 +60,7 @@ def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[Turn]:
             i, above = raised
             start, best = above[0][0], max(score for _, score in above)
             peak = next(second for second, score in above if score == best)
-            turns.append(Turn("raised", start, run[i][0], None, peak, best, HIGH))
+            turns.append(AlertTransition("raised", start, run[i][0], None, peak, best, HIGH))
             for j in range(i + 1, len(run) + 1):
                 rest = run[i + 1 : j + 1] if j < len(run) else run[i + 1 :]
                 held = max([run[i][0], *(second for second, score in rest if score >= LOW)])
@@ -68,10 +68,10 @@ def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[Turn]:
                     if score > best:
                         peak, best = second, score
                 if j < len(run) and run[j][1] < LOW and run[j][0] - held >= rule.clear_seconds:
-                    turns.append(Turn("cleared", start, run[j][0], held, peak, best, HIGH))
+                    turns.append(AlertTransition("cleared", start, run[j][0], held, peak, best, HIGH))
                     break
                 if j == len(run) and number + 1 < len(runs):
-                    turns.append(Turn("cleared", start, runs[number + 1][0][0], held, peak, best, HIGH))
+                    turns.append(AlertTransition("cleared", start, runs[number + 1][0][0], held, peak, best, HIGH))
             begin = j + 1
     return turns
 
@@ -94,15 +94,15 @@ def test_hysteresis_against_a_naive_search(steps: list[tuple[int, int]], rule: A
 @given(st.lists(st.integers(0, UNIT), min_size=30, max_size=120), st.integers(0, 119))
 def test_a_watch_that_was_written_down_goes_on_the_same(values: list[int], cut: int) -> None:
     rule = AlertRule(floor=0.2, warm_up=12, samples=20, every=2, settle_seconds=10)
-    whole, parts = Watch(rule), Watch(rule)
+    whole, parts = AlertDetector(rule), AlertDetector(rule)
     for second, value in enumerate(values):
         if second == cut:
-            parts = Watch(rule, Kept.model_validate_json(parts.kept().model_dump_json()))
+            parts = AlertDetector(rule, DetectorState.model_validate_json(parts.kept().model_dump_json()))
         assert parts.step(second, value) == whole.step(second, value)
     assert parts.kept() == whole.kept()
 
 
-def run(watch: Watch, values: list[int], first: int = 0) -> list[Turn]:
+def run(watch: AlertDetector, values: list[int], first: int = 0) -> list[AlertTransition]:
     return [turn for i, value in enumerate(values) for turn in watch.step(first + i, value)]
 
 
@@ -110,7 +110,7 @@ RULE = AlertRule(floor=0.3, warm_up=30, samples=100, every=1)
 
 
 def test_an_alert_is_told_once_and_does_not_train_the_background() -> None:
-    watch = Watch(RULE)
+    watch = AlertDetector(RULE)
     assert run(watch, [100, 200] * 20) == []
     before = watch.background.scores()
     turns = run(watch, [4000, 5000, 4500, 4800], 40)
@@ -123,12 +123,12 @@ def test_an_alert_is_told_once_and_does_not_train_the_background() -> None:
 
 
 def test_a_single_frame_is_no_alert() -> None:
-    watch = Watch(RULE)
+    watch = AlertDetector(RULE)
     assert run(watch, [100, 200] * 20 + [9000] + [100] * 20) == []
 
 
 def test_nothing_is_told_while_the_camera_is_learnt() -> None:
-    watch = Watch(RULE)
+    watch = AlertDetector(RULE)
     assert run(watch, [100] * 15 + [5000] * 5 + [100] * 9) == []  # raised and cleared in silence
     assert max(watch.background.scores()) == 100  # and yet no part of the background
     assert [t.state for t in run(watch, [5000] * 5 + [100] * 9, 40)] == ["raised", "cleared"]
@@ -136,20 +136,20 @@ def test_nothing_is_told_while_the_camera_is_learnt() -> None:
 
 def test_what_stood_there_at_first_is_no_background() -> None:
     """Five seconds before there is any threshold; later it is told of all the same."""
-    watch = Watch(RULE)
+    watch = AlertDetector(RULE)
     assert run(watch, [5000] * 5 + [0, 100] * 20) == []
     assert max(watch.background.scores()) == 100
     assert [t.state for t in run(watch, [5000] * 5 + [100] * 9, 45)] == ["raised", "cleared"]
-    often = Watch(RULE)
+    often = AlertDetector(RULE)
     run(often, ([5000] * 5 + [0, 100] * 5) * 3)  # a third of the time
     assert max(often.background.scores()) == 5000
-    learnt = Watch(RULE)
+    learnt = AlertDetector(RULE)
     learnt.learn(enumerate([5000] * 5 + [0] * 20), 50)
     assert max(learnt.background.scores()) == 0
 
 
 def test_what_the_camera_shows_often_takes_more() -> None:
-    quiet, busy = Watch(RULE), Watch(RULE)
+    quiet, busy = AlertDetector(RULE), AlertDetector(RULE)
     run(quiet, [0, 100] * 50)
     run(busy, ([0] * 18 + [2900, 0]) * 5)  # single frames, below the floor
     assert quiet.thresholds()[0] == pytest.approx(3050)
@@ -158,7 +158,7 @@ def test_what_the_camera_shows_often_takes_more() -> None:
 
 def test_what_stays_becomes_background() -> None:
     rule = RULE.model_copy(update={"settle_seconds": 20, "samples": 40})
-    watch = Watch(rule)
+    watch = AlertDetector(rule)
     run(watch, [0] * 60)
     turns = run(watch, [6000] * 200, 60)
     assert [t.state for t in turns] == ["raised", "cleared"]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from index.errors import UnknownQuestion, UsageError
 from index.records import FrameRecords
-from index.standing_questions import AlertRule, Shelf, StandingQuestion, make_question
+from index.standing_questions import AlertRule, StandingQuestion, StandingQuestionStore, make_question
 from index.store import Store
 from ingest.alerts.detector import UNIT
-from ingest.alerts.scorer import Alerts, replay, score_frames
+from ingest.alerts.scorer import AlertScorer, replay, score_frames
 from ingest.messages import AlertMessage, parse_alert
 from tests.support.records import BEGAN, PAIR, SECOND, identity, make_segment
 
@@ -92,9 +92,9 @@ def test_scores_are_the_best_patch_of_any_length() -> None:
             assert abs(got[n, q] - max(cosines) * UNIT) <= 0.6
 
 
-def work(store: Store, scores: list[float], size: int, *, alerts: Alerts | None = None) -> list[AlertMessage]:
+def work(store: Store, scores: list[float], size: int, *, alerts: AlertScorer | None = None) -> list[AlertMessage]:
     """A worker that nothing happens to."""
-    alerts = alerts or Alerts(store, reload_seconds=0)
+    alerts = alerts or AlertScorer(store, reload_seconds=0)
     published: list[AlertMessage] = []
     for chunk, first in enumerate(range(0, len(scores), size)):
         frames = records(scores[first : first + size], first)
@@ -107,7 +107,7 @@ def work(store: Store, scores: list[float], size: int, *, alerts: Alerts | None 
 
 @pytest.mark.parametrize("size", [7, 40, 160])
 def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> None:
-    Shelf(store.url).add(question())
+    StandingQuestionStore(store.url).add(question())
     published = work(store, footage(), size)
     assert told(published) == ALL
     raised = published[0]
@@ -126,11 +126,11 @@ def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_worker_killed_at_any_step_loses_no_alert_and_raises_none_twice(store: Store, seed: int) -> None:
     """After the commit, after publishing, after the state: the next one begins with what is on disk."""
-    Shelf(store.url).add(question())
+    StandingQuestionStore(store.url).add(question())
     rng = np.random.default_rng(seed)
     published: list[AlertMessage] = []
     scores, at, chunk, killed = footage(), 0, 0, 0
-    alerts = Alerts(store, reload_seconds=0, keep_seconds=float(rng.choice([0, 1e9])))
+    alerts = AlertScorer(store, reload_seconds=0, keep_seconds=float(rng.choice([0, 1e9])))
     while at < len(scores):
         size = int(rng.integers(3, 25))
         frames = records(scores[at : at + size], at)
@@ -145,7 +145,7 @@ def test_a_worker_killed_at_any_step_loses_no_alert_and_raises_none_twice(store:
                 alerts.keep()
         if death != "no":
             killed += 1
-            alerts = Alerts(store, reload_seconds=0)
+            alerts = AlertScorer(store, reload_seconds=0)
     published += alerts.ready(["front"])
     assert killed > 1
     once = dict.fromkeys((a.id, a.state) for a in published)
@@ -159,12 +159,12 @@ def work_again(store: Store) -> list[AlertMessage]:
 
 
 def test_frames_that_come_again_or_late_raise_nothing(store: Store) -> None:
-    Shelf(store.url).add(question())
-    alerts = Alerts(store, reload_seconds=0)
+    StandingQuestionStore(store.url).add(question())
+    alerts = AlertScorer(store, reload_seconds=0)
     assert told(work(store, footage(), 40, alerts=alerts)) == ALL
     assert alerts.score(records(footage())) == []
     assert alerts.ready(["front"]) == []
-    other = Alerts(store, reload_seconds=0)  # the partition moved
+    other = AlertScorer(store, reload_seconds=0)  # the partition moved
     assert other.ready(["front"]) == []
     assert other.score(records(footage())) == []
     alerts.forget()
@@ -172,14 +172,14 @@ def test_frames_that_come_again_or_late_raise_nothing(store: Store) -> None:
 
 
 def test_a_question_that_is_added_later_knows_the_camera_and_tells_no_past(store: Store) -> None:
-    alerts = Alerts(store, reload_seconds=0)
+    alerts = AlertScorer(store, reload_seconds=0)
     assert work(store, footage(100), 50, alerts=alerts) == []
-    Shelf(store.url).add(question())
+    StandingQuestionStore(store.url).add(question())
     assert alerts.ready(["front"]) == []
     frames = records([0.05, 0.7, 0.7, 0.7, 0.05, 0.05, 0.05, 0.05], 100)
     store.append(make_segment(frames, 9), frames)
     assert told(alerts.score(frames)) == [("raised", 101, 102), ("cleared", 101, 106)]
-    gone = Shelf(store.url).remove("a red car")
+    gone = StandingQuestionStore(store.url).remove("a red car")
     assert gone.id == question().id
     assert alerts.ready(["front"]) == []
     assert alerts.score(records([0.7] * 5, 120)) == []
@@ -187,25 +187,25 @@ def test_a_question_that_is_added_later_knows_the_camera_and_tells_no_past(store
 
 def test_what_stood_there_when_the_question_was_added_is_told(store: Store) -> None:
     work(store, [0.05] * 90 + [0.7] * 10, 50)
-    Shelf(store.url).add(question())
-    alerts = Alerts(store)
+    StandingQuestionStore(store.url).add(question())
+    alerts = AlertScorer(store)
     assert alerts.ready(["front"]) == []
     assert told(alerts.score(records([0.7] * 5, 100))) == [("raised", 100, 101)]
 
 
 def test_only_the_streams_that_it_is_asked_of(store: Store) -> None:
-    Shelf(store.url).add(question(streams=("back",)))
+    StandingQuestionStore(store.url).add(question(streams=("back",)))
     assert work(store, footage(), 80) == []
 
 
 def test_a_question_of_another_encoder_is_not_asked(store: Store) -> None:
     other = make_question("a red car", VECTOR, identity("other", 12), rule=RULE, created_at=BEGAN)
-    Shelf(store.url).add(other)
+    StandingQuestionStore(store.url).add(other)
     assert work(store, footage(), 80) == []
 
 
 def test_the_shelf(store: Store) -> None:
-    shelf = Shelf(store.url)
+    shelf = StandingQuestionStore(store.url)
     assert shelf.questions() == []
     one, two = question(), question("a blue dog", name="dogs")
     shelf.add(one)
@@ -225,18 +225,18 @@ def test_the_shelf(store: Store) -> None:
 
 
 def test_forgetting_a_stream_forgets_its_state(store: Store) -> None:
-    Shelf(store.url).add(question())
+    StandingQuestionStore(store.url).add(question())
     work(store, footage(), 80)
-    assert Shelf(store.url).state("front") is not None
+    assert StandingQuestionStore(store.url).state("front") is not None
     store.forget("front")
-    assert Shelf(store.url).state("front") is None
+    assert StandingQuestionStore(store.url).state("front") is None
     assert store.verify() == []
 
 
 def test_a_state_that_is_damaged_is_begun_anew(store: Store) -> None:
-    Shelf(store.url).add(question())
+    StandingQuestionStore(store.url).add(question())
     work(store, footage(100), 50)
-    Shelf(store.url).keep("front", b"{")
-    alerts = Alerts(store)
+    StandingQuestionStore(store.url).keep("front", b"{")
+    alerts = AlertScorer(store)
     assert alerts.ready(["front"]) == []
     assert told(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]

@@ -17,7 +17,7 @@ import pytest
 
 from index.errors import DecodeFailed, NoFrames, NotVideo, SourceDenied, SourceNotFound, UsageError, mask_url
 from ingest import read_frames
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.sources.files import expand
 from ingest.sources.start_time import stream_name, time_in_name
@@ -157,7 +157,7 @@ def test_a_decoder_that_is_killed_fails_its_file_alone(tmp_path: Path) -> None:
 @pytest.mark.system
 def test_a_decoder_that_stalls_is_stopped(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=60, size=(640, 480), gop=10)
-    with Decoding(tmp_path / "v.mp4", limits=Limits(stall_seconds=5)) as decoding:
+    with Decoding(tmp_path / "v.mp4", limits=DecodeLimits(stall_seconds=5)) as decoding:
         frames = iter(decoding)
         next(frames)
         os.kill(decoding.process.pid, signal.SIGSTOP)
@@ -171,9 +171,9 @@ def test_a_decoder_that_stalls_is_stopped(tmp_path: Path) -> None:
 def test_limits_of_pixels_frames_and_memory(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=5, size=(320, 240))
     for limits, said in (
-        (Limits(pixels=1000), "pixels"),
-        (Limits(frames=2), "more than 2 frames"),
-        (Limits(memory_bytes=40 * 2**20), "memory|exit code|killed"),
+        (DecodeLimits(pixels=1000), "pixels"),
+        (DecodeLimits(frames=2), "more than 2 frames"),
+        (DecodeLimits(memory_bytes=40 * 2**20), "memory|exit code|killed"),
     ):
         with pytest.raises(DecodeFailed, match=said):
             list(read_frames(tmp_path / "v.mp4", limits=limits))

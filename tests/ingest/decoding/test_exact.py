@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from index.errors import DecodeFailed
 from ingest import read_frames
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sampler import Sampler
 from ingest.decoding.sandbox import Decoding
 from tests.support.footage import make_video
@@ -111,4 +111,4 @@ def test_a_size_that_changes_in_the_middle(tmp_path: Path) -> None:
 def test_pixels_that_are_not_square_do_not_break_the_limit(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mkv", seconds=1, size=(64, 48), aspect=Fraction(8))
     with pytest.raises(DecodeFailed, match="512 × 48 is over the limit"):
-        list(read_frames(tmp_path / "v.mkv", limits=Limits(pixels=64 * 48)))
+        list(read_frames(tmp_path / "v.mkv", limits=DecodeLimits(pixels=64 * 48)))

@@ -36,7 +36,7 @@ def cut(
     segments: list[LiveSegment] = []
     with av.open(str(path)) as source:
         stream = source.streams.video[0]
-        cutter = LiveCutter(stream, CaptureClock(), seconds=seconds, most_bytes=more.pop("most_bytes", 2**28), **more)
+        cutter = LiveCutter(stream, CaptureClock(), seconds=seconds, max_bytes=more.pop("max_bytes", 2**28), **more)
         for i, packet in enumerate(source.demux(stream)):
             if not packet.size:
                 continue
@@ -114,7 +114,7 @@ def test_a_stream_whose_first_packets_have_no_times_loses_none(tmp_path: Path) -
     segments: list[LiveSegment] = []
     with av.open(str(tmp_path / "a.ts")) as source:
         stream = source.streams.video[0]
-        cutter = LiveCutter(stream, CaptureClock(), seconds=2.0, most_bytes=2**28)
+        cutter = LiveCutter(stream, CaptureClock(), seconds=2.0, max_bytes=2**28)
         for i, packet in enumerate(source.demux(stream)):
             if packet.size:
                 at = float(packet.dts * packet.time_base)
@@ -132,7 +132,7 @@ def test_what_was_buffered_while_opening_is_not_late(tmp_path: Path) -> None:
     make_video(tmp_path / "a.ts", seconds=12, gop=10)
     segments: list[LiveSegment] = []
     with av.open(str(tmp_path / "a.ts")) as source:
-        cutter = LiveCutter(source.streams.video[0], CaptureClock(), seconds=2.0, most_bytes=2**28)
+        cutter = LiveCutter(source.streams.video[0], CaptureClock(), seconds=2.0, max_bytes=2**28)
         packets = [packet for packet in source.demux(video=0) if packet.size]
         zero = float(packets[0].dts * packets[0].time_base)
         for packet in packets:
@@ -145,7 +145,7 @@ def test_what_was_buffered_while_opening_is_not_late(tmp_path: Path) -> None:
 
 def test_a_segment_is_bounded_where_no_key_frame_comes(tmp_path: Path) -> None:
     make_video(tmp_path / "a.ts", seconds=6, gop=250, size=(320, 240))
-    cutter, segments = cut(tmp_path / "a.ts", most_bytes=1000)
+    cutter, segments = cut(tmp_path / "a.ts", max_bytes=1000)
     assert len(segments) == 1
     assert cutter.dropped > 0
     assert cutter.dropped + sum(segment.frames for segment in segments) == 60

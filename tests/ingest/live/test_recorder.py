@@ -14,7 +14,7 @@ from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip, recorded
 from ingest.live.recorder import Recorder, place_of
 from ingest.live.retention import expire
-from ingest.live.spool import Waiting
+from ingest.live.spool import SpooledSegment
 from ingest.messages import SegmentMessage, parse_segment
 from ingest.segments.names import parse_name, segment_name
 from tests.support.footage import make_video
@@ -37,14 +37,14 @@ class Outbox:
         self.flushed = len(self.messages)
 
 
-def waiting(folder: Path, start: int, *, seconds: float = 4.0, size: tuple[int, int] = (64, 48)) -> Waiting:
+def waiting(folder: Path, start: int, *, seconds: float = 4.0, size: tuple[int, int] = (64, 48)) -> SpooledSegment:
     """A segment of ten frames a second with a key frame each second, as a camera's process leaves it."""
     segment = parse_name(segment_name("gate", start, seconds, "video/mp4"))
     assert segment is not None
     path = folder / segment.name
     path.parent.mkdir(parents=True, exist_ok=True)
     make_video(path, seconds=seconds, gop=10, size=size)
-    return Waiting(segment, path, path.stat().st_size, 40)
+    return SpooledSegment(segment, path, path.stat().st_size, 40)
 
 
 def test_what_is_kept_in_an_object_store_is_clipped_from_there(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from index.errors import SourceNotFound, StoreFull, UsageError
 from ingest.live.camera import pause_before
 from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
-from ingest.live.spool import Spool, Waiting
+from ingest.live.spool import Spool, SpooledSegment
 from ingest.live.status import CameraState, StateBoard, read_state
 from ingest.live.supervisor import STATE_FILE, run_live
 from ingest.segments.names import parse_name, segment_name
 
 
-def lay(folder: Path, start: int, size: int = 100, stream: str = "gate") -> Waiting:
+def lay(folder: Path, start: int, size: int = 100, stream: str = "gate") -> SpooledSegment:
     """A file in the spool, not yet put."""
     name = segment_name(stream, start * 1_000_000, 1.0, "video/mp4")
     path = folder / "spool" / name
@@ -27,11 +27,11 @@ def lay(folder: Path, start: int, size: int = 100, stream: str = "gate") -> Wait
     path.write_bytes(b"x" * size)
     segment = parse_name(name)
     assert segment is not None
-    return Waiting(segment, path, size, 10)
+    return SpooledSegment(segment, path, size, 10)
 
 
 def test_segments_wait_in_order_and_are_found_again(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, most_bytes=10_000)
+    spool = Spool(tmp_path, max_bytes=10_000)
     for start in (1, 2, 3):
         one = lay(tmp_path, start)
         spool.put(one.segment, one.size, one.frames)
@@ -42,7 +42,7 @@ def test_segments_wait_in_order_and_are_found_again(tmp_path: Path) -> None:
     assert (len(spool), spool.bytes) == (2, 200)
     (tmp_path / "spool" / "gate" / "half.mp4.part").write_bytes(b"x")
     spool.close()
-    again = Spool(tmp_path, most_bytes=10_000)  # as after a crash: what was not done is there, what was half is not
+    again = Spool(tmp_path, max_bytes=10_000)  # as after a crash: what was not done is there, what was half is not
     assert [one.segment.start for one in again.take(9, timeout=0)] == [2_000_000, 3_000_000]
     assert again.take(9, timeout=0) == []
     assert not list(tmp_path.rglob("*.part"))
@@ -50,8 +50,8 @@ def test_segments_wait_in_order_and_are_found_again(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_drops_the_oldest_and_says_so(tmp_path: Path) -> None:
-    dropped: list[Waiting] = []
-    spool = Spool(tmp_path, most_bytes=250, on_drop=dropped.append)
+    dropped: list[SpooledSegment] = []
+    spool = Spool(tmp_path, max_bytes=250, on_drop=dropped.append)
     for start in range(1, 6):
         one = lay(tmp_path, start)
         spool.put(one.segment, one.size, one.frames)
@@ -63,11 +63,11 @@ def test_a_full_spool_drops_the_oldest_and_says_so(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.live.spool._PATIENCE", 0.2)
-    spool = Spool(tmp_path, most_bytes=250)
+    spool = Spool(tmp_path, max_bytes=250)
     with pytest.raises(UsageError, match="another watch or record"):
-        Spool(tmp_path, most_bytes=250)
+        Spool(tmp_path, max_bytes=250)
     spool.close()
-    Spool(tmp_path, most_bytes=250).close()
+    Spool(tmp_path, max_bytes=250).close()
 
 
 class Taker:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.commits.offset import BatchWriter
+from index.commits.offset import OffsetCommitter
 from index.errors import BrokerUnavailable, StoreFull
 from index.second_grid import seconds_of
-from index.standing_questions import Shelf, make_question
+from index.standing_questions import StandingQuestionStore, make_question
 from index.store import Store
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import ConsumeSettings
-from ingest.live.spool import Waiting
-from ingest.live.store_sink import StoreTaker
+from ingest.live.spool import SpooledSegment
+from ingest.live.store_sink import StoreSink
 from ingest.messages import AlertMessage
 from ingest.segments.names import parse_name, segment_name
 from tests.support.brightness import BEGAN, ENCODERS, RULE, SECOND, film
@@ -39,23 +39,25 @@ class Told:
         return [(alert.state, round(alert.start.timestamp() - BEGAN / SECOND)) for alert in self.alerts]
 
 
-def segment(folder: Path, bright: range, first: int, length: int) -> Waiting:
+def segment(folder: Path, bright: range, first: int, length: int) -> SpooledSegment:
     name = parse_name(segment_name("gate", BEGAN + first * SECOND, length, "video/mp4"))
     assert name is not None
     path = film(folder, bright, first, length)
-    return Waiting(name, path, path.stat().st_size, length)
+    return SpooledSegment(name, path, path.stat().st_size, length)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store.create(tmp_path / "store", PAIR)
     vector = np.eye(12, dtype=np.float32)[0]
-    Shelf(made.url).add(make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN))
+    StandingQuestionStore(made.url).add(
+        make_question("somebody with a lamp", vector, PAIR.patch, rule=RULE, created_at=BEGAN)
+    )
     return made
 
 
-def taker(store: Store, tell: Told) -> StoreTaker:
-    return StoreTaker(store, ENCODERS, ConsumeSettings(), Limits(), tell=tell)
+def taker(store: Store, tell: Told) -> StoreSink:
+    return StoreSink(store, ENCODERS, ConsumeSettings(), DecodeLimits(), tell=tell)
 
 
 def test_an_alert_is_told_once_and_late_where_nobody_listens(store: Store, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
         raise StoreFull("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchWriter, "write", full)
+        patch.setattr(OffsetCommitter, "write", full)
         with pytest.raises(StoreFull):
             again.take([after])
     assert told.seen() == []

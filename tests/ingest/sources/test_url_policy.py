@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, mask_url
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import segment_message
 from ingest.segments.frames import read_segment
@@ -168,7 +168,7 @@ def test_a_messages_object_reaches_the_named_host_and_no_other(web: Any, tmp_pat
 
     def read(path: str) -> None:
         message = segment_message("gate", 10**15, 1.0, b"x" * 1000, uri=base + path)
-        read_segment(message, settings=settings, limits=Limits())
+        read_segment(message, settings=settings, limits=DecodeLimits())
 
     with pytest.raises(NotVideo):  # it was fetched, and a thousand x are no video
         read("/in/a.mp4")
@@ -185,7 +185,7 @@ def test_a_redirect_is_checked_again_and_leaves_the_password_behind(web: Any) ->
         "/round": "/round",
         "/on": f"{base}/there",
     }
-    opener = PinnedHttp(UrlPolicy(networks=("127.0.0.1",)), timeout=5, most_bytes=100)
+    opener = PinnedHttp(UrlPolicy(networks=("127.0.0.1",)), timeout=5, max_bytes=100)
     for path, kind in (("/inside", SourceDenied), ("/file", SourceError), ("/round", SourceNotFound)):
         with pytest.raises(kind):
             opener.open(base + path)

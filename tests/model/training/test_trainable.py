@@ -20,7 +20,7 @@ from model.training.checkpoint import save_model
 from model.training.components import parameter_groups
 from model.training.conversation import Turn, write_script
 from model.training.plan import DatasetSpec, TrainingPlan
-from model.training.trainable import Sample, Trainee, load_trainee
+from model.training.trainable import Sample, TrainableModel, load_trainable
 from tests.support import tiny_checkpoints as tiny
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def _pictures() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return rng.integers(0, 256, (FRAMES, tiny.SIZE, tiny.SIZE, 3)).astype(np.uint8)
 
 
-def _sample(trainee: Trainee, turns: tuple[Turn, ...] | None = None) -> Sample:
+def _sample(trainee: TrainableModel, turns: tuple[Turn, ...] | None = None) -> Sample:
     frames = _pictures()
     times = np.arange(FRAMES, dtype=np.int64) * 60_000_000
     turns = turns or (Turn(True, f"<video>\n{QUESTION}"), Turn(False, ANSWER))
@@ -75,7 +75,7 @@ def _sample(trainee: Trainee, turns: tuple[Turn, ...] | None = None) -> Sample:
     return Sample(script, QUESTION, KEYFRAMES, trainee.encode(frames, frames, times), "here")
 
 
-def _answered(answerer: Answerer, trainee: Trainee) -> float:
+def _answered(answerer: Answerer, trainee: TrainableModel) -> float:
     """−log P of the answer by the code that answers questions."""
     features = _sample(trainee).features
     patches = answerer.encoders.patch.encode_frames(list(_pictures()))[1]
@@ -96,7 +96,7 @@ def _answered(answerer: Answerer, trainee: Trainee) -> float:
 @pytest.mark.parametrize("frozen", [False, True], ids=["encoder learns", "encoder frozen"])
 def test_the_loss_is_that_of_answering(form: Profile, frozen: bool, recompute: bool) -> None:
     plan = _plan(gradient_checkpointing=recompute, freeze={"vision_encoder"} if frozen else ())
-    trainee = load_trainee(form, plan, CPU)
+    trainee = load_trainable(form, plan, CPU)
     step = trainee(_sample(trainee))
     expected = _answered(load_answerer(form, load_encoders(form, "cpu"), "cpu"), trainee)
     # A frozen encoder's patches are rounded to half precision, as they are in a store.
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_answering(form: Profile, frozen: bool, recompute: b
 def test_recomputing_changes_no_gradient(profile: Profile) -> None:
     gradients = []
     for recompute in (False, True):
-        trainee = load_trainee(profile, _plan(gradient_checkpointing=recompute), CPU)
+        trainee = load_trainable(profile, _plan(gradient_checkpointing=recompute), CPU)
         trainee(_sample(trainee)).loss.backward()
         gradients.append([p.grad for p in trainee.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 50
@@ -120,7 +120,7 @@ def test_recomputing_changes_no_gradient(profile: Profile) -> None:
 
 
 def test_the_tower_gives_the_encoders_patches(profile: Profile) -> None:
-    trainee = load_trainee(profile, _plan(), CPU)
+    trainee = load_trainable(profile, _plan(), CPU)
     patch = trainee.patch_encoder
     pixels = patch.preprocessing(list(_pictures()), CPU)
     with torch.inference_mode():
@@ -129,14 +129,14 @@ def test_the_tower_gives_the_encoders_patches(profile: Profile) -> None:
 
 
 def test_resizing_early_changes_nothing(profile: Profile) -> None:
-    trainee = load_trainee(profile, _plan(), CPU)
+    trainee = load_trainable(profile, _plan(), CPU)
     large = np.random.default_rng(2).integers(0, 256, (4, 50, 70, 3)).astype(np.uint8)
     for encoder in (trainee.frame_encoder, trainee.patch_encoder):
         pre = encoder.preprocessing
         assert torch.equal(pre(list(pre.resized(list(large))), CPU), pre(list(large), CPU))
 
 
-def _moved(trainee: Trainee, plan: TrainingPlan) -> set[str]:
+def _moved(trainee: TrainableModel, plan: TrainingPlan) -> set[str]:
     """The components that one step of AdamW changes."""
     before = {name: [p.detach().clone() for p in parameters] for name, parameters in trainee.parts.items()}
     others = [p.detach().clone() for p in _outside(trainee)]
@@ -151,24 +151,24 @@ def _moved(trainee: Trainee, plan: TrainingPlan) -> set[str]:
     }
 
 
-def _outside(trainee: Trainee) -> list[nn.Parameter]:
+def _outside(trainee: TrainableModel) -> list[nn.Parameter]:
     own = {id(p) for p in trainee.parameters()}
     models = (trainee.frame_encoder.model, trainee.patch_encoder.model)
     return [p for model in models for p in model.parameters() if id(p) not in own]
 
 
 def test_what_is_frozen_stays_and_all_else_moves(form: Profile) -> None:
-    names = set(load_trainee(form, _plan(), CPU).parts)
+    names = set(load_trainable(form, _plan(), CPU).parts)
     for frozen in (set[str](), {"vision_encoder"}, {"mlp_k"}, {"language_model"}, names - {"mlp_k"}):
         plan = _plan(freeze=frozen)
-        trainee = load_trainee(form, plan, CPU)
+        trainee = load_trainable(form, plan, CPU)
         assert _moved(trainee, plan) == names - frozen
         assert {count.name for count in trainee.counts if count.rate is None} == frozen
         assert len(_outside(trainee)) > 0
 
 
 def test_counts_add_up(profile: Profile) -> None:
-    trainee = load_trainee(profile, _plan(freeze={"mlp_n"}, learning_rates={"mlp_k": 0.5}), CPU)
+    trainee = load_trainable(profile, _plan(freeze={"mlp_n"}, learning_rates={"mlp_k": 0.5}), CPU)
     rates = {count.name: count.rate for count in trainee.counts}
     assert rates == {"vision_encoder": 2e-6, "mlp_k": 0.5, "mlp_n": None, "language_model": 1e-5}
     whole = sum(p.numel() for p in trainee.frame_encoder.model.parameters())
@@ -187,11 +187,11 @@ def test_counts_add_up(profile: Profile) -> None:
 )
 def test_components_that_are_not_there(profile: Profile, values: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        load_trainee(profile, _plan(**values), CPU)
+        load_trainable(profile, _plan(**values), CPU)
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(profile: Profile) -> None:
-    trainee = load_trainee(profile, _plan(), CPU)
+    trainee = load_trainable(profile, _plan(), CPU)
     turns = (Turn(True, "<video>\n" + "what " * 400), Turn(False, "red"))
     with pytest.raises(BudgetExceeded, match=r"here: 9 frames and their text need \d+ tokens, .* has room for 400"):
         trainee(_sample(trainee, turns))
@@ -199,7 +199,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(profile: Profile)
 
 def test_every_assistant_turn_counts(profile: Profile) -> None:
     """The loss of two turns is the mean over both turns' tokens, not that of the last."""
-    trainee = load_trainee(profile, _plan(), CPU)
+    trainee = load_trainable(profile, _plan(), CPU)
     first = (Turn(True, f"<video>\n{QUESTION}"), Turn(False, "red"))
     both = (*first, Turn(True, "where ?"), Turn(False, "at gate"))
     alone, together = (_sample(trainee, turns) for turns in (first, both))
@@ -213,12 +213,12 @@ def test_every_assistant_turn_counts(profile: Profile) -> None:
 
 def test_a_written_checkpoint_reads_back_bit_for_bit(form: Profile, tmp_path: Path) -> None:
     plan = _plan(learning_rates={"language_model": 1e-3})
-    trainee = load_trainee(form, plan, CPU)
+    trainee = load_trainable(form, plan, CPU)
     _moved(trainee, plan)
     saved = load_profile(save_model(trainee, tmp_path / "saved"))
     assert saved.name == f"{form.name}-trained"
     assert (saved.dfm, saved.k, saved.timestamps) == (form.dfm, form.k, form.timestamps)
-    again = load_trainee(saved, plan, CPU)
+    again = load_trainable(saved, plan, CPU)
     state, expected = again.state_dict(), trainee.state_dict()
     assert state.keys() == expected.keys()
     assert [name for name, tensor in expected.items() if not torch.equal(tensor, state[name])] == []
@@ -232,9 +232,9 @@ def test_a_written_checkpoint_reads_back_bit_for_bit(form: Profile, tmp_path: Pa
 
 def test_what_was_not_trained_is_not_written(form: Profile, tmp_path: Path) -> None:
     trained = "mlp_k"
-    everything = set(load_trainee(form, _plan(), CPU).parts)
+    everything = set(load_trainable(form, _plan(), CPU).parts)
     plan = _plan(freeze=everything - {trained})
-    trainee = load_trainee(form, plan, CPU)
+    trainee = load_trainable(form, plan, CPU)
     _moved(trainee, plan)
     saved = load_profile(save_model(trainee, tmp_path))
     if form.dfm.mode == "paper":

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from index.errors import BackfillFailed
 from index.store import Store
 from ingest.decoding.decoder import decode, open_video
-from ingest.decoding.limits import Limits
+from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
 from pipeline.backfill.job import backfill
 from pipeline.backfill.manifest import Entry, read_manifest
-from pipeline.backfill.work import Job, Probed, plan, probe
+from pipeline.backfill.work import Probed, WorkerSettings, plan, probe
 from tests.support.command import Command
 from tests.support.footage import make_video
 from tests.support.stores import assert_same
@@ -227,7 +227,7 @@ def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
 @pytest.mark.parametrize("gop", [1, 7, 30, 250])
 def test_pieces_put_together_are_the_whole(tmp_path: Path, suffix: str, rate: Fraction, gop: int) -> None:
     """For every length of a GOP, rate and container, with frames out of order: none is lost, doubled or another."""
-    path, limits = tmp_path / f"v.{suffix}", Limits()
+    path, limits = tmp_path / f"v.{suffix}", DecodeLimits()
     make_video(path, seconds=11, rate=rate, gop=gop, first=1.3, x264=":bframes=3:b-adapt=0:open-gop=1")
 
     def frames(after: float, until: float | None) -> list[tuple[float, bytes]]:
@@ -254,7 +254,7 @@ def test_whatever_the_gop_and_the_rate_no_frame_at_a_border_is_lost_or_doubled(
     rate: Fraction, gop: int, length: int, first: float, seconds: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path, limits = Path(folder) / "v.mkv", Limits()
+        path, limits = Path(folder) / "v.mkv", DecodeLimits()
         make_video(path, seconds=seconds, rate=rate, gop=gop, first=first, x264=":bframes=2:open-gop=1")
 
         def frames(after: float, until: float | None) -> list[tuple[float, bytes]]:
@@ -278,7 +278,7 @@ def test_the_decoder_stops_where_it_is_told(archive: Path) -> None:
 
 
 def test_files_that_share_time_are_one_group_and_others_are_not(archive: Path, ingested: Store, tmp_path: Path) -> None:
-    job = Job(str(tmp_path), str(tmp_path / "staging"), "", None, SECONDS, 2, Limits(), 1)
+    job = WorkerSettings(str(tmp_path), str(tmp_path / "staging"), "", None, SECONDS, 2, DecodeLimits(), 1)
     empty = Store.create(tmp_path / "store", ingested.encoders)
     files = [probe(job, empty, order, entry) for order, entry in enumerate(read_manifest(str(archive)))]
     east = [f for f in files if isinstance(f, Probed) and f.footage.stream_id == "east"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from index.standing_questions import AlertRule, Shelf, make_question
+from index.standing_questions import AlertRule, StandingQuestionStore, make_question
 from index.store import Store
 from tests.support.command import BEGAN, Command
 
@@ -69,7 +69,7 @@ def test_stored_frames_are_gone_through_by_the_scorer(
     vector = opened.patches(opened.window(["front"]))[20].astype("float32").max(0)
     rule = AlertRule(floor=1e-4, spread=0, warm_up=10, raise_frames=1, of_frames=1, clear_seconds=1, every=1)
     unit = vector / (vector**2).sum() ** 0.5
-    Shelf(store).add(make_question("like that", unit, opened.encoders.patch, rule=rule, created_at=0))
+    StandingQuestionStore(store).add(make_question("like that", unit, opened.encoders.patch, rule=rule, created_at=0))
     done = sightline("alerts", "test", "--store", store, "--stream", "front", "--pictures", tmp_path / "p", "--json")
     assert (done.code, done.err) == (0, "")
     alerts = [json.loads(line) for line in done.out.splitlines()]

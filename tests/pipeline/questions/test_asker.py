@@ -15,7 +15,7 @@ from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStre
 from index.keyframes import relevance, select_keyframes
 from index.records import Segment
 from index.store import Store
-from pipeline.questions.asker import Asker, _Origins, choose_rows, moment
+from pipeline.questions.asker import Asker, _Origins, choose_rows, parse_time
 from tests.support.command import BEGAN, FRAMES
 
 QUESTION = "what colour was the truck at the gate ?"
@@ -46,10 +46,10 @@ def test_thinning_is_in_the_middle_of_equal_stretches() -> None:
 def test_times() -> None:
     eight = datetime(2024, 3, 1, 8, tzinfo=UTC)
     micros = 1_709_280_000_000_000
-    assert moment(eight) == moment("2024-03-01T09:00:00+01:00") == moment(micros) == micros
-    assert moment(None) is None
+    assert parse_time(eight) == parse_time("2024-03-01T09:00:00+01:00") == parse_time(micros) == micros
+    assert parse_time(None) is None
     with pytest.raises(UsageError, match=r"^from: 2024-03-01T08:00:00 has no time zone"):
-        moment(datetime(2024, 3, 1, 8), "from")
+        parse_time(datetime(2024, 3, 1, 8), "from")
 
 
 def segment(source: str, chunk: int, start: int, end: int, stream: str = "front") -> Segment:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from model.answerer import Answerer
-from pipeline.service.app import Limits, ModelService
+from pipeline.service.app import ModelService, ServiceLimits
 from pipeline.service.engine import Engine
 from tests.support.model_service import Footage, Script, Scripted, Serve, client, served
 from tests.support.tiny_models import answerer, checkpoints, encoders, own_digest_memory, profile
@@ -33,7 +33,7 @@ def serve(answerer: Answerer, footage: Footage) -> Iterator[Serve]:
             service = ModelService(
                 Engine(Scripted.of(answerer, script), footage),
                 token=SecretStr(token) if token else None,
-                limits=Limits(**{"stop_seconds": 5.0, **limits}),
+                limits=ServiceLimits(**{"stop_seconds": 5.0, **limits}),
             )
             opened = stack.enter_context(client(stack.enter_context(served(service)), token))
             opened.service = service  # type: ignore[attr-defined]

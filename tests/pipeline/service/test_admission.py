@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from index.errors import DeadlineExceeded, ServiceBusy, ServiceUnavailable
-from pipeline.service.admission import Admission, Cancelled, End, Job
+from pipeline.service.admission import Admission, Cancelled, End, QueuedRequest
 
 WAIT = 60.0
 
@@ -23,7 +23,7 @@ class Blocks:
     def __init__(self) -> None:
         self.began, self.go = threading.Event(), threading.Event()
 
-    def __call__(self, job: Job) -> Iterator[str]:
+    def __call__(self, job: QueuedRequest) -> Iterator[str]:
         self.began.set()
         assert self.go.wait(WAIT)
         yield "done"
@@ -56,7 +56,7 @@ def test_jobs_run_one_by_one_in_the_order_they_came(admission: Admission) -> Non
     assert first.began.wait(WAIT)
 
     def note(number: int) -> Any:
-        def work(job: Job) -> Iterator[int]:
+        def work(job: QueuedRequest) -> Iterator[int]:
             order.append(number)
             yield number
 
@@ -93,7 +93,7 @@ def test_a_waiting_job_that_is_cancelled_makes_room_at_once_and_never_runs(admis
     ran = threading.Event()
     items: queue.Queue[Any] = queue.Queue()
 
-    def never(job: Job) -> Iterator[str]:
+    def never(job: QueuedRequest) -> Iterator[str]:
         ran.set()
         yield "no"
 
@@ -117,7 +117,7 @@ def test_a_running_job_ends_at_its_next_check_and_frees_what_it_held(admission: 
     alive: list[weakref.ref[Memory]] = []
     between = threading.Event()
 
-    def work(job: Job) -> Iterator[str]:
+    def work(job: QueuedRequest) -> Iterator[str]:
         held = Memory()
         alive.append(weakref.ref(held))
         yield "one"
@@ -151,7 +151,7 @@ def test_a_job_that_raises_keeps_nothing_alive_and_the_next_one_runs(admission: 
         except MemoryError as error:
             raise RuntimeError("outer") from error
 
-    def work(job: Job) -> Iterator[str]:
+    def work(job: QueuedRequest) -> Iterator[str]:
         held = Memory()
         fail(held)
         yield "never"
@@ -173,7 +173,7 @@ def test_a_job_whose_time_is_up_before_it_starts_never_runs(admission: Admission
     items: queue.Queue[Any] = queue.Queue()
     ran = threading.Event()
 
-    def never(job: Job) -> Iterator[str]:
+    def never(job: QueuedRequest) -> Iterator[str]:
         ran.set()
         yield "no"
 

@@ -16,7 +16,7 @@ import pytest
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer
 from model.profiles.profile import DfmSpec
-from pipeline.service.admission import Cancelled, Job
+from pipeline.service.admission import Cancelled, QueuedRequest
 from pipeline.service.app import ModelService
 from pipeline.service.engine import Engine, rows_of
 from pipeline.service.schemas import ServedProfile, StreamFrames
@@ -204,7 +204,7 @@ def test_a_client_that_leaves_the_queue_is_never_answered(serve: Serve) -> None:
 def test_a_prefill_that_nobody_waits_for_ends(answerer: Answerer, footage: Footage) -> None:
     """The language model itself asks the job before every pass."""
     engine = Engine(answerer, footage)
-    job = Job(None, deadline=float("inf"), emit=lambda _: None)
+    job = QueuedRequest(None, deadline=float("inf"), emit=lambda _: None)
     passes = 0
 
     def count(*_: Any) -> None:

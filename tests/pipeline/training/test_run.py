@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from index.errors import TrainingDataInvalid, TrainingFailed, UsageError
 from model.profiles.profile import load_profile
 from model.training.loop import Schedule
-from model.training.trainable import load_trainee
+from model.training.trainable import load_trainable
 from pipeline.training.data import Conversations, load_plan
 from pipeline.training.footage import SampleReader
 from pipeline.training.run import run_training
@@ -92,7 +92,7 @@ def _log(world: Path, out: str) -> list[dict[str, Any]]:
 def _weights(profile: Path) -> dict[str, torch.Tensor]:
     """Every tensor of what a profile names."""
     plan = load_plan(profile.parents[4] / "plan.yaml")
-    return dict(load_trainee(load_profile(str(profile)), plan, torch.device("cpu")).state_dict())
+    return dict(load_trainable(load_profile(str(profile)), plan, torch.device("cpu")).state_dict())
 
 
 def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -203,7 +203,7 @@ def test_long_footage_is_thinned_evenly(world: Path, profile: str) -> None:
     for most, expected in ((10, range(0, 24, 4)), (24, range(24)), (7, range(0, 24, 4)), (1, [0])):
         _write(world, profile, max_frames=most, data={"datasets": [{"json_path": "a.jsonl"}]})
         plan = load_plan(world / "plan.yaml")
-        trainee = load_trainee(load_profile(profile), plan, torch.device("cpu"))
+        trainee = load_trainable(load_profile(profile), plan, torch.device("cpu"))
         (sample,) = SampleReader(Conversations(plan), plan, trainee)([0])
         times = sample.features.captured_at
         assert ((times - times[0]) // 1_000_000).tolist() == list(expected)
@@ -214,7 +214,7 @@ def test_long_footage_is_thinned_evenly(world: Path, profile: str) -> None:
 def test_what_a_sample_says_of_keyframes_comes_first(world: Path, profile: str) -> None:
     _write(world, profile, keyframes=2)
     plan = load_plan(world / "plan.yaml")
-    trainee = load_trainee(load_profile(profile), plan, torch.device("cpu"))
+    trainee = load_trainable(load_profile(profile), plan, torch.device("cpu"))
     samples = list(SampleReader(Conversations(plan), plan, trainee)([0, 3]))
     assert [(s.keyframes, s.query) for s in samples] == [(2, "what colour ?"), (1, "green truck")]
     assert [len(s.features.vectors) for s in samples] == [6, 1]
@@ -233,13 +233,13 @@ def test_bfloat16_changes_little(world: Path, profile: str) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, learning_rates={"language_model": 0.9}, warm_up=0.0)
-    from model.training.trainable import Step, Trainee
+    from model.training.trainable import SampleLoss, TrainableModel
 
-    real = Trainee.forward
+    real = TrainableModel.forward
     monkeypatch.setattr(
-        Trainee,
+        TrainableModel,
         "forward",
-        lambda *a: Step(real(*a).loss * float("nan"), 1, 1),
+        lambda *a: SampleLoss(real(*a).loss * float("nan"), 1, 1),
     )
     with pytest.raises(TrainingFailed, match=r"sample \d: the loss is nan; lower the learning rates"):
         _train(world, "out")
@@ -366,7 +366,7 @@ def test_footage_that_does_not_decode(world: Path) -> None:
     (world / "still.png").write_text("no picture")
     for text, workers in (("line 2, sample 2: .*back.mp4", 0), ("line 2, sample 2: .*back.mp4", 1), ("line 4", 0)):
         plan = load_plan(world / "plan.yaml").model_copy(update={"workers": workers})
-        trainee = load_trainee(load_profile(plan.profile), plan, torch.device("cpu"))
+        trainee = load_trainable(load_profile(plan.profile), plan, torch.device("cpu"))
         number = 1 if "back" in text else 3
         with pytest.raises(TrainingDataInvalid, match=rf"a.jsonl: {text}.*leave (it|the sample) out"):
             list(SampleReader(Conversations(plan), plan, trainee)([number]))
