@@ -10,10 +10,7 @@ requests and a log that grows. An object appears whole or not at all.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
-from pathlib import Path
 from typing import Annotated
 
 import fsspec
@@ -24,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from index.columns import digest
 from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, mask_url
+from index.files import write_atomically
 from index.records import EncoderIdentity
 from index.schemas import check_stream_id
 
@@ -227,13 +225,7 @@ class StandingQuestionStore:
             if not self._local:
                 self._files.pipe_file(path, data)  # an object store shows it when it is whole
                 return
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            part = Path(f"{path}.{uuid.uuid4().hex}.part")
-            try:
-                part.write_bytes(data)
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+            write_atomically(path, data, parents=True)
         except OSError as error:
             raise StoreFull(f"{mask_url(self.url)}: alerts cannot be written ({error}); free some space") from error
 

@@ -10,7 +10,6 @@ chunk), so an append that was killed is finished by appending again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from index.errors import (
     UsageError,
     mask_url,
 )
+from index.files import cache_folder
 from index.moments import Hit
 from index.patches.codec import PatchEncoding
 from index.patches.store import PatchStore, patch_table
@@ -86,7 +86,7 @@ class Store:
     def _place(url: str | Path) -> tuple[str, dict[str, StoreTable], FaissShards]:
         text = str(url).removeprefix("file://").rstrip("/")
         if "://" in text:
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / digest(text)
+            cache = cache_folder() / digest(text)
         else:
             text = str(Path(text).expanduser().absolute())
             cache = Path(text)

@@ -7,13 +7,15 @@ absent. Flat and exact: a day is 86,400 vectors, which one core scans in some mi
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from index.files import atomic_file, write_atomically
 
 __all__ = ["FaissShard", "FaissShards"]
 
@@ -85,24 +87,24 @@ class FaissShards:
         import faiss
 
         path = self.folder / stream_id / f"{day}.faiss"
-        path.parent.mkdir(parents=True, exist_ok=True)
         side = path.with_suffix(".npz")
         side.unlink(missing_ok=True)
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors))
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        faiss.write_index(index, str(part))
-        part.replace(path)
-        part = side.with_name(f"{side.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
+        with atomic_file(path, parents=True) as part:
+            faiss.write_index(index, str(part))
+        size = path.stat().st_size
+
+        def write(file: BinaryIO) -> None:
             np.savez(
                 file,
                 captured_at=captured_at,
                 segments=np.array(sorted(segments)),
                 identity=np.array(identity),
-                size=np.array(path.stat().st_size),
+                size=np.array(size),
             )
-        part.replace(side)
+
+        write_atomically(side, write)
 
     def days(self) -> list[tuple[str, str]]:
         """(stream, day) of every shard there is."""
