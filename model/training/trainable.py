@@ -4,7 +4,7 @@
     CLIP vectors ─DKS─▶ keyframes ─────────────┘             ├─ language model ─▶ −log P(answer | frames, question)
     conversation ─▶ token ids, of which the answers count ───┘                    (equation 12)
 
-Keyframes, merging and the order of tokens are those of answering: `select_keyframes` and `build_visual` are the same
+Keyframes, merging and the order of tokens are those of answering: `select_rows` and `build_visual` are the same
 code. What is chosen has no gradient, what is merged has. Does not know videos, optimisers or files.
 """
 
@@ -22,13 +22,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from index.errors import BudgetExceeded, WeightsInvalid
-from index.keyframes import select_keyframes
 from index.records import EncoderPair
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.encoder import Encoders
 from model.encoders.siglip import SiglipEncoder, load_siglip
 from model.language.transformers_engine import LanguageModel, load_transformers
 from model.profiles.profile import Profile
+from model.selection import keyframe_mask, select_rows
 from model.training.components import ComponentCount, Parts, connector_parts, freeze
 from model.training.conversation import IGNORED, Script
 from model.training.plan import TrainingPlan
@@ -134,20 +134,9 @@ class TrainableModel(nn.Module):
         return SampleFeatures(vectors, captured_at, patches=self.patch_encoder.encode_frames(list(patch_pixels))[1])
 
     def select(self, vectors: NDArray[np.float32], query: str, k: int) -> NDArray[np.bool_]:
-        """Keyframes by DKS, as `pipeline.questions.asker` chooses them; bool[N]."""
-        spec = self.profile.dfm
-        chosen = select_keyframes(
-            vectors,
-            self.frame_encoder.encode_text([query])[0],
-            k=k,
-            tau=self.profile.tau,
-            fill=spec.gap_fill,
-            floor=spec.relevance_floor,
-            inclusive=spec.mode == "released",
-        )
-        mask = np.zeros(len(vectors), bool)
-        mask[chosen] = True
-        return mask
+        """Keyframes by DKS, as for an answer: bool[N] of `vectors` float32[N, Df]."""
+        rows = select_rows(vectors, self.frame_encoder.encode_text([query])[0], self.profile, k=k)
+        return keyframe_mask(rows, len(vectors))
 
     def forward(self, sample: Sample) -> SampleLoss:
         """−log P(answer | frames, question), mean over the supervised tokens.

@@ -99,7 +99,7 @@ def keyframes(
     as_json: Json = False,
 ) -> None:
     """Choose keyframes for a question (DKS) without answering it; listed in time, stream by stream."""
-    from pipeline.questions.asker import check_selection
+    from model.selection import check_selection
 
     check_selection(question, k, tau)
     where = time_range(streams, start, end)
@@ -129,7 +129,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question and show the moments it rests on."""
-    from pipeline.questions.asker import check_reading, check_selection
+    from model.selection import check_selection
+    from pipeline.questions.asker import check_reading
 
     check_selection(question, k, tau)
     check_reading(options, max_frames)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from index.errors import ModelError, UsageError
 from index.records import parse_rfc3339, rfc3339, to_micros
+from model.selection import check_selection, keyframe_mask, rows_to_read, select_rows
 
 if TYPE_CHECKING:
     from index.records import Segment
@@ -37,8 +38,6 @@ __all__ = [
     "Selection",
     "ask",
     "check_reading",
-    "check_selection",
-    "choose_rows",
     "parse_time",
 ]
 
@@ -84,28 +83,8 @@ def parse_time(value: Moment | None, name: str = "time") -> int | None:
         raise UsageError(f"{name}: {error}") from None
 
 
-def choose_rows(n: int, keyframes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Ascending rows of at most `most` frames of `n`: every keyframe, and of the others an even selection."""
-    if n <= most:
-        return np.arange(n)
-    others = np.setdiff1d(np.arange(n), keyframes, assume_unique=True)
-    count = max(0, most - len(keyframes))
-    picked = others[((2 * np.arange(count) + 1) * len(others)) // (2 * max(1, count))]
-    return np.sort(np.concatenate([keyframes, picked]))
-
-
-def check_selection(question: str, k: int | None, tau: float | None) -> None:
-    """What can be said to be wrong before anything is loaded. Raises UsageError."""
-    if not question.strip():
-        raise UsageError("the question is empty; type what you want to know")
-    if k is not None and k < 1:
-        raise UsageError(f"k must be at least 1, got {k}")
-    if tau is not None and not -1.0 < tau <= 1.0:
-        raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
-
-
 def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
-    """As `check_selection`, for what only answering needs. Raises UsageError."""
+    """As `model.selection.check_selection`, for what only answering needs. Raises UsageError."""
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
     if not all(option.strip() for option in options or ()):
@@ -218,11 +197,9 @@ class Asker:
         fill: bool = False,
     ) -> Selection:
         """DKS alone. Raises UsageError, UnknownStream, EmptyWindow."""
-        from index.keyframes import relevance, select_keyframes
+        from index.keyframes import relevance
 
         check_selection(question, k, tau)
-        k = self.profile.k if k is None else k
-        tau = self.profile.tau if tau is None else tau
         since = perf_counter()
         window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
         timings = {"window": perf_counter() - since}
@@ -230,16 +207,7 @@ class Asker:
         query = self.encoders.frame.encode_text([question])[0]
         timings["text"] = perf_counter() - since
         since = perf_counter()
-        dfm = self.profile.dfm
-        keyframes = select_keyframes(
-            window.frame_vectors,
-            query,
-            k=k,
-            tau=tau,
-            fill=fill or dfm.gap_fill,
-            floor=dfm.relevance_floor,
-            inclusive=dfm.mode == "released",
-        )
+        keyframes = select_rows(window.frame_vectors, query, self.profile, k=k, tau=tau, fill=fill)
         scores = relevance(window.frame_vectors, query)
         timings["dks"] = perf_counter() - since
         return Selection(window, keyframes, scores, timings)
@@ -303,9 +271,8 @@ class Asker:
         most = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
         if most < count:
             raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k too")
-        rows = choose_rows(len(window), selection.keyframes, most)
-        mask = np.zeros(len(window), bool)
-        mask[selection.keyframes] = True
+        rows = rows_to_read(len(window), selection.keyframes, most)
+        mask = keyframe_mask(selection.keyframes, len(window))
         read = window if len(rows) == len(window) else window.take(rows)
         *pieces, last = _told(self._pieces(question, choices, read, mask[rows]), on_text)
         if last.answer is None:

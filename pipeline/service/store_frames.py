@@ -12,7 +12,8 @@ from index.errors import EmptyWindow, StoreCorrupt, UnknownFrame, mask_url
 from index.records import rfc3339
 from index.window import Window
 from model.answerer import AnswerRequest
-from pipeline.questions.asker import Asker, choose_rows
+from model.selection import keyframe_mask, rows_to_read
+from pipeline.questions.asker import Asker
 from pipeline.service.app import ModelService, ServiceLimits
 from pipeline.service.engine import Engine, Rows
 from pipeline.service.server import check_address, run_service
@@ -54,9 +55,8 @@ class StoreFrames:
         """DKS over the window, then an even choice of the rest. Raises UsageError, UnknownStream, EmptyWindow."""
         selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
         window = selection.window
-        rows = choose_rows(len(window), selection.keyframes, most(len(selection.keyframes)))
-        mask = np.zeros(len(window), np.bool_)
-        mask[selection.keyframes] = True
+        rows = rows_to_read(len(window), selection.keyframes, most(len(selection.keyframes)))
+        mask = keyframe_mask(selection.keyframes, len(window))
         return Rows(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
 
     def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from index.keyframes import select_keyframes
+from model.profiles.profile import Profile, load_profile
+from model.selection import select_rows
 from model.training.micro.clip_bank import Bank
 from model.training.micro.encoders import TEXT_LENGTH
 from model.training.micro.virtual_streams import StreamMaker, VirtualStream, ask_about
@@ -129,6 +131,11 @@ class Example:
     follows: list[Follows]
 
 
+@cache
+def _profile() -> Profile:
+    return load_profile("micro")
+
+
 def _exactly(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """`chosen` and as many random other frames as make it `k`, ascending, so that streams of a batch are as long."""
     spare = np.setdiff1d(np.arange(frames), chosen)
@@ -176,7 +183,7 @@ def _prepare(
     """Keyframes and merged tokens for one question about the stream; None when its evidence was not chosen."""
     frames = len(stream.rows)
     vectors = features.vectors[stream.rows]
-    chosen = select_keyframes(vectors, features.frame_text([question.text])[0], k=length.k, tau=0.85)
+    chosen = select_rows(vectors, features.frame_text([question.text])[0], _profile(), k=length.k)
     keyframes = _exactly(length.k, chosen, frames, rng)
     if not all(_during(keyframes, event).any() for event in question.evidence):
         return None

@@ -7,40 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import pipeline
 from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStream, UsageError
 from index.keyframes import relevance, select_keyframes
 from index.records import Segment
 from index.store import Store
-from pipeline.questions.asker import Asker, _Origins, choose_rows, parse_time
+from pipeline.questions.asker import Asker, _Origins, parse_time
 from tests.support.command import BEGAN, FRAMES
 
 QUESTION = "what colour was the truck at the gate ?"
-
-
-@given(st.data())
-def test_thinning_keeps_keyframes_and_spreads_the_rest(data: st.DataObject) -> None:
-    n = data.draw(st.integers(1, 300))
-    k = data.draw(st.integers(0, min(n, 20)))
-    most = data.draw(st.integers(max(1, k), 320))
-    keyframes = np.array(data.draw(st.permutations(range(n)))[:k], np.int64)
-    rows = choose_rows(n, keyframes, most)
-    assert (np.diff(rows) > 0).all()
-    assert len(rows) == min(n, most)
-    assert set(keyframes.tolist()) <= set(rows.tolist())
-    others = np.setdiff1d(np.arange(n), keyframes)
-    kept = np.searchsorted(others, np.setdiff1d(rows, keyframes))
-    if len(kept) > 1:  # evenly: the steps between kept ones differ by one at most
-        steps = np.diff(kept)
-        assert steps.max() - steps.min() <= 1
-
-
-def test_thinning_is_in_the_middle_of_equal_stretches() -> None:
-    assert choose_rows(10, np.array([0]), 4).tolist() == [0, 2, 5, 8]
-    assert choose_rows(10, np.array([9, 1]), 2).tolist() == [1, 9]
 
 
 def test_times() -> None:

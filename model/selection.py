@@ -1,0 +1,107 @@
+"""Selection of the frames that a question reads: keyframes by DKS, and the other frames beside them.
+
+    frame vectors, query vector ─ select_rows(profile) ─▶ keyframes ─ rows_to_read(limit) ─▶ every row that is read
+
+This is the one place where a profile's settings become a selection. Questions, the model service, training, evaluation
+and benchmarks all call it, so that they measure and train what is asked. Imports no torch. The algorithm itself is
+`index.keyframes`; this module does not know stores, time ranges or encoders.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import UsageError
+from index.keyframes import select_keyframes
+from model.profiles.profile import DfmSpec
+
+__all__ = ["SelectionSettings", "check_selection", "keyframe_mask", "rows_to_read", "select_rows"]
+
+
+class SelectionSettings(Protocol):
+    """The part of a profile that selects keyframes; a loaded profile and one served by a model service both have it."""
+
+    @property
+    def k(self) -> int:
+        """Largest number of keyframes."""
+
+    @property
+    def tau(self) -> float:
+        """Similarity threshold τ of Algorithm 1."""
+
+    @property
+    def dfm(self) -> DfmSpec:
+        """Relevance floor, gap fill, and the mode that decides whether a cosine equal to τ is accepted."""
+
+
+def select_rows(
+    vectors: NDArray[np.float32],
+    query: NDArray[np.float32],
+    profile: SelectionSettings,
+    *,
+    k: int | None = None,
+    tau: float | None = None,
+    fill: bool = False,
+) -> NDArray[np.int64]:
+    """Select keyframes by DKS (ViLAMP, Algorithm 1) with the settings of `profile`.
+
+    Args:
+        vectors: vectors of the frame encoder, float32[N, Df].
+        query: the question's vector of the same encoder, float32[Df].
+        k: largest number of keyframes; the profile's if None.
+        tau: similarity threshold τ; the profile's if None.
+        fill: fill the gaps between keyframes up to min(k, N), even if the profile does not.
+
+    Returns:
+        Rows of the keyframes in the order of selection, int64[≤ k].
+
+    Raises:
+        UsageError: `k` or `tau` is out of range, or the arrays do not fit each other or are not finite.
+    """
+    return select_keyframes(
+        vectors,
+        query,
+        k=profile.k if k is None else k,
+        tau=profile.tau if tau is None else tau,
+        fill=fill or profile.dfm.gap_fill,
+        floor=profile.dfm.relevance_floor,
+        inclusive=profile.dfm.mode == "released",
+    )
+
+
+def keyframe_mask(rows: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
+    """`rows` of keyframes as bool[total], True at each of them."""
+    mask = np.zeros(total, np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def rows_to_read(total: int, keyframes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Rows of at most `limit` frames out of `total`: all `keyframes`, and an even selection of the others.
+
+    Returns:
+        Ascending rows, int64[min(total, limit)]; `keyframes` alone if there are `limit` or more of them.
+    """
+    if total <= limit:
+        return np.arange(total)
+    others = np.setdiff1d(np.arange(total), keyframes, assume_unique=True)
+    count = max(0, limit - len(keyframes))
+    picked = others[((2 * np.arange(count) + 1) * len(others)) // (2 * max(1, count))]
+    return np.sort(np.concatenate([keyframes, picked]))
+
+
+def check_selection(question: str, k: int | None, tau: float | None) -> None:
+    """Check the inputs of a selection before anything is loaded.
+
+    Raises:
+        UsageError: the question is empty, `k` is below 1, or `tau` is outside (−1, 1].
+    """
+    if not question.strip():
+        raise UsageError("the question is empty; type what you want to know")
+    if k is not None and k < 1:
+        raise UsageError(f"k must be at least 1, got {k}")
+    if tau is not None and not -1.0 < tau <= 1.0:
+        raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
