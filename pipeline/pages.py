@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 __all__ = ["page", "write_page"]
 
 
 def page(template: str, **values: Any) -> str:
     """`templates/TEMPLATE` filled with `values`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("pipeline"),

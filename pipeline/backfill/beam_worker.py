@@ -10,6 +10,12 @@ import argparse
 import os
 from collections.abc import Sequence
 
+import grpc
+from apache_beam.portability.api import beam_provision_api_pb2 as api
+from apache_beam.portability.api import beam_provision_api_pb2_grpc as services
+from apache_beam.runners.worker import sdk_worker_main
+from google.protobuf import json_format, text_format
+
 __all__ = ["main"]
 
 _SECONDS = 60
@@ -24,10 +30,6 @@ def environment(worker: str, provision: str) -> dict[str, str]:
     Raises:
         grpc.RpcError: nobody answers there within a minute.
     """
-    import grpc
-    from apache_beam.portability.api import beam_provision_api_pb2 as api
-    from apache_beam.portability.api import beam_provision_api_pb2_grpc as services
-    from google.protobuf import json_format, text_format
 
     with grpc.insecure_channel(provision) as channel:
         answer = services.ProvisionServiceStub(channel).GetProvisionInfo(
@@ -48,7 +50,6 @@ def environment(worker: str, provision: str) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until the runner has no more work, or is gone."""
-    from apache_beam.runners.worker import sdk_worker_main
 
     parser = argparse.ArgumentParser(description="One Python worker process of Beam, started by a runner.")
     parser.add_argument("--id", required=True, help="the name that the runner gives")

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+import torch
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindow
@@ -29,6 +30,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from index.errors import BackfillFailed, UsageError
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
 from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import BackfillReport, FileResult, summary
 from pipeline.backfill.staging import get, put, remove
@@ -51,12 +54,8 @@ class _Models:
     """Encoders and store of one worker process; a class, so that Beam can hold a weak reference to it."""
 
     def __init__(self, job: WorkerSettings) -> None:
-        from model.encoders.encoder import load_encoders
-        from model.profiles.profile import load_profile
 
         if job.threads is not None:
-            import torch
-
             torch.set_num_threads(job.threads)
         self.encoders: Encoders = load_encoders(load_profile(job.profile), job.device)
         self.store = Store.open(job.store, encoders=self.encoders.pair)
@@ -301,8 +300,6 @@ def _absolute(url: str) -> str:
 
 
 def _make_store(job: WorkerSettings) -> None:
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
 
     Store.open_or_create(job.store, load_encoders(load_profile(job.profile), job.device).pair)
 

@@ -16,6 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
 from index.errors import SourceNotFound, UsageError, mask_url
@@ -116,9 +119,6 @@ def _from_manifest(source: str) -> Iterator[Entry]:
 
 
 def _rows(source: str) -> Iterator[Mapping[str, Any]]:
-    import fsspec
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     shown, suffix = mask_url(source), source.lower().rsplit(".", 1)[-1]
     try:

@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,8 +33,6 @@ __all__ = ["Staging", "put", "remove"]
 def put(url: str, data: bytes | memoryview) -> None:
     """Write one file whole or not at all."""
     if "://" in url:
-        import fsspec
-
         with fsspec.open(url, "wb") as file:
             file.write(data)
         return
@@ -46,7 +45,6 @@ def put(url: str, data: bytes | memoryview) -> None:
 
 def get(url: str) -> bytes | None:
     """The bytes of a file, or None when there is none."""
-    import fsspec
 
     try:
         with fsspec.open(url, "rb") as file:
@@ -60,7 +58,6 @@ def remove(url: str) -> None:
     if "://" not in url:
         shutil.rmtree(url, ignore_errors=True)
         return
-    import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
     if system.exists(path):

@@ -25,7 +25,9 @@ from index.standing_questions import AlertRule, StandingQuestion, make_question
 from index.store import Store
 from ingest.alerts.detector import UNIT, AlertDetector, Hysteresis
 from ingest.alerts.scorer import StreamScorer, score_frames
-from model.encoders.encoder import Encoders
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import Encoders, load_encoders
+from model.profiles.profile import load_profile
 from model.world.questions import Constraint
 from model.world.scenes import COLOURS, KINDS, PLACES, Event, rng_of
 from pipeline.demo.render import began_at, camera_name, render, stream_seed, timeline
@@ -163,8 +165,6 @@ def bench_alerts(
     work: Path | None = None,
 ) -> AlertsBench:
     """Render, ingest and ask; what is in `work` from an earlier run is taken as it is."""
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
 
     chosen = load_profile(profile)
     encoders, rule = load_encoders(chosen), AlertRule(floor=chosen.alert_floor)
@@ -197,7 +197,6 @@ def bench_alerts(
 
 
 def _filled(work: Path, encoders: Encoders, seed: int, minutes: float, cameras: int) -> Store:
-    from ingest.file_ingest import ingest_sources
 
     name = f"{seed}-{minutes:g}-{cameras}"
     footage = work / f"footage-{name}"

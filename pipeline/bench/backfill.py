@@ -10,6 +10,14 @@ from time import perf_counter
 
 from pydantic import BaseModel
 
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from pipeline.backfill.job import backfill
+from pipeline.backfill.manifest import read_manifest
+from pipeline.demo.render import render
+
 __all__ = ["BackfillBench", "bench_backfill"]
 
 _WORKERS = "--direct_running_mode=multi_processing"
@@ -39,8 +47,6 @@ def bench_backfill(
     profile: str = "micro", *, files: int = 30, minutes: float = 10.0, repeats: int = 3
 ) -> BackfillBench:
     """Render `files` cameras, then index them in four ways, in turn; rendering does not count."""
-    from pipeline.backfill.manifest import read_manifest
-    from pipeline.demo.render import render
 
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
@@ -56,8 +62,6 @@ def bench_backfill(
                 ("one", (_WORKERS, "--direct_num_workers=1"), 1),
                 ("two", (_WORKERS, "--direct_num_workers=2"), 1),
             ):
-                from pipeline.backfill.job import backfill
-
                 since = perf_counter()
                 report = backfill(
                     entries, store=str(folder / f"{kind}-{turn}"), profile=profile, options=options, threads=threads
@@ -83,10 +87,6 @@ def bench_backfill(
 
 def _ingest(folder: Path, name: str, profile: str) -> float:
     """What the command does: load the models, make the store, ingest."""
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
 
     since = perf_counter()
     encoders = load_encoders(load_profile(profile))

@@ -6,6 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -13,8 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
+from index.errors import KafkaProblem
+from index.store import Store
+from ingest.decoding.limits import DecodeLimits
+from ingest.embedding import embed, picture
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.poller import consume
+from ingest.kafka.publisher import publish_files
+from ingest.kafka.settings import ConsumeSettings, KafkaSettings
+from ingest.messages import parse_segment
+from ingest.segments.frames import read_segment
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from pipeline.demo.render import render
+
 if TYPE_CHECKING:
-    from ingest.kafka.clients import Sender
     from ingest.messages import SegmentMessage
 
 __all__ = ["ConsumeBench", "bench_consume"]
@@ -64,20 +78,6 @@ def bench_consume(
     Raises:
         BrokerUnavailable, KafkaProblem: no broker at `servers`, or it does not do as asked.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from index.errors import KafkaProblem
-    from index.store import Store
-    from ingest.decoding.limits import DecodeLimits
-    from ingest.embedding import embed, picture
-    from ingest.kafka.clients import Sender, make_topics
-    from ingest.kafka.poller import consume
-    from ingest.kafka.publisher import publish_files
-    from ingest.kafka.settings import ConsumeSettings, KafkaSettings
-    from ingest.segments.frames import read_segment
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from pipeline.demo.render import render
 
     prefix = f"bench-{uuid.uuid4().hex[:12]}"
     kafka = KafkaSettings(servers=servers, prefix=prefix, partitions=4, session_seconds=30, inline_bytes=0)
@@ -165,6 +165,5 @@ class _Copying:
         self._sender.flush()
 
     def messages(self) -> Sequence[SegmentMessage]:
-        from ingest.messages import parse_segment
 
         return [parse_segment(value) for value in self._values]

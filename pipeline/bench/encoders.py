@@ -11,16 +11,24 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import open_clip
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import SiglipConfig, SiglipModel
 
 from index.errors import UsageError
+from index.records import EncoderIdentity
+from model.encoders.clip import ClipEncoder
+from model.encoders.encoder import load_encoders, pick_device
+from model.encoders.preprocessing import Preprocessing
+from model.encoders.siglip import SiglipEncoder
+from model.profiles.profile import load_profile
 from pipeline.bench.cost import peak_of
 from pipeline.bench.model import device_name
 
 if TYPE_CHECKING:
-    import torch
-
     from model.profiles.profile import Profile
 
 __all__ = ["EncodersBench", "bench_encoders"]
@@ -77,8 +85,6 @@ def bench_encoders(
         UsageError: no frames, or a profile without `encoder_shape`.
         ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
     """
-    from model.encoders.encoder import load_encoders, pick_device
-    from model.profiles.profile import load_profile
 
     if frames < 1 or repeats < 1:
         raise UsageError("--frames and --repeats must be at least 1")
@@ -101,8 +107,6 @@ def bench_encoders(
 
 
 def _row(which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], device: Any, repeats: int) -> EncoderRow:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     batch: int = encoder._batch
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -134,7 +138,6 @@ def _row(which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], d
 
 
 def _median(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    import torch
 
     def timed() -> float:
         since = perf_counter()
@@ -149,14 +152,6 @@ def _median(run: Callable[[], object], device: torch.device, repeats: int) -> fl
 
 def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
     """Both encoders of `encoder_shape`, vision towers only as far as frames need them."""
-    import open_clip
-    import torch
-    from transformers import SiglipConfig, SiglipModel
-
-    from index.records import EncoderIdentity
-    from model.encoders.clip import ClipEncoder
-    from model.encoders.preprocessing import Preprocessing
-    from model.encoders.siglip import SiglipEncoder
 
     shape = profile.encoder_shape
     if shape is None:

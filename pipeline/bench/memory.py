@@ -13,11 +13,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from index.errors import UsageError
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from pipeline.bench.footage import camera_footage, repeated
 
 __all__ = ["MemoryReport", "bench_memory"]
 
@@ -50,7 +56,6 @@ def bench_memory(profile: str = "micro", *, short_minutes: int = 10, long_minute
     Raises:
         UsageError: not on Linux, or the lengths are not 1 ≤ short < long.
     """
-    from pipeline.bench.footage import camera_footage, repeated
 
     if not Path("/proc/self/status").exists():
         raise UsageError("bench memory reads /proc and runs on Linux only")
@@ -120,12 +125,6 @@ def _peak_of(pid: str) -> int:
 
 
 def _ingest(film: str, store: str, profile: str) -> Peaks:
-    from datetime import UTC, datetime
-
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
 
     encoders = load_encoders(load_profile(profile))
     children = _ChildrenPeak()

@@ -17,19 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import torch
 from pydantic import BaseModel
+from transformers import Qwen2Config
 
 from index.errors import BudgetExceeded, UsageError
+from index.records import EncoderIdentity
+from model.answerer import load_answerer
+from model.checkpoints.vilamp import VilampConfig
+from model.encoders.encoder import load_encoders, pick_device
+from model.language.kv_cache import cache_bytes
+from model.language.transformers_engine import PREFILL_TOKENS, LanguageModel, build_qwen2
+from model.profiles.profile import load_profile
+from model.read_ahead import ReadAhead, chunk_rows
+from model.stage_clock import StageClock
+from model.visual.connector import AnyConnector, Connector, ReleasedConnector
+from model.visual.prompt import count_visual
+from model.visual.tokens import Frames, build_visual
 from pipeline.bench.cost import Cost, Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
 
 if TYPE_CHECKING:
-    import torch
-
     from model.encoders.encoder import Encoders
-    from model.language.transformers_engine import LanguageModel
     from model.profiles.profile import ModelShape, Profile
-    from model.stage_clock import StageClock
-    from model.visual.tokens import Frames, Visual
+    from model.visual.tokens import Visual
 
 __all__ = ["ModelBench", "ModelRow", "Stage", "bench_model"]
 
@@ -97,10 +107,6 @@ class _Bench:
     stored: bool
 
     def row(self, folder: Path, frames: int, repeats: int) -> ModelRow:
-        import torch
-
-        from model.language.kv_cache import cache_bytes
-        from model.visual.prompt import count_visual
 
         shape, language, device = self.shape, self.language, self.language.device
         keyframe = np.zeros(frames, bool)
@@ -159,7 +165,6 @@ class _Bench:
         return row
 
     def _costs(self, counts: Counts, prompt: int) -> dict[str, Cost]:
-        from model.language.transformers_engine import PREFILL_TOKENS
 
         size = self.language.dtype.itemsize
         loaded = 2 * (counts.merged + counts.keyframes) * self.shape.patches * self.shape.patch_dim
@@ -176,11 +181,6 @@ class _Bench:
 
     def _question(self, folder: Path, keyframe: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[dict[str, float], float]:
         """Seconds by stage, and from the first byte to the first token."""
-        import torch
-
-        from model.read_ahead import ReadAhead, chunk_rows
-        from model.stage_clock import StageClock
-        from model.visual.tokens import Frames
 
         language = self.language
         clock = StageClock(language.device)
@@ -221,7 +221,6 @@ class _Bench:
 
     def _norms(self, rows: slice) -> torch.Tensor:
         """In place of what a store would give: any numbers above 0."""
-        import torch
 
         return torch.ones(rows.stop - rows.start, self.shape.patches, 2, device=self.language.device)
 
@@ -244,7 +243,6 @@ class _NoEncoder:
     """Widths without weights: what `build_visual` asks of an encoder."""
 
     def __init__(self, patches: int, dimension: int) -> None:
-        from index.records import EncoderIdentity
 
         self.patches = patches
         self.identity = EncoderIdentity(
@@ -282,8 +280,6 @@ def bench_model(
         UsageError: no frames, a profile without `shape`, or a disk too small for the patches.
         ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
     """
-    from model.encoders.encoder import pick_device
-    from model.profiles.profile import load_profile
 
     chosen = load_profile(profile)
     if not frames or min(frames) < 1:
@@ -326,13 +322,6 @@ def random_model(profile: Profile, device: torch.device) -> tuple[Visual, Langua
 
     On CUDA in the profile's dtype, else in float32.
     """
-    import torch
-    from transformers import Qwen2Config
-
-    from model.checkpoints.vilamp import VilampConfig
-    from model.language.transformers_engine import LanguageModel, build_qwen2
-    from model.visual.connector import AnyConnector, Connector, ReleasedConnector
-    from model.visual.tokens import build_visual
 
     shape = profile.shape
     assert shape is not None
@@ -378,8 +367,6 @@ class _Pair:
 
 
 def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, LanguageModel]:
-    from model.answerer import load_answerer
-    from model.encoders.encoder import load_encoders
 
     answerer = load_answerer(profile, load_encoders(profile, str(device)), str(device))
     return answerer.visual, answerer.language
@@ -413,7 +400,6 @@ def _drop_pages(path: Path) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -421,7 +407,6 @@ def device_name(device: torch.device) -> str:
 
 
 def _peak_memory(device: torch.device) -> int:
-    import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from index.keyframes import select_keyframes
 from index.patches.codec import PatchEncoding, chains, decode_chain, encode_chain
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.answerer import AnswerRequest, load_answerer
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from model.visual.dfm import merge, merge_frames
 from pipeline.bench.load import LoadRow, bench_load, fill, full_size, patch_bytes
+from pipeline.demo.render import questions, render
 
 __all__ = ["EPSILONS", "EncodingRow", "PatchesReport", "bench_patches"]
 
@@ -81,12 +89,6 @@ class _Truth:
     """The fp16 patches of one stream and everything that is compared with them."""
 
     def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, each: int, answers: bool) -> None:
-        import torch
-
-        from model.answerer import load_answerer
-        from model.encoders.encoder import load_encoders
-        from model.profiles.profile import load_profile
-        from pipeline.demo.render import questions
 
         self.settings = load_profile(profile)
         encoders = load_encoders(self.settings)
@@ -114,9 +116,6 @@ class _Truth:
 
     def _merged(self, patches: NDArray[np.float16], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """DFM's weights float32[n, M] and tokens float32[n, D] of every frame that is no keyframe, for one question."""
-        import torch
-
-        from model.visual.dfm import merge, merge_frames
 
         def both(
             patches: torch.Tensor,
@@ -146,7 +145,6 @@ class _Truth:
         return found[:, : patches.shape[1]], found[:, patches.shape[1] :]
 
     def _answers(self, patches: NDArray[np.float16]) -> list[str] | None:
-        from model.answerer import AnswerRequest
 
         if self.answerer is None:
             return None
@@ -264,11 +262,6 @@ def bench_patches(
         full_frames: the same with synthetic patches of the full size.
         work: folder for the stores, on the disk to be measured.
     """
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from pipeline.demo.render import render
 
     with tempfile.TemporaryDirectory(prefix="sightline-bench-", dir=work) as name:
         folder = Path(name)

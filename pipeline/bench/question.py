@@ -11,6 +11,16 @@ from time import perf_counter
 import numpy as np
 from pydantic import BaseModel
 
+from index.records import FrameRecords, Segment
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from model.world.drawing import draw
+from model.world.scenes import make_camera, make_timeline
+from pipeline.demo.render import render
+from pipeline.questions.asker import Asker
+
 __all__ = ["AskReport", "IngestBench", "bench_ask", "bench_ingest"]
 
 _REPEATS = 3
@@ -46,11 +56,6 @@ class AskReport(BaseModel):
 
 def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench:
     """Render one camera, then time its ingest (rendering does not count)."""
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from pipeline.demo.render import render
 
     encoders = load_encoders(load_profile(profile))
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
@@ -69,13 +74,6 @@ def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench
 
 def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -> AskReport:
     """Ask about stores of several sizes, filled with encodings of drawn scenes."""
-    from index.records import FrameRecords, Segment
-    from index.store import Store
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from model.world.drawing import draw
-    from model.world.scenes import make_camera, make_timeline
-    from pipeline.questions.asker import Asker
 
     encoders = load_encoders(load_profile(profile))
     camera, clips = make_camera(11), make_timeline(11, 600)

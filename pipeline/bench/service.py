@@ -33,7 +33,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, SecretStr
 
 from index.errors import ServiceUnavailable, UsageError
-from pipeline.service.client import ServiceClient
+from pipeline.demo.render import camera_name, questions
+from pipeline.questions.asker import Asker
+from pipeline.service.client import ServiceClient, references
+from pipeline.service.schemas import AnswerBody
 
 __all__ = ["LoadReport", "bench_service"]
 
@@ -201,10 +204,6 @@ def _first_line(stream: IO[str]) -> str:
 
 def _tasks(store: str, url: str, token: SecretStr, minutes: float) -> tuple[list[_Task], int]:
     """Questions about every camera, open ones and ones with options, each asked once; and the frames of one."""
-    from pipeline.demo.render import camera_name, questions
-    from pipeline.questions.asker import Asker
-    from pipeline.service.client import references
-    from pipeline.service.schemas import AnswerBody
 
     tasks, frames = [], 0
     with ServiceClient(url, token, deadline_seconds=_DEADLINE_SECONDS) as client:

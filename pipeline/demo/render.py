@@ -12,8 +12,22 @@ from typing import Any
 
 from index.errors import UsageError
 from index.records import rfc3339, to_micros
+from ingest.video_writer import VideoWriter
+from model.world.drawing import draw
 from model.world.questions import Question, make_questions
-from model.world.scenes import COLOURS, EVENTS, KINDS, PLACES, Clip, make_camera, make_timeline, rng_of
+from model.world.scenes import (
+    COLOURS,
+    EVENTS,
+    HEIGHT,
+    KINDS,
+    PLACES,
+    WALK_SECONDS,
+    WIDTH,
+    Clip,
+    make_camera,
+    make_timeline,
+    rng_of,
+)
 
 FPS = 10
 GOP = 20
@@ -88,10 +102,6 @@ def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, A
 
 
 def _render_camera(job: tuple[int, int, float, str]) -> tuple[str, int]:
-    from ingest.video_writer import VideoWriter
-    from model.world.drawing import draw
-    from model.world.scenes import HEIGHT, WALK_SECONDS, WIDTH
-
     seed, number, minutes, out = job
     began = began_at(seed)
     camera = make_camera(stream_seed(seed, number))

@@ -9,12 +9,23 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from index.errors import UsageError
+from index.moments import Hit, merge_moments
 from index.records import from_micros, parse_rfc3339, rfc3339
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
 from pipeline.console import note, progress
+from pipeline.demo.render import render
 from pipeline.demo.report import Reported, StageTime, write_report
+from pipeline.questions.asker import Asker
 
 __all__ = ["DemoAnswer", "DemoResult", "DemoStage", "demo", "pick_questions", "show"]
 
@@ -102,12 +113,6 @@ def demo(
     Raises:
         SightlineError: any step that fails; nothing is glossed over.
     """
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from pipeline.demo.render import render
-    from pipeline.questions.asker import Asker
 
     footage, where = _fresh(out)
     stages = _Stages()
@@ -163,7 +168,6 @@ def demo(
 
 def _ask(asker: Any, question: dict[str, Any]) -> Reported:
     """One question of the truth file, asked of the camera it is about."""
-    import numpy as np
 
     selection = asker.select(question["question"], streams=[question["stream_id"]])
     asked = asker.answer(question["question"], selection, options=question["options"])
@@ -177,7 +181,6 @@ def _ask(asker: Any, question: dict[str, Any]) -> Reported:
 
 
 def _answer(item: Reported) -> DemoAnswer:
-    from index.moments import Hit, merge_moments
 
     hits = [Hit(f.stream_id, parse_rfc3339(f.captured_at), f.score) for f in item.asked.keyframes]
     best = merge_moments(hits, _GAP_SECONDS)[:_MOMENTS]
@@ -204,9 +207,6 @@ def _spans(spans: Sequence[tuple[str, str]]) -> str:
 
 def show(result: DemoResult) -> None:
     """Print answers beside the truth, and what each stage took."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(width=100)
     console.print("Answers beside the truth (times in UTC)", style="bold")

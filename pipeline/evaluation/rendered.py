@@ -18,6 +18,12 @@ from pydantic import BaseModel
 
 from index.keyframes import select_keyframes, select_top_k, select_uniform
 from index.records import to_micros
+from index.store import Store
+from ingest.file_ingest import ingest_sources
+from model.answerer import AnswerRequest, load_answerer
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from model.visual.dfm import merge_mean
 from model.world.questions import QUESTION_KINDS, Question
 from pipeline.demo.render import began_at, camera_name, questions, render
 
@@ -114,7 +120,6 @@ class _Camera:
         self.seconds = (window.captured_at - began) / 1e6
 
     def answer(self, answerer: Any, question: Question, keyframes: NDArray[np.int64], *, others: bool = True) -> str:
-        from model.answerer import AnswerRequest
 
         mask = np.zeros(len(self.window), bool)
         mask[keyframes] = True
@@ -151,12 +156,6 @@ def evaluate(
         each: questions of every kind for each camera, where its timeline has as many.
         more_k: further K for which keyframe hits are counted (answers are given for `k` alone).
     """
-    from index.store import Store
-    from ingest.file_ingest import ingest_sources
-    from model.answerer import load_answerer
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-    from model.visual.dfm import merge_mean
 
     settings = load_profile(profile)
     encoders = load_encoders(settings)

@@ -100,7 +100,7 @@ def test_every_stage_of_every_size_is_measured(name: str, tmp_path: Path, monkey
     dfm = profile.dfm.model_copy(update={"keyframe_tokens": 4})
     small = profile.language_model.model_copy(update={"max_context": 200})
     monkeypatch.setattr(
-        "model.profiles.profile.load_profile",
+        "pipeline.bench.model.load_profile",
         lambda _: profile.model_copy(update={"dfm": dfm, "language_model": small}),
     )
     got = bench_model(name, [1, 40, 500], random_weights=True, device="cpu", repeats=1)
@@ -121,7 +121,7 @@ def test_every_stage_of_every_size_is_measured(name: str, tmp_path: Path, monkey
 
 def test_stored_lengths_leave_the_first_layer_only(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = _tiny("vilamp")
-    monkeypatch.setattr("model.profiles.profile.load_profile", lambda _: profile)
+    monkeypatch.setattr("pipeline.bench.model.load_profile", lambda _: profile)
     computed, stored = (
         bench_model("vilamp", [40], random_weights=True, stored_lengths=flag, device="cpu", repeats=1).rows[0]
         for flag in (False, True)

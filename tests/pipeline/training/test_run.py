@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
 
 from index.errors import TrainingDataInvalid, TrainingFailed, UsageError
 from model.profiles.profile import load_profile
+from model.training.checkpoint import save_model as real_save_model
 from model.training.loop import Schedule
-from model.training.trainable import load_trainable
+from model.training.trainable import SampleLoss, TrainableModel, load_trainable
 from pipeline.training.data import Conversations, load_plan
 from pipeline.training.footage import SampleReader
 from pipeline.training.run import run_training
@@ -126,8 +128,6 @@ def test_the_loss_falls_and_what_was_written_reads_back(world: Path, profile: st
     assert seen == [(i + 1, 12) for i in range(12)]
     losses = [line["loss"] for line in _log(world, "out")]
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
-    from safetensors.torch import load_file
-
     weights = _weights(written)
     trained = load_file(written.parents[1] / "state" / "model.safetensors")
     assert trained.keys() <= weights.keys()
@@ -143,8 +143,6 @@ def test_the_loss_falls_and_what_was_written_reads_back(world: Path, profile: st
 def test_a_checkpoint_that_was_not_finished_is_none(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, save_every=2)
     whole = _train(world, "whole")
-    from model.training.checkpoint import save_model as real
-
     calls = 0
 
     def breaks(*args: Any) -> Path:
@@ -152,7 +150,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(world: Path, profile: str, m
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real_save_model(*args)
 
     monkeypatch.setattr("model.training.loop.save_model", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -233,8 +231,6 @@ def test_bfloat16_changes_little(world: Path, profile: str) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, learning_rates={"language_model": 0.9}, warm_up=0.0)
-    from model.training.trainable import SampleLoss, TrainableModel
-
     real = TrainableModel.forward
     monkeypatch.setattr(
         TrainableModel,
