@@ -28,8 +28,8 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-requirements:  ## Write requirements.txt anew from pyproject.toml
-	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra dev \
+requirements:  ## Write requirements.txt anew from pyproject.toml: all extras but gpu and vllm
+	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra all --extra dev --extra docs \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt pyproject.toml
 
 clean:  ## Remove what the demo and the tests leave behind (not .venv)

@@ -30,12 +30,13 @@
     │   ├── OffsetsExpired      messages were deleted before they were stored
     │   └── MessageTooLarge
     ├── MessageInvalid          a message that can never be stored
+    ├── ExtraMissing            an optional dependency is not installed
     ├── TrainingDataInvalid     a conversation, or a file of them, that cannot be learned from
     └── ModelError
         ├── ProfileInvalid
         ├── WeightsNotFound     no network, no cache, no folder
         ├── WeightsInvalid      a checkpoint whose tensors do not fit
-        ├── EngineMissing       an optional engine is not installed
+        ├── EngineMissing       an optional engine is not installed (also an ExtraMissing)
         ├── BudgetExceeded      more tokens than the language model can hold
         ├── OutOfMemory         one question needed more memory than there was
         ├── TrainingFailed      a loss or gradient is not a number
@@ -62,6 +63,7 @@ __all__ = [
     "DecodeFailed",
     "EmptyWindow",
     "EngineMissing",
+    "ExtraMissing",
     "IdentityMismatch",
     "KafkaProblem",
     "MessageInvalid",
@@ -230,6 +232,10 @@ class TrainingDataInvalid(SightlineError):
     """A conversation, or a file of them, that cannot be learned from; the message names file, line and sample."""
 
 
+class ExtraMissing(SightlineError):
+    """An optional dependency is not installed; the message names the extra that installs it."""
+
+
 class ModelError(SightlineError):
     """A model cannot be loaded or run."""
 
@@ -246,7 +252,7 @@ class WeightsInvalid(ModelError):
     """A checkpoint whose tensors do not fit the model; the message names the tensor."""
 
 
-class EngineMissing(ModelError):
+class EngineMissing(ModelError, ExtraMissing):
     """An engine that a profile names is an extra, and not installed."""
 
 

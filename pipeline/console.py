@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from index.errors import SightlineError, mask_url
+from index.extras import missing_extra
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,6 +56,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_extra(error) or error
     if isinstance(error, SightlineError):
         message, code = str(error), error.exit_code
     elif isinstance(error, KeyboardInterrupt):

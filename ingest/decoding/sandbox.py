@@ -81,7 +81,7 @@ class Decoding:
         try:
             self._pixels = np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ingest.decoding.worker", json.dumps(order), str(descriptor)],
+                [sys.executable, "-P", "-m", "ingest.decoding.worker", json.dumps(order), str(descriptor)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

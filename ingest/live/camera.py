@@ -196,7 +196,7 @@ class CameraThread:
         environment = {name: value for name, value in os.environ.items() if name in keep}
         environment["PYTHONPATH"] = os.pathsep.join([root, *[path for path in sys.path if path]])
         process = subprocess.Popen(
-            [sys.executable, "-m", "ingest.live.camera_process"],
+            [sys.executable, "-P", "-m", "ingest.live.camera_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

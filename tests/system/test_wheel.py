@@ -45,7 +45,7 @@ def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages / "dependencies.pth").write_text(installed + "\n")
     script = folder / "env" / "bin" / "sightline"
     guarded = "if __name__ == '__main__':\n    run()\n"  # as installers write it; spawned workers import it
-    script.write_text(f"#!{folder}/env/bin/python\nfrom pipeline.cli.main import run\n{guarded}")
+    script.write_text(f"#!{folder}/env/bin/python\nfrom sightline.__main__ import run\n{guarded}")
     script.chmod(0o755)
     return script
 
@@ -62,9 +62,9 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "sightline = pipeline.cli.main:run" in archive.read(entry).decode()
+        assert "sightline = sightline.__main__:run" in archive.read(entry).decode()
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
-    assert tops == {"index", "ingest", "model", "pipeline"}
+    assert tops == {"index", "ingest", "model", "pipeline", "sightline"}
     for package in tops:
         assert f"{package}/py.typed" in names
         there = {f"{package}/{path.name}" for path in (ROOT / package).glob("*.py")}
@@ -90,7 +90,7 @@ def test_the_weights_of_micro_are_in_the_wheel(wheel: Path) -> None:
 
 def test_it_works_outside_the_tree(outside: Path, profile: str) -> None:
     where = subprocess.run(
-        [outside.parent / "python", "-c", "import index, ingest, model, pipeline; print(pipeline.__file__)"],
+        [outside.parent / "python", "-c", "import sightline, pipeline; print(pipeline.__file__)"],
         cwd=outside.parents[2],
         capture_output=True,
         text=True,
