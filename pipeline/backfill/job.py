@@ -1,11 +1,11 @@
-"""`sightline backfill`: an archive indexed by a Beam pipeline, on whatever engine runs it.
+"""The Beam pipeline behind `sightline backfill`, which indexes an archive on any engine that runs Beam.
 
     entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ whole files: Parquet, a commit a group
                                                                                └─▶ pieces: staged, then stored in order
     results of every file ─▶ JSON Lines, from which the report is made
 
-Exactly once comes from the store: the chunks of a commit are its transactions, so a bundle that is done
-twice, and a whole second run, change nothing. What the workers do stands in `pipeline.backfill.work`.
+Every frame is stored exactly once: the chunks of a commit are the store's transactions, so a repeated bundle and a
+repeated run change nothing. `pipeline.backfill.work` does the work; this module knows Beam and no footage.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
+from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
 from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import BackfillReport, FileResult, summary
 from pipeline.backfill.staging import get, put, remove
-from pipeline.backfill.work import ChunkRange, Indexer, Probed, Staged, WorkerSettings, commit_group, plan, probe
+from pipeline.backfill.work import Indexer, commit_group, plan, probe
 
 if TYPE_CHECKING:
     from model.encoders.encoder import Encoders
@@ -51,14 +52,14 @@ _RESULT_SHARDS = 16
 
 
 class _Models:
-    """Encoders and store of one worker process; a class, so that Beam can hold a weak reference to it."""
+    """Encoders and store of one worker process. A class, because Beam holds a weak reference to it."""
 
-    def __init__(self, job: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
 
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        self.encoders: Encoders = load_encoders(load_profile(job.profile), job.device)
-        self.store = Store.open(job.store, encoders=self.encoders.pair)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.encoders: Encoders = load_encoders(load_profile(settings.profile), settings.device)
+        self.store = Store.open(settings.store, encoders=self.encoders.pair)
 
 
 def _count(name: str, value: int = 1) -> None:
@@ -66,52 +67,52 @@ def _count(name: str, value: int = 1) -> None:
 
 
 class _Probe(beam.DoFn):  # type: ignore[misc]
-    """(row, entry) → `Probed`, or the result of a file for which nothing is to be done."""
+    """(row, entry) → `ProbedFile`, or the result of a file that needs no work."""
 
-    def __init__(self, job: WorkerSettings) -> None:
-        self._job = job
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
 
     def setup(self) -> None:
-        self._store = Store.open(self._job.store)
+        self._store = Store.open(self._settings.store)
 
-    def process(self, element: tuple[int, Entry]) -> Iterator[Probed | FileResult]:
-        found = probe(self._job, self._store, *element)
+    def process(self, element: tuple[int, Entry]) -> Iterator[ProbedFile | FileResult]:
+        found = probe(self._settings, self._store, *element)
         _count("files_probed")
         if isinstance(found, FileResult):
-            _tally(found)
+            _count_result(found)
         yield found
 
 
 class _Plan(beam.DoFn):  # type: ignore[misc]
     """(stream, its files) → pieces."""
 
-    def __init__(self, job: WorkerSettings) -> None:
-        self._job = job
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
 
-    def process(self, element: tuple[str, Iterable[Probed]]) -> Iterator[ChunkRange]:
-        for piece in plan(self._job, element[1]):
+    def process(self, element: tuple[str, Iterable[ProbedFile]]) -> Iterator[ChunkRange]:
+        for piece in plan(self._settings, element[1]):
             _count("pieces")
             yield piece
 
 
 class _WithModels(beam.DoFn):  # type: ignore[misc]
-    """A step that embeds; the models are loaded once a worker process and shared by its threads."""
+    """A step that needs the models, which are loaded once per worker process and shared by its threads."""
 
-    def __init__(self, job: WorkerSettings, shared: Shared) -> None:
-        self._job, self._shared = job, shared
+    def __init__(self, settings: WorkerSettings, shared: Shared) -> None:
+        self._settings, self._shared = settings, shared
 
     def setup(self) -> None:
-        self._models: _Models = self._shared.acquire(lambda: _Models(self._job))
+        self._models: _Models = self._shared.acquire(lambda: _Models(self._settings))
 
 
 class _Index(_WithModels):
     """Pieces → results of whole files, and staged pieces of others. Batches are filled across a bundle's pieces."""
 
     def start_bundle(self) -> None:
-        self._indexer = Indexer(self._job, self._models.store, self._models.encoders)
+        self._indexer = Indexer(self._settings, self._models.store, self._models.encoders)
 
-    def process(self, piece: ChunkRange) -> Iterator[FileResult | Staged]:
-        for done in self._indexer.take(piece):
+    def process(self, piece: ChunkRange) -> Iterator[FileResult | StagedRange]:
+        for done in self._indexer.add(piece):
             yield _counted(done)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -122,14 +123,14 @@ class _Index(_WithModels):
 class _Commit(_WithModels):
     """(group, its staged pieces) → results."""
 
-    def process(self, element: tuple[str, Iterable[Staged]]) -> Iterator[FileResult]:
-        for result in commit_group(self._job, self._models.store, self._models.encoders, element[1]):
-            _tally(result)
+    def process(self, element: tuple[str, Iterable[StagedRange]]) -> Iterator[FileResult]:
+        for result in commit_group(self._settings, self._models.store, self._models.encoders, element[1]):
+            _count_result(result)
             yield result
 
 
 class _Write(beam.DoFn):  # type: ignore[misc]
-    """(shard, results) → one JSON Lines file; done twice, it is the same file."""
+    """(shard, results) → one JSON Lines file. Repeated work writes the same file."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -139,7 +140,7 @@ class _Write(beam.DoFn):  # type: ignore[misc]
         put(f"{self._folder}/results-{element[0]}.jsonl", "\n".join(lines).encode())
 
 
-def _tally(result: FileResult) -> None:
+def _count_result(result: FileResult) -> None:
     _count(f"files_{result.state}")
     _count("frames", result.frames if result.state == "stored" else 0)
     _count("footage_seconds", round(result.seconds) if result.state == "stored" else 0)
@@ -148,9 +149,9 @@ def _tally(result: FileResult) -> None:
         _count(f"errors_{result.kind}")
 
 
-def _counted(done: FileResult | Staged) -> FileResult | Staged:
+def _counted(done: FileResult | StagedRange) -> FileResult | StagedRange:
     if isinstance(done, FileResult):
-        _tally(done)
+        _count_result(done)
     else:
         _count("pieces_staged")
     return done
@@ -164,18 +165,18 @@ def _is_not_result(value: object) -> bool:
     return not isinstance(value, FileResult)
 
 
-def _read_entries(place: str) -> list[tuple[int, Entry]]:
-    data = get(place)
+def _read_entries(url: str) -> list[tuple[int, Entry]]:
+    data = get(url)
     if data is None:
-        raise UsageError(f"{place}: not to be seen from this worker; give a --staging that all workers share")
+        raise UsageError(f"{url}: not visible from this worker; set --staging to a folder that all workers share")
     return [(number, Entry.model_validate(row)) for number, row in json.loads(data)]
 
 
-def _stream_of(file: Probed) -> tuple[str, Probed]:
+def _stream_of(file: ProbedFile) -> tuple[str, ProbedFile]:
     return file.footage.stream_id, file
 
 
-def _group_of(staged: Staged) -> tuple[str, Staged]:
+def _group_of(staged: StagedRange) -> tuple[str, StagedRange]:
     return staged.piece.group, staged
 
 
@@ -183,31 +184,31 @@ def _shard_of(result: FileResult) -> tuple[int, FileResult]:
     return hashlib.sha256(result.uri.encode()).digest()[0] % _RESULT_SHARDS, result
 
 
-def build(pipeline: beam.Pipeline, job: WorkerSettings, shards: Sequence[str], folder: str) -> None:
-    """Put the whole pipeline together; `shards` name files of entries, results go to `folder`."""
+def build(pipeline: beam.Pipeline, settings: WorkerSettings, shards: Sequence[str], folder: str) -> None:
+    """Assemble the pipeline: it reads entries from the files `shards` and writes results to `folder`."""
     shared = Shared()
     probed = (
         pipeline
         | "Shards" >> beam.Create(list(shards))
         | "Read entries" >> beam.FlatMap(_read_entries)
         | "Spread files" >> beam.Reshuffle()
-        | "Probe" >> beam.ParDo(_Probe(job))
+        | "Probe" >> beam.ParDo(_Probe(settings))
     )
     indexed = (
         probed
         | "To do" >> beam.Filter(_is_not_result)
         | "By stream" >> beam.Map(_stream_of)
         | "Streams" >> beam.GroupByKey()
-        | "Plan" >> beam.ParDo(_Plan(job))
+        | "Plan" >> beam.ParDo(_Plan(settings))
         | "Spread pieces" >> beam.Reshuffle()
-        | "Index" >> beam.ParDo(_Index(job, shared))
+        | "Index" >> beam.ParDo(_Index(settings, shared))
     )
     committed = (
         indexed
         | "Staged" >> beam.Filter(_is_not_result)
         | "By group" >> beam.Map(_group_of)
         | "Groups" >> beam.GroupByKey()
-        | "Commit" >> beam.ParDo(_Commit(job, shared))
+        | "Commit" >> beam.ParDo(_Commit(settings, shared))
     )
     finished = [
         probed | "Not to do" >> beam.Filter(_is_result),
@@ -239,22 +240,27 @@ def backfill(
     max_lost: float = 0.05,
     dead_letters: str | None = None,
 ) -> BackfillReport:
-    """Index every entry; a second call with the same entries changes nothing.
+    """Index every entry. A second call with the same entries changes nothing.
 
     Args:
-        store: URL of the store; made when it is not there.
-        runner: one of `RUNNERS`. options: Beam's options, as on its command line.
-        segment_seconds: footage of one commit, as `ingest_sources` takes it.
-        piece_seconds: longer files are cut into pieces of this length, which are worked on at once.
+        entries: the files, at most once each.
+        store: URL of the store, which is created if it does not exist.
+        profile: name of the profile, or the path of its TOML file.
+        device: `cpu`, `cuda`, or None to choose.
+        runner: one of `RUNNERS`.
+        options: Beam's options, as on its command line.
+        segment_seconds: footage of one chunk, as in `ingest_sources`.
+        piece_seconds: longer files are cut into pieces of this length, which are decoded in parallel.
         staging: URL of a folder that all workers see; `<store>/staging` by default.
-        threads: CPU threads of the models in each worker process; the library's choice when None.
-        max_lost: the job fails when a greater part of the files gives nothing, in [0, 1].
+        limits: limits of the decoder's process; the defaults if None.
+        threads: CPU threads of the models in each worker process; the library's choice if None.
+        max_lost: largest share of files that may yield nothing before the job fails, in [0, 1].
         dead_letters: a JSON Lines file for the files with a problem; `<store>/dead-letters.jsonl` by default.
 
     Raises:
-        UsageError: a parameter that cannot be right.
-        BackfillFailed: the engine gave up, or too many files were lost; what was stored stays.
-        StoreError, ModelError: as opening the store or loading the models raises them.
+        UsageError: a parameter is out of range.
+        BackfillFailed: the engine failed, or too many files were lost; what was stored stays.
+        StoreError, ModelError: the store or the models cannot be opened.
     """
     if runner not in RUNNERS:
         raise UsageError(f"--runner {runner} is unknown; use one of {', '.join(RUNNERS)}")
@@ -267,12 +273,14 @@ def backfill(
     store = _absolute(store)
     staging = _absolute(staging or f"{store}/staging")
     pieces = piece_seconds // segment_seconds
-    job = WorkerSettings(store, staging, profile, device, segment_seconds, pieces, limits or DecodeLimits(), threads)
-    _make_store(job)
+    settings = WorkerSettings(
+        store, staging, profile, device, segment_seconds, pieces, limits or DecodeLimits(), threads
+    )
+    _make_store(settings)
     before = {segment.source for segment in Store.open(store).segments() if segment.final}
     began, folder = perf_counter(), f"{staging}/run-{uuid.uuid4().hex}"
     try:
-        counters = _run(job, entries, folder, runner, options)
+        counters = _run(settings, entries, folder, runner, options)
         report = summary(_results(folder), runner=runner, store=store, before=before)
         problems = [r for r in _results(folder) if r.problem]
     finally:
@@ -286,10 +294,10 @@ def backfill(
         report.dead_letters = dead_letters or f"{store}/dead-letters.jsonl"
         put(report.dead_letters, "".join(r.model_dump_json() + "\n" for r in problems).encode())
     if report.files != len(entries):
-        raise BackfillFailed(f"{report.files} of {len(entries)} files came back; run the same backfill again")
+        raise BackfillFailed(f"{report.files} of {len(entries)} files have a result; run the same backfill again")
     if report.lost_ratio > max_lost:
         raise BackfillFailed(
-            f"{report.lost} of {report.files} files gave nothing, more than --max-lost {max_lost:g}; the reasons stand in "
+            f"{report.lost} of {report.files} files gave nothing, more than --max-lost {max_lost:g}; the reasons are in "
             f"{report.dead_letters}, everything else is stored"
         )
     return report
@@ -299,13 +307,13 @@ def _absolute(url: str) -> str:
     return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
 
 
-def _make_store(job: WorkerSettings) -> None:
+def _make_store(settings: WorkerSettings) -> None:
 
-    Store.open_or_create(job.store, load_encoders(load_profile(job.profile), job.device).pair)
+    Store.open_or_create(settings.store, load_encoders(load_profile(settings.profile), settings.device).pair)
 
 
 def _run(
-    job: WorkerSettings, entries: Sequence[Entry], folder: str, runner: str, options: Sequence[str]
+    settings: WorkerSettings, entries: Sequence[Entry], folder: str, runner: str, options: Sequence[str]
 ) -> dict[str, int]:
     rows = list(enumerate(entries))
     shards = []
@@ -313,20 +321,20 @@ def _run(
         shards.append(f"{folder}/entries-{first}.json")
         some = [(number, entry.model_dump(mode="json")) for number, entry in rows[first : first + _ENTRIES_A_SHARD]]
         put(shards[-1], json.dumps(some).encode())
-    # Beam would ask pip what is installed here, and complain where there is no pip.
+    # Without this, Beam runs pip to list the installed packages, and warns where there is no pip.
     quiet = "--experiments=disable_logging_submission_environment"
     flags = [f"--runner={_RUNNER.get(runner, runner)}", quiet, *options]
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
-        build(pipeline, job, shards, folder)
+        build(pipeline, settings, shards, folder)
         result = pipeline.run()
         state = result.wait_until_finish()
-    except Exception as error:  # every runner has its own
+    except Exception as error:  # every runner raises exceptions of its own
         raise BackfillFailed(
-            f"the job broke off ({type(error).__name__}: {_first_line(error)}); running the same backfill again goes on"
+            f"the job failed ({type(error).__name__}: {_first_line(error)}); run the same backfill again to continue"
         ) from error
     if state not in ("DONE", None):
-        raise BackfillFailed(f"the job ended as {state}; running the same backfill again goes on")
+        raise BackfillFailed(f"the job ended as {state}; run the same backfill again to continue")
     return _counters(result)
 
 

@@ -1,18 +1,18 @@
-"""Where pieces of a backfill wait for their turn to be committed: a Parquet file a chunk, and a marker a finished piece.
+"""Staging area of a backfill: pieces that wait until their group can be committed.
 
-    <url>/<digest of stream and source>/<digest of encoders>-<chunk seconds>/<chunk>.parquet   and   <first>-<end>.json
+    <url>/<digest of stream and source>/<digest of encoders>-<chunk seconds>/<chunk>.parquet   one file a chunk
+    <url>/<digest of stream and source>/<digest of encoders>-<chunk seconds>/<first>-<end>.json   one marker a piece
 
-Everything is written under another name and renamed, or put as one object, so what is there is whole; doing a piece
-twice writes the same files twice. A run that was stopped leaves its finished pieces to the next one.
+The marker is written last. Each file appears whole: it is renamed into place on a local disk, and put as one object in an
+object store. A piece that is done twice writes the same files twice, and a run continues with the pieces that an earlier
+run finished. This module does not know Beam or the decoder.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import uuid
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -21,31 +21,25 @@ import pyarrow.parquet as pq
 
 from index.columns import digest, matrix
 from index.errors import StoreCorrupt, mask_url
+from index.files import write_atomically
 from index.records import EncoderPair, FrameRecords, Segment
 from ingest.chunks import SourceFootage
+from pipeline.backfill.elements import StagedRange
 
-if TYPE_CHECKING:
-    from pipeline.backfill.work import Staged
-
-__all__ = ["Staging", "put", "remove"]
+__all__ = ["Staging", "get", "put", "remove"]
 
 
 def put(url: str, data: bytes | memoryview) -> None:
-    """Write one file whole or not at all."""
+    """Write a file, all or nothing; missing local folders are created."""
     if "://" in url:
         with fsspec.open(url, "wb") as file:
             file.write(data)
-        return
-    path = Path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    else:
+        write_atomically(url, lambda file: file.write(data), parents=True)
 
 
 def get(url: str) -> bytes | None:
-    """The bytes of a file, or None when there is none."""
-
+    """Return the content of a file, or None if there is no such file."""
     try:
         with fsspec.open(url, "rb") as file:
             return bytes(file.read())
@@ -54,18 +48,17 @@ def get(url: str) -> bytes | None:
 
 
 def remove(url: str) -> None:
-    """Remove a folder and all in it, if it is there."""
+    """Remove a folder with its content, if it exists."""
     if "://" not in url:
         shutil.rmtree(url, ignore_errors=True)
         return
-
     system, path = fsspec.core.url_to_fs(url)
     if system.exists(path):
         system.rm(path, recursive=True)
 
 
 class Staging:
-    """The staging area at `url` for vectors of `encoders`."""
+    """The staging area at `url`, for vectors of `encoders`."""
 
     def __init__(self, url: str, encoders: EncoderPair) -> None:
         self._url, self._encoders = url, encoders
@@ -77,36 +70,40 @@ class Staging:
         return f"{self._source(footage)}/{digest(self._encoders.model_dump_json())}-{seconds}"
 
     def write(self, footage: SourceFootage, segment: Segment, frames: FrameRecords, seconds: int) -> str:
-        """Stage one chunk; where it lies."""
+        """Write the frames of one chunk and return the URL of the file."""
         n, m, d = frames.patches.shape
         columns = {
             "captured_at": pa.array(frames.captured_at),
             "pts_seconds": pa.array(frames.pts_seconds),
-            "frame_vector": _rows(frames.frame_vectors),
-            "patch_pooled": _rows(frames.patch_pooled),
+            "frame_vector": _vector_column(frames.frame_vectors),
+            "patch_pooled": _vector_column(frames.patch_pooled),
             "patches": pa.array([row.tobytes() for row in np.ascontiguousarray(frames.patches, "<f2")], pa.binary()),
             "picture": pa.array(frames.pictures, pa.binary()),
         }
         table = pa.table(columns).replace_schema_metadata({"shape": json.dumps([n, m, d])})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="NONE", use_dictionary=False, write_statistics=False)
-        place = f"{self._folder(footage, seconds)}/{segment.chunk:06d}.parquet"
-        put(place, memoryview(sink.getvalue()))
-        return place
+        url = f"{self._folder(footage, seconds)}/{segment.chunk:06d}.parquet"
+        put(url, memoryview(sink.getvalue()))
+        return url
 
-    def read(self, place: str, footage: SourceFootage) -> FrameRecords:
-        """A staged chunk. Raises StoreCorrupt when it is gone or damaged."""
-        data = get(place)
+    def read(self, url: str, footage: SourceFootage) -> FrameRecords:
+        """Read a staged chunk.
+
+        Raises:
+            StoreCorrupt: the file is missing or damaged.
+        """
+        data = get(url)
         if data is None:
             raise StoreCorrupt(
-                f"{mask_url(place)}: staged frames of {footage.name} are gone; run the same backfill again"
+                f"{mask_url(url)}: the staged frames of {footage.name} are missing; run the same backfill again"
             )
         try:
             table = pq.read_table(pa.BufferReader(data))
             n, m, d = json.loads(table.schema.metadata[b"shape"])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise StoreCorrupt(
-                f"{mask_url(place)}: staged frames of {footage.name} do not read back ({error}); remove it and run again"
+                f"{mask_url(url)}: the staged frames of {footage.name} are damaged ({error}); remove the file and run the same backfill again"
             ) from None
         patches = np.frombuffer(b"".join(table["patches"].to_pylist()), "<f2").reshape(n, m, d)
         return FrameRecords(
@@ -123,26 +120,27 @@ class Staging:
     def _marker(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> str:
         return f"{self._folder(footage, seconds)}/{first}-{'end' if end is None else end}.json"
 
-    def finish(self, footage: SourceFootage, first: int, end: int | None, seconds: int, staged: Staged) -> None:
-        """Say that a piece is whole, unless something went wrong with it: that is worth another try."""
+    def finish(self, footage: SourceFootage, first: int, end: int | None, seconds: int, staged: StagedRange) -> None:
+        """Write the marker of a finished piece. A piece with a problem gets none, so that the next run tries it again."""
         if staged.problem is None and staged.kind is None:
             held = {"mode": staged.mode, "chunks": staged.chunks}
             put(self._marker(footage, first, end, seconds), json.dumps(held).encode())
 
-    def piece(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> dict[str, Any] | None:
-        """`mode` and `chunks` of a piece that an earlier run finished, or None."""
+    def finished(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> dict[str, Any] | None:
+        """Return `mode` and `chunks` of a piece that an earlier run finished, or None."""
         data = get(self._marker(footage, first, end, seconds))
         if data is None:
             return None
         held = json.loads(data)
-        return {"mode": held["mode"], "chunks": tuple((int(chunk), str(place)) for chunk, place in held["chunks"])}
+        return {"mode": held["mode"], "chunks": tuple((int(chunk), str(url)) for chunk, url in held["chunks"])}
 
     def drop(self, footage: SourceFootage) -> None:
-        """Remove all that is staged of a source."""
+        """Remove everything that is staged of a source."""
         remove(self._source(footage))
 
 
-def _rows(values: np.ndarray[Any, np.dtype[np.float32]]) -> pa.Array:
+def _vector_column(values: np.ndarray[Any, np.dtype[np.float32]]) -> pa.Array:
+    """float32[N, D] as an Arrow column of lists."""
     width = values.shape[1]
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, width).cast(pa.list_(pa.float32()))

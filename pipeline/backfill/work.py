@@ -1,10 +1,10 @@
-"""What a backfill's workers do with a file: look at it, decode and embed pieces of it, commit it. Knows nothing of Beam.
+"""Work of a backfill's workers: probe a file, decode and embed pieces of it, commit it. Knows nothing of Beam.
 
-The rows of a file that shares no time with another of its stream and fits one piece become Parquet files as they are
-embedded, and are committed with those of other files, many chunks at once (`index.commits.bulk`). All others go through
-staging: pieces are embedded anywhere, at once, into Parquet files beside the store, and one worker stores them in order
-when all are there, because the store takes the chunks of a source in order and the frames of a moment from the file
-that is named first.
+There are two ways into the store. A file that shares no time with another file of its stream and fits one piece becomes
+Parquet files while it is embedded; they are committed together with those of other files (`index.commits.bulk`). All
+other files go through staging: their pieces are embedded anywhere and at the same time, and when all are staged, one
+worker commits them in order. The order matters because the store takes the chunks of a source in ascending order, and
+keeps the frame of a moment from the file that the manifest names first.
 """
 
 from __future__ import annotations
@@ -19,87 +19,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.commits import bulk as parts
+from index.commits import bulk
 from index.errors import SourceError, mask_url
 from index.records import FrameRecords, Segment, to_micros
 from index.store import Store
 from ingest.chunks import BATCH, Batches, ChunkWriter, SourceFootage, first_missing, identify, problem_of, stored_chunks
-from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import embed, picture
 from ingest.sources.files import fetched
 from model.encoders.encoder import Encoders
+from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
 from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import FileResult
 from pipeline.backfill.staging import Staging
 
-_COMMIT_CHUNKS = 64  # the most in one commit, which a worker that dies writes again
+__all__ = ["Indexer", "commit_group", "plan", "probe"]
 
-__all__ = ["ChunkRange", "Indexer", "Probed", "Staged", "WorkerSettings", "commit_group", "plan", "probe"]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker of a run must know. `piece_chunks`: the most chunks of one piece of work."""
-
-    store: str
-    staging: str
-    profile: str
-    device: str | None
-    segment_seconds: int
-    piece_chunks: int
-    limits: DecodeLimits
-    threads: int | None = None
+_COMMIT_CHUNKS = 64  # the most in one commit; if a worker dies, this many are written again
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """A file that opens: `order` is its row in the manifest, `first` the first chunk the store lacks."""
-
-    order: int
-    uri: str
-    start: int | None
-    footage: SourceFootage
-    mode: str
-    duration: float | None
-    size: int
-    first: int
+# ---- probing -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRange:
-    """Chunks [first, end) of a file, to the file's end when `end` is None; one of `pieces` in its `group`.
-
-    Files of one group are committed by one worker, in the manifest's order. An `alone` piece is a group of its own.
-    """
-
-    file: Probed
-    first: int
-    end: int | None
-    group: str
-    pieces: int
-    alone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A piece whose frames lie in staging, as (chunk, place)."""
-
-    piece: ChunkRange
-    mode: str
-    chunks: tuple[tuple[int, str], ...]
-    kind: str | None = None
-    problem: str | None = None
-
-
-# ---- looking -----------------------------------------------------------------------------------------------------
-
-
-def probe(job: WorkerSettings, store: Store, order: int, entry: Entry) -> Probed | FileResult:
-    """Open a file; a result when there is nothing to do: it is stored, or it does not open."""
+def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> ProbedFile | FileResult:
+    """Open a file. Returns its result if nothing is left to do, because it is stored already or does not open."""
     name = mask_url(entry.uri)
     try:
-        with fetched(entry.uri) as path, Decoding(path, limits=job.limits) as decoding:
+        with fetched(entry.uri) as path, Decoding(path, limits=settings.limits) as decoding:
             size = path.stat().st_size
             info = decoding.info()
             footage = identify(path, name, entry.stream, entry.start, info)
@@ -109,28 +55,28 @@ def probe(job: WorkerSettings, store: Store, order: int, entry: Entry) -> Probed
     if any(s.final for s in stored.values()):
         return _result(footage, stored.values(), size, state="skipped")
     start = None if entry.start is None else to_micros(entry.start)
-    return Probed(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing(stored))
+    return ProbedFile(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing(stored))
 
 
-def plan(job: WorkerSettings, stream: Iterable[Probed]) -> Iterator[ChunkRange]:
-    """The pieces of one stream's files; files that share time are one group."""
-    group: list[Probed] = []
+def plan(settings: WorkerSettings, stream: Iterable[ProbedFile]) -> Iterator[ChunkRange]:
+    """Cut the files of one stream into pieces; files that overlap in time form one group."""
+    group: list[ProbedFile] = []
     until = -math.inf
     for file in sorted(stream, key=lambda f: (f.footage.began, f.order)):
         if group and file.footage.began >= until:
-            yield from _pieces(job, group)
+            yield from _pieces(settings, group)
             group, until = [], -math.inf
         group.append(file)
         until = max(until, file.footage.began + (file.duration or math.inf) * 1e6)
     if group:
-        yield from _pieces(job, group)
+        yield from _pieces(settings, group)
 
 
-def _pieces(job: WorkerSettings, group: list[Probed]) -> Iterator[ChunkRange]:
-    cuts: list[tuple[Probed, int, int | None]] = []
+def _pieces(settings: WorkerSettings, group: list[ProbedFile]) -> Iterator[ChunkRange]:
+    cuts: list[tuple[ProbedFile, int, int | None]] = []
     for file in sorted(group, key=lambda f: f.order):
-        chunks = math.ceil(file.duration / job.segment_seconds) if file.duration else 0
-        starts = list(range(file.first, chunks, job.piece_chunks)) or [file.first]
+        chunks = math.ceil(file.duration / settings.segment_seconds) if file.duration else 0
+        starts = list(range(file.first, chunks, settings.piece_chunks)) or [file.first]
         ends: list[int | None] = [*starts[1:], None]
         cuts += [(file, first, end) for first, end in zip(starts, ends, strict=True)]
     name = f"{group[0].footage.source}-{len(cuts)}"
@@ -142,23 +88,25 @@ def _pieces(job: WorkerSettings, group: list[Probed]) -> Iterator[ChunkRange]:
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A piece at work; `pending` frames are decoded and not embedded yet."""
+class _OpenPiece:
+    """A piece that is decoded and not embedded completely yet."""
 
     piece: ChunkRange
     writer: ChunkWriter
     info: Any
     resumed: bool
     chunks: list[tuple[int, str]] = field(default_factory=list)
-    pending: int = 0
+    pending: int = 0  # frames decoded and not embedded
     ended: bool = False
     kind: str | None = None
     problem: str | None = None
 
 
 @dataclass(slots=True)
-class _Waiting:
-    draft: _Draft
+class _PendingFrame:
+    """A decoded frame that waits for its batch."""
+
+    opened: _OpenPiece
     chunk: int
     captured_at: int
     pts: float
@@ -168,95 +116,95 @@ class _Waiting:
 class Indexer:
     """Decodes pieces one after the other and fills the encoders' batches across them.
 
-    `take` and `flush` yield what became of the pieces that are finished: a `FileResult` where the piece was a whole
-    file, once it is committed, a `Staged` where it was not.
+    `add` and `flush` yield one value for each finished piece: a `FileResult` for a piece that is alone in its group, once
+    it is committed, and a `StagedRange` for any other.
     """
 
-    def __init__(self, job: WorkerSettings, store: Store, encoders: Encoders) -> None:
-        self._job, self._store, self._encoders = job, store, encoders
-        self._staging = Staging(job.staging, store.encoders)
-        self._waiting: list[_Waiting] = []
-        self._drafts: list[_Draft] = []
-        self._group = _Group(store)
-        self._written: list[tuple[Probed, str | None]] = []
+    def __init__(self, settings: WorkerSettings, store: Store, encoders: Encoders) -> None:
+        self._settings, self._store, self._encoders = settings, store, encoders
+        self._staging = Staging(settings.staging, store.encoders)
+        self._frames: list[_PendingFrame] = []
+        self._open: list[_OpenPiece] = []
+        self._buffer = _CommitBuffer(store)
+        self._written: list[tuple[ProbedFile, str | None]] = []
 
-    def take(self, piece: ChunkRange) -> Iterator[FileResult | Staged]:
-        """Decode a piece; its last frames may wait for others to fill a batch."""
-        file, seconds = piece.file, self._job.segment_seconds
+    def add(self, piece: ChunkRange) -> Iterator[FileResult | StagedRange]:
+        """Decode a piece. Its last frames may wait until frames of other pieces fill their batch."""
+        file, seconds = piece.file, self._settings.segment_seconds
         stored = stored_chunks(self._store, file.footage)
-        if any(s.final for s in stored.values()):  # by an earlier try at this very piece, or by another file's copy
+        if any(s.final for s in stored.values()):  # an earlier attempt at this piece, or a copy of the file, stored it
             if piece.alone:
                 yield _result(file.footage, stored.values(), file.size)
             else:
-                yield Staged(piece, file.mode, ())
+                yield StagedRange(piece, file.mode, ())
             return
         first = first_missing(stored) if piece.alone else piece.first
-        if not piece.alone and (held := self._staging.piece(file.footage, piece.first, piece.end, seconds)):
-            yield Staged(piece, **held)
+        if not piece.alone and (held := self._staging.finished(file.footage, piece.first, piece.end, seconds)):
+            yield StagedRange(piece, **held)
             return
         try:
-            with fetched(file.uri) as path, Decoding(path, limits=self._job.limits) as decoding:
+            with fetched(file.uri) as path, Decoding(path, limits=self._settings.limits) as decoding:
                 info = decoding.info()
                 decoding.after = first * seconds
                 decoding.until = None if piece.end is None else float(piece.end * seconds)
-                draft = self._draft(piece, info, first, resumed=bool(stored))
+                opened = self._open_piece(piece, info, first, resumed=bool(stored))
                 for item in Batches(decoding, file.footage.began, info.first, seconds):
                     if isinstance(item, SourceError):
-                        draft.problem = problem_of(item, path, file.footage.name)
-                        draft.kind = type(item).__name__ if draft.problem or draft.writer.empty else None
-                        draft.problem = draft.problem or (str(item) if draft.kind else None)
+                        opened.problem = problem_of(item, path, file.footage.name)
+                        opened.kind = type(item).__name__ if opened.problem or opened.writer.empty else None
+                        opened.problem = opened.problem or (str(item) if opened.kind else None)
                         break
-                    self._wait(draft, *item)
-        except SourceError as error:  # it opened when it was probed and does not now
-            draft = self._draft(piece, SimpleNamespace(mode=file.mode), first, resumed=bool(stored))
-            draft.kind, draft.problem = type(error).__name__, str(error)
-        draft.ended = True
+                    self._enqueue(opened, *item)
+        except SourceError as error:  # it opened when it was probed, and no longer does
+            opened = self._open_piece(piece, SimpleNamespace(mode=file.mode), first, resumed=bool(stored))
+            opened.kind, opened.problem = type(error).__name__, str(error)
+        opened.ended = True
         yield from self._finished()
 
-    def flush(self) -> Iterator[FileResult | Staged]:
-        """Embed what waits and finish every piece."""
-        if self._waiting:
-            self._embed(len(self._waiting))
+    def flush(self) -> Iterator[FileResult | StagedRange]:
+        """Embed the waiting frames and finish every piece."""
+        if self._frames:
+            self._embed(len(self._frames))
         yield from self._finished()
         yield from self._committed()
 
-    def _draft(self, piece: ChunkRange, info: Any, first: int, *, resumed: bool) -> _Draft:
-        footage, draft = piece.file.footage, None
+    def _open_piece(self, piece: ChunkRange, info: Any, first: int, *, resumed: bool) -> _OpenPiece:
+        footage, opened = piece.file.footage, None
 
         def stage(segment: Segment, frames: FrameRecords | None) -> bool:
-            assert draft is not None  # for the type checker: nothing is appended before it is made
+            assert opened is not None  # for the type checker: it is assigned before anything is appended
             if frames is not None:
-                draft.chunks.append(
-                    (segment.chunk, self._staging.write(footage, segment, frames, self._job.segment_seconds))
+                opened.chunks.append(
+                    (segment.chunk, self._staging.write(footage, segment, frames, self._settings.segment_seconds))
                 )
             return True
 
-        append = self._group.append if piece.alone else stage
-        writer = ChunkWriter(append, footage, info, segment_seconds=self._job.segment_seconds, chunk=first)
-        draft = _Draft(piece, writer, info, resumed)
-        self._drafts.append(draft)
-        return draft
+        append = self._buffer.append if piece.alone else stage
+        writer = ChunkWriter(append, footage, info, segment_seconds=self._settings.segment_seconds, chunk=first)
+        opened = _OpenPiece(piece, writer, info, resumed)
+        self._open.append(opened)
+        return opened
 
-    def _wait(
-        self, draft: _Draft, chunk: int, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
+    def _enqueue(
+        self, opened: _OpenPiece, chunk: int, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
     ) -> None:
         rows = zip(times, pts, frames, strict=True)
-        self._waiting += [_Waiting(draft, chunk, at, seconds, pixels) for at, seconds, pixels in rows]
-        draft.pending += len(times)
-        while len(self._waiting) >= BATCH:
+        self._frames += [_PendingFrame(opened, chunk, at, seconds, pixels) for at, seconds, pixels in rows]
+        opened.pending += len(times)
+        while len(self._frames) >= BATCH:
             self._embed(BATCH)
 
     def _embed(self, count: int) -> None:
-        some, self._waiting = self._waiting[:count], self._waiting[count:]
+        some, self._frames = self._frames[:count], self._frames[count:]
         vectors, pooled, patches = embed(self._encoders, [w.pixels for w in some])
         at = 0
-        for (_, chunk), members in groupby(some, key=lambda w: (id(w.draft), w.chunk)):
+        for (_, chunk), members in groupby(some, key=lambda w: (id(w.opened), w.chunk)):
             mine = list(members)
-            draft, rows = mine[0].draft, slice(at, at + len(mine))
+            opened, rows = mine[0].opened, slice(at, at + len(mine))
             at += len(mine)
             records = FrameRecords(
-                stream_id=draft.piece.file.footage.stream_id,
-                clock_source=draft.piece.file.footage.clock,
+                stream_id=opened.piece.file.footage.stream_id,
+                clock_source=opened.piece.file.footage.clock,
                 captured_at=np.asarray([w.captured_at for w in mine], np.int64),
                 pts_seconds=np.asarray([w.pts for w in mine], np.float64),
                 frame_vectors=vectors[rows],
@@ -264,62 +212,63 @@ class Indexer:
                 patches=patches[rows],
                 pictures=[picture(w.pixels) for w in mine],
             )
-            draft.writer.add(chunk, records)
-            draft.pending -= len(mine)
+            opened.writer.add(chunk, records)
+            opened.pending -= len(mine)
 
-    def _finished(self) -> Iterator[FileResult | Staged]:
-        while self._drafts and self._drafts[0].ended and not self._drafts[0].pending:
-            done = self._finish(self._drafts.pop(0))
+    def _finished(self) -> Iterator[FileResult | StagedRange]:
+        while self._open and self._open[0].ended and not self._open[0].pending:
+            done = self._finish(self._open.pop(0))
             if done is not None:
                 yield done
-        if len(self._group) >= _COMMIT_CHUNKS:
+        if len(self._buffer) >= _COMMIT_CHUNKS:
             yield from self._committed()
 
     def _committed(self) -> Iterator[FileResult]:
-        """Commit what is written, and say what became of the files that are whole with it."""
-        self._group.commit()
+        """Commit the written chunks and yield the results of the files that are complete with them."""
+        self._buffer.commit()
         written, self._written = self._written, []
         for file, kind in written:
             yield _stored(self._store, file, kind)
 
-    def _finish(self, draft: _Draft) -> FileResult | Staged | None:
-        """What became of a piece; None for a file that is written and not committed yet."""
-        piece, writer, mode = draft.piece, draft.writer, draft.info.mode
+    def _finish(self, opened: _OpenPiece) -> FileResult | StagedRange | None:
+        """Return the outcome of a piece, or None for a file that is written and not committed yet."""
+        piece, writer, mode = opened.piece, opened.writer, opened.info.mode
         if not piece.alone:
             if not writer.empty:
                 writer.finish()
-            staged = Staged(piece, mode, tuple(draft.chunks), draft.kind, draft.problem)
-            self._staging.finish(piece.file.footage, piece.first, piece.end, self._job.segment_seconds, staged)
+            staged = StagedRange(piece, mode, tuple(opened.chunks), opened.kind, opened.problem)
+            self._staging.finish(piece.file.footage, piece.first, piece.end, self._settings.segment_seconds, staged)
             return staged
-        if draft.kind and writer.empty and not draft.resumed:
-            return _lost(piece.file, draft.kind, draft.problem)
-        writer.finish(draft.problem)
-        self._written.append((piece.file, draft.kind))
+        if opened.kind and writer.empty and not opened.resumed:
+            return _lost(piece.file, opened.kind, opened.problem)
+        writer.finish(opened.problem)
+        self._written.append((piece.file, opened.kind))
         return None
 
 
-class _Group:
-    """Chunks that are written, up to their one commit."""
+class _CommitBuffer:
+    """Chunks that are written, until one commit takes them all."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._chunks: list[parts.WrittenChunk] = []
+        self._chunks: list[bulk.WrittenChunk] = []
 
     def __len__(self) -> int:
         return len(self._chunks)
 
     def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
-        """Write a chunk, as `Store.append` takes it; False when the store has it. A full group is committed."""
+        """Write a chunk, with the arguments of `Store.append`; False if the store has it. A full buffer is committed."""
         if len(self) >= _COMMIT_CHUNKS:
             self.commit()
-        written = parts.write(self._store, segment, frames)
+        written = bulk.write(self._store, segment, frames)
         if written is not None:
             self._chunks.append(written)
         return written is not None
 
     def commit(self) -> None:
+        """Commit the written chunks, if there are any."""
         if self._chunks:
-            parts.commit(self._store, self._chunks)
+            bulk.commit(self._store, self._chunks)
             self._chunks = []
 
 
@@ -327,14 +276,14 @@ class _Group:
 
 
 def commit_group(
-    job: WorkerSettings, store: Store, encoders: Encoders, staged: Iterable[Staged]
+    settings: WorkerSettings, store: Store, encoders: Encoders, staged: Iterable[StagedRange]
 ) -> Iterator[FileResult]:
-    """Append the files of one group in the manifest's order, each in the order of its chunks.
+    """Commit the files of one group in the manifest's order, each in the order of its chunks.
 
-    A file of several pieces that ended before its time, or whose footage changed its nature on the way, is done again
-    in one piece: what follows depends on what came before, and the store shall hold what `sightline ingest` writes.
+    A file of several pieces is decoded again as one piece if it ended early or if the way of decoding it changed within
+    it: later pieces then depend on earlier ones, and the store must hold the rows that `sightline ingest` writes.
     """
-    staging = Staging(job.staging, store.encoders)
+    staging = Staging(settings.staging, store.encoders)
     pieces = sorted(staged, key=lambda s: (s.piece.file.order, s.piece.first))
     for _, members in groupby(pieces, key=lambda s: s.piece.file.order):
         mine = list(members)
@@ -343,47 +292,47 @@ def commit_group(
         if any(s.final for s in stored.values()):
             yield _result(file.footage, stored.values(), file.size)
         elif len(mine) > 1 and any(s.problem or s.mode != file.mode for s in mine):
-            whole = Indexer(job, store, encoders)
-            for done in (*whole.take(replace(mine[0].piece, end=None, alone=True)), *whole.flush()):
-                assert isinstance(done, FileResult)  # for the type checker: a piece that is alone is a file
+            whole = Indexer(settings, store, encoders)
+            for done in (*whole.add(replace(mine[0].piece, end=None, alone=True)), *whole.flush()):
+                assert isinstance(done, FileResult)  # for the type checker: a piece that is alone gives a FileResult
                 yield done
         else:
-            yield _commit(job, store, staging, file, mine, first_missing(stored))
+            yield _commit(settings, store, staging, file, mine, first_missing(stored))
         staging.drop(file.footage)
 
 
 def _commit(
-    job: WorkerSettings, store: Store, staging: Staging, file: Probed, mine: list[Staged], first: int
+    settings: WorkerSettings, store: Store, staging: Staging, file: ProbedFile, mine: list[StagedRange], first: int
 ) -> FileResult:
     last = mine[-1]
     if last.kind and not last.chunks and not first and len(mine) == 1:
         return _lost(file, last.kind, last.problem)
     info = SimpleNamespace(mode=file.mode)
-    group = _Group(store)
-    writer = ChunkWriter(group.append, file.footage, info, segment_seconds=job.segment_seconds, chunk=first)
+    group = _CommitBuffer(store)
+    writer = ChunkWriter(group.append, file.footage, info, segment_seconds=settings.segment_seconds, chunk=first)
     for staged in mine:
-        for chunk, place in staged.chunks:
+        for chunk, url in staged.chunks:
             if chunk >= first:
-                writer.add(chunk, staging.read(place, file.footage))
+                writer.add(chunk, staging.read(url, file.footage))
     info.mode = last.mode
     writer.finish(last.problem)
-    group.commit()  # before the next file, whose frames of the same moments are then left out
+    group.commit()  # before the next file, so that its frames of the same moments are left out
     return _stored(store, file, last.kind)
 
 
-def _lost(file: Probed, kind: str, problem: str | None) -> FileResult:
+def _lost(file: ProbedFile, kind: str, problem: str | None) -> FileResult:
     name, stream = file.footage.name, file.footage.stream_id
     return FileResult(uri=name, stream_id=stream, state="lost", bytes=file.size, kind=kind, problem=problem)
 
 
-def _stored(store: Store, file: Probed, kind: str | None) -> FileResult:
+def _stored(store: Store, file: ProbedFile, kind: str | None) -> FileResult:
     return _result(file.footage, stored_chunks(store, file.footage).values(), file.size, kind=kind)
 
 
 def _result(
     footage: SourceFootage, segments: Iterable[Segment], size: int, *, state: str = "stored", kind: str | None = None
 ) -> FileResult:
-    """What the store says of a file, so that a piece of work done twice reports the same twice."""
+    """Build the result of a file from its rows in the store, so that repeated work reports the same result."""
     held = list(segments)
     seconds = (max(s.end for s in held) - footage.began) / 1e6 if held else 0.0
     problem = next((s.problem for s in held if s.problem), None)

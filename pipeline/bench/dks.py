@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from index.keyframes import select_keyframes
+from model.profiles.profile import load_profile
+from model.selection import select_rows
 
 __all__ = ["DksReport", "bench_dks"]
 
@@ -62,15 +63,18 @@ def _naive(frames: NDArray[np.float32], query: NDArray[np.float32], k: int, tau:
     return chosen
 
 
-def bench_dks(frames: Sequence[int] = (10_000, 1_000_000), dim: int = 512, k: int = 32, tau: float = 0.85) -> DksReport:
-    """Measure on the threads numpy was given (the command gives it one)."""
+def bench_dks(
+    frames: Sequence[int] = (10_000, 1_000_000), dim: int = 512, k: int = 32, tau: float = 0.85, profile: str = "micro"
+) -> DksReport:
+    """Measure the selection of `profile` with `k` and `tau`, on the threads that numpy has (the command sets one)."""
+    settings = load_profile(profile)
     rows: list[DksRow] = []
     for n in frames:
         vectors, query = _footage(n, dim)
         ours, sums, naives = [], [], []
         for repeat in range(_REPEATS):
             since = perf_counter()
-            chosen = select_keyframes(vectors, query, k=k, tau=tau)
+            chosen = select_rows(vectors, query, settings, k=k, tau=tau)
             ours.append(perf_counter() - since)
             since = perf_counter()
             np.add.reduce(vectors.reshape(-1))

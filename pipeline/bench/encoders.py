@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
@@ -24,12 +24,9 @@ from model.encoders.clip import ClipEncoder
 from model.encoders.encoder import load_encoders, pick_device
 from model.encoders.preprocessing import Preprocessing
 from model.encoders.siglip import SiglipEncoder
-from model.profiles.profile import load_profile
+from model.profiles.profile import Profile, load_profile
 from pipeline.bench.cost import peak_of
 from pipeline.bench.model import device_name
-
-if TYPE_CHECKING:
-    from model.profiles.profile import Profile
 
 __all__ = ["EncodersBench", "bench_encoders"]
 
@@ -95,7 +92,10 @@ def bench_encoders(
         pair = load_encoders(chosen, str(where))
         clip, siglip = pair.frame, pair.patch
     pixels = list(np.random.default_rng(_SEED).integers(0, 256, (frames, _HEIGHT, _WIDTH, 3), np.uint8))
-    rows = [_row("frame", clip, pixels, where, repeats), _row("patch", siglip, pixels, where, repeats)]
+    rows = [
+        _row("frame", clip, pixels, chosen.frame_encoder.batch, where, repeats),
+        _row("patch", siglip, pixels, chosen.patch_encoder.batch, where, repeats),
+    ]
     return EncodersBench(
         profile=chosen.name,
         weights="random" if random_weights else "profile",
@@ -106,9 +106,10 @@ def bench_encoders(
     )
 
 
-def _row(which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], device: Any, repeats: int) -> EncoderRow:
+def _row(
+    which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], batch: int, device: torch.device, repeats: int
+) -> EncoderRow:
 
-    batch: int = encoder._batch
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its one fused operation would count as nothing
     try:
@@ -121,13 +122,13 @@ def _row(which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], d
 
     def prepare() -> None:
         for i in range(0, len(pixels), batch):
-            encoder._preprocessing(pixels[i : i + batch], device)
+            encoder.preprocessing(pixels[i : i + batch], device)
 
     peak = peak_of(device_name(device))
     return EncoderRow(
         encoder=which,
         name=encoder.identity.name,
-        parameters=sum(p.numel() for p in encoder._model.parameters()),
+        parameters=sum(p.numel() for p in encoder.model.parameters()),
         batch=batch,
         seconds=seconds,
         preprocessing_seconds=_median(prepare, device, repeats),

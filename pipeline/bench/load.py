@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
+from deltalake import DeltaTable
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -48,14 +49,14 @@ class LoadRow(BaseModel):
     share_of_plain_read: float
 
 
-def files_of(store: Store) -> list[Path]:
-    """The live Parquet files of the patches."""
-    return [Path(path.removeprefix("file://")) for path in store._tables["patches"].open().file_uris()]
+def patch_files(store: Store) -> list[Path]:
+    """Return the live Parquet files of a local store's patches."""
+    return [Path(path.removeprefix("file://")) for path in DeltaTable(f"{store.url}/patches").file_uris()]
 
 
 def patch_bytes(store: Store) -> int:
     """Bytes on disk of a local store's patches."""
-    return sum(path.stat().st_size for path in files_of(store))
+    return sum(path.stat().st_size for path in patch_files(store))
 
 
 def fill(
@@ -120,7 +121,7 @@ def bench_load(
         since = perf_counter()
         store = fill(Path(folder), pair, encoding, patches if frames == len(patches) else patches[rows], captured_at)
         written = perf_counter() - since
-        files, window = files_of(store), store.window()
+        files, window = patch_files(store), store.window()
         size = sum(file.stat().st_size for file in files)
         seconds: dict[str, list[float]] = {name: [] for name in ("plain", "cold", "warm", "cpu", "first")}
         out = np.zeros((frames, *patches.shape[1:]), np.float16)

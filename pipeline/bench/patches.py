@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from index.keyframes import select_keyframes
 from index.patches.codec import PatchEncoding, chains, decode_chain, encode_chain
 from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.answerer import AnswerRequest, load_answerer
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
+from model.selection import keyframe_mask, select_rows
 from model.visual.dfm import merge, merge_frames
 from pipeline.bench.load import LoadRow, bench_load, fill, full_size, patch_bytes
 from pipeline.demo.render import questions, render
@@ -99,11 +99,10 @@ class _Truth:
         self.queries = torch.from_numpy(encoders.patch.encode_text(texts))
         directions = encoders.patch.encode_text(texts).astype(np.float32)
         self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-        self.keyframes = []
-        for query in encoders.frame.encode_text(texts):
-            mask = np.zeros(len(self.window), bool)
-            mask[select_keyframes(self.window.frame_vectors, query, k=self.settings.k, tau=self.settings.tau)] = True
-            self.keyframes.append(mask)
+        self.keyframes = [
+            keyframe_mask(select_rows(self.window.frame_vectors, query, self.settings), len(self.window))
+            for query in encoders.frame.encode_text(texts)
+        ]
         self.cosines = self._cosines(self.patches)
         self.merged = [self._merged(self.patches, i) for i in range(len(texts))]
         self.answerer = load_answerer(self.settings, encoders) if answers else None

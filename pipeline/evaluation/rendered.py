@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from index.keyframes import select_keyframes, select_top_k, select_uniform
+from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
 from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.answerer import AnswerRequest, load_answerer
 from model.encoders.encoder import load_encoders
-from model.profiles.profile import load_profile
+from model.profiles.profile import Profile, load_profile
+from model.selection import keyframe_mask, select_rows
 from model.visual.dfm import merge_mean
 from model.world.questions import QUESTION_KINDS, Question
 from pipeline.demo.render import began_at, camera_name, questions, render
@@ -99,10 +100,16 @@ class _Tally:
 
 
 def _select(
-    method: str, vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float
+    method: str,
+    vectors: NDArray[np.float32],
+    query: NDArray[np.float32],
+    profile: Profile,
+    k: int,
+    tau: float,
 ) -> NDArray[np.int64]:
+    """Rows of the keyframes that `method` selects; `dks` is the selection that a question with this profile makes."""
     if method == "dks":
-        return select_keyframes(vectors, query, k=k, tau=tau)
+        return select_rows(vectors, query, profile, k=k, tau=tau)
     if method == "top-k":
         return select_top_k(vectors, query, k=k)
     return select_uniform(len(vectors), k=k)
@@ -121,8 +128,7 @@ class _Camera:
 
     def answer(self, answerer: Any, question: Question, keyframes: NDArray[np.int64], *, others: bool = True) -> str:
 
-        mask = np.zeros(len(self.window), bool)
-        mask[keyframes] = True
+        mask = keyframe_mask(keyframes, len(self.window))
         rows = np.arange(len(mask)) if others else np.flatnonzero(mask)
         request = AnswerRequest(
             question=question.text,
@@ -145,8 +151,8 @@ def evaluate(
     minutes: float = 20.0,
     cameras: int = 2,
     each: int = 6,
-    k: int = 32,
-    tau: float = 0.85,
+    k: int | None = None,
+    tau: float | None = None,
     more_k: Sequence[int] = (8,),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -154,10 +160,13 @@ def evaluate(
 
     Args:
         each: questions of every kind for each camera, where its timeline has as many.
+        k: largest number of keyframes; the profile's if None.
+        tau: similarity threshold τ; the profile's if None.
         more_k: further K for which keyframe hits are counted (answers are given for `k` alone).
     """
 
     settings = load_profile(profile)
+    k, tau = settings.k if k is None else k, settings.tau if tau is None else tau
     encoders = load_encoders(settings)
     answerer = load_answerer(settings, encoders)
     averaging = load_answerer(settings, encoders, merge=merge_mean)
@@ -181,7 +190,7 @@ def evaluate(
                 chosen: dict[str, NDArray[np.int64]] = {}
                 for many in (k, *more_k):
                     for method in METHODS:
-                        picked = _select(method, window.frame_vectors, query, many, tau)
+                        picked = _select(method, window.frame_vectors, query, settings, many, tau)
                         found = _hit(question, camera.seconds[picked])
                         hits.add(str(many), method, "any", right=any(found))
                         hits.add(str(many), method, "all", right=all(found))

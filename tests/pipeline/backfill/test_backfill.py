@@ -27,9 +27,10 @@ from ingest.decoding.sandbox import Decoding
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
+from pipeline.backfill.elements import ProbedFile, WorkerSettings
 from pipeline.backfill.job import backfill
 from pipeline.backfill.manifest import Entry, read_manifest
-from pipeline.backfill.work import Probed, WorkerSettings, plan, probe
+from pipeline.backfill.work import plan, probe
 from tests.support.command import Command
 from tests.support.footage import make_video
 from tests.support.stores import assert_same
@@ -278,12 +279,12 @@ def test_the_decoder_stops_where_it_is_told(archive: Path) -> None:
 
 
 def test_files_that_share_time_are_one_group_and_others_are_not(archive: Path, ingested: Store, tmp_path: Path) -> None:
-    job = WorkerSettings(str(tmp_path), str(tmp_path / "staging"), "", None, SECONDS, 2, DecodeLimits(), 1)
+    worker = WorkerSettings(str(tmp_path), str(tmp_path / "staging"), "", None, SECONDS, 2, DecodeLimits(), 1)
     empty = Store.create(tmp_path / "store", ingested.encoders)
-    files = [probe(job, empty, order, entry) for order, entry in enumerate(read_manifest(str(archive)))]
-    east = [f for f in files if isinstance(f, Probed) and f.footage.stream_id == "east"]
+    files = [probe(worker, empty, order, entry) for order, entry in enumerate(read_manifest(str(archive)))]
+    east = [f for f in files if isinstance(f, ProbedFile) and f.footage.stream_id == "east"]
     groups: dict[str, set[int]] = {}
-    for piece in plan(job, east):
+    for piece in plan(worker, east):
         groups.setdefault(piece.group, set()).add(piece.file.order)
         assert piece.alone == (piece.pieces == 1)
     assert sorted(map(len, groups.values())) == [1, 1, 1, 2]
