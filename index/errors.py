@@ -29,6 +29,7 @@
     │   ├── TopicRecreated      the topic is not the one the store has read from
     │   ├── OffsetsExpired      messages were deleted before they were stored
     │   └── MessageTooLarge
+    ├── SandboxUnavailable      the machine cannot confine the decoder, and --require-sandbox was given
     ├── MessageInvalid          a message that can never be stored
     ├── ExtraMissing            an optional dependency is not installed
     ├── TrainingDataInvalid     a conversation, or a file of them, that cannot be learned from
@@ -74,6 +75,7 @@ __all__ = [
     "OffsetsExpired",
     "OutOfMemory",
     "ProfileInvalid",
+    "SandboxUnavailable",
     "ServiceBusy",
     "ServiceDenied",
     "ServiceError",
@@ -222,6 +224,10 @@ class OffsetsExpired(KafkaProblem):
 
 class MessageTooLarge(KafkaProblem):
     """More bytes than a message may have."""
+
+
+class SandboxUnavailable(SightlineError):
+    """This machine lacks a layer of the decoder's confinement that was required."""
 
 
 class MessageInvalid(SightlineError):

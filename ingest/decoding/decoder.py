@@ -31,11 +31,17 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import Plan, Unit
 from ingest.decoding.sampler import Sampler
 
-__all__ = ["Opened", "Picture", "decode", "open_video"]
+__all__ = ["Opened", "Picture", "decode", "open_container", "open_video"]
 
 _PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
 # Codecs whose every packet is one shown frame; VP8, for one, has hidden frames in packets of their own.
 _PLANNED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "vp9", "av1", "libdav1d", "prores"})
+# What reads footage. Playlists (hls, dash, concat, image lists) name other files and are not among them.
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,mjpeg_2000,"
+    "asf,asf_o,dhav,ivf,mxf,ogg,rm,gxf,nut,wtv,dv,vc1,vc1test,yuv4mpegpipe,gif,apng,swf,nsv,h263,h261,dirac,ingenient,lxf,"
+    "kux,smjpeg,mpjpeg,cavsvideo,evc,ifv,hxvs,lvf,lmlm4,nuv,pva,ty,iv8,mpegtsraw"
+)
 # Twice the cores: a thread that waits for the frame it refers to leaves its core to another.
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _SKIP = {True: "DEFAULT", False: "NONREF"}
@@ -60,7 +66,7 @@ class Opened:
     `head` holds the packets that the probe read, `rest` the ones behind them.
     """
 
-    path: str
+    source: int
     container: Any
     stream: Any
     mode: str
@@ -71,27 +77,36 @@ class Opened:
     rest: Iterator[Any] = field(default_factory=lambda: iter(()))
 
 
-def open_video(path: str, limits: DecodeLimits, *, fps: float = 1.0) -> Opened:
-    """Open a file and decide how to decode it.
+def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> Opened:
+    """Open a file, given as a descriptor, and decide how to decode it.
 
     Raises:
         NotVideo: no container, or none with a video stream.
         DecodeFailed: frames larger than `limits.pixels`.
     """
-    container, stream = _open(path)
+    container, stream = open_container(source)
     context = stream.codec_context
     if context.width * context.height > limits.pixels:
         raise DecodeFailed(f"frames of {context.width} × {context.height} are over the limit of {limits.pixels} pixels")
     duration = float(container.duration / av.time_base) if container.duration else None
-    opened = Opened(path, container, stream, "all", 0.0, duration, _creation_time(container.metadata))
+    opened = Opened(source, container, stream, "all", 0.0, duration, _creation_time(container.metadata))
     opened.rest = _demux(container, stream)
     _probe(opened, fps)
     return opened
 
 
-def _open(path: str) -> tuple[Any, Any]:
+def open_container(source: int) -> tuple[Any, Any]:
+    """The container behind a descriptor, from its first byte, and the video stream to read.
+
+    The default stream is preferred, then the largest: thumbnails and previews are neither.
+
+    Raises:
+        NotVideo: no format that is read here, or no video stream.
+    """
+    options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": _DEMUXERS}
     try:
-        container = av.open(path, metadata_errors="ignore")
+        os.lseek(source, 0, os.SEEK_SET)
+        container = av.open("fd:", metadata_errors="ignore", options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise NotVideo(f"not a video file ({getattr(error, 'strerror', None) or error})") from error
     videos = [s for s in container.streams.video if not _is_picture(s) and s.codec_context is not None]
@@ -312,7 +327,7 @@ def _packets_from(opened: Opened, target: float) -> Iterator[Any]:
         if found is not None and found.pts is not None and float(found.pts * found.time_base) <= target + 1e-6:
             return chain([found], packets)
     opened.container.close()
-    opened.container, opened.stream = _open(opened.path)
+    opened.container, opened.stream = open_container(opened.source)
     return _demux(opened.container, opened.stream)
 
 

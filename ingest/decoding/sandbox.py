@@ -15,8 +15,7 @@ import mmap
 import os
 import select
 import signal
-import subprocess
-import sys
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,14 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import errors
-from index.errors import DecodeFailed, SourceError, UsageError
+from index.errors import DecodeFailed, NotVideo, SourceError, SourceNotFound, UsageError
 from index.records import ClockSource, from_micros, parse_rfc3339
+from ingest.decoding.decoder_process import DecoderProcess
 from ingest.decoding.frame import Frame
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import HEADER, MOST_BYTES, PICTURE
 from ingest.sources.start_time import began_at
 
-__all__ = ["Decoding", "read_frames"]
+__all__ = ["Decoding", "open_regular", "read_frames"]
 
 
 @dataclass(slots=True)
@@ -71,28 +71,18 @@ class Decoding:
     ) -> None:
         self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or DecodeLimits()
         self.until: float | None = None
-        order = {"path": self.path, "fps": fps, "limits": asdict(self.limits)}
-        # The packages lie beside this one; a child started elsewhere must find them, and needs nothing else of ours.
-        root = str(Path(__file__).parents[2])
-        keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
-        environment = {k: v for k, v in os.environ.items() if k in keep}
-        environment["PYTHONPATH"] = os.pathsep.join([root, *[p for p in sys.path if p]])
-        descriptor = _shared_memory(self.limits.pixels * 3)
+        source = open_regular(path)
         try:
-            self._pixels = np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ingest.decoding.worker", json.dumps(order), str(descriptor)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                pass_fds=[descriptor],
-            )
+            memory = _shared_memory(self.limits.pixels * 3)
+            try:
+                self._pixels = np.frombuffer(mmap.mmap(memory, 0, prot=mmap.PROT_READ), np.uint8)
+                order = {"fps": fps, "limits": asdict(self.limits)}
+                self.process = DecoderProcess(order, source=source, memory=memory)
+            finally:
+                os.close(memory)
         finally:
-            os.close(descriptor)
-        assert self.process.stdin is not None  # for the type checker: pipes were asked for
-        assert self.process.stdout is not None
-        self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
+            os.close(source)
+        self._in, self._out = self.process.stdin, self.process.stdout
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
         self._poll = select.poll()
@@ -189,24 +179,38 @@ class Decoding:
         elif code < 0:
             why = f"was killed by {signal.Signals(-code).name}"
         else:
-            tail = (self.process.stderr.read() if self.process.stderr else b"").decode(errors="replace").strip()
+            tail = os.read(self.process.stderr, 65536).decode(errors="replace").strip()
             why = f"stopped with exit code {code} ({tail.splitlines()[-1] if tail else 'no message'})"
         raise DecodeFailed(f"{self.path}: the decoder {why}; this file was not finished, the others are not affected")
 
     def close(self) -> None:
         """Stop the child, if it still runs."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe:
-                pipe.close()
+        self.process.close()
 
     def __enter__(self) -> Decoding:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def open_regular(path: str | Path) -> int:
+    """A descriptor of a regular file, open for reading.
+
+    Raises:
+        SourceNotFound: no such file, or no permission.
+        NotVideo: a folder, a device, a pipe or a socket, which could block for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise SourceNotFound(
+            f"{errors.mask_url(str(path))}: {error.strerror}; check the path and its permissions"
+        ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotVideo(f"{path}: not a regular file; name a file, or a folder of files")
+    return descriptor
 
 
 def _shared_memory(size: int) -> int:

@@ -1,6 +1,7 @@
-"""The decoder's own process: `python -m ingest.decoding.worker ORDER FD` decodes one file.
+"""What runs in the decoder's own process: one order, one file.
 
-Pictures go through a shared memory (file descriptor FD) that the parent made and sealed; everything else through pipes.
+The file is a descriptor that the parent opened, so that no name means anything here. Pictures go through a shared memory that
+the parent made and sealed; everything else through pipes.
 To the parent, on stdout: a kind byte and a little-endian uint32 length, then the body.
     I  JSON: what was opened      F  one picture: see `wire.PICTURE`
     E  JSON: a typed error        D  done: the mode it ended in
@@ -19,6 +20,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from index.errors import DecodeFailed, SourceError
@@ -30,12 +32,16 @@ from ingest.decoding.decoder import (  # before the limits: they forbid to cache
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import HEADER, PICTURE, SLOTS
 
+_CPU_SECONDS, _CPU_SECONDS_A_MEBIBYTE = 300, 300
+"""CPU a file may take whatever its size, and for each MiB. Footage of a still scene in 4K takes about 60 s a MiB."""
 
-def _confine(limits: DecodeLimits) -> None:
+
+def _limit(limits: DecodeLimits, size: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # PR_SET_PDEATHSIG is Linux's own
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
+    seconds = min(limits.cpu_seconds, _CPU_SECONDS + _CPU_SECONDS_A_MEBIBYTE * size // 2**20)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a decoder has nothing to write
 
@@ -94,15 +100,23 @@ class _Ring:
         self._parent.send(b"F", PICTURE.pack(picture.pts, at, picture.width, picture.height, picture.turns))
 
 
-def main() -> int:
-    order = json.loads(sys.argv[1])
+def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], Any]) -> int:
+    """Decode one file and send what is found to the parent; the exit code.
+
+    Args:
+        order: `fps` and the fields of `DecodeLimits` under `limits`.
+        source: descriptor of the file, open for reading.
+        memory: descriptor of the shared memory.
+        confine: called when everything is loaded and before the first byte of the file is read.
+    """
     parent = _Parent(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
     os.dup2(2, 1)  # whatever a library prints must not end up among the messages
     limits = DecodeLimits(**order["limits"])
-    _confine(limits)
+    _limit(limits, os.fstat(source).st_size)
+    ring = _Ring(mmap.mmap(memory, 0), parent)
+    confine()
     try:
-        ring = _Ring(mmap.mmap(int(sys.argv[2]), 0), parent)
-        opened = open_video(order["path"], limits, fps=order["fps"])
+        opened = open_video(source, limits, fps=order["fps"])
         created = opened.created.isoformat() if opened.created else None
         parent.note(b"I", mode=opened.mode, first=opened.first_pts, duration=opened.duration, created=created)
         for picture in decode(opened, limits, fps=order["fps"], **parent.order()):
@@ -113,7 +127,3 @@ def main() -> int:
     except MemoryError:
         parent.note(b"E", type=DecodeFailed.__name__, message=f"needs more than {limits.memory_bytes} bytes of memory")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,6 +11,7 @@ the file.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any, Literal
 import av
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo
-from ingest.decoding.decoder import _open
+from ingest.decoding.decoder import open_container
+from ingest.decoding.sandbox import open_regular
 
 __all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
 
@@ -49,7 +51,15 @@ def cut(path: Path, *, seconds: float = 10.0, max_bytes: int = 256 * 2**20) -> I
         MessageTooLarge: a group of pictures over `max_bytes`.
         DecodeFailed: the file breaks off; what came before was yielded.
     """
-    container, stream = _open(str(path))
+    source = open_regular(path)
+    try:
+        yield from _cut_source(source, path, seconds, max_bytes)
+    finally:
+        os.close(source)
+
+
+def _cut_source(source: int, path: Path, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+    container, stream = open_container(source)
     try:
         kind = next((name for name in FORMATS if fits(name, stream)), None)
         if kind is None:

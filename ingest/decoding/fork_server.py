@@ -1,0 +1,161 @@
+"""The fork server: a clean process with the decoder's libraries loaded, which forks one confined process a file.
+
+`python -m ingest.decoding.fork_server FD` runs it; FD is a stream socket to the process that asks
+(`ingest.decoding.decoder_process`). Starting Python and loading FFmpeg costs a third of the time in which a segment of ten
+seconds is decoded; a fork costs a few milliseconds.
+
+The server confines itself before it serves (no network, no files, no capabilities; see `ingest.decoding.confinement`), and
+each child adds the filter of system calls, which a process that forks cannot have. A request is a JSON order with six
+descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that socket the
+server writes the child's pid, later its wait status, both as int32; when its other end is closed for writing, the child is
+killed. When the asking process ends, the server and all its children end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import av
+
+from ingest.decoding.confinement import filter_system_calls, isolate
+from ingest.decoding.fork_protocol import DESCRIPTORS, INT, LENGTH
+from ingest.decoding.worker import decode_order
+
+__all__ = ["main"]
+
+
+@dataclass(slots=True)
+class _Server:
+    requests: socket.socket
+    children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+    """By descriptor of the child's socket: its pid and the socket."""
+
+    def serve(self) -> None:
+        """Fork, kill and reap until the asking process closes its end."""
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()
+        poll.register(self.requests, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self.requests.fileno():
+                    if not self._fork(poll):
+                        return
+                elif descriptor == woken:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(woken, 4096)
+                elif descriptor in self.children:  # its other end was closed: the child is to stop
+                    os.kill(self.children[descriptor][0], signal.SIGKILL)
+                    poll.unregister(descriptor)
+            self._reap(poll)
+
+    def _fork(self, poll: select.poll) -> bool:
+        """Start what the next request asks for. False when there will be no more."""
+        order, descriptors = self._request()
+        if order is None:
+            return False
+        pid = os.fork()
+        if pid == 0:
+            self._run_child(order, descriptors)
+        mine = socket.socket(fileno=descriptors.pop())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self.children[mine.fileno()] = (pid, mine)
+        poll.register(mine, select.POLLIN)
+        with contextlib.suppress(OSError):  # nobody waits for it any more: the poll says so next
+            mine.sendall(INT.pack(pid))
+        return True
+
+    def _request(self) -> tuple[Any, list[int]]:
+        data, descriptors, _, _ = socket.recv_fds(self.requests, LENGTH.size, DESCRIPTORS)
+        while 0 < len(data) < LENGTH.size:
+            data += self.requests.recv(LENGTH.size - len(data))
+        if not data:
+            return None, []
+        body, (length,) = b"", LENGTH.unpack(data)
+        while len(body) < length:
+            more = self.requests.recv(length - len(body))
+            if not more:
+                return None, []
+            body += more
+        return json.loads(body), list(descriptors)
+
+    def _run_child(self, order: Any, descriptors: list[int]) -> NoReturn:
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            source, memory, stdin, stdout, stderr, own = descriptors
+            os.close(own)
+            self.requests.close()
+            for _, other in self.children.values():
+                other.close()
+            for target, descriptor in enumerate((stdin, stdout, stderr)):
+                os.dup2(descriptor, target)
+                os.close(descriptor)
+            code = decode_order(order, source, memory, confine=filter_system_calls)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self, poll: select.poll) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for descriptor, (child, own) in list(self.children.items()):
+                if child == pid:
+                    with contextlib.suppress(KeyError):
+                        poll.unregister(descriptor)
+                    with contextlib.suppress(OSError):
+                        own.sendall(INT.pack(status))
+                    own.close()
+                    del self.children[descriptor]
+
+
+def _load_everything() -> None:
+    """Import every module of PyAV: it imports some when a file of some kind is opened, which a confined process cannot."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
+
+
+def main() -> int:
+    """Serve the socket that the command line names until it is closed."""
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the asking process decides
+    _load_everything()
+    posture = json.dumps(isolate().layers).encode()
+    requests.sendall(LENGTH.pack(len(posture)) + posture)
+    server = _Server(requests)
+    try:
+        server.serve()
+    finally:
+        for pid, _ in server.children.values():
+            os.kill(pid, signal.SIGKILL)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
