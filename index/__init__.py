@@ -1,23 +1,11 @@
-"""What was seen, stored and found again: keyframes (DKS), the store of frames and patches, search, retention."""
+"""The index: tables, FAISS shards, search, keyframe selection (DKS) and retention. Never imports torch.
 
-from __future__ import annotations
+    errors records schemas files            light: imported by every room
+    store                                   the interface to all of the following
+    tables delta_table columns row_filter   the three Delta tables
+    commits/ patches/ search/ maintenance/  writing, patch encodings, FAISS, operations on a whole store
+    window keyframes moments second_grid    what a question, a search and the sampler compute with
+    standing_questions                      questions that are asked of every new frame
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from index.keyframes import select_keyframes
-    from index.store import Store
-
-__all__ = ["Store", "select_keyframes"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Store":
-        from index.store import Store
-
-        return Store
-    if name == "select_keyframes":
-        from index.keyframes import select_keyframes
-
-        return select_keyframes
-    raise AttributeError(f"module 'index' has no attribute {name!r}")
+Import from the modules: `from index.store import Store`. The public API of the project is the package `sightline`.
+"""

@@ -1,4 +1,14 @@
-"""One Delta table: created, appended to exactly once, read by predicate, forgotten for good."""
+"""One Delta table of the store: creation, exactly-once appends, reads by predicate, deletion and log maintenance.
+
+`StoreTable` wraps a table of `deltalake`. Each write is one Delta commit. A commit can carry *application transactions*:
+pairs of an application id (a string) and a version (an integer) that Delta stores in the same commit as the rows. They
+make an append that is repeated after a crash harmless, and they fence off a worker that another one has replaced.
+
+A commit that conflicts with a concurrent one is tried again from the start (`retry_conflicts`). Errors of the libraries
+are translated into those of `index.errors` (`translate_errors`).
+
+This module does not know what the columns mean, nor how the three tables of a store depend on each other.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +37,47 @@ from index.schemas import TABLES
 
 __all__ = ["GRACE_HOURS", "THREADS", "StoreTable", "patch_writer", "retry_conflicts", "translate_errors"]
 
-Kept = TypeVar("Kept")
-# Twice the cores: while some threads wait for the disk, others unpack what it gave.
-THREADS = min(16, 2 * (os.cpu_count() or 1))
+Result = TypeVar("Result")
 
-_FULL = ("no space left", "os error 28", "file too large", "os error 27", "quota", "storage full", "filesystem full")
+THREADS = min(16, 2 * (os.cpu_count() or 1))
+"""Threads that read one table: twice the cores, because some wait for the disk while others decode."""
+
 GRACE_HOURS = 1
+"""Hours for which files that no version lists any more are kept for their readers."""
+
+_NO_SPACE = (
+    "no space left",
+    "os error 28",
+    "file too large",
+    "os error 27",
+    "quota",
+    "storage full",
+    "filesystem full",
+)
 _HANDLE_SECONDS = 60
-# Files that were replaced stay for their readers, log entries for commits that are under way: with its entry gone, a
-# commit that was overtaken could not find out, or be written where nobody reads it. Only `purge` removes both at once.
+# Replaced files are kept for readers, log entries for commits in progress: without its entry, a commit that lost a race
+# could not detect that, or could be written where no reader looks. Only `purge` removes both at once.
 _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 10 minutes",
     "delta.deletedFileRetentionDuration": f"interval {GRACE_HOURS} hours",
-    "delta.enableExpiredLogCleanup": "false",  # `trim` does it
+    "delta.enableExpiredLogCleanup": "false",  # `clean_log` does it
 }
 _PURGING = dict.fromkeys(("delta.logRetentionDuration", "delta.deletedFileRetentionDuration"), "interval 0 seconds")
 
 
 @contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Turn the libraries' errors into ours."""
+    """Translate errors of deltalake, Arrow and the operating system into those of `index.errors`.
+
+    Args:
+        uri: the table, for the message.
+
+    Raises:
+        StoreNotFound: there is no table at `uri`.
+        StoreFull: no space is left.
+        StoreCorrupt: any other failure to read or write.
+        CommitFailedError: of deltalake, unchanged: a concurrent commit came first; see `retry_conflicts`.
+    """
     try:
         yield
     except CommitFailedError:
@@ -56,9 +87,11 @@ def translate_errors(uri: str) -> Iterator[None]:
     except (OSError, DeltaError, pa.ArrowException) as error:
         text = str(error).lower()
         gone = "not found" in text or "no such file" in text
-        if "invalid table version" in text or (gone and "_delta_log/" in text):  # the log was trimmed meanwhile
+        if "invalid table version" in text or (gone and "_delta_log/" in text):  # the log was cleaned in between
             raise CommitFailedError(str(error)) from error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in text for w in _FULL):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            phrase in text for phrase in _NO_SPACE
+        ):
             raise StoreFull(
                 f"{uri}: no space left; free some and run the same command again, nothing is half stored"
             ) from error
@@ -73,12 +106,18 @@ retry_conflicts = retry(
     wait=wait_random_exponential(0.05, max=2),
     reraise=True,
 )
+"""Decorator: call the function again, at most 12 times with random pauses, when a concurrent commit came first."""
 
 
 class StoreTable:
-    """A named table of the store at `uri`; `name` is one of `schemas.TABLES`, which says its schema unless `schema` does.
+    """One named table of a store.
 
-    `writer` says how its files are written, by table where it is None.
+    Args:
+        uri: path or URL of the table.
+        name: one of `schemas.TABLES`.
+        options: options of the object store, as deltalake takes them.
+        schema: the Arrow schema; that of `schemas.TABLES` when None.
+        writer: how Parquet files are written; chosen by `name` when None.
     """
 
     def __init__(
@@ -97,11 +136,14 @@ class StoreTable:
         self._handle: DeltaTable | None = None
         self._handle_at = 0.0
 
+    # ---- opening -----------------------------------------------------------------------------------------------------
+
     def exists(self) -> bool:
+        """Whether there is a Delta table at this place."""
         return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
 
     def create(self, configuration: dict[str, str]) -> None:
-        """Create the table; one that exists already is left as it is."""
+        """Create the table with these properties; an existing table is left unchanged."""
         with translate_errors(self.uri):
             DeltaTable.create(
                 self.uri,
@@ -115,18 +157,36 @@ class StoreTable:
 
     @retry_conflicts
     def open(self) -> DeltaTable:
+        """The newest version of the table, opened anew. Raises StoreNotFound, StoreCorrupt."""
         with translate_errors(self.uri):
             return DeltaTable(self.uri, storage_options=self.options)
 
     def configuration(self) -> dict[str, str]:
+        """The properties of the table."""
         return dict(self.open().metadata().configuration)
 
     @retry_conflicts
-    def append_once(self, rows: pa.Table, app: str, version: int) -> bool:
-        """Append `rows` unless the transaction (`app`, `version`) is in the table already; whether it was appended.
+    def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
+        """Set properties of the table; nothing is committed when all have these values already."""
+        with translate_errors(self.uri):
+            table = self.open()
+            if not table.metadata().configuration.items() >= values.items():
+                table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
 
-        Delta accepts a lower version without a word, so the stored one is read first; a commit between that reading
-        and ours makes ours fail, and it is tried again from the start.
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    @retry_conflicts
+    def append_if_new(self, rows: pa.Table, app: str, version: int) -> bool:
+        """Append `rows` unless the table already holds the transaction (`app`, `version`) or a later one of `app`.
+
+        Delta accepts a lower version without an error, so the stored version is read first. A commit between that read
+        and this write makes the write fail, and everything is tried again.
+
+        Returns:
+            Whether the rows were appended.
+
+        Raises:
+            StoreFull, StoreCorrupt: nothing was appended.
         """
         with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
@@ -143,152 +203,71 @@ class StoreTable:
             return True
 
     @retry_conflicts
-    def commit_once(
+    def commit_new(
         self,
-        items: Sequence[tuple[str, int, Kept]],
-        write: Callable[[DeltaTable, list[Kept], CommitProperties], None],
+        items: Sequence[tuple[str, int, Result]],
+        write: Callable[[DeltaTable, list[Result], CommitProperties], None],
     ) -> int:
-        """Commit what comes with each transaction (application, version) that the table lacks; how many there were.
+        """Commit, all at once, the items whose transactions the table does not hold yet.
 
-        `write` puts them into one commit with the given properties. Versions of an application must ascend.
+        Args:
+            items: (application id, version, item); the versions of one application must ascend.
+            write: called with the table, the new items and the properties of the commit, which carry the transactions;
+                must make exactly one commit. It may be called again after a conflict.
+
+        Returns:
+            The number of new items; `write` is not called when there are none.
         """
         with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
-            reached = {app: table.transaction_version(app) for app, _, _ in items}
+            stored = {app: table.transaction_version(app) for app, _, _ in items}
             new = [
                 (app, version, item)
                 for app, version, item in items
-                if version > (-1 if reached[app] is None else reached[app])
+                if version > (-1 if stored[app] is None else stored[app])
             ]
             if new:
-                moves = {app: version for app, version, _ in new}
-                properties = CommitProperties(app_transactions=[Transaction(*move) for move in moves.items()])
-                write(table, [item for _, _, item in new], properties)
+                reached = {app: version for app, version, _ in new}
+                transactions = [Transaction(app, version) for app, version in reached.items()]
+                write(table, [item for _, _, item in new], CommitProperties(app_transactions=transactions))
             return len(new)
 
-    def versions(self, apps: Sequence[str]) -> dict[str, int | None]:
-        """The version that each application's transactions have reached, None where there is none."""
-        with self._latest() as table:
-            return {app: table.transaction_version(app) for app in apps}
-
-    @contextmanager
-    def _latest(self) -> Iterator[DeltaTable]:
-        """The present version for a writer, one thread at a time: a handle that is kept and brought up to date.
-
-        To open a table takes as long as its log is; a worker does it several times a commit. One that was not used for
-        a minute is opened anew, because it may be from before the log was trimmed.
-        """
-        with self._lock, translate_errors(self.uri):
-            handle, self._handle = self._handle, None  # kept only if all goes well
-            now = time.monotonic()
-            if handle is None or now - self._handle_at > _HANDLE_SECONDS:
-                handle = self.open()
-            else:
-                handle.update_incremental()
-            yield handle
-            self._handle, self._handle_at = handle, now
-
     @retry_conflicts
-    def append_from(self, rows: pa.Table, steps: Mapping[str, tuple[int | None, int]], replace: str = "") -> None:
-        """Append `rows` and move each application of `steps` from its first version to its second, in one commit.
+    def append_and_advance(
+        self, rows: pa.Table, advances: Mapping[str, tuple[int | None, int]], replace: str = ""
+    ) -> None:
+        """Append `rows` and set the versions of applications in one commit, if each has the expected version.
 
         Args:
-            rows: may be empty; the applications move all the same.
-            replace: rows that match this predicate, as all of `rows` do, are deleted in the same commit. In two commits
-                others could come between them, and whoever is fenced then would have deleted what counts.
+            rows: may be empty; the versions are set all the same.
+            advances: application id to (expected version, new version); None expects an application without any.
+            replace: a predicate that all of `rows` satisfy; the rows of the table that satisfy it are deleted in the
+                same commit. With two commits, a worker that is fenced in between would have deleted valid rows.
 
         Raises:
-            CommitFenced: an application is not at its first version; nothing was written.
+            CommitFenced: an application has another version than expected; nothing was written.
         """
-        with self._latest() as table:
-            for app, (before, _) in steps.items():
+        with self._newest() as table:
+            for app, (expected, _) in advances.items():
                 stored = table.transaction_version(app)
-                if stored != before:
+                if stored != expected:
                     raise CommitFenced(
-                        f"{mask_url(self.uri)}: {app} stands at {stored}, this worker left it at {before}: another one has "
-                        "taken it over; start again from what the store says"
+                        f"{mask_url(self.uri)}: {app} is at {stored}, this worker expected {expected}: another worker has "
+                        "committed it; start again from the stored offset"
                     )
-            moves = [Transaction(app, after) for app, (_, after) in steps.items()]
+            transactions = [Transaction(app, version) for app, (_, version) in advances.items()]
             write_deltalake(
                 table,
                 rows.cast(self.schema),
                 mode="overwrite" if replace else "append",
                 predicate=replace or None,
-                commit_properties=CommitProperties(app_transactions=moves),
+                commit_properties=CommitProperties(app_transactions=transactions),
                 writer_properties=self.writer,
             )
 
-    def dataset(self, where: RowFilter | None = None) -> pads.Dataset:
-        """The present version, read by Arrow itself where it is on a local disk; of the files that `where` may need.
-
-        Through Delta's own file system Arrow's threads would call into Python: slower, and a scan that nobody finished
-        would abort the process, or hang it, when the interpreter ends.
-        """
-        with translate_errors(self.uri):
-            local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
-            return self.open().to_pyarrow_dataset(
-                filesystem=local, file_pruning_predicate=None if where is None else list(where.partitions)
-            )
-
-    def partition_values(self, column: str) -> list[str]:
-        """What a partition column holds, ascending; from the log alone, no file is opened."""
-        with translate_errors(self.uri):
-            return sorted({values[column] for values in self.open().partitions()})
-
-    def read(
-        self,
-        columns: Sequence[str],
-        where: RowFilter | None = None,
-    ) -> pa.Table:
-        with translate_errors(self.uri):
-            return self.dataset(where).to_table(columns=list(columns), filter=_rows(where))
-
-    def batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
-        """Batches of at most `rows` rows, so that the largest column never is in memory twice."""
-        with translate_errors(self.uri):
-            yield from self.dataset(where).to_batches(
-                columns=list(columns), filter=_rows(where), batch_size=rows, batch_readahead=2, fragment_readahead=1
-            )
-
-    def read_parts(
-        self, columns: Sequence[str], where: RowFilter | None, rows: int, keep: Callable[[pa.RecordBatch], Kept]
-    ) -> Iterator[Kept]:
-        """What `keep` makes of each batch of at most `rows` rows, in no order; row groups are read side by side.
-
-        `keep` runs in several threads. At most twice as many row groups as threads are under way.
-        """
-        with translate_errors(self.uri):
-            dataset, wanted = self.dataset(where), _rows(where)
-            schema = pa.schema([dataset.schema.field(name) for name in columns])
-
-            def pieces(fragment: pads.Fragment) -> list[pads.Fragment]:
-                return list(fragment.split_by_row_group(wanted, schema=dataset.schema))
-
-            def read(fragment: pads.Fragment) -> list[Kept]:
-                found = fragment.to_batches(
-                    schema=dataset.schema,
-                    columns=list(columns),
-                    filter=wanted,
-                    batch_size=rows,
-                    batch_readahead=0,
-                    fragment_readahead=0,
-                    use_threads=False,
-                )
-                return [keep(batch.cast(schema)) for batch in found if len(batch)]
-
-            with ThreadPoolExecutor(THREADS) as pool:
-                waiting: deque[Future[list[Kept]]] = deque()
-                split = pool.map(pieces, list(dataset.get_fragments(wanted)))
-                for fragment in (piece for some in split for piece in some):
-                    waiting.append(pool.submit(read, fragment))
-                    if len(waiting) > 2 * THREADS:
-                        yield from waiting.popleft().result()
-                while waiting:
-                    yield from waiting.popleft().result()
-
     @retry_conflicts
     def replace(self, rows: pa.Table, predicate: str) -> None:
-        """Put `rows`, all of which fit `predicate`, in the place of those that do, in one commit."""
+        """Delete the rows that satisfy `predicate` and append `rows`, which must all satisfy it, in one commit."""
         with translate_errors(self.uri):
             write_deltalake(
                 self.open(),
@@ -300,23 +279,110 @@ class StoreTable:
 
     @retry_conflicts
     def delete(self, predicate: str) -> int:
+        """Delete the rows that satisfy `predicate`, in one commit; returns their number."""
         with translate_errors(self.uri):
             outcome: dict[str, Any] = self.open().delete(predicate, writer_properties=self.writer)
             return int(outcome.get("num_deleted_rows") or 0)
 
     def update(self, values: dict[str, str], predicate: str) -> None:
+        """Set columns (name to SQL expression) in the rows that satisfy `predicate`, in one commit."""
         with translate_errors(self.uri):
             self.open().update(updates=values, predicate=predicate, writer_properties=self.writer)
 
-    # ---- care --------------------------------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def transaction_versions(self, apps: Sequence[str]) -> dict[str, int | None]:
+        """The stored version of each application id, None for one without any."""
+        with self._newest() as table:
+            return {app: table.transaction_version(app) for app in apps}
+
+    def partition_values(self, column: str) -> list[str]:
+        """The distinct values of a partition column, ascending; read from the log, no file is opened."""
+        with translate_errors(self.uri):
+            return sorted({values[column] for values in self.open().partitions()})
+
+    def dataset(self, where: RowFilter | None = None) -> pads.Dataset:
+        """The newest version as an Arrow dataset, of those files only whose partitions `where` can match.
+
+        A table on a local disk is read by Arrow's own file system. Through Delta's, Arrow's threads would call into
+        Python: slower, and a scan that was not read to its end would abort or hang the process at exit.
+        """
+        with translate_errors(self.uri):
+            local = None if "://" in self.uri else pafs.SubTreeFileSystem(self.uri, pafs.LocalFileSystem())
+            return self.open().to_pyarrow_dataset(
+                filesystem=local, file_pruning_predicate=None if where is None else list(where.partitions)
+            )
+
+    def read(
+        self,
+        columns: Sequence[str],
+        where: RowFilter | None = None,
+    ) -> pa.Table:
+        """The named columns of the rows that match `where` (all when None), in no particular order."""
+        with translate_errors(self.uri):
+            return self.dataset(where).to_table(columns=list(columns), filter=_expression(where))
+
+    def read_batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same in batches of at most `rows` rows, so that a large column is never in memory as a whole."""
+        with translate_errors(self.uri):
+            yield from self.dataset(where).to_batches(
+                columns=list(columns),
+                filter=_expression(where),
+                batch_size=rows,
+                batch_readahead=2,
+                fragment_readahead=1,
+            )
+
+    def map_batches(
+        self,
+        columns: Sequence[str],
+        where: RowFilter | None,
+        rows: int,
+        function: Callable[[pa.RecordBatch], Result],
+    ) -> Iterator[Result]:
+        """Apply `function` to batches of at most `rows` rows in several threads; results come in no particular order.
+
+        Row groups are read side by side; at most twice as many of them as there are threads are in progress.
+        """
+        with translate_errors(self.uri):
+            dataset, wanted = self.dataset(where), _expression(where)
+            schema = pa.schema([dataset.schema.field(name) for name in columns])
+
+            def split(fragment: pads.Fragment) -> list[pads.Fragment]:
+                return list(fragment.split_by_row_group(wanted, schema=dataset.schema))
+
+            def read(fragment: pads.Fragment) -> list[Result]:
+                found = fragment.to_batches(
+                    schema=dataset.schema,
+                    columns=list(columns),
+                    filter=wanted,
+                    batch_size=rows,
+                    batch_readahead=0,
+                    fragment_readahead=0,
+                    use_threads=False,
+                )
+                return [function(batch.cast(schema)) for batch in found if len(batch)]
+
+            with ThreadPoolExecutor(THREADS) as pool:
+                pending: deque[Future[list[Result]]] = deque()
+                row_groups = pool.map(split, list(dataset.get_fragments(wanted)))
+                for fragment in (each for some in row_groups for each in some):
+                    pending.append(pool.submit(read, fragment))
+                    if len(pending) > 2 * THREADS:
+                        yield from pending.popleft().result()
+                while pending:
+                    yield from pending.popleft().result()
+
+    # ---- maintenance -------------------------------------------------------------------------------------------------
 
     def purge(self, stream_id: str, until: str | None = None) -> None:
-        """Remove every file that the present version does not list: all of the stream's, of others what is surely dead.
+        """Remove from the disk, and from the log, what the newest version does not list.
 
-        A file that is in no version may be one that a live writer is about to commit. It is removed at once where it may
-        hold what was forgotten (the stream's, of days up to `until`, all when None), else when it is an hour old.
+        A file that no version lists may belong to a commit in progress. One of this stream, of days up to `until`
+        (YYYY-MM-DD; of all days when None), may hold deleted rows and is removed at once. Any other one is removed when
+        it is older than `GRACE_HOURS`.
         """
-        self.configure(_PURGING)  # the names of files are names of streams
+        self.configure(_PURGING)  # the log must go too: the names of files contain the names of streams
         with translate_errors(self.uri):
             self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
             listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
@@ -330,7 +396,7 @@ class StoreTable:
         self.configure(_CONFIGURATION)
 
     def vacuum(self) -> int:
-        """Delete files that no version has listed for an hour, nor a writer just made; how many."""
+        """Delete files that were replaced, or written and never committed, over `GRACE_HOURS` ago; returns their number."""
         with translate_errors(self.uri):
             return len(
                 self.open().vacuum(
@@ -338,9 +404,9 @@ class StoreTable:
                 )
             )
 
-    def trim(self) -> None:
-        """Write a checkpoint and remove what is old of the log before it."""
-        self.configure(_CONFIGURATION)  # of an earlier Sightline, or of a `purge` that was killed
+    def clean_log(self) -> None:
+        """Write a checkpoint and delete log entries before it that are older than ten minutes."""
+        self.configure(_CONFIGURATION)  # a table of an earlier Sightline, or of a `purge` that was killed
         self._checkpoint()
 
     @retry_conflicts
@@ -350,16 +416,25 @@ class StoreTable:
             table.create_checkpoint()
             table.cleanup_metadata()
 
-    @retry_conflicts
-    def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
-        """Set those properties that differ."""
-        with translate_errors(self.uri):
-            table = self.open()
-            if not table.metadata().configuration.items() >= values.items():
-                table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
+    @contextmanager
+    def _newest(self) -> Iterator[DeltaTable]:
+        """The newest version for a writer, one thread at a time: a handle that is kept and updated.
+
+        Opening a table takes longer the longer its log is, and a worker needs it several times a commit. A handle that
+        was not used for a minute is discarded, because log entries that it needs may have been cleaned.
+        """
+        with self._lock, translate_errors(self.uri):
+            handle, self._handle = self._handle, None  # kept again only if the block succeeds
+            now = time.monotonic()
+            if handle is None or now - self._handle_at > _HANDLE_SECONDS:
+                handle = self.open()
+            else:
+                handle.update_incremental()
+            yield handle
+            self._handle, self._handle_at = handle, now
 
 
-def _rows(where: RowFilter | None) -> pads.Expression | None:
+def _expression(where: RowFilter | None) -> pads.Expression | None:
     return None if where is None else where.rows
 
 
@@ -368,7 +443,7 @@ _WRITER = {
     # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost time.
     "frames": WriterProperties(
         compression="UNCOMPRESSED",
-        max_row_group_size=4096,  # what a reader of pictures holds at once
+        max_row_group_size=4096,  # what a reader of pictures holds in memory
         column_properties=dict.fromkeys(("frame_vector.list.element", "patch_pooled.list.element", "picture"), _RAW),
     ),
     "patches": WriterProperties(compression="UNCOMPRESSED", column_properties={"patches": _RAW}),
@@ -377,7 +452,12 @@ _WRITER = {
 
 
 def patch_writer(*, compressed: bool, rows: int) -> WriterProperties:
-    """How patches are written: row groups of `rows` rows, which are read side by side; ZSTD where it finds something."""
+    """How files of the `patches` table are written.
+
+    Args:
+        compressed: with ZSTD, for encodings whose bytes repeat.
+        rows: rows of a row group; row groups are read side by side.
+    """
     return WriterProperties(
         compression="ZSTD" if compressed else "UNCOMPRESSED",
         compression_level=3 if compressed else None,

@@ -1,4 +1,7 @@
-"""Hits of a search, and the moments they merge into."""
+"""Search hits, and the moments they are merged into.
+
+A hit is one frame. A moment is a run of neighbouring hits of one stream, shown as one result.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,44 @@ __all__ = ["Hit", "Moment", "merge_moments"]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One frame that was found; captured_at in UTC microseconds, score the cosine."""
+    """One frame that a search returned."""
 
     stream_id: str
+    """The stream of the frame."""
+
     captured_at: int
+    """UTC microseconds."""
+
     score: float
+    """Cosine of the frame's vector and the query, in [−1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Neighbouring hits of one stream as one stretch of time, UTC microseconds; `best` is its highest frame."""
+    """Neighbouring hits of one stream as one stretch of time."""
 
     stream_id: str
+    """The stream of the hits."""
+
     start: int
+    """Time of the first hit, UTC microseconds."""
+
     end: int
+    """Time of the last hit, UTC microseconds, inclusive."""
+
     best: int
+    """Time of the hit with the highest score, UTC microseconds."""
+
     score: float
+    """The highest score of the hits."""
 
 
 def merge_moments(hits: Sequence[Hit], gap_seconds: float = 5.0) -> list[Moment]:
-    """Join hits of a stream that lie at most `gap_seconds` apart; the best moment first, ties to the earlier."""
+    """Merge hits of one stream that are at most `gap_seconds` apart.
+
+    Returns:
+        Moments by descending score; of equal scores, by stream and time.
+    """
     moments: list[Moment] = []
     for hit in sorted(hits, key=lambda h: (h.stream_id, h.captured_at)):
         last = moments[-1] if moments else None

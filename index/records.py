@@ -1,7 +1,7 @@
-"""What one stored frame is: the value objects that every room passes around.
+"""Value objects of what is stored: encoder identities, segments and frames; and the two forms of a time.
 
-A frame is (stream_id, captured_at): UTC microseconds, with the stream's own pts and the clock's source beside it.
-Arrays are column-wise: row i of every array is the same frame.
+A frame is identified by (stream_id, captured_at), in UTC microseconds; beside it are the stream's own pts and the source
+of the clock. Arrays are column-wise: row i of every array is the same frame.
 """
 
 from __future__ import annotations
@@ -17,74 +17,116 @@ from pydantic import BaseModel, ConfigDict, Field
 from index.errors import UsageError
 
 ClockSource = Literal["given", "filename", "container", "mtime", "arrival"]
+"""Where the time of a stream comes from: the user, the file's name, the container, the file's modification time, or the
+moment at which a live frame arrived."""
 
 
 class EncoderIdentity(BaseModel):
-    """Which encoder made a vector. Vectors of different identity are never compared.
+    """The encoder that made a vector. Vectors of different identity are never compared."""
 
-    `weights_digest` and `preprocessing_digest` are hex SHA-256; `dimension` is the length of a vector.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
+    """Name of the encoder, or its hub id."""
+
     revision: str
+    """Revision of the checkpoint."""
+
     weights_digest: str
+    """SHA-256 of the weights, hex."""
+
     preprocessing_digest: str
+    """SHA-256 of the preprocessing settings, hex."""
+
     dimension: int = Field(gt=0)
+    """Length of a vector."""
 
 
 class EncoderPair(BaseModel):
-    """The two encoders whose vectors a store holds; `patches` is M, the patch tokens of one frame."""
+    """The two encoders whose vectors a store holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     frame: EncoderIdentity
+    """Encoder of whole frames (CLIP), whose vectors have Df dimensions."""
+
     patch: EncoderIdentity
+    """Encoder of patches (SigLIP), whose vectors have Dp dimensions."""
+
     patches: int = Field(gt=0)
+    """M, the number of patch tokens of one frame."""
 
 
 class Segment(BaseModel):
-    """One committed piece of footage, the unit of exactly-once.
+    """One committed stretch of footage: the unit that is stored exactly once."""
 
-    `source` is a stable name of the footage (digest or topic partition), `chunk` its place in that source: chunks
-    of one source are committed in ascending order. `start` and `end` are UTC microseconds, `end` exclusive.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     stream_id: str
+    """The stream that the footage belongs to."""
+
     source: str
+    """Stable name of the footage: its digest, or a topic partition."""
+
     chunk: int = Field(ge=0)
+    """Position in the source; the chunks of one source are committed in ascending order."""
+
     uri: str
+    """Where the footage was read from. Credentials are masked before it is stored."""
+
     start: int
+    """UTC microseconds."""
+
     end: int
+    """UTC microseconds, exclusive."""
+
     frames: int = Field(ge=0)
+    """Number of frames that were stored with this segment."""
+
     decode_mode: str
+    """Which frames were decoded: keyframes, nonref or all."""
+
     clock_source: ClockSource
+    """Source of `start`, `end` and the times of the frames."""
+
     final: bool = False
+    """Whether the source ends with this segment."""
+
     problem: str | None = None
+    """What went wrong while decoding, None if nothing did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRecords:
     """The frames of one segment, ready to be stored, ascending in `captured_at`.
 
-    Shapes: captured_at int64[N] (UTC microseconds), pts_seconds float64[N], frame_vectors float32[N, Df] of unit
-    norm (CLIP), patch_pooled float32[N, Dp] of unit norm (SigLIP), patches float16[N, M, Dp], pictures: N JPEGs.
-
     Raises:
-        UsageError: a shape or dtype is not the one above.
+        UsageError: an array has another shape or dtype than documented.
     """
 
     stream_id: str
+    """The stream of all frames."""
+
     clock_source: ClockSource
+    """Source of `captured_at`."""
+
     captured_at: NDArray[np.int64]
+    """int64[N]: UTC microseconds."""
+
     pts_seconds: NDArray[np.float64]
+    """float64[N]: seconds of the stream's own clock."""
+
     frame_vectors: NDArray[np.float32]
+    """float32[N, Df]: embeddings by the frame encoder (CLIP), unit norm."""
+
     patch_pooled: NDArray[np.float32]
+    """float32[N, Dp]: pooled embeddings by the patch encoder (SigLIP), unit norm."""
+
     patches: NDArray[np.float16]
+    """float16[N, M, Dp]: patch tokens."""
+
     pictures: list[bytes]
+    """N pictures, JPEG."""
 
     def __post_init__(self) -> None:
         n = len(self.captured_at)
@@ -107,8 +149,8 @@ class FrameRecords:
     def __len__(self) -> int:
         return len(self.captured_at)
 
-    def where(self, keep: NDArray[np.bool_]) -> FrameRecords:
-        """The rows that `keep`, bool[N], marks; itself where it marks all."""
+    def filter(self, keep: NDArray[np.bool_]) -> FrameRecords:
+        """The rows where `keep`, bool[N], is true; the object itself if all are."""
         if keep.all():
             return self
         return FrameRecords(
@@ -123,28 +165,28 @@ class FrameRecords:
         )
 
 
-def to_micros(moment: datetime) -> int:
-    """UTC microseconds since the epoch. Raises UsageError for a naive datetime."""
-    if moment.tzinfo is None:
-        raise UsageError(f"{moment.isoformat()} has no time zone; write it as {moment.isoformat()}Z for UTC")
-    delta = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+def to_micros(time: datetime) -> int:
+    """UTC microseconds since the epoch. Raises UsageError for a datetime without a time zone."""
+    if time.tzinfo is None:
+        raise UsageError(f"{time.isoformat()} has no time zone; write it as {time.isoformat()}Z for UTC")
+    delta = time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def from_micros(micros: int) -> datetime:
-    """The UTC datetime of `micros` microseconds since the epoch."""
+    """The datetime, in UTC, of `micros` microseconds since the epoch."""
     return datetime.fromtimestamp(int(micros) // 1_000_000, UTC).replace(microsecond=int(micros) % 1_000_000)
 
 
 def rfc3339(micros: int) -> str:
-    """`2024-03-01T08:00:00Z`, with fractions of a second only where there are any."""
+    """UTC microseconds as an RFC 3339 time, `2024-03-01T08:00:00Z`; a fraction only if it is not zero."""
     return from_micros(micros).isoformat().replace("+00:00", "Z")
 
 
 def parse_rfc3339(text: str) -> int:
-    """UTC microseconds of an RFC 3339 time. Raises UsageError when it does not parse or names no time zone."""
+    """UTC microseconds of an RFC 3339 time. Raises UsageError if it is not one, or names no time zone."""
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{text!r} is not a time; write 2024-03-01T08:00:00Z") from None
-    return to_micros(moment)
+    return to_micros(time)

@@ -1,7 +1,7 @@
-"""Which rows of a table are read: what Arrow filters by, and which partitions can hold such rows at all.
+"""Filters of table rows: an Arrow expression, with the conditions that let a reader skip whole files.
 
-A reader opens every file of a table that its partitions do not rule out, 0.2 ms each and more; a store of years has a
-hundred thousand files, a question about one camera and one day looks into a few.
+A reader opens every file whose partitions it cannot rule out, which costs 0.2 ms or more each. A store of several years
+has a hundred thousand files; a question about one camera and one day needs a few of them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ __all__ = ["RowFilter", "in_window", "of_streams", "on_day"]
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """`rows` is the filter, `partitions` are conditions that files must meet, as ("stream_id", "=", "front")."""
+    """Which rows of a table are read."""
 
     rows: pads.Expression
+    """The condition that each row must meet."""
+
     partitions: tuple[tuple[str, str, str | list[str]], ...]
+    """Conditions on partition columns that a file must meet, for example ("stream_id", "=", "front")."""
 
     def __and__(self, other: pads.Expression) -> RowFilter:
-        """Of these rows, those that `other` takes."""
+        """The rows that match this filter and `other`."""
         return RowFilter(self.rows & other, self.partitions)
 
 
@@ -42,17 +45,17 @@ def on_day(stream: str, day: str) -> RowFilter:
 
 
 def in_window(streams: Sequence[str], start: int | None, end: int | None) -> RowFilter:
-    """The rows of the named streams with start ≤ captured_at < end, UTC microseconds; None for no limit."""
+    """The rows of the named streams with start ≤ captured_at < end, in UTC microseconds; None means no limit."""
     found = of_streams(streams)
     rows, partitions = found.rows, [*found.partitions]
     if start is not None:
-        rows &= (pads.field("date") >= day_of(start)) & (pads.field("captured_at") >= _moment(start))
+        rows &= (pads.field("date") >= day_of(start)) & (pads.field("captured_at") >= _timestamp(start))
         partitions.append(("date", ">=", day_of(start)))
     if end is not None:
-        rows &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _moment(end))
+        rows &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _timestamp(end))
         partitions.append(("date", "<=", day_of(end)))
     return RowFilter(rows, tuple(partitions))
 
 
-def _moment(micros: int) -> pa.Scalar:
+def _timestamp(micros: int) -> pa.Scalar:
     return pa.scalar(int(micros), pa.timestamp("us", "UTC"))

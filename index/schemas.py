@@ -1,11 +1,11 @@
-"""The Arrow schemas of the three Delta tables: the one place that says what a column is and in which unit.
+"""The Arrow schemas of the three Delta tables: what each column is, and its unit.
 
-    frames    one row a frame: its key, its clock, its vectors, its picture; what questions and searches read
-    patches   one row a frame: the M patch tokens, by far the most bytes, read for the frames of one question only
-    segments  one row a committed piece of footage: what was ingested, from where, and how
+    frames    one row per frame: key, clock, vectors and picture; read by questions and searches
+    patches   one row per frame: the M patch tokens, by far the most bytes; read for the frames of one question only
+    segments  one row per committed segment: what was ingested, from where and how
 
-Pictures stand in `frames`, as a column that is read alone or not at all, so that forgetting a frame forgets its
-picture in the same transaction.
+The picture is a column of `frames`, which a reader loads only on request, so that deleting a frame deletes its picture in
+the same commit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,20 @@ from pydantic import AfterValidator
 
 from index.errors import UsageError
 
-FORMAT = 2  # 2: patches that are not fp16; a store of fp16 patches is still written as 1
-FORMAT_KEY, ENCODERS_KEY, PATCHES_KEY = "sightline.format", "sightline.encoders", "sightline.patches"
+FORMAT = 2
+"""The newest format this version reads. 2 has patches that are not fp16; a store of fp16 patches is written as 1."""
+
+FORMAT_KEY = "sightline.format"
+"""Table property: the format of the store, an integer."""
+
+ENCODERS_KEY = "sightline.encoders"
+"""Table property: the `EncoderPair` whose vectors the store holds, JSON."""
+
+PATCHES_KEY = "sightline.patches"
+"""Table property: the `PatchEncoding`, JSON; absent for fp16."""
+
+GENERATION_KEY = "sightline.generation"
+"""Table property of `segments`: how often footage was deleted with `forget`, an integer; absent for 0."""
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -46,12 +58,12 @@ FRAMES = pa.schema(
     ]
 )
 PATCHES = pa.schema([*_KEY, _column("patches", pa.binary(), "float16 little endian, [M, Dp] row by row")])
-# Stores of other encodings; the layouts stand in `index.patches.codec`.
+# For the other encodings; `index.patches.codec` documents the layouts.
 PATCHES_INT8 = pa.schema([*_KEY, _column("patches", pa.binary(), "int8 row")])
 PATCHES_DIFFERENTIAL = pa.schema(
     [
         *_KEY,
-        _column("head", _TIME, "captured_at of the row that this one is rebuilt from, its own in that row"),
+        _column("head", _TIME, "captured_at of the first row of its chain, from which it is decoded"),
         _column("patches", pa.binary(), "differential row"),
     ]
 )
@@ -76,10 +88,11 @@ TABLES = {
     "patches": (PATCHES, ["stream_id", "date"]),
     "segments": (SEGMENTS, ["stream_id"]),
 }
+"""Schema and partition columns of each table."""
 
 
 def check_stream_id(stream_id: str) -> str:
-    """Return `stream_id`. Raises UsageError when it cannot be the name of a stream."""
+    """Return `stream_id`. Raises UsageError if it is not a valid name of a stream."""
     if not _STREAM.fullmatch(stream_id):
         raise UsageError(
             f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
@@ -94,4 +107,5 @@ def _stream_name(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-StreamId = Annotated[str, AfterValidator(_stream_name)]  # of fields of pydantic's models
+StreamId = Annotated[str, AfterValidator(_stream_name)]
+"""Type of a pydantic field that holds the name of a stream."""

@@ -25,9 +25,9 @@ from index.files import write_atomically
 from index.records import EncoderIdentity
 from index.schemas import check_stream_id
 
-__all__ = ["QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
+__all__ = ["MAX_QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
 
-QUESTIONS = 256  # most questions of one store
+MAX_QUESTIONS = 256  # most questions of one store
 _OBJECT_BYTES = 64 * 2**20
 _NAME = re.compile(r"[\w][\w .,'-]{0,79}")
 _log = structlog.get_logger(__name__)
@@ -85,10 +85,10 @@ class StandingQuestion(BaseModel):
     rule: AlertRule = AlertRule()
     created_at: int
 
-    def asks(self, stream: str) -> bool:
+    def applies_to(self, stream: str) -> bool:
         return not self.streams or stream in self.streams
 
-    def array(self) -> NDArray[np.float32]:
+    def as_array(self) -> NDArray[np.float32]:
         """float32[Dp], unit norm."""
         return np.asarray(self.vector, np.float32)
 
@@ -144,7 +144,7 @@ class StandingQuestionStore:
             StoreCorrupt: the folder cannot be read.
         """
         found: list[StandingQuestion] = []
-        for path in self._listed("questions")[:QUESTIONS]:
+        for path in self._listed("questions")[:MAX_QUESTIONS]:
             data = self._get(path)
             if data is None:  # removed meanwhile
                 continue
@@ -158,7 +158,7 @@ class StandingQuestionStore:
     def add(self, question: StandingQuestion) -> None:
         """Write it down. Raises UsageError when there are too many, StoreFull."""
         held = self._listed("questions")
-        if len(held) >= QUESTIONS and not any(path.endswith(f"/{question.id}.json") for path in held):
+        if len(held) >= MAX_QUESTIONS and not any(path.endswith(f"/{question.id}.json") for path in held):
             raise UsageError(
                 f"{mask_url(self.url)}: has {len(held)} standing questions, the most there may be; remove one"
             )
@@ -182,15 +182,15 @@ class StandingQuestionStore:
 
     # ---- what a worker remembers -----------------------------------------------------------------------------------
 
-    def state(self, stream: str) -> bytes | None:
+    def read_state(self, stream: str) -> bytes | None:
         """What was last kept of a stream, None when nothing was. Raises StoreCorrupt."""
         return self._get(f"{self._root}/state/{check_stream_id(stream)}.json")
 
-    def keep(self, stream: str, state: bytes) -> None:
+    def write_state(self, stream: str, state: bytes) -> None:
         """Raises StoreFull, StoreCorrupt."""
         self._put(f"state/{check_stream_id(stream)}.json", state)
 
-    def drop(self, stream: str) -> None:
+    def delete_state(self, stream: str) -> None:
         """Forget what was kept of a stream."""
         self._delete(f"state/{check_stream_id(stream)}.json")
 

@@ -1,4 +1,4 @@
-"""A window: the frames of some streams in some time, with the vectors that keyframes are chosen by."""
+"""A window: the frames a question is about, with the vectors that keyframes are selected by."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ __all__ = ["Window"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Rows sorted by stream and time; row i of every array is the same frame.
-
-    Shapes: stream_index int32[N] into `stream_ids`, captured_at int64[N] (UTC microseconds), pts_seconds float64[N],
-    frame_vectors float32[N, Df] of unit norm.
-    """
+    """Frames of some streams in some stretch of time, sorted by stream and time; row i of every array is one frame."""
 
     stream_ids: list[str]
+    """The streams the window was read for, ascending; some may have no rows."""
+
     stream_index: NDArray[np.int32]
+    """int32[N]: the stream of each frame, as an index into `stream_ids`."""
+
     captured_at: NDArray[np.int64]
+    """int64[N]: UTC microseconds."""
+
     pts_seconds: NDArray[np.float64]
+    """float64[N]: seconds of the stream's own clock."""
+
     frame_vectors: NDArray[np.float32]
+    """float32[N, Df]: CLIP embeddings, unit norm."""
 
     def __len__(self) -> int:
         return len(self.captured_at)
 
     def locate(self, stream_ids: pa.Array, captured_at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64[n]: the row of each frame, −1 for one that is not in the window."""
+        """The row of each of n frames, int64[n]; −1 for a frame that is not in the window.
+
+        Args:
+            stream_ids: Arrow array of n strings.
+            captured_at: int64[n], UTC microseconds.
+        """
         rows = np.full(len(captured_at), -1, np.int64)
         for name in pc.unique(stream_ids).to_pylist():
             if name not in self.stream_ids:
@@ -46,11 +56,11 @@ class Window:
 
     @property
     def streams(self) -> list[str]:
-        """The streams that have rows here."""
+        """The streams that have rows in the window."""
         return [self.stream_ids[i] for i in np.unique(self.stream_index)]
 
     def take(self, positions: NDArray[np.integer] | slice) -> Window:
-        """The rows at `positions`, which must be ascending for the window to stay sorted."""
+        """The rows at `positions`, which must ascend so that the result is sorted."""
         return Window(
             self.stream_ids,
             self.stream_index[positions],

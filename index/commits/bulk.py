@@ -1,10 +1,11 @@
-"""Chunks written first and committed later, many at once: what many workers of one job do.
+"""Chunks that are written first and committed later, many in one commit: for the workers of one large job.
 
-A chunk's rows become Parquet files in the tables' own folders, which nobody reads before a commit names them. `commit`
-then takes a group of chunks into each table by one commit, patches first and segments last, as `Store.append` does for
-one chunk and with the same transactions (digest of stream and source, chunk): a chunk that is there already is left
-out, so doing all of it twice changes nothing. Files that no commit ever names are removed with the next `forget`
-or `compact`, once they are an hour old.
+`write` puts the rows of a chunk into Parquet files in the folders of the tables, where no reader sees them before a commit
+names them. `commit` adds a group of chunks to each table in one commit, `patches` first and `segments` last, with the same
+transactions as `index.commits.append`: chunks that the store has already are left out, so repeating both steps changes
+nothing. Files that no commit ever names are deleted by the next `forget` or `compact`, once they are an hour old.
+
+This module does not know which worker writes which chunk, nor what a chunk was decoded from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -25,103 +26,115 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
+from index.commits.append import find_new
 from index.delta_table import StoreTable, translate_errors
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS
-
-if TYPE_CHECKING:
-    from index.store import Store
+from index.tables import Tables, is_remote
 
 __all__ = ["DataFile", "WrittenChunk", "commit", "write"]
 
 _PARTITIONS = ("stream_id", "date")
-_MICROSECONDS = "%Y-%m-%dT%H:%M:%SZ"  # Arrow's %S has the fraction
+_MICROSECONDS = "%Y-%m-%dT%H:%M:%SZ"  # Arrow's %S includes the fraction
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One Parquet file of one table; `path` is relative to the table, `size` in bytes, `stats` Delta's own JSON."""
+    """One Parquet file of one table."""
 
     path: str
+    """Path below the table's folder."""
+
     size: int
+    """Bytes."""
+
     partition: tuple[tuple[str, str], ...]
+    """Name and value of each partition column."""
+
     stats: str
+    """Statistics by which Delta skips files, JSON in Delta's own format."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenChunk:
-    """A chunk whose rows lie in files; `app` names stream and source in the transactions, `key` the segment."""
+    """A chunk whose rows are in files that are not committed yet."""
 
     app: str
+    """Application id of its transactions; see `index.commits.append.NewSegment`."""
+
     key: str
+    """Its `segment_key`."""
+
     segment: Segment
+    """Its row in `segments`."""
+
     patches: tuple[DataFile, ...]
+    """Files of the table `patches`, one per UTC day; none if the chunk has no new frames."""
+
     frames: tuple[DataFile, ...]
+    """Files of the table `frames`, likewise."""
 
 
-def write(store: Store, segment: Segment, frames: FrameRecords | None) -> WrittenChunk | None:
-    """Write the rows of one chunk that the store lacks; None when it has the whole chunk.
+def write(tables: Tables, segment: Segment, frames: FrameRecords | None) -> WrittenChunk | None:
+    """Write the rows of one chunk that the store lacks; None if it has the whole chunk.
 
     Raises:
-        UsageError: frames of another stream or with vectors of another shape.
-        StoreFull: no space; nothing of this chunk counts.
+        UsageError: frames of another stream, or vectors of another shape than the store's.
+        StoreFull: no space is left; files that were written are not committed.
     """
-    new = store._new(segment, frames)
+    new = find_new(tables, segment, frames)
     if new is None:
         return None
-    app, key, segment, kept = new
-    if kept is None:
-        return WrittenChunk(app, key, segment, (), ())
-    patches = _files(store._tables["patches"], store._patches.rows(key, kept))
-    return WrittenChunk(
-        app, key, segment, tuple(patches), tuple(_files(store._tables["frames"], frame_rows(key, kept)))
-    )
+    if new.frames is None:
+        return WrittenChunk(new.app, new.key, new.segment, (), ())
+    patches = _write_files(tables.patches, tables.patch_store.rows(new.key, new.frames))
+    written = _write_files(tables.frames, frame_rows(new.key, new.frames))
+    return WrittenChunk(new.app, new.key, new.segment, tuple(patches), tuple(written))
 
 
-def commit(store: Store, chunks: Sequence[WrittenChunk]) -> int:
-    """Take chunks into the store, those of one source in ascending order; how many were new.
+def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
+    """Commit chunks; those of one source must ascend. Returns the number of chunks the store did not have.
 
     Raises:
-        StoreCorrupt: a file that was written is gone, as after a `forget` meanwhile; write the chunks again.
+        StoreCorrupt: a written file is gone, for example because of a `forget` in between; write the chunks again.
     """
-    for name in ("patches", "frames"):
-        table = store._tables[name]
-        some = [(c.app, c.segment.chunk, getattr(c, name)) for c in chunks if getattr(c, name)]
+    _commit_files(tables.patches, [(c.app, c.segment.chunk, c.patches) for c in chunks if c.patches])
+    _commit_files(tables.frames, [(c.app, c.segment.chunk, c.frames) for c in chunks if c.frames])
+    segments = tables.segments
 
-        def add(
-            delta: DeltaTable, kept: list[tuple[DataFile, ...]], properties: CommitProperties, table: StoreTable = table
-        ) -> None:
-            files = [part for parts in kept for part in parts]
-            _check_there(table, files)
-            delta.create_write_transaction(
-                [_action(file) for file in files],
-                mode="append",
-                schema=table.schema,
-                partition_by=list(table.partitions),
-                commit_properties=properties,
-            )
-
-        table.commit_once(some, add)
-    table = store._tables["segments"]
-
-    def listed(delta: DeltaTable, kept: list[dict[str, Any]], properties: CommitProperties) -> None:
+    def add_rows(delta: DeltaTable, rows: list[dict[str, Any]], properties: CommitProperties) -> None:
         write_deltalake(
             delta,
-            pa.Table.from_pylist(kept, schema=SEGMENTS),
+            pa.Table.from_pylist(rows, schema=SEGMENTS),
             mode="append",
             commit_properties=properties,
-            writer_properties=table.writer,
+            writer_properties=segments.writer,
         )
 
-    return table.commit_once([(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks], listed)
+    return segments.commit_new([(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks], add_rows)
+
+
+def _commit_files(table: StoreTable, items: Sequence[tuple[str, int, tuple[DataFile, ...]]]) -> None:
+    def add_files(delta: DeltaTable, new: list[tuple[DataFile, ...]], properties: CommitProperties) -> None:
+        files = [file for files in new for file in files]
+        _check_present(table, files)
+        delta.create_write_transaction(
+            [_add_action(file) for file in files],
+            mode="append",
+            schema=table.schema,
+            partition_by=list(table.partitions),
+            commit_properties=properties,
+        )
+
+    table.commit_new(items, add_files)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def _files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
-    """Write `rows` of one stream, a file a day."""
+def _write_files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
+    """Write rows of one stream, one file per UTC day."""
     found = []
     for day in pc.unique(rows["date"]).to_pylist():
         some = rows.filter(pc.equal(rows["date"], day))
@@ -129,24 +142,24 @@ def _files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
         folder = "/".join(f"{name}={value}" for name, value in partition)
         path = f"{folder}/part-{uuid.uuid4()}.parquet"
         some = some.drop_columns(list(_PARTITIONS))
-        size = _write(table, path, some)
-        found.append(DataFile(path, size, partition, _stats(some)))
+        size = _write_file(table, path, some)
+        found.append(DataFile(path, size, partition, _statistics(some)))
     return found
 
 
-def _write(table: StoreTable, path: str, rows: pa.Table) -> int:
+def _write_file(table: StoreTable, path: str, rows: pa.Table) -> int:
     with translate_errors(table.uri):
         system, root = fsspec.core.url_to_fs(table.uri)
         place = f"{root}/{path}"
-        if "://" not in table.uri:
+        if not is_remote(table.uri):
             Path(place).parent.mkdir(parents=True, exist_ok=True)
         with system.open(place, "wb") as file:
-            pq.write_table(rows, file, **_settings(table.writer, rows.column_names))
+            pq.write_table(rows, file, **_parquet_options(table.writer, rows.column_names))
         return int(system.size(place))
 
 
-def _settings(writer: WriterProperties, names: Sequence[str]) -> dict[str, Any]:
-    """The same file, as Arrow's writer is told."""
+def _parquet_options(writer: WriterProperties, names: Sequence[str]) -> dict[str, Any]:
+    """Options with which Arrow's writer writes a file as Delta's does with `writer`."""
     plain = {name.split(".")[0] for name in writer.column_properties or {}}  # neither dictionaries nor statistics
     others = [name for name in names if name not in plain]
     compression = (writer.compression or "SNAPPY").split("(")[0]
@@ -159,8 +172,8 @@ def _settings(writer: WriterProperties, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _stats(rows: pa.Table) -> str:
-    """What Delta skips files by: least and greatest of the columns that queries name."""
+def _statistics(rows: pa.Table) -> str:
+    """Statistics by which Delta skips files: least and greatest value of the columns that predicates name."""
     low, high = (pc.strftime(f(rows["captured_at"]), format=_MICROSECONDS).as_py() for f in (pc.min, pc.max))
     key = rows["segment"][0].as_py()
     return json.dumps(
@@ -173,11 +186,11 @@ def _stats(rows: pa.Table) -> str:
     )
 
 
-def _action(part: DataFile) -> AddAction:
-    return AddAction(part.path, part.size, dict(part.partition), round(time() * 1000), True, part.stats)
+def _add_action(file: DataFile) -> AddAction:
+    return AddAction(file.path, file.size, dict(file.partition), round(time() * 1000), True, file.stats)
 
 
-def _check_there(table: StoreTable, files: Sequence[DataFile]) -> None:
+def _check_present(table: StoreTable, files: Sequence[DataFile]) -> None:
     system, root = fsspec.core.url_to_fs(table.uri)
     for file in files:
         if not system.exists(f"{root}/{file.path}") or system.size(f"{root}/{file.path}") != file.size:

@@ -1,17 +1,18 @@
-"""Pieces of many streams and the offsets they were read at, stored together: exactly once, whoever dies when.
+"""Segments of many streams stored together with the offsets they were read at: exactly once, through crashes and takeovers.
 
-Each of the three tables takes one commit a batch, patches first and `segments` last, and each commit carries the next
-offset of every partition in the batch as a Delta transaction. `segments` is the authority: a batch begins where it says
-its partitions stand, or not at all, and a partition's messages are stored when it says so.
+A batch is one commit in each of the three tables, `patches` first and `segments` last. Each commit carries, as an
+application transaction, the next offset of every partition in the batch. `segments` is the authority: a batch must begin
+at the offsets that `segments` holds, or it is refused, and a message is stored once `segments` is past it.
 
-- Killed before the last commit: patches or frames are ahead of `segments`. Whoever takes over finds that by their own
-  offsets, removes what was left of its messages, and writes them anew in the same way.
-- Fenced: Delta refuses a concurrent commit with the same application id, but takes a lower version without a word
-  (deltalake 1.6.6), so each commit demands the very version that was read before.
-- The application id is `topic/partition`. A topic that was deleted and made again goes on counting from 0, so a second
-  one, `topic/partition@topic-id`, moves with it and says which topic of that name the store has read from.
+- A worker killed before the last commit leaves `patches` or `frames` ahead of `segments`. The next owner of the partition
+  sees that from the offsets of those tables, deletes the rows of its messages and writes them again, in the same commit.
+- Fencing: Delta refuses concurrent commits with the same application id but accepts a lower version without an error
+  (deltalake 1.6.6). So each commit requires the versions that were read before.
+- The application id is `topic/partition`. A topic that was deleted and created again counts from 0, so a second
+  application, `topic/partition@topic-id`, advances with the first and identifies the topic that was read.
 
-This module knows nothing of Kafka: a source is a name and offsets that ascend.
+This module does not know Kafka: a source is a name with ascending offsets. It knows neither how frames were decoded nor
+how often a batch is committed.
 """
 
 from __future__ import annotations
@@ -21,174 +22,181 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
-from index.columns import digest, frame_rows, segment_row, text
+from index.columns import frame_rows, segment_key, segment_row, string_field
+from index.commits.append import check_frames
 from index.errors import CommitFenced, StoreError, mask_url
 from index.records import FrameRecords, Segment
 from index.row_filter import in_window, of_streams
-from index.schemas import SEGMENTS, TABLES, check_stream_id
+from index.schemas import SEGMENTS, check_stream_id
 from index.second_grid import seconds_of
-
-if TYPE_CHECKING:
-    from index.store import Store
+from index.tables import Tables
 
 __all__ = ["OffsetAdvance", "OffsetCommitter", "OffsetSegment"]
 
 _SECOND = 1_000_000
-_TRIM_EVERY = 200  # batches; about seven minutes of a busy worker
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetSegment:
-    """One message's footage. `segment.chunk` is its offset in `app`; a `void` piece could not be stored and gets no row."""
+    """The footage of one message."""
 
     app: str
+    """Application id of its partition."""
+
     segment: Segment
+    """The segment; `segment.chunk` is the offset of the message."""
+
     frames: FrameRecords | None
-    void: bool = False
+    """Its frames, None if it has none."""
+
+    rejected: bool = False
+    """Whether the message is invalid: it gets no row, and rows that a killed worker wrote of it are deleted."""
 
     @property
     def key(self) -> str:
-        return digest(self.segment.stream_id, self.segment.source, self.segment.chunk)
+        """Its `segment_key`."""
+        return segment_key(self.segment)
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetAdvance:
-    """How far a batch moves one application: from `before` (None: never seen) to `after`; `also` moves with it."""
+    """How far one batch advances one application."""
 
     before: int | None
+    """The stored offset that the batch begins at; None if nothing of this application was ever stored."""
+
     after: int
-    also: str | None = None
+    """The next offset after the batch."""
+
+    identity_app: str | None = None
+    """A second application id that advances with the first and identifies the source; see the module's docstring."""
 
 
 @dataclass(slots=True)
 class OffsetCommitter:
-    """Writes batches into one store and remembers, stream by stream, the last second that is held.
+    """Commits batches to one store and caches the last stored second of each stream.
 
-    The memory spares a look into the tables for every batch; it is right as long as this writer alone writes these
-    streams, so `forget` it for every stream that may have changed hands.
+    The cache saves a read of the tables for each batch. It is valid while this committer alone writes these streams, so
+    `invalidate` must be called for streams whose owner may have changed.
     """
 
-    store: Store
+    tables: Tables
+    """The store."""
+
+    clean_every: int = 200
+    """Batches between two `clean_logs`; 200 are about seven minutes of a busy worker."""
+
     _last: dict[str, int] = field(default_factory=dict)
     _batches: int = 0
 
-    def forget(self, streams: Iterable[str] | None = None) -> None:
-        """Look again next time; all streams when None."""
+    def invalidate(self, streams: Iterable[str] | None = None) -> None:
+        """Discard the cached seconds of these streams, of all when None."""
         for stream in list(self._last) if streams is None else streams:
             self._last.pop(stream, None)
 
     def offsets(self, apps: Sequence[str]) -> dict[str, int | None]:
-        """The next offset of every application, None for one that never stored anything."""
-        return self.store._tables["segments"].versions(apps)
+        """The next offset of each application, None for one that never stored anything."""
+        return self.tables.segments.transaction_versions(apps)
 
-    def restart(self, apps: Sequence[str]) -> None:
-        """Put applications back to 0, on purpose: their source was made again."""
-        for table in self.store._tables.values():
-            held = {app: version for app, version in table.versions(apps).items() if version}
+    def reset(self, apps: Sequence[str]) -> None:
+        """Set applications back to offset 0, because their source was created again."""
+        for table in self.tables.all():
+            held = {app: version for app, version in table.transaction_versions(apps).items() if version}
             if held:
-                table.append_from(table.schema.empty_table(), {app: (version, 0) for app, version in held.items()})
+                resets = {app: (version, 0) for app, version in held.items()}
+                table.append_and_advance(table.schema.empty_table(), resets)
 
-    def write(self, pieces: Sequence[OffsetSegment], steps: Mapping[str, OffsetAdvance]) -> list[Segment]:
-        """Store `pieces` and move the applications; the segments as they were stored, void ones left out.
+    def commit(self, batch: Sequence[OffsetSegment], advances: Mapping[str, OffsetAdvance]) -> list[Segment]:
+        """Store a batch and advance the applications.
 
         Args:
-            pieces: ascending in offset within each application, streams each within one application.
-            steps: for every application of the batch.
+            batch: ascending in offset within each application; all segments of a stream belong to one application.
+            advances: for every application of the batch; may contain others, whose messages held no footage.
+
+        Returns:
+            The segments as they were stored, without the rejected ones.
 
         Raises:
-            CommitFenced: an application is not where its step begins; nothing of this batch counts.
-            UsageError: frames that do not fit the store.
-            StoreFull: no space; nothing of this batch counts.
+            CommitFenced: an application is not at `before`; nothing of this batch is stored.
+            UsageError: frames do not fit the store.
+            StoreFull: no space is left; nothing of this batch is stored.
         """
-        for piece in pieces:
-            check_stream_id(piece.segment.stream_id)
-            if piece.frames is not None and len(piece.frames):
-                self.store._check(piece.segment, piece.frames)
-        apps = [app for name, step in steps.items() for app in (name, step.also) if app is not None]
-        marks = {name: self.store._tables[name].versions(apps) for name in TABLES}
-        for app, step in steps.items():
-            if marks["segments"][app] != step.before:
+        for each in batch:
+            check_stream_id(each.segment.stream_id)
+            if each.frames is not None and len(each.frames):
+                check_frames(self.tables.encoders, each.segment, each.frames)
+        apps = [app for name, step in advances.items() for app in (name, step.identity_app) if app is not None]
+        tables = self.tables
+        reached = {table.name: table.transaction_versions(apps) for table in tables.all()}
+        for app, step in advances.items():
+            stored = reached["segments"][app]
+            if stored != step.before:
                 raise CommitFenced(
-                    f"{mask_url(self.store.url)}: {app} stands at {marks['segments'][app]}, this worker left it at "
-                    f"{step.before}: another one has taken it over; start again from what the store says"
+                    f"{mask_url(tables.url)}: {app} is at {stored}, this worker expected {step.before}: another worker has "
+                    "committed it; start again from the stored offset"
                 )
-        stored = self._kept([piece for piece in pieces if not piece.void])
-        for name, rows_of in (("patches", self.store._patches.rows), ("frames", frame_rows)):
-            rows = [rows_of(key, frames) for _, key, frames in stored if frames is not None]
-            table = self.store._tables[name]
-            left = any(piece.segment.chunk < (marks[name][piece.app] or 0) for piece in pieces)
-            if rows or left:
-                table.append_from(
+        new = self._new_frames([each for each in batch if not each.rejected])
+        for table, rows_of in ((tables.patches, tables.patch_store.rows), (tables.frames, frame_rows)):
+            rows = [rows_of(key, frames) for _, key, frames in new if frames is not None]
+            leftovers = any(each.segment.chunk < (reached[table.name][each.app] or 0) for each in batch)
+            if rows or leftovers:
+                table.append_and_advance(
                     pa.concat_tables(rows) if rows else table.schema.empty_table(),
-                    self._moves(steps, marks[name], forward=True),
-                    replace=_rows_of(pieces) if left else "",
+                    _versions(advances, reached[table.name], never_back=True),
+                    replace=_rows_of(batch) if leftovers else "",
                 )
-        listed = [segment_row(key, s) for s, key, _ in stored]
-        rows = [pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()]
-        self.store._tables["segments"].append_from(rows[0], self._moves(steps, marks["segments"], forward=False))
-        for segment, _, frames in stored:
+        listed = [segment_row(key, segment) for segment, key, _ in new]
+        segment_rows = pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()
+        tables.segments.append_and_advance(segment_rows, _versions(advances, reached["segments"], never_back=False))
+        for segment, _, frames in new:
             if frames is not None:
                 last = int(seconds_of(frames.captured_at[-1:])[0])
                 self._last[segment.stream_id] = max(last, self._last.get(segment.stream_id, last))
         self._batches += 1
-        if self._batches % _TRIM_EVERY == 0:
-            self.trim()
-        return [segment for segment, _, _ in stored]
+        if self._batches % self.clean_every == 0:
+            self.clean_logs()
+        return [segment for segment, _, _ in new]
 
-    def trim(self) -> None:
-        """Keep the logs short: whoever writes for months does it, so that nobody needs to. A failure is no matter."""
-        for table in self.store._tables.values():
-            with suppress(StoreError, CommitFailedError):  # the next time will do
-                table.trim()
-
-    @staticmethod
-    def _moves(
-        steps: Mapping[str, OffsetAdvance], marks: Mapping[str, int | None], *, forward: bool
-    ) -> dict[str, tuple[int | None, int]]:
-        """`forward`: never below what is there, which marks messages that a killed worker has left behind."""
-        moves: dict[str, tuple[int | None, int]] = {}
-        for name, step in steps.items():
-            for app in (name, step.also):
-                if app is not None:
-                    before = marks[app]
-                    moves[app] = (before, max(before or 0, step.after) if forward else step.after)
-        return moves
+    def clean_logs(self) -> None:
+        """Shorten the logs of all tables, so that a worker needs no other process for it. Failures are ignored."""
+        for table in self.tables.all():
+            with suppress(StoreError, CommitFailedError):  # the next attempt will do
+                table.clean_log()
 
     # ---- one frame a second --------------------------------------------------------------------------------------
 
-    def _kept(self, pieces: Sequence[OffsetSegment]) -> list[tuple[Segment, str, FrameRecords | None]]:
-        """Every piece with the frames whose second is still free, its key, and its segment with their number."""
-        held = self._held(pieces)
+    def _new_frames(self, batch: Sequence[OffsetSegment]) -> list[tuple[Segment, str, FrameRecords | None]]:
+        """Of each segment, the frames whose second is free: the segment with their number, its key, and the frames."""
+        held = self._held_seconds(batch)
         result: list[tuple[Segment, str, FrameRecords | None]] = []
-        for piece in pieces:
-            frames = piece.frames if piece.frames is not None and len(piece.frames) else None
+        for each in batch:
+            frames = each.frames if each.frames is not None and len(each.frames) else None
             if frames is not None:
-                taken = held[piece.segment.stream_id]
+                taken = held[each.segment.stream_id]
                 seconds = seconds_of(frames.captured_at)
                 first = np.r_[True, np.diff(seconds) > 0]
                 keep = first & np.array([second not in taken for second in seconds.tolist()])
                 taken.update(seconds[keep].tolist())
-                frames = frames.where(keep) if keep.any() else None
+                frames = frames.filter(keep) if keep.any() else None
             count = 0 if frames is None else len(frames)
-            result.append((piece.segment.model_copy(update={"frames": count}), piece.key, frames))
+            result.append((each.segment.model_copy(update={"frames": count}), each.key, frames))
         return result
 
-    def _held(self, pieces: Sequence[OffsetSegment]) -> dict[str, set[int]]:
-        """The seconds that are held already, of each stream, where its pieces may touch them."""
+    def _held_seconds(self, batch: Sequence[OffsetSegment]) -> dict[str, set[int]]:
+        """The seconds that the store has of each stream of the batch, as far as the batch may overlap them."""
         spans: dict[str, tuple[int, int]] = {}
-        for piece in pieces:
-            if piece.frames is not None and len(piece.frames):
-                times, stream = piece.frames.captured_at, piece.segment.stream_id
+        for each in batch:
+            if each.frames is not None and len(each.frames):
+                times, stream = each.frames.captured_at, each.segment.stream_id
                 low, high = spans.get(stream, (int(times[0]), int(times[-1])))
                 spans[stream] = (min(low, int(times[0])), max(high, int(times[-1])))
         self._read_last([stream for stream in spans if stream not in self._last])
-        last = dict(self._last)  # another thread may `forget`
+        last = dict(self._last)  # another thread may call `invalidate`
         held: dict[str, set[int]] = {stream: {last[stream]} if stream in last else set() for stream in spans}
         behind = {
             stream: span
@@ -197,9 +205,9 @@ class OffsetCommitter:
         }
         if behind:
             times_of = (in_window([s], low - _SECOND, high + 2 * _SECOND).rows for s, (low, high) in behind.items())
-            others = ~text("segment").isin([piece.key for piece in pieces])
+            others = ~string_field("segment").isin([each.key for each in batch])
             where = of_streams(list(behind)) & reduce(or_, times_of) & others
-            rows = self.store._tables["frames"].read(["stream_id", "captured_at"], where)
+            rows = self.tables.frames.read(["stream_id", "captured_at"], where)
             names, times = rows["stream_id"].to_pylist(), rows["captured_at"].cast(pa.int64()).to_numpy()
             for stream in behind:
                 held[stream] = set()
@@ -208,17 +216,35 @@ class OffsetCommitter:
         return held
 
     def _read_last(self, streams: Sequence[str]) -> None:
+        """Cache the last stored second of each of these streams."""
         if not streams:
             return
-        rows = self.store._tables["frames"].read(["stream_id", "captured_at"], of_streams(streams))
+        rows = self.tables.frames.read(["stream_id", "captured_at"], of_streams(streams))
         groups = rows.group_by("stream_id").aggregate([("captured_at", "max")])
         times = groups["captured_at_max"].cast(pa.int64()).to_numpy()
         for name, second in zip(groups["stream_id"].to_pylist(), seconds_of(times).tolist(), strict=True):
             self._last[name] = second
 
 
-def _rows_of(pieces: Sequence[OffsetSegment]) -> str:
-    """The predicate of all rows of `pieces`; names are checked and keys are hex, so nothing needs quoting."""
-    streams = ", ".join(sorted({f"'{piece.segment.stream_id}'" for piece in pieces}))
-    keys = ", ".join(f"'{piece.key}'" for piece in pieces)
+def _versions(
+    advances: Mapping[str, OffsetAdvance], reached: Mapping[str, int | None], *, never_back: bool
+) -> dict[str, tuple[int | None, int]]:
+    """Expected and new version of each application in one table.
+
+    Args:
+        never_back: keep a higher version, which marks messages that a killed worker wrote to this table only.
+    """
+    versions: dict[str, tuple[int | None, int]] = {}
+    for name, step in advances.items():
+        for app in (name, step.identity_app):
+            if app is not None:
+                before = reached[app]
+                versions[app] = (before, max(before or 0, step.after) if never_back else step.after)
+    return versions
+
+
+def _rows_of(batch: Sequence[OffsetSegment]) -> str:
+    """The predicate of all rows of a batch. Names of streams are checked and keys are hex, so quoting is safe."""
+    streams = ", ".join(sorted({f"'{each.segment.stream_id}'" for each in batch}))
+    keys = ", ".join(f"'{each.key}'" for each in batch)
     return f"stream_id IN ({streams}) AND segment IN ({keys})"

@@ -1,1 +1,1 @@
-"""Work on a store as a whole: compaction and verification."""
+"""Operations on a whole store: merging small files, checking that everything agrees, deleting footage for good."""

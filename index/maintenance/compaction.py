@@ -1,17 +1,17 @@
-"""Many small files of the store's tables merged into few, logs and what nobody needs any more removed.
+"""Compaction: the small files of the store's tables merged into large ones, logs cleaned, unused files deleted.
 
-Workers commit every few seconds and leave a file of a few frames for each stream in every commit; a table of a hundred
-thousand files is slow to open for everybody. Compaction reads the small files of one partition (a stream's day) and
-writes them as one, in a commit of its own, row for row the same:
+Workers commit every few seconds, and each commit adds a file of a few frames for every stream. A table of a hundred
+thousand files is slow to open for every process. Compaction reads the small files of one partition (a stream's day) and
+writes them as one file in a commit of its own, without changing a row:
 
-- It changes no row, so appends beside it never conflict. A deletion does; then the partition is done again. Compactions
-  take turns.
-- Applications' transactions stand in the log and in its checkpoints and are not touched. FAISS shards name segments and
-  times, never files, and stay valid.
-- Files that were replaced stay for an hour for whoever is reading them, and so do files that no version lists, because
-  a writer may be about to commit them; entries of the log stay for ten minutes. The next compaction removes them;
-  forgetting a stream removes its own at once.
-- Memory: one file is written at a time, of at most about `TARGET_BYTES`.
+- Concurrent appends never conflict with it. A concurrent deletion does; that partition is then merged again. Two
+  compactions of one store are never active at once (see `_CompactionLock`).
+- Application transactions are in the log and its checkpoints and stay as they are. FAISS shards refer to segments and
+  times, not to files, and stay valid.
+- A replaced file is kept for an hour for processes that are reading it. So is a file that no version lists, because a
+  writer may be about to commit it. Log entries are kept for ten minutes. The next compaction deletes what is older;
+  `forget` deletes the files of its stream at once.
+- Memory is bounded: one file is written at a time, of about `TARGET_BYTES`.
 """
 
 from __future__ import annotations
@@ -21,122 +21,140 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import fsspec
 from deltalake import PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.delta_table import StoreTable, retry_conflicts, translate_errors
 from index.errors import CommitFenced, StoreBusy, UnknownStream, mask_url
 from index.records import rfc3339
-from index.schemas import TABLES
+from index.tables import Tables
 
-if TYPE_CHECKING:
-    from index.store import Store
-
-__all__ = ["TARGET_BYTES", "TableCompaction", "compact"]
+__all__ = ["TARGET_BYTES", "TableCompaction", "compact", "count_log_entries"]
 
 TARGET_BYTES = 64 * 2**20
+"""Size of the files that small ones are merged into."""
+
 _APPLICATION = "sightline.compaction"
-_TURN_SECONDS = 900
-_LEAST_RATE = 2_000_000  # bytes merged a second by the slowest machine
-_LEAST = 4  # merging fewer is not worth writing their bytes again
+_LOCK_SECONDS = 900
+_BYTES_PER_SECOND = 2_000_000  # bytes merged a second by the slowest machine
+_MIN_FILES = 4  # merging fewer is not worth writing their bytes again
+
+_Partition = tuple[tuple[str, str], ...]  # name and value of each partition column
 
 
 class TableCompaction(BaseModel):
-    """What became of one table; bytes and files of its present version.
+    """What a compaction did to one table, or with `dry_run` would do."""
 
-    partitions: which were merged (`dry_run`: would be). merged: small files that went into larger ones. removed: files
-    deleted from the disk. log_before, log_after: entries of its log.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     table: str
+    """Name of the table."""
+
     partitions: int
+    """Number of partitions whose files were merged."""
+
     merged: int
+    """Number of small files that were merged into larger ones."""
+
     files_before: int
+    """Number of files of the newest version, before."""
+
     files_after: int
+    """Number of files of the newest version, after."""
+
     bytes_before: int
+    """Their bytes, before."""
+
     bytes_after: int
+    """Their bytes, after."""
+
     removed: int
+    """Number of unused files that were deleted from the disk."""
+
     log_before: int
+    """Number of entries of the log, before."""
+
     log_after: int
-
-
-_Partition = tuple[tuple[str, str], ...]
+    """Number of entries of the log, after."""
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _TableFile:
     partition: _Partition
     size: int
 
 
 def compact(
-    store: Store,
+    tables: Tables,
     streams: Sequence[str] | None = None,
     *,
     dry_run: bool = False,
     target_bytes: int = TARGET_BYTES,
     on_partition: Callable[[str, str], None] = lambda table, partition: None,
 ) -> list[TableCompaction]:
-    """Merge small files of `streams` (all when None), then clean every table's log and remove what it left behind.
+    """Merge small files of `streams` (all when None), then clean the log of every table and delete unused files.
 
     Args:
-        dry_run: only say what would be done; merged files are counted, the sizes stay as they are.
-        on_partition: told each table and partition before it is merged.
+        tables: the store.
+        streams: names of streams.
+        dry_run: change nothing; report the files that would be merged, with sizes as they are.
+        target_bytes: size of the merged files.
+        on_partition: called with table and partition before each merge.
 
     Raises:
-        UnknownStream: a name the store does not have.
-        StoreBusy: another compaction is under way, or a partition changed under every one of twelve attempts.
-        StoreFull, StoreCorrupt: as when reading and writing; the store stays as it was.
+        UnknownStream: the store has no such stream.
+        StoreBusy: another compaction is active, or a partition changed during each of twelve attempts.
+        StoreFull, StoreCorrupt: reading or writing failed; no row is lost.
     """
-    held = {dict(file.partition)["stream_id"] for file in _files(store._tables["segments"])}
+    held = {dict(file.partition)["stream_id"] for file in _list_files(tables.segments)}
     for name in streams or ():
         if name not in held:
             raise UnknownStream(f"{name}: the store has no such stream; `sightline streams` lists those it has")
     if dry_run:
-        return [_compact_table(store._tables[name], streams, target_bytes, None, on_partition) for name in TABLES]
-    turn = _Turn(store._tables["segments"])
-    turn.take(0)
+        return [_compact_table(table, streams, target_bytes, None, on_partition) for table in tables.all()]
+    lock = _CompactionLock(tables.segments)
+    lock.acquire(0)
     try:
-        return [_compact_table(store._tables[name], streams, target_bytes, turn, on_partition) for name in TABLES]
+        return [_compact_table(table, streams, target_bytes, lock, on_partition) for table in tables.all()]
     finally:
-        turn.give_back()
+        lock.release()
 
 
-class _Turn:
-    """One compaction at a time: deltalake 1.6.6 lets two of the same files both commit, which doubles their rows.
+class _CompactionLock:
+    """Allows one compaction of a store at a time: deltalake 1.6.6 lets two compactions commit the same files, twice.
 
-    Whose turn it is stands in the table's log: an application whose version is the time, in UTC milliseconds, at which
-    the turn ends unless it is taken anew. A compaction that was killed is waited for until then.
+    The lock is an application transaction of the table `segments`. Its version is the time, in UTC milliseconds, at
+    which the lock expires unless it is extended; so the lock of a killed compaction expires by itself.
     """
 
     def __init__(self, table: StoreTable) -> None:
         self._table = table
         self._mine: int | None = None
 
-    def take(self, size: int) -> None:
-        """Take the turn, or keep it, for merging `size` bytes. Raises StoreBusy where it is another's."""
+    def acquire(self, size: int) -> None:
+        """Acquire or extend the lock for merging `size` bytes. Raises StoreBusy if another process holds it."""
         now = time.time_ns() // 1_000_000
-        held = self._table.versions([_APPLICATION])[_APPLICATION]
+        held = self._table.transaction_versions([_APPLICATION])[_APPLICATION]
         if held is not None and held != self._mine and held > now:
             raise self._busy(held)
-        until = max(now + _TURN_SECONDS * 1000 + size * 1000 // _LEAST_RATE, (held or 0) + 1)
+        until = max(now + _LOCK_SECONDS * 1000 + size * 1000 // _BYTES_PER_SECOND, (held or 0) + 1)
         try:
-            self._table.append_from(self._table.schema.empty_table(), {_APPLICATION: (held, until)})
+            self._table.append_and_advance(self._table.schema.empty_table(), {_APPLICATION: (held, until)})
         except CommitFenced:
             raise self._busy(until) from None
         self._mine = until
 
-    def give_back(self) -> None:
+    def release(self) -> None:
+        """Release the lock, if it is still held."""
         with suppress(CommitFenced):
-            self._table.append_from(self._table.schema.empty_table(), {_APPLICATION: (self._mine, 0)})
+            self._table.append_and_advance(self._table.schema.empty_table(), {_APPLICATION: (self._mine, 0)})
 
     def _busy(self, until: int) -> StoreBusy:
         return StoreBusy(
-            f"{mask_url(self._table.uri)}: another compaction is under way, or was killed; try again later, at the latest "
+            f"{mask_url(self._table.uri)}: another compaction is active, or was killed; try again later, at the latest "
             f"after {rfc3339(until * 1000)}"
         )
 
@@ -145,30 +163,31 @@ def _compact_table(
     table: StoreTable,
     streams: Sequence[str] | None,
     target_bytes: int,
-    turn: _Turn | None,
+    lock: _CompactionLock | None,
     on_partition: Callable[[str, str], None],
 ) -> TableCompaction:
-    before, log_before = _files(table), log_entries(table)
+    """Compact one table; without a lock, only count."""
+    before, log_before = _list_files(table), count_log_entries(table)
     chosen = [
         (partition, small, size)
-        for partition, small, size in _crowded(before, target_bytes)
+        for partition, small, size in _mergeable(before, target_bytes)
         if streams is None or dict(partition)["stream_id"] in streams
     ]
     removed = 0
-    if turn is not None:
+    if lock is not None:
         table.configure()
         for partition, _, size in chosen:
-            turn.take(size)
+            lock.acquire(size)
             on_partition(table.name, "/".join(value for _, value in partition))
             try:
                 _merge(table, partition, target_bytes)
             except CommitFailedError as error:
                 raise StoreBusy(
-                    f"{mask_url(table.uri)}: {partition} changed under every attempt to merge it; try again later"
+                    f"{mask_url(table.uri)}: {partition} changed during every attempt to merge it; try again later"
                 ) from error
         removed = table.vacuum()
-        table.trim()
-    after = _files(table) if turn else before
+        table.clean_log()
+    after = _list_files(table) if lock else before
     return TableCompaction(
         table=table.name,
         partitions=len(chosen),
@@ -179,26 +198,27 @@ def _compact_table(
         bytes_after=sum(file.size for file in after),
         removed=removed,
         log_before=log_before,
-        log_after=log_entries(table) if turn else log_before,
+        log_after=count_log_entries(table) if lock else log_before,
     )
 
 
-def _files(table: StoreTable) -> list[_File]:
-    """The files of the present version, by partition."""
+def _list_files(table: StoreTable) -> list[_TableFile]:
+    """The files of the newest version, by partition."""
     with translate_errors(table.uri):
         rows = table.open().get_add_actions(flatten=True)
         names = [f"partition.{name}" for name in table.partitions]
         values = [rows.column(name).to_pylist() for name in names]
         keys = [tuple(zip(table.partitions, key, strict=True)) for key in zip(*values, strict=True)]
         sizes = rows.column("size_bytes").to_pylist()
-    return sorted((_File(key, size) for key, size in zip(keys, sizes, strict=True)), key=lambda file: file.partition)
+    files = (_TableFile(key, size) for key, size in zip(keys, sizes, strict=True))
+    return sorted(files, key=lambda file: file.partition)
 
 
-def _crowded(files: Sequence[_File], target_bytes: int) -> Iterator[tuple[_Partition, int, int]]:
-    """Partitions with several files of less than half the size wanted, how many, and their bytes."""
+def _mergeable(files: Sequence[_TableFile], target_bytes: int) -> Iterator[tuple[_Partition, int, int]]:
+    """Partitions with enough files below half of `target_bytes`: the partition, their number and their bytes."""
     for partition, group in groupby(files, key=lambda file: file.partition):
         small = [file.size for file in group if file.size < target_bytes // 2]
-        if len(small) >= _LEAST:
+        if len(small) >= _MIN_FILES:
             yield partition, len(small), sum(small)
 
 
@@ -210,11 +230,11 @@ def _merge(table: StoreTable, partition: Sequence[tuple[str, str]], target_bytes
             target_size=target_bytes,
             max_concurrent_tasks=1,
             writer_properties=table.writer,
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, when all is done
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, at the end
         )
 
 
-def log_entries(table: StoreTable) -> int:
-    """How many commits lie in the table's log, those before its checkpoint too."""
+def count_log_entries(table: StoreTable) -> int:
+    """Number of commits in the folder of the table's log, including those before its checkpoint."""
     files, folder = fsspec.core.url_to_fs(f"{table.uri}/_delta_log")
     return sum(str(path).endswith(".json") for path in files.ls(folder, detail=False))

@@ -1,64 +1,64 @@
-"""Whether a store agrees with itself: Parquet against the segments' record, against FAISS, against the identity."""
+"""Checks that a store agrees with itself: rows against segments, FAISS against Parquet, vectors against the identity.
+
+Every row is read once. Nothing is repaired; each problem names the command that repairs it.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from index.delta_table import StoreTable
 from index.errors import StoreError
 from index.row_filter import on_day
 from index.schemas import ENCODERS_KEY, TABLES
-
-if TYPE_CHECKING:
-    from index.store import Store
+from index.search.vector_search import VectorSearch
+from index.tables import Tables
 
 __all__ = ["verify"]
 
 
-def verify(store: Store) -> list[str]:
-    """One sentence for each disagreement, with the stream and what to do; empty when all is well."""
-    problems = _identity(store)
+def verify(tables: Tables, vectors: VectorSearch) -> list[str]:
+    """The problems of a store, one sentence each, with the stream and what to do; empty if there are none."""
+    problems = _identity_problems(tables)
     try:
-        keys = {name: _keys(store, name) for name in ("frames", "patches")}
-        problems += _doubles(keys["frames"], "frames") + _doubles(keys["patches"], "patches")
-        problems += _counts(store, keys["frames"], keys["patches"])
-        problems += store._patches.problems()
-        problems += _shards(store)
+        frames, patches = _read_keys(tables.frames, "frame_vector"), _read_keys(tables.patches, "patches")
+        problems += _duplicates(frames, "frames") + _duplicates(patches, "patches")
+        problems += _count_problems(tables, frames, patches)
+        problems += tables.patch_store.problems()
+        problems += _shard_problems(tables, vectors)
     except StoreError as error:
         problems.append(str(error))
     return problems
 
 
-def _identity(store: Store) -> list[str]:
+def _identity_problems(tables: Tables) -> list[str]:
     problems: list[str] = []
-    for name in TABLES:
+    for table in tables.all():
         try:
-            held = store._tables[name].configuration().get(ENCODERS_KEY)
+            held = table.configuration().get(ENCODERS_KEY)
         except StoreError as error:
             problems.append(str(error))
             continue
-        if held != store.encoders.model_dump_json():
-            problems.append(f"table {name}: says its vectors come from other encoders than the store's; ingest again")
+        if held != tables.encoders.model_dump_json():
+            problems.append(f"table {table.name}: its vectors are of other encoders than the store's; ingest again")
     return problems
 
 
-def _keys(store: Store, name: str) -> pa.Table:
-    """The keys of every row; the widest column is read too, so that a damaged file shows."""
-    wide = {"frames": "frame_vector", "patches": "patches"}[name]
+def _read_keys(table: StoreTable, widest: str) -> pa.Table:
+    """The keys of all rows. The widest column is read too, which finds damaged files."""
     columns = ["stream_id", "captured_at", "segment"]
     parts = [
         pa.Table.from_batches([batch.select(columns)])
-        for batch in store._tables[name].batches([*columns, wide], None, 2048)
+        for batch in table.read_batches([*columns, widest], None, 2048)
         if len(batch)
     ]
-    schema = pa.schema([TABLES[name][0].field(c) for c in columns])
+    schema = pa.schema([TABLES[table.name][0].field(c) for c in columns])
     return pa.concat_tables(parts).cast(schema) if parts else schema.empty_table()
 
 
-def _doubles(keys: pa.Table, name: str) -> list[str]:
+def _duplicates(keys: pa.Table, name: str) -> list[str]:
     groups = keys.group_by(["stream_id", "captured_at"]).aggregate([("segment", "count")])
     twice = groups.filter(pc.greater(groups["segment_count"], 1))
     return [
@@ -67,46 +67,47 @@ def _doubles(keys: pa.Table, name: str) -> list[str]:
     ]
 
 
-def _counts(store: Store, frames: pa.Table, patches: pa.Table) -> list[str]:
+def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table) -> list[str]:
+    """Segments with another number of frames or patches than they should have, and rows of no segment."""
     problems: list[str] = []
-    tallies = []
+    counts = []
     for table in (frames, patches):
         groups = table.group_by(["stream_id", "segment"]).aggregate([("captured_at", "count")])
-        tallies.append({(r["stream_id"], r["segment"]): r["captured_at_count"] for r in groups.to_pylist()})
-    seen, have_patches = tallies
-    rows = store._tables["segments"].read(["stream_id", "segment", "frames", "uri"]).to_pylist()
+        counts.append({(r["stream_id"], r["segment"]): r["captured_at_count"] for r in groups.to_pylist()})
+    frame_counts, patch_counts = counts
+    rows = tables.segments.read(["stream_id", "segment", "frames", "uri"]).to_pylist()
     listed = {(r["stream_id"], r["segment"]): r for r in rows}
     again = "run the same ingest again"
     for key, row in listed.items():
-        for name, tally in (("frames", seen), ("patches", have_patches)):
-            got = tally.get(key, 0)
+        for name, count_of in (("frames", frame_counts), ("patches", patch_counts)):
+            got = count_of.get(key, 0)
             if got != row["frames"]:
                 problems.append(
                     f"{key[0]}: {row['uri']} should have {row['frames']} {name}, the store has {got}; {again}"
                 )
-    for key in sorted((seen.keys() | have_patches.keys()) - listed.keys()):
-        problems.append(f"{key[0]}: {have_patches.get(key, 0)} frames of an ingest that did not finish; {again}")
+    for key in sorted((frame_counts.keys() | patch_counts.keys()) - listed.keys()):
+        problems.append(f"{key[0]}: {patch_counts.get(key, 0)} frames of an ingest that did not finish; {again}")
     return problems
 
 
-def _shards(store: Store) -> list[str]:
+def _shard_problems(tables: Tables, vectors: VectorSearch) -> list[str]:
     problems: list[str] = []
-    for stream, day in store._vectors.shards.days():
-        shard = store._vectors.shards.open(stream, day)
+    for stream, day in vectors.shards.days():
+        shard = vectors.shards.open(stream, day)
         what = f"FAISS shard {stream} {day}"
         if shard is None:
-            problems.append(f"{what}: does not read back; run `sightline reindex`")
+            problems.append(f"{what}: cannot be read; run `sightline reindex`")
             continue
-        if shard.identity != store._vectors.identity:
+        if shard.identity != vectors.identity:
             problems.append(f"{what}: holds vectors of another encoder; run `sightline reindex`")
             continue
-        if len(store._tables["frames"].read(["segment"], on_day(stream, day))) == 0:
+        if len(tables.frames.read(["segment"], on_day(stream, day))) == 0:
             problems.append(f"{what}: Parquet has no frames of that day; run `sightline reindex`")
             continue
-        captured_at, vectors = store._vectors.of_day(stream, day, shard.segments)
+        captured_at, expected = vectors.of_day(stream, day, shard.segments)
         try:
-            same = np.array_equal(captured_at, shard.captured_at) and np.array_equal(vectors, shard.vectors())
-        except RuntimeError:  # how FAISS reports a damaged file
+            same = np.array_equal(captured_at, shard.captured_at) and np.array_equal(expected, shard.vectors())
+        except RuntimeError:  # FAISS's error for a damaged file
             same = False
         if not same:
             problems.append(f"{what}: differs from the vectors in Parquet; run `sightline reindex`")

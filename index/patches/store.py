@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import key_columns, sql_time
+from index.columns import MICROS_PER_DAY, key_columns, sql_timestamp
 from index.delta_table import THREADS, StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
@@ -89,7 +89,7 @@ class PatchStore:
         data: list[Row] = []
         heads = captured_at.copy()
         # Rows of two days are in two files; a chain stays in one.
-        days = np.flatnonzero(np.diff(captured_at // 86_400_000_000)) + 1
+        days = np.flatnonzero(np.diff(captured_at // MICROS_PER_DAY)) + 1
         for first, last in pairwise([0, *days.tolist(), len(captured_at)]):
             for part in chains(last - first):
                 chain = slice(first + part.start, first + part.stop)
@@ -97,7 +97,7 @@ class PatchStore:
                 heads[chain] = captured_at[chain.start]
         return pa.Table.from_arrays([*keys, _times(heads), _blobs(data)], schema=PATCHES_DIFFERENTIAL)
 
-    def cut(self, stream_id: str, before: int) -> None:
+    def make_independent(self, stream_id: str, before: int) -> None:
         """Make the frames from `before` on (UTC microseconds) independent of those earlier, which may then be deleted.
 
         Each chain that `before` falls into is written anew from there, in one commit. What a patch was in a forgotten
@@ -124,8 +124,8 @@ class PatchStore:
             columns = [*key_columns(stream_id, segment, times), _times(heads), _blobs(left)]
             self._table.replace(
                 pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
-                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= {sql_time(int(times[0]))} "
-                f"AND captured_at <= {sql_time(int(times[-1]))}",
+                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= {sql_timestamp(int(times[0]))} "
+                f"AND captured_at <= {sql_timestamp(int(times[-1]))}",
             )
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class PatchStore:
                 raise StoreCorrupt(f"{mask_url(self._url)}: patches of {error}; run `sightline verify`") from None
             missing[rows[inside]] = False
 
-        for _ in self._table.read_parts(["stream_id", "captured_at", "patches"], where, self._batch, keep):
+        for _ in self._table.map_batches(["stream_id", "captured_at", "patches"], where, self._batch, keep):
             pass
         return result, missing
 
@@ -214,7 +214,7 @@ class PatchStore:
     def _chains(self, where: RowFilter) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
         """Times int64[n], ascending, and rows of every chain; held as they are stored, at most half of what they become."""
         columns = ["stream_id", "segment", "captured_at", "head", "patches"]
-        parts = list(self._table.read_parts(columns, where, self._batch, _kept))
+        parts = list(self._table.map_batches(columns, where, self._batch, _kept))
         if not parts:
             return {}
         streams = np.array([s for part in parts for s in part.stream_ids])
@@ -242,7 +242,7 @@ class PatchStore:
         if self._encoding.kind != "differential":
             columns.remove("head")
         seen: dict[_Chain, list[int]] = {}
-        for part in self._table.read_parts(columns, None, self._batch, self._placed):
+        for part in self._table.map_batches(columns, None, self._batch, self._placed):
             for key, place in part:
                 seen.setdefault(key, []).append(place)
         bad = Counter(key[0] for key, places in seen.items() if sorted(places) != list(range(len(places))))

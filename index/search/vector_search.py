@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from index.columns import matrix, text
+from index.columns import string_field, to_matrix
 from index.delta_table import StoreTable
 from index.moments import Hit
 from index.row_filter import in_window, on_day
@@ -48,9 +48,13 @@ class VectorSearch:
                 hits += [Hit(stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
                 fresh -= shard.segments
             if fresh:
-                where = on_day(stream, day) & in_window([stream], start, end).rows & text("segment").isin(sorted(fresh))
+                where = (
+                    on_day(stream, day)
+                    & in_window([stream], start, end).rows
+                    & string_field("segment").isin(sorted(fresh))
+                )
                 tail = self._frames.read(["captured_at", "frame_vector"], where)
-                scores = matrix(tail["frame_vector"], len(query)) @ query
+                scores = to_matrix(tail["frame_vector"], len(query)) @ query
                 best = np.argsort(-scores, kind="stable")[:top]
                 times = tail["captured_at"].cast(pa.int64()).to_numpy()
                 hits += [Hit(stream, int(times[i]), float(scores[i])) for i in best]
@@ -67,9 +71,9 @@ class VectorSearch:
 
     def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Times int64[n], ascending, and vectors float32[n, d] of the given segments on one UTC day."""
-        where = on_day(stream, day) & text("segment").isin(sorted(segments))
+        where = on_day(stream, day) & string_field("segment").isin(sorted(segments))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
-        return rows["captured_at"].cast(pa.int64()).to_numpy(), matrix(rows["frame_vector"], self._dimension)
+        return rows["captured_at"].cast(pa.int64()).to_numpy(), to_matrix(rows["frame_vector"], self._dimension)
 
     def _all_days(self) -> list[tuple[str, str, frozenset[str]]]:
         return sorted(self._days(self._frames.read(["stream_id", "date", "segment"])), key=lambda group: group[:2])

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from index.columns import digest
 from index.errors import EmptyWindow, StoreError, UnknownStream
 from index.records import FrameRecords, from_micros
-from index.second_grid import EARLY, seconds_of
+from index.second_grid import EARLY_MICROS, seconds_of
 from index.standing_questions import StandingQuestion, StandingQuestionStore
 from index.store import Store
 from index.window import Window
@@ -92,7 +92,7 @@ class StreamScorer:
         del self.questions[which], self.watches[which]
 
     def vectors(self, ids: Sequence[str] | None = None) -> NDArray[np.float32]:
-        return np.stack([self.questions[which].array() for which in (ids or list(self.questions))])
+        return np.stack([self.questions[which].as_array() for which in (ids or list(self.questions))])
 
     def score(
         self, captured_at: NDArray[np.int64], patches: NDArray[np.float16], picture: Callable[[int], bytes]
@@ -173,7 +173,7 @@ class AlertScorer:
         streams = sorted(set(streams))
         try:
             self._reload()
-            wanted = {s: asked for s in streams if (asked := [q for q in self._questions if q.asks(s)])}
+            wanted = {s: asked for s in streams if (asked := [q for q in self._questions if q.applies_to(s)])}
         except StoreError as error:
             _log.warning("standing questions cannot be read; trying again with the next frames", problem=str(error))
             return []
@@ -206,7 +206,7 @@ class AlertScorer:
                     _log.warning("alerts may be told twice", stream=watched.stream, problem=str(error))
 
     def _keep(self, watched: StreamScorer) -> None:
-        self.shelf.keep(watched.stream, watched.state())
+        self.shelf.write_state(watched.stream, watched.state())
         watched.turned, watched.kept_at = False, time.monotonic()
 
     def _reload(self) -> None:
@@ -245,18 +245,18 @@ class AlertScorer:
         return list(_told(self.store, watched, None if watched.upto is None else watched.upto + 1, most=_CATCH_UP))
 
     def _last(self, stream: str) -> int | None:
-        last = self.store.last(stream)
+        last = self.store.last_captured_at(stream)
         return None if last is None else int(seconds_of(np.array([last]))[0])
 
     def _drop(self, stream: str) -> None:
         """Nothing is asked of the stream any more: what is asked later begins then."""
         try:
-            self.shelf.drop(stream)
+            self.shelf.delete_state(stream)
         except StoreError as error:
             _log.warning("the state of a stream's alerts stays", stream=stream, problem=str(error))
 
     def _kept(self, stream: str, asked: Sequence[StandingQuestion]) -> _State | None:
-        data = self.shelf.state(stream)
+        data = self.shelf.read_state(stream)
         if data is None:
             return None
         try:
@@ -313,7 +313,7 @@ def replay(
     for stream in window.streams:
         watched = StreamScorer(stream)
         for question in questions:
-            if question.asks(stream):
+            if question.applies_to(stream):
                 watched.put(question, AlertDetector(question.rule))
         rows = np.flatnonzero(window.stream_index == window.stream_ids.index(stream))
         if watched.questions:
@@ -323,8 +323,8 @@ def replay(
 def _window(store: Store, stream: str, first: int, end: int | None = None) -> Window | None:
     """A stream's frames from UTC second `first` to `end`, exclusive; None when there are none."""
     try:
-        high = None if end is None else end * _SECOND - EARLY
-        return store.window([stream], first * _SECOND - EARLY, high)
+        high = None if end is None else end * _SECOND - EARLY_MICROS
+        return store.window([stream], first * _SECOND - EARLY_MICROS, high)
     except (EmptyWindow, UnknownStream):
         return None
 

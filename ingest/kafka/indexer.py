@@ -37,6 +37,7 @@ from index.errors import (
     mask_url,
 )
 from index.records import FrameRecords, Segment, from_micros
+from index.store import Store
 from ingest.alerts.scorer import AlertScorer
 from ingest.decoding.limits import DecodeLimits
 from ingest.embedding import records_of
@@ -100,7 +101,7 @@ class SegmentIndexer:
     settings: ConsumeSettings
     limits: DecodeLimits
     encoders: Encoders
-    writer: OffsetCommitter
+    store: Store
     outbox: Outbox
     claims: PartitionOwnership
     group: str
@@ -113,7 +114,8 @@ class SegmentIndexer:
         self.jobs: queue.Queue[SegmentRecord] = queue.Queue(self.settings.queue_segments)
         self.stored: deque[tuple[OwnedPartition, int]] = deque()  # claims and their next offsets, for the consumer
         self.fenced: deque[OwnedPartition] = deque()
-        self.alerts = AlertScorer(self.writer.store)
+        self.alerts = AlertScorer(self.store)
+        self.writer = OffsetCommitter(self.store.tables)
         self.metrics.queue.set_function(self.jobs.qsize)
         self.metrics.queue_capacity.set(self.settings.queue_segments)
         self._stop, self._abandon = threading.Event(), threading.Event()
@@ -251,12 +253,12 @@ class SegmentIndexer:
         try:
             if not all(self.claims.holds(claim) for claim in after):  # revoked while the letters were posted
                 raise CommitFenced("a partition was taken away while its segments were decoded")
-            stored = self.writer.write(pieces, {claim.partition.app: claim.step(end) for claim, end in after.items()})
+            stored = self.writer.commit(pieces, {claim.partition.app: claim.step(end) for claim, end in after.items()})
         except CommitFenced as error:
             _log.warning("fenced, starting again from what the store says", problem=str(error))
             self.report.fenced += 1
             self.metrics.fenced.inc()
-            self.writer.forget()
+            self.writer.invalidate()
             self.alerts.forget()
             self.claims.drop([claim.partition for claim in after if self.claims.holds(claim)])
             self.fenced.extend(after)
@@ -301,7 +303,7 @@ class SegmentIndexer:
         if today != self._day:
             self._day = today
             try:
-                self.writer.store.seal()
+                self.store.seal()
             except (StoreError, OSError) as error:
                 _log.warning("yesterday was not sealed; `sightline reindex` does it", problem=str(error))
 
@@ -323,7 +325,7 @@ class SegmentIndexer:
             clock_source=message.clock,
             problem=None if read.frames is None else read.frames.problem,
         )
-        return OffsetSegment(partition.app, segment, read.records, void=read.error is not None)
+        return OffsetSegment(partition.app, segment, read.records, rejected=read.error is not None)
 
     def _letter(self, read: _Read) -> DeadLetter:
         job = read.job

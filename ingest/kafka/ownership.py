@@ -112,7 +112,7 @@ def read_ownership(
                     f"{partition.app}: the store has read up to offset {before} and the topic {what}; find out why, then pass "
                     "--accept-recreated once to read it from its first message, nothing stored is doubled by that"
                 )
-            writer.restart([app for app in (partition.app, mark) if app is not None])
+            writer.reset([app for app in (partition.app, mark) if app is not None])
             before = 0
         begin = first if before is None else before
         if before is not None and before < first:

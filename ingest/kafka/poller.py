@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 
-from index.commits.offset import OffsetCommitter
 from index.errors import KafkaProblem
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
@@ -63,14 +62,14 @@ def consume(
     """
     stop = stop or threading.Event()
     topic_id = make_topics(kafka)[kafka.segments]
-    writer, claims = OffsetCommitter(store), PartitionOwnership()
+    claims = PartitionOwnership()
     with Sender(kafka) as sender:
         embedder = SegmentIndexer(
             kafka,
             settings or ConsumeSettings(),
             limits or DecodeLimits(),
             encoders,
-            writer,
+            store,
             sender,
             claims,
             group,
@@ -202,7 +201,7 @@ class _Worker:
             _log.warning("cannot learn where to begin; trying again", problem=str(error))
             time.sleep(0.5)
             return
-        self.embedder.writer.forget()
+        self.embedder.writer.invalidate()
         self.embedder.alerts.forget()
         self.claims.take(found)
         self.unsettled.difference_update(here)

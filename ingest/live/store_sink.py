@@ -55,7 +55,7 @@ class StoreSink:
         self.late: deque[float] = deque(maxlen=100_000)
         self.frames = self.commits = self.alerts = 0
         self._tell, self._standing = tell, AlertScorer(store)
-        self._writer = OffsetCommitter(store)
+        self._writer = OffsetCommitter(store.tables)
         self._offsets: dict[str, int | None] = {}
 
     def take(self, segments: Sequence[SpooledSegment]) -> None:
@@ -74,7 +74,7 @@ class StoreSink:
                     raise
                 # A commit whose answer was lost looks the same; then the store's word is that it is done.
                 self._offsets.clear()
-                self._writer.forget()
+                self._writer.invalidate()
                 if last:
                     raise
 
@@ -95,7 +95,7 @@ class StoreSink:
         for piece in new:
             after[piece.app] = piece.segment.chunk + 1
         told = self._standing.ready(piece.segment.stream_id for piece in new)
-        stored = self._writer.write(new, {app: OffsetAdvance(self._offsets[app], end) for app, end in after.items()})
+        stored = self._writer.commit(new, {app: OffsetAdvance(self._offsets[app], end) for app, end in after.items()})
         self._offsets.update(after)
         now = time.time()
         for piece in new:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.columns import digest, matrix
+from index.columns import digest, to_matrix
 from index.errors import StoreCorrupt, mask_url
 from index.files import write_atomically
 from index.records import EncoderPair, FrameRecords, Segment
@@ -111,8 +111,8 @@ class Staging:
             clock_source=footage.clock,
             captured_at=table["captured_at"].to_numpy(),
             pts_seconds=table["pts_seconds"].to_numpy(),
-            frame_vectors=matrix(table["frame_vector"], self._encoders.frame.dimension),
-            patch_pooled=matrix(table["patch_pooled"], self._encoders.patch.dimension),
+            frame_vectors=to_matrix(table["frame_vector"], self._encoders.frame.dimension),
+            patch_pooled=to_matrix(table["patch_pooled"], self._encoders.patch.dimension),
             patches=patches,
             pictures=table["picture"].to_pylist(),
         )

@@ -260,7 +260,7 @@ class _CommitBuffer:
         """Write a chunk, with the arguments of `Store.append`; False if the store has it. A full buffer is committed."""
         if len(self) >= _COMMIT_CHUNKS:
             self.commit()
-        written = bulk.write(self._store, segment, frames)
+        written = bulk.write(self._store.tables, segment, frames)
         if written is not None:
             self._chunks.append(written)
         return written is not None
@@ -268,7 +268,7 @@ class _CommitBuffer:
     def commit(self) -> None:
         """Commit the written chunks, if there are any."""
         if self._chunks:
-            bulk.commit(self._store, self._chunks)
+            bulk.commit(self._store.tables, self._chunks)
             self._chunks = []
 
 

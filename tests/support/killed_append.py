@@ -9,17 +9,17 @@ from tests.support.processes import ROOT
 
 KILLED = """
 import sys, time
-from index import delta_table as table
+from index.delta_table import StoreTable
 from tests.support.records import PAIR, make_records, make_segment
 from index.store import Store
 url, stop = sys.argv[1:]
-append = table.StoreTable.append_once
+append = StoreTable.append_if_new
 def halting(self, rows, app, version):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
     return append(self, rows, app, version)
-table.StoreTable.append_once = halting
+StoreTable.append_if_new = halting
 records = make_records()
 Store.open(url, encoders=PAIR).append(make_segment(records), records)
 """

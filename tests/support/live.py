@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from index.errors import SourceNotFound
-from index.second_grid import EARLY, seconds_of
+from index.second_grid import EARLY_MICROS, seconds_of
 from index.store import Store
 from ingest.live.status import CameraState, FleetState, read_state
 from ingest.live.supervisor import STATE_FILE
@@ -223,7 +223,7 @@ def seconds_kept(folder: Path, segments: list[NamedSegment]) -> list[int]:
     for segment in segments:
         with av.open(str(folder / segment.name)) as file:
             shown = [float(packet.pts * packet.time_base) for packet in file.demux(video=0) if packet.size]
-        found.update((segment.start + round((at - min(shown)) * 1e6) + EARLY) // 1_000_000 for at in shown)
+        found.update((segment.start + round((at - min(shown)) * 1e6) + EARLY_MICROS) // 1_000_000 for at in shown)
     return sorted(found)
 
 

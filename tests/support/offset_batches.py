@@ -14,8 +14,8 @@ MARK = f"{APP}@topic-id"
 
 def feed(store: Store, first: int, last: int) -> None:
     """Batches `first` to `last` of two partitions, a file for each stream in each of them."""
-    writer = OffsetCommitter(store)
+    committer = OffsetCommitter(store.tables)
     for n in range(first, last):
         pieces = [piece(n), piece(n, stream="back", app=BACK)]
         before = n or None
-        writer.write(pieces, {APP: OffsetAdvance(before, n + 1, MARK), BACK: OffsetAdvance(before, n + 1)})
+        committer.commit(pieces, {APP: OffsetAdvance(before, n + 1, MARK), BACK: OffsetAdvance(before, n + 1)})

@@ -12,7 +12,7 @@ def assert_same(found: Store, expected: Store) -> None:
     """Every row of every table, and nothing more; vectors to the last bits, as batches are filled differently."""
     order = {"frames": ["stream_id", "captured_at"], "patches": ["stream_id", "captured_at"]}
     for name in ("segments", "frames", "patches"):
-        got, want = (store._tables[name].dataset().to_table() for store in (found, expected))
+        got, want = (getattr(store.tables, name).dataset().to_table() for store in (found, expected))
         keys = [(column, "ascending") for column in order.get(name, ["stream_id", "source", "chunk"])]
         got, want = got.sort_by(keys), want.sort_by(keys)
         assert got.num_rows == want.num_rows, name

@@ -135,7 +135,7 @@ class Fleet:
                 dealt |= named
             elif " revoked " in line:
                 dealt -= named
-        stored = OffsetCommitter(self.store).offsets(sorted(dealt))
+        stored = OffsetCommitter(self.store.tables).offsets(sorted(dealt))
         each = LENGTH // 2 * self.rounds  # messages of a partition: those of its one camera
         return [app for app, offset in stored.items() if (offset or 0) < each]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.maintenance.compaction import log_entries
+from index.maintenance.compaction import count_log_entries
 from index.store import Store
 from ingest.kafka import indexer as embedder
 from ingest.kafka.clients import Sender, make_topics
@@ -52,13 +52,13 @@ def _resident(pid: int | str = "self") -> int:
 def _tables(store: Store) -> dict[str, dict[str, int]]:
     result = {}
     for name in TABLES:
-        table = store._tables[name]
+        table = getattr(store.tables, name)
         actions = table.open().get_add_actions()
         files = [p for p in Path(table.uri).rglob("*") if p.is_file()]
         result[name] = {
             "files": actions.num_rows,
             "bytes": sum(actions["size_bytes"].to_pylist()),
-            "log_entries": log_entries(table),
+            "log_entries": count_log_entries(table),
             "log_bytes": sum(p.stat().st_size for p in files if p.parent.name == "_delta_log"),
             "files_on_disk": sum(p.suffix == ".parquet" and p.parent.name != "_delta_log" for p in files),
         }

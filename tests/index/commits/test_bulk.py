@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from index.commits import bulk as parts
+from index.commits import bulk
 from index.errors import StoreCorrupt
 from index.patches.codec import PatchEncoding
 from index.records import FrameRecords
@@ -29,13 +29,13 @@ def footage() -> list[tuple[FrameRecords, int]]:
     ]
 
 
-def written(store: Store, some: Sequence[tuple[FrameRecords, int]]) -> list[parts.WrittenChunk]:
-    chunks = [parts.write(store, make_segment(records, chunk), records) for records, chunk in some]
+def written(store: Store, some: Sequence[tuple[FrameRecords, int]]) -> list[bulk.WrittenChunk]:
+    chunks = [bulk.write(store.tables, make_segment(records, chunk), records) for records, chunk in some]
     return [chunk for chunk in chunks if chunk is not None]
 
 
 def versions(store: Store) -> list[int]:
-    return [table.open().version() for table in store._tables.values()]
+    return [table.open().version() for table in store.tables.all()]
 
 
 @pytest.fixture
@@ -55,17 +55,17 @@ def test_one_commit_a_group_and_the_rows_of_append(tmp_path: Path, kind: str) ->
     group = written(store, footage())
     assert versions(store) == [0, 0, 0]
     assert not store.segments()  # nobody sees what is not committed
-    assert parts.commit(store, group) == 6
+    assert bulk.commit(store.tables, group) == 6
     assert versions(store) == [1, 1, 1]
     assert_same(store, other)
 
 
 def test_done_again_in_other_groups_it_changes_nothing(store: Store, appended: Store) -> None:
     first, second, third = (written(store, footage()) for _ in range(3))
-    parts.commit(store, [*first[:2], *first[3:4]])
-    assert parts.commit(store, second) == 3
+    bulk.commit(store.tables, [*first[:2], *first[3:4]])
+    assert bulk.commit(store.tables, second) == 3
     before = versions(store)
-    assert parts.commit(store, third) == 0
+    assert bulk.commit(store.tables, third) == 0
     assert versions(store) == before
     assert written(store, footage()) == []
     assert_same(store, appended)
@@ -77,19 +77,19 @@ def test_what_was_killed_between_two_tables_is_finished(
     class Killed(Exception):
         pass
 
-    once = type(store._tables["frames"]).commit_once
+    once = type(store.tables.frames).commit_new
 
     def dies(table: object, *arguments: object) -> int:
-        if table is store._tables["frames"]:
+        if table is store.tables.frames:
             raise Killed
         return once(table, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(store._tables["frames"]), "commit_once", dies)
+        patched.setattr(type(store.tables.frames), "commit_new", dies)
         with pytest.raises(Killed):
-            parts.commit(store, written(store, footage()))
+            bulk.commit(store.tables, written(store, footage()))
     assert versions(store) == [0, 1, 0]
-    parts.commit(store, written(store, footage()))
+    bulk.commit(store.tables, written(store, footage()))
     assert_same(store, appended)
 
 
@@ -97,7 +97,7 @@ def test_many_at_once_with_the_same_chunks(store: Store, appended: Store) -> Non
     tries = [written(store, footage()) for _ in range(4)]
     opened = [Store.open(store.url) for _ in tries]
     with ThreadPoolExecutor(4) as pool:
-        new = list(pool.map(parts.commit, opened, tries))
+        new = list(pool.map(bulk.commit, [each.tables for each in opened], tries))
     assert sum(new) == 6
     assert_same(store, appended)
 
@@ -106,9 +106,9 @@ def test_a_chunk_without_frames_and_one_whose_frames_are_there(store: Store) -> 
     records = make_records()
     store.append(make_segment(records, source="other"), records)
     empty = make_segment(records, source="none").model_copy(update={"frames": 0})
-    found = [parts.write(store, make_segment(records), records), parts.write(store, empty, None)]
+    found = [bulk.write(store.tables, make_segment(records), records), bulk.write(store.tables, empty, None)]
     assert [chunk.segment.frames for chunk in found if chunk] == [0, 0]
-    assert parts.commit(store, [chunk for chunk in found if chunk]) == 2
+    assert bulk.commit(store.tables, [chunk for chunk in found if chunk]) == 2
     assert sorted(segment.frames for segment in store.segments()) == [0, 0, 20]
     assert store.verify() == []
 
@@ -119,7 +119,7 @@ def test_files_that_a_forget_removed_are_not_committed(store: Store) -> None:
     group = written(store, footage()[:2])
     store.forget("front")
     with pytest.raises(StoreCorrupt, match="written and now gone; run the same backfill again"):
-        parts.commit(store, group)
+        bulk.commit(store.tables, group)
     assert store.segments() == []
 
 
@@ -128,15 +128,15 @@ def test_forgetting_another_stream_leaves_what_is_about_to_be_committed(store: S
     store.append(make_segment(records), records)
     group = written(store, footage()[:2])
     store.forget("rear")
-    assert parts.commit(store, group) == 2
+    assert bulk.commit(store.tables, group) == 2
     assert {segment.stream_id for segment in store.segments()} == {"front"}
     assert store.verify() == []
 
 
 def test_time_skips_files(store: Store) -> None:
-    parts.commit(store, written(store, footage()))
-    dataset = store._tables["frames"].dataset()
+    bulk.commit(store.tables, written(store, footage()))
+    dataset = store.tables.frames.dataset()
     assert len(list(dataset.get_fragments())) == 8  # a chunk is a file, and two where it passes midnight
     where = in_window(["front"], BEGAN, BEGAN + 5 * SECOND)
     assert len(list(dataset.get_fragments(where.rows))) == 1
-    assert len(store._tables["frames"].dataset(in_window(["front"], BEGAN, None)).files) == 4
+    assert len(store.tables.frames.dataset(in_window(["front"], BEGAN, None)).files) == 4

@@ -36,10 +36,10 @@ def times(store: Store, stream: str = "front") -> list[int]:
 
 
 def test_a_batch_of_two_partitions_moves_both(store: Store) -> None:
-    writer = OffsetCommitter(store)
+    writer = OffsetCommitter(store.tables)
     assert writer.offsets(["footage/0", "footage/1"]) == {"footage/0": None, "footage/1": None}
     pieces = [piece(0), piece(1), piece(0, stream="back", app="footage/1")]
-    stored = writer.write(
+    stored = writer.commit(
         pieces, {"footage/0": OffsetAdvance(None, 2, "footage/0@a"), "footage/1": OffsetAdvance(None, 7)}
     )
     assert [(s.stream_id, s.chunk, s.frames) for s in stored] == [("front", 0, 5), ("front", 1, 5), ("back", 0, 5)]
@@ -56,43 +56,43 @@ def test_a_batch_of_two_partitions_moves_both(store: Store) -> None:
 
 
 def test_a_batch_without_footage_moves_the_offset_too(store: Store) -> None:
-    writer = OffsetCommitter(store)
-    assert writer.write([], {APP: OffsetAdvance(None, 3)}) == []
-    assert writer.write([OffsetSegment(APP, piece(3).segment, None, void=True)], {APP: OffsetAdvance(3, 4)}) == []
+    writer = OffsetCommitter(store.tables)
+    assert writer.commit([], {APP: OffsetAdvance(None, 3)}) == []
+    assert writer.commit([OffsetSegment(APP, piece(3).segment, None, rejected=True)], {APP: OffsetAdvance(3, 4)}) == []
     assert writer.offsets([APP]) == {APP: 4}
     assert store.segments() == []
 
 
 def test_delta_takes_a_lower_version_and_the_writer_does_not(store: Store) -> None:
-    writer = OffsetCommitter(store)
-    writer.write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
-    with pytest.raises(CommitFenced, match="footage/0 stands at 2, this worker left it at None"):
-        writer.write([piece(0)], {APP: OffsetAdvance(None, 1)})
+    writer = OffsetCommitter(store.tables)
+    writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    with pytest.raises(CommitFenced, match="footage/0 is at 2, this worker expected None"):
+        writer.commit([piece(0)], {APP: OffsetAdvance(None, 1)})
     with pytest.raises(CommitFenced):
-        writer.write([piece(4)], {APP: OffsetAdvance(4, 5)})  # ahead: two and three would be lost
+        writer.commit([piece(4)], {APP: OffsetAdvance(4, 5)})  # ahead: two and three would be lost
     assert writer.offsets([APP]) == {APP: 2}
     assert times(store) == list(range(10))
     assert store.verify() == []
     # The fact that makes the check necessary: without it the lower version is committed.
     back = CommitProperties(app_transactions=[Transaction(APP, 1)])
-    write_deltalake(store._tables["segments"].open(), SEGMENTS.empty_table(), mode="append", commit_properties=back)
+    write_deltalake(store.tables.segments.open(), SEGMENTS.empty_table(), mode="append", commit_properties=back)
     assert writer.offsets([APP]) == {APP: 1}
 
 
 def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one commits after this one has read the tables and before it writes the last."""
-    one, other = OffsetCommitter(store), OffsetCommitter(Store.open(store.url))
-    table = store._tables["segments"]
-    append = type(table).append_from
+    one, other = OffsetCommitter(store.tables), OffsetCommitter(Store.open(store.url).tables)
+    table = store.tables.segments
+    append = type(table).append_and_advance
 
     def late(rows: object, steps: object, remove: str = "") -> None:
         monkeypatch.undo()
-        other.write([piece(0), piece(1), piece(2)], {APP: OffsetAdvance(None, 3)})
+        other.commit([piece(0), piece(1), piece(2)], {APP: OffsetAdvance(None, 3)})
         append(table, rows, steps, remove)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(table, "append_from", late)
+    monkeypatch.setattr(table, "append_and_advance", late)
     with pytest.raises(CommitFenced):
-        one.write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+        one.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
     assert times(store) == list(range(15))
     assert store.verify() == []
 
@@ -102,20 +102,20 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
 ) -> None:
     """Two have one batch: one waits after its patches, and goes on while the other puts its own in their place."""
     other = Store.open(store.url)
-    frames, waits, goes_on = other._tables["frames"], threading.Event(), threading.Event()
-    append = frames.append_from
+    frames, waits, goes_on = other.tables.frames, threading.Event(), threading.Event()
+    append = frames.append_and_advance
 
     def waiting(*args: Any, **kwargs: Any) -> None:
         waits.set()
         assert goes_on.wait(60)
         append(*args, **kwargs)
 
-    monkeypatch.setattr(frames, "append_from", waiting)
+    monkeypatch.setattr(frames, "append_and_advance", waiting)
 
     def two_batches() -> None:
-        writer = OffsetCommitter(other)
-        writer.write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
-        writer.write([piece(2)], {APP: OffsetAdvance(2, 3)})
+        writer = OffsetCommitter(other.tables)
+        writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+        writer.commit([piece(2)], {APP: OffsetAdvance(2, 3)})
 
     thread = threading.Thread(target=two_batches)
     thread.start()
@@ -130,7 +130,7 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
 
     monkeypatch.setattr(table, "write_deltalake", late)
     with pytest.raises(CommitFenced):
-        OffsetCommitter(store).write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+        OffsetCommitter(store.tables).commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
     assert not thread.is_alive()
     assert times(store) == list(range(15))
     assert store.verify() == []
@@ -144,14 +144,14 @@ from index.store import Store
 from tests.support.records import PAIR
 from tests.support.records import APP, piece
 url, stop = sys.argv[1:]
-append = table.StoreTable.append_from
+append = table.StoreTable.append_and_advance
 def halting(self, rows, steps, replace=""):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
     return append(self, rows, steps, replace)
-table.StoreTable.append_from = halting
-OffsetCommitter(Store.open(url, encoders=PAIR)).write([piece(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
+table.StoreTable.append_and_advance = halting
+OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([piece(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
 """
 
 
@@ -159,7 +159,7 @@ OffsetCommitter(Store.open(url, encoders=PAIR)).write([piece(i) for i in range(2
 @pytest.mark.parametrize("stop", ["patches", "frames", "segments"])
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store, stop: str, size: int) -> None:
-    OffsetCommitter(store).write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    OffsetCommitter(store.tables).commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, store.url, stop], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -169,14 +169,14 @@ def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store,
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     again = Store.open(store.url)
-    writer = OffsetCommitter(again)
+    writer = OffsetCommitter(again.tables)
     assert writer.offsets([APP]) == {APP: 2}
     for first in range(2, 8, size):
         offsets = list(range(first, min(8, first + size)))
         pieces = [piece(i) for i in offsets]
         if 3 in offsets:  # could be stored by the one that was killed, and by this one it cannot
-            pieces[offsets.index(3)] = OffsetSegment(APP, piece(3).segment, None, void=True)
-        writer.write(pieces, {APP: OffsetAdvance(first, offsets[-1] + 1)})
+            pieces[offsets.index(3)] = OffsetSegment(APP, piece(3).segment, None, rejected=True)
+        writer.commit(pieces, {APP: OffsetAdvance(first, offsets[-1] + 1)})
     assert times(again) == [t for t in range(40) if t // 5 != 3]
     assert again.verify() == []
     expected = np.concatenate([piece(i).frames.patches for i in range(8) if i != 3])  # type: ignore[union-attr]
@@ -184,30 +184,30 @@ def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store,
 
 
 def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) -> None:
-    writer = OffsetCommitter(store)
-    writer.write([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    writer = OffsetCommitter(store.tables)
+    writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
     with pytest.raises(CommitFenced):
-        writer.write([piece(0, start=BEGAN + 90 * SECOND)], {APP: OffsetAdvance(None, 1)})
-    writer.restart([APP])
+        writer.commit([piece(0, start=BEGAN + 90 * SECOND)], {APP: OffsetAdvance(None, 1)})
+    writer.reset([APP])
     assert writer.offsets([APP]) == {APP: 0}
     later = make_records("front", BEGAN + 90 * SECOND, 5, seed=9)
-    writer.write([OffsetSegment(APP, make_segment(later, 0, "footage/0/second"), later)], {APP: OffsetAdvance(0, 1)})
+    writer.commit([OffsetSegment(APP, make_segment(later, 0, "footage/0/second"), later)], {APP: OffsetAdvance(0, 1)})
     assert times(store) == [*range(10), *range(90, 95)]
     assert store.verify() == []
 
 
 def test_seconds_that_are_held_are_left_out(store: Store) -> None:
-    writer = OffsetCommitter(store)
-    writer.write([piece(0)], {APP: OffsetAdvance(None, 1)})
+    writer = OffsetCommitter(store.tables)
+    writer.commit([piece(0)], {APP: OffsetAdvance(None, 1)})
     late = piece(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the piece before has
     early = piece(2, start=BEGAN - 3 * SECOND)
-    stored = writer.write([late, early, piece(3, start=BEGAN + 4 * SECOND)], {APP: OffsetAdvance(1, 4)})
+    stored = writer.commit([late, early, piece(3, start=BEGAN + 4 * SECOND)], {APP: OffsetAdvance(1, 4)})
     assert [s.frames for s in stored] == [3, 3, 1]
     assert times(store) == [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert store.verify() == []
-    fresh = OffsetCommitter(Store.open(store.url))  # one that remembers nothing decides alike
-    assert fresh.write([piece(4, start=BEGAN)], {APP: OffsetAdvance(4, 5)})[0].frames == 0
-    assert fresh.write([piece(5, n=2, start=BEGAN + 8 * SECOND)], {APP: OffsetAdvance(5, 6)})[0].frames == 1
+    fresh = OffsetCommitter(Store.open(store.url).tables)  # one that remembers nothing decides alike
+    assert fresh.commit([piece(4, start=BEGAN)], {APP: OffsetAdvance(4, 5)})[0].frames == 0
+    assert fresh.commit([piece(5, n=2, start=BEGAN + 8 * SECOND)], {APP: OffsetAdvance(5, 6)})[0].frames == 1
     assert store.verify() == []
 
 
@@ -233,7 +233,7 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
     tmp_path_factory: pytest.TempPathFactory, start: int, rate: float, cuts: list[int], jitter: int
 ) -> None:
     store = Store.create(tmp_path_factory.mktemp("store"), PAIR)
-    writer = OffsetCommitter(store)
+    writer = OffsetCommitter(store.tables)
     rng = np.random.default_rng(0)
     at = [BEGAN + start + round(i / rate * SECOND) for i in range(400)]
     edges = sorted({0, 400, *[c for c in cuts if c < 400]})
@@ -244,8 +244,8 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
         pieces.append(OffsetSegment(APP, make_segment(records, offset, APP), records))
     half = len(pieces) // 2
     if half:
-        writer.write(pieces[:half], {APP: OffsetAdvance(None, half)})
-    writer.write(pieces[half:], {APP: OffsetAdvance(half or None, len(pieces))})
+        writer.commit(pieces[:half], {APP: OffsetAdvance(None, half)})
+    writer.commit(pieces[half:], {APP: OffsetAdvance(half or None, len(pieces))})
     found = seconds_of(store.window().captured_at)
     assert found.tolist() == sorted(set(seconds_of(np.array(at)).tolist()))
     assert store.verify() == []
@@ -256,13 +256,13 @@ def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: L
     encoding = PatchEncoding(kind=kind)
     batched, appended = (Store.create(tmp_path / name, PAIR, encoding) for name in ("batched", "appended"))
     pieces = [piece(0), piece(1)]
-    OffsetCommitter(batched).write(pieces, {APP: OffsetAdvance(None, 2)})
+    OffsetCommitter(batched.tables).commit(pieces, {APP: OffsetAdvance(None, 2)})
     for one in pieces:
         appended.append(one.segment, one.frames)
     assert batched.verify() == []
     np.testing.assert_array_equal(batched.patches(batched.window()), appended.patches(appended.window()))
-    OffsetCommitter(batched).restart([APP])
-    assert OffsetCommitter(batched).offsets([APP]) == {APP: 0}
+    OffsetCommitter(batched.tables).reset([APP])
+    assert OffsetCommitter(batched.tables).offsets([APP]) == {APP: 0}
     assert batched.verify() == []
 
 
@@ -273,7 +273,7 @@ def test_a_scan_that_nobody_finishes_does_not_end_the_process(store: Store) -> N
         store.append(one.segment, one.frames)
     code = (
         "import sys\nfrom index.store import Store\n"
-        "rows = Store.open(sys.argv[1])._tables['frames'].batches(['picture'], None, 1)\nnext(rows)\n"
+        "rows = Store.open(sys.argv[1]).tables.frames.read_batches(['picture'], None, 1)\nnext(rows)\n"
     )
     for _ in range(5):
         done = subprocess.run(

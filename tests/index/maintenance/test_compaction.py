@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -14,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from index.commits import offset as batches
 from index.commits.offset import OffsetAdvance, OffsetCommitter
+from index.delta_table import patch_writer
 from index.errors import StoreBusy, UnknownStream
-from index.maintenance import compaction
-from index.maintenance.compaction import TableCompaction, log_entries
+from index.maintenance.compaction import TableCompaction, count_log_entries
 from index.patches.codec import PatchEncoding
 from index.store import Store
+from tests.support.killed_append import start
 from tests.support.offset_batches import BACK, MARK, feed
 from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
 
@@ -39,11 +40,11 @@ def contents(store: Store) -> list[Any]:
 
 
 def offsets(store: Store) -> list[dict[str, int | None]]:
-    return [table.versions([APP, MARK, BACK]) for table in store._tables.values()]
+    return [table.transaction_versions([APP, MARK, BACK]) for table in store.tables.all()]
 
 
 def parquet(store: Store, table: str) -> list[Path]:
-    uris = store._tables[table].open().file_uris()
+    uris = getattr(store.tables, table).open().file_uris()
     return [Path(uri.removeprefix("file://")) for uri in uris]
 
 
@@ -88,9 +89,7 @@ def test_the_same_rows_in_fewer_files(tmp_path: Path, kind: Any) -> None:
 
 
 def test_row_groups_stay_small_enough_to_be_read_side_by_side(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from index.delta_table import patch_writer
-
-    store._tables["patches"].writer = patch_writer(compressed=False, rows=7)
+    store.tables.patches.writer = patch_writer(compressed=False, rows=7)
     feed(store, 0, 6)
     store.compact(["front"])
     (path,) = [p for p in parquet(store, "patches") if "stream_id=front" in str(p)]
@@ -118,7 +117,7 @@ def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> Non
     assert len(store.window(["front"])) == 13
     feed(store, 6, 8)
     behind = piece(8, start=BEGAN + 26 * SECOND, n=3)
-    again = OffsetCommitter(store).write([behind], {APP: OffsetAdvance(8, 9, MARK)})
+    again = OffsetCommitter(store.tables).commit([behind], {APP: OffsetAdvance(8, 9, MARK)})
     assert [s.frames for s in again] == [0]
     assert store.verify() == []
     query = store.window(["front"]).frame_vectors[0]
@@ -136,12 +135,12 @@ def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> Non
 
 def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -> None:
     feed(store, 0, 5)
-    writer = OffsetCommitter(store)
-    real = store._tables["segments"].append_from
-    store._tables["segments"].append_from = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[assignment]
+    writer = OffsetCommitter(store.tables)
+    real = store.tables.segments.append_and_advance
+    store.tables.segments.append_and_advance = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        writer.write([piece(5)], {APP: OffsetAdvance(5, 6, MARK)})
-    store._tables["segments"].append_from = real
+        writer.commit([piece(5)], {APP: OffsetAdvance(5, 6, MARK)})
+    store.tables.segments.append_and_advance = real
     assert store.verify() != []
     store.compact()
     assert [table[APP] for table in offsets(store)] == [6, 6, 5]
@@ -202,7 +201,7 @@ def test_appends_reads_and_a_second_compaction_beside_it(store: Store) -> None:
 
 def test_a_partition_that_changed_meanwhile_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(store, 0, 5)
-    table = store._tables["frames"]
+    table = store.tables.frames
     real, opened = table.open, 0
 
     def open_and_lose_a_row() -> DeltaTable:
@@ -227,7 +226,7 @@ def test_a_partition_that_changed_meanwhile_is_done_again(store: Store, monkeypa
 def test_replaced_files_stay_for_readers_and_strays_for_writers(store: Store) -> None:
     feed(store, 0, 5)
     was = parquet(store, "frames")
-    reading = store._tables["frames"].dataset()
+    reading = store.tables.frames.dataset()
     folder = was[0].parent
     young, old = folder / "young.parquet", folder / "old.parquet"
     for stray in (young, old):
@@ -258,7 +257,7 @@ def test_forgotten_data_stays_gone(store: Store) -> None:
     store.compact()
     assert found(secret)
     assert found(b"stream_id=yard")
-    elsewhere = Path(store._tables["frames"].uri) / "stream_id=back" / "about-to-be-committed.parquet"
+    elsewhere = Path(store.tables.frames.uri) / "stream_id=back" / "about-to-be-committed.parquet"
     shutil.copy(next(p for p in parquet(store, "frames") if "stream_id=back" in str(p)), elsewhere)
     store.forget("yard")
     assert not found(secret)
@@ -270,29 +269,36 @@ def test_forgotten_data_stays_gone(store: Store) -> None:
     assert offsets(store) == [{APP: 5, MARK: 5, BACK: 5}] * 3
 
 
-def test_a_worker_keeps_the_logs_short_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_TRIM_EVERY", 5)
-    writer = OffsetCommitter(store)
+def test_a_worker_keeps_the_logs_short_by_itself(store: Store) -> None:
+    writer = OffsetCommitter(store.tables, clean_every=5)
     longest = 0
     for n in range(17):
-        writer.write([piece(n)], {APP: OffsetAdvance(n or None, n + 1, MARK)})
+        writer.commit([piece(n)], {APP: OffsetAdvance(n or None, n + 1, MARK)})
         for entry in Path(store.url).glob("*/_delta_log/[0-9]*"):
             os.utime(entry, (BEGAN / 1e6, BEGAN / 1e6))  # older than the ten minutes that they stay
-        longest = max(longest, *(log_entries(table) for table in store._tables.values()))
+        longest = max(longest, *(count_log_entries(table) for table in store.tables.all()))
     assert longest <= 12  # two checkpoints apart, and what was written since
     assert [table[APP] for table in offsets(store)] == [17] * 3
     assert store.verify() == []
 
 
+KILLED = """
+import os, signal, sys
+from index.maintenance.compaction import compact
+from index.store import Store
+compact(Store.open(sys.argv[1]).tables, on_partition=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.system
 def test_a_compaction_that_was_killed_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(store, 0, 5)
-    monkeypatch.setattr(compaction._Turn, "give_back", lambda _: None)
-    store.compact()
+    assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
     with pytest.raises(StoreBusy, match="another compaction"):
         store.compact()
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 10**9 * 3600)
-    store.compact()
+    assert sum(each.merged for each in store.compact()) > 0
 
 
 def test_an_unknown_stream_is_refused(store: Store) -> None:

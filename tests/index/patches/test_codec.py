@@ -291,7 +291,7 @@ def test_verify_and_reading_notice_a_lost_row(tmp_path: Path) -> None:
     some = records(20)
     store.append(make_segment(some), some)
     at = f"arrow_cast({BEGAN + 4 * SECOND}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
-    store._tables["patches"].delete(f"captured_at = {at}")
+    store.tables.patches.delete(f"captured_at = {at}")
     assert any("cannot be rebuilt" in problem for problem in store.verify())
     with pytest.raises(StoreCorrupt, match="front: patches from 2024-03-01T08:00:00Z on do not rebuild"):
         store.patches(store.window())
@@ -325,12 +325,12 @@ def test_the_encoding_belongs_to_the_store(tmp_path: Path) -> None:
 
 
 def test_an_fp16_store_is_what_older_versions_read(store: Store) -> None:
-    configuration = store._tables["segments"].configuration()
+    configuration = store.tables.segments.configuration()
     assert configuration["sightline.format"] == "1"
     assert "sightline.patches" not in configuration
     assert store.encoding.kind == "fp16"
-    assert store._tables["patches"].schema == TABLES["patches"][0]
+    assert store.tables.patches.schema == TABLES["patches"][0]
 
 
 def test_other_encodings_are_refused_by_older_versions(tmp_path: Path) -> None:
-    assert made(tmp_path)._tables["segments"].configuration()["sightline.format"] == "2"
+    assert made(tmp_path).tables.segments.configuration()["sightline.format"] == "2"

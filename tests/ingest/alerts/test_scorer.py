@@ -227,16 +227,16 @@ def test_the_shelf(store: Store) -> None:
 def test_forgetting_a_stream_forgets_its_state(store: Store) -> None:
     StandingQuestionStore(store.url).add(question())
     work(store, footage(), 80)
-    assert StandingQuestionStore(store.url).state("front") is not None
+    assert StandingQuestionStore(store.url).read_state("front") is not None
     store.forget("front")
-    assert StandingQuestionStore(store.url).state("front") is None
+    assert StandingQuestionStore(store.url).read_state("front") is None
     assert store.verify() == []
 
 
 def test_a_state_that_is_damaged_is_begun_anew(store: Store) -> None:
     StandingQuestionStore(store.url).add(question())
     work(store, footage(100), 50)
-    StandingQuestionStore(store.url).keep("front", b"{")
+    StandingQuestionStore(store.url).write_state("front", b"{")
     alerts = AlertScorer(store)
     assert alerts.ready(["front"]) == []
     assert told(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]

@@ -97,7 +97,7 @@ def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
         raise StoreFull("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(OffsetCommitter, "write", full)
+        patch.setattr(OffsetCommitter, "commit", full)
         with pytest.raises(StoreFull):
             again.take([after])
     assert told.seen() == []

@@ -1,0 +1,106 @@
+"""Appending one segment: what of it the store lacks, and three commits that store it exactly once.
+
+A segment is written to `patches`, then to `frames`, then to `segments`. So a frame that a reader sees has its patches, and
+a segment that is listed is complete. Each commit carries the application transaction (digest of stream, source and
+generation; chunk). An append that was killed between two commits is completed by the same append, which skips the tables
+that have the transaction already.
+
+`index.commits.bulk` commits many chunks at once with the same transactions; `index.commits.offset` commits segments with
+the offsets of their source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from index.columns import digest, frame_rows, segment_key, segment_row, string_field
+from index.errors import UsageError
+from index.records import EncoderPair, FrameRecords, Segment
+from index.row_filter import in_window, of_streams
+from index.schemas import SEGMENTS, check_stream_id
+from index.tables import Tables
+
+__all__ = ["NewSegment", "append", "check_frames", "find_new"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewSegment:
+    """The part of a segment that the store lacks."""
+
+    app: str
+    """Application id of its transactions; their version is `segment.chunk`."""
+
+    key: str
+    """Its `segment_key`, the column `segment` of all tables."""
+
+    segment: Segment
+    """The segment, with the number of new frames."""
+
+    frames: FrameRecords | None
+    """The new frames; None if the store has them all, or nothing was decoded."""
+
+
+def append(tables: Tables, segment: Segment, frames: FrameRecords | None) -> bool:
+    """Store one segment and its frames; see `Store.append`."""
+    new = find_new(tables, segment, frames)
+    if new is None:
+        return False
+    if new.frames is not None:
+        tables.patches.append_if_new(tables.patch_store.rows(new.key, new.frames), new.app, segment.chunk)
+        tables.frames.append_if_new(frame_rows(new.key, new.frames), new.app, segment.chunk)
+    rows = pa.Table.from_pylist([segment_row(new.key, new.segment)], schema=SEGMENTS)
+    tables.segments.append_if_new(rows, new.app, segment.chunk)
+    return True
+
+
+def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> NewSegment | None:
+    """What of a segment the store lacks; None if it has the segment.
+
+    Raises:
+        UsageError: as `check_frames`, or an invalid name of a stream.
+    """
+    check_stream_id(segment.stream_id)
+    key = segment_key(segment)
+    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    if len(tables.segments.read(["segment"], where)):
+        return None
+    app = digest(segment.stream_id, segment.source, tables.generation())
+    new = None
+    if frames is not None and len(frames):
+        check_frames(tables.encoders, segment, frames)
+        some = frames.filter(_is_new(tables, segment.stream_id, key, frames.captured_at))
+        new = some if len(some) else None
+    return NewSegment(app, key, segment.model_copy(update={"frames": 0 if new is None else len(new)}), new)
+
+
+def check_frames(encoders: EncoderPair, segment: Segment, frames: FrameRecords) -> None:
+    """Check that frames belong to a segment and to a store of these encoders.
+
+    Raises:
+        UsageError: another stream, another shape, or times that do not ascend.
+    """
+    if frames.stream_id != segment.stream_id:
+        raise UsageError(f"frames of {frames.stream_id} in a segment of {segment.stream_id}")
+    n = len(frames)
+    for name, shape in (
+        ("frame_vectors", (n, encoders.frame.dimension)),
+        ("patch_pooled", (n, encoders.patch.dimension)),
+        ("patches", (n, encoders.patches, encoders.patch.dimension)),
+    ):
+        got = getattr(frames, name).shape
+        if got != shape:
+            raise UsageError(f"{segment.stream_id}: expected {name} of shape {shape} for this store, got {got}")
+    if n > 1 and not (np.diff(frames.captured_at) > 0).all():
+        raise UsageError(f"{segment.stream_id}: captured_at must ascend strictly within a segment")
+
+
+def _is_new(tables: Tables, stream_id: str, key: str, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool[N]: which frames the stream does not have from another segment."""
+    low, high = int(captured_at.min()), int(captured_at.max())
+    where = in_window([stream_id], low, high + 1) & (string_field("segment") != key)
+    held = tables.frames.read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_numpy()
+    return ~np.isin(captured_at, held)
