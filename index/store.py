@@ -36,11 +36,11 @@ from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
 from index.maintenance.retention import forget
 from index.maintenance.verification import verify
-from index.moments import Hit
 from index.patches.codec import PatchEncoding
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
 from index.row_filter import in_window, of_streams
 from index.search.faiss_shards import FaissShards
+from index.search.moments import Hit
 from index.search.vector_search import VectorSearch
 from index.tables import Tables, is_remote, normalize_url, store_exists
 from index.window import Window

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from index.columns import string_field, to_matrix
 from index.delta_table import StoreTable
-from index.moments import Hit
 from index.row_filter import in_window, on_day
 from index.search.faiss_shards import FaissShards
+from index.search.moments import Hit
 
 __all__ = ["VectorSearch"]
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from index.errors import UsageError
-from index.moments import Hit, merge_moments
 from index.records import from_micros, parse_rfc3339, rfc3339
+from index.search.moments import Hit, merge_moments
 from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import load_encoders

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from index.errors import UsageError
-from index.moments import Hit, Moment, merge_moments
 from index.records import rfc3339
+from index.search.moments import Hit, Moment, merge_moments
 
 if TYPE_CHECKING:
     from index.store import Store

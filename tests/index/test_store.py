@@ -18,9 +18,9 @@ from index.errors import (
     UnknownStream,
     UsageError,
 )
-from index.moments import Hit, merge_moments
 from index.records import FrameRecords
 from index.schemas import TABLES
+from index.search.moments import Hit, merge_moments
 from index.store import Store
 from tests.support.records import BEGAN, PAIR, SECOND, identity, make_records, make_segment
 

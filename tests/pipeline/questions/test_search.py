@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from index.moments import Hit
+from index.search.moments import Hit
 from pipeline.questions.search import best_moments
 
 SECOND = 1_000_000
