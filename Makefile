@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint requirements clean
+.PHONY: help setup test demo lint docs requirements clean
 
 BIN := .venv/bin
 STAMP := .venv/.sightline-is-set-up
@@ -28,9 +28,12 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
+docs: setup  ## Build the documentation into site/, without warnings
+	$(BIN)/mkdocs build --strict --quiet
+
 requirements:  ## Write requirements.txt anew from pyproject.toml: all extras but gpu and vllm
 	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra all --extra dev --extra docs \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt pyproject.toml
 
 clean:  ## Remove what the demo and the tests leave behind (not .venv)
-	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

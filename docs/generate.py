@@ -144,13 +144,12 @@ def settings_page() -> str:
         if table != current:
             current = table
             lines += ["", "## General {#general}" if table is None else f"## `[{table}]` {{#{table}}}", ""]
-            lines += ["| setting | environment variable | default | meaning |", "|---|---|---|---|"]
+            lines += ["| setting, environment variable | default | meaning |", "|---|---|---|"]
         variable = "_".join(part.upper() for part in ("sightline", table, name) if part)
         meaning = _cell(field.description or "")
         limits = _limits(field)
-        lines.append(
-            f"| `{name}` | `{variable}` | {_default(field)} | {' '.join(p for p in (meaning, limits) if p)} |"
-        )
+        text = " ".join(part for part in (meaning, limits) if part)
+        lines.append(f"| `{name}`<br>`{variable}` | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
 
 

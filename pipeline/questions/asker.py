@@ -242,7 +242,9 @@ class Asker:
         """Answer `question`; `on_text` gets the answer piece by piece. `where` is as in `select`.
 
         Raises:
-            UsageError, UnknownStream, EmptyWindow, BudgetExceeded.
+            UsageError: an argument is invalid.
+            UnknownStream, EmptyWindow: the store has no such stream, or no frames in the window.
+            BudgetExceeded: the question needs more tokens than the language model can hold.
         """
         check_reading(options, max_frames)
         selection = self.select(question, **where)
@@ -260,7 +262,8 @@ class Asker:
         """Answer `question` from what `select` chose for it.
 
         Raises:
-            UsageError, BudgetExceeded.
+            UsageError: an argument is invalid.
+            BudgetExceeded: the question needs more tokens than the language model can hold.
         """
         began = perf_counter()
         check_reading(options, max_frames)
