@@ -15,6 +15,11 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 NOTEBOOK = ROOT / "examples" / "relevance.ipynb"
 
 
+def _notebook() -> Any:
+    untyped: Any = nbformat
+    return untyped.read(NOTEBOOK, as_version=4)
+
+
 def _outputs(notebook: Any) -> tuple[str, int]:
     """The text that the cells print, and the number of pictures that they show."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -27,7 +32,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = _notebook()
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
@@ -38,7 +43,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_committed_notebook_shows_its_pictures() -> None:
-    text, pictures = _outputs(nbformat.read(NOTEBOOK, as_version=4))
+    text, pictures = _outputs(_notebook())
     assert "answer: " in text
     assert pictures == 2
     assert NOTEBOOK.stat().st_size < 500_000
