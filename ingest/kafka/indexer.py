@@ -1,29 +1,43 @@
-"""The worker's second thread: segments in, frames in the store out. It never talks to the consumer group.
+"""The Kafka worker's second thread: takes records from a queue and has them indexed. It never calls the consumer.
 
-    queue of records ─▶ a few sandboxed decoders ─▶ one encoder batch of all cameras ─▶ one commit of all partitions
+    queue of records ─▶ a few decoders (parse, fetch, decode) ─▶ `ingest.segment_indexer` ─▶ committed offsets
 
-Many cameras share an encoder batch (by number of frames) and a commit (by number of segments, or by time). What cannot
-be stored is tried a few times and written to the dead letter, and acknowledged there, before the commit that moves the
-partition past it. What was stored is announced after its commit, and reported to the consumer only then.
+Segments of many cameras share an encoder batch, which is bounded by its number of frames, and a commit, which is bounded
+by its number of segments and by time. A record that cannot be stored is retried a few times; then its dead letter is
+written, and acknowledged by the broker, before the commit that advances the partition past it. Offsets are returned to
+the consumer's thread only after the segments were committed and announced.
+
+How segments are encoded, stored and scored is the business of `ingest.segment_indexer`; this module adds the thread,
+fetching, dead letters and partition ownership.
 """
 
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_exponential,
+    wait_exponential_jitter,
+)
 
-from index.commits.offset import OffsetCommitter, OffsetSegment
 from index.errors import (
     CommitFenced,
     KafkaProblem,
@@ -33,328 +47,154 @@ from index.errors import (
     SourceDenied,
     SourceError,
     SourceNotFound,
-    StoreError,
     mask_url,
 )
-from index.records import FrameRecords, Segment, from_micros
+from index.records import Segment, from_micros
 from index.store import Store
-from ingest.alerts.scorer import AlertScorer
 from ingest.decoding.limits import DecodeLimits
-from ingest.embedding import records_of
 from ingest.kafka.dead_letters import attempt_of
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
-from ingest.messages import DeadLetter, IndexedMessage, SegmentMessage, parse_segment
+from ingest.messages import AlertMessage, DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.outbox import Outbox, publish_alerts
+from ingest.segment_indexer import CommittedBatch, DecodedSegment, SegmentIndexer
 from ingest.segments.frames import SegmentFrames, check_clock, read_segment
 from model.encoders.encoder import Encoders
 
-__all__ = ["ConsumeReport", "SegmentIndexer", "SegmentRecord", "partition_of"]
+__all__ = ["ConsumeReport", "KafkaIndexer", "SegmentRecord", "partition_of"]
 
 _log = structlog.get_logger(__name__)
-_IDLE = 0.1
+_IDLE_SECONDS = 0.1
+_REPORTED = 100  # commits and segments whose durations a report keeps
 
 
 class ConsumeReport(BaseModel):
-    """What one worker did; `commit_seconds` and `late_seconds` are the last ones, from segment's end to stored."""
+    """What one worker did."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     segments: int = 0
+    """Segments stored."""
     frames: int = 0
+    """Frames stored."""
     dead_letters: int = 0
+    """Dead letters written."""
     commits: int = 0
+    """Commits to the store."""
     alerts: int = 0
+    """Alerts raised and published."""
     fenced: int = 0
+    """Commits refused because another worker owned a partition."""
     rebalances: int = 0
+    """Assignments of partitions by the consumer group."""
     commit_seconds: list[float] = Field(default_factory=list)
+    """Durations of the latest commits, in seconds."""
     late_seconds: list[float] = Field(default_factory=list)
+    """Seconds from the end of a segment to its commit, of the latest segments."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRecord:
-    """One record of the segments topic, read for `claim`."""
+    """One record of the segments topic."""
 
-    claim: OwnedPartition
+    owned: OwnedPartition
+    """The assignment for which the record was fetched."""
     offset: int
+    """The record's offset in its partition."""
     key: bytes | None
+    """The record's key, the stream id."""
     value: bytes | None
+    """The record's value, see `ingest.messages.SegmentMessage`."""
     headers: Sequence[tuple[str, bytes]] = ()
+    """The record's headers."""
 
 
 @dataclass(slots=True)
-class _Read:
-    """A job that was read: `frames`, or else the error and the step that failed."""
+class _ReadResult:
+    """A record after parsing, fetching and decoding."""
 
-    job: SegmentRecord
-    message: SegmentMessage | None = None
-    frames: SegmentFrames | None = None
-    error: SightlineError | None = None
-    where: Literal["message", "clock", "fetch", "decode"] = "message"
-    records: FrameRecords | None = None
+    record: SegmentRecord
+    segment: DecodedSegment | None = None  # None when the message cannot be parsed
+    error: SightlineError | None = None  # why it goes to the dead letter
+    step: Literal["message", "clock", "fetch", "decode"] = "message"  # the step that raised `error`
 
 
-@dataclass(eq=False)
-class SegmentIndexer:
-    """A thread that stores what is put into its queue. `failure` is what ended it, None while all is well."""
+class KafkaIndexer:
+    """A thread that indexes the records put into `queue`.
 
-    kafka: KafkaSettings
-    settings: ConsumeSettings
-    limits: DecodeLimits
-    encoders: Encoders
-    store: Store
-    outbox: Outbox
-    claims: PartitionOwnership
-    group: str
-    topic_id: str
-    report: ConsumeReport = field(default_factory=ConsumeReport)
-    metrics: ConsumerMetrics = field(default_factory=ConsumerMetrics)
-    failure: BaseException | None = None
+    Args:
+        kafka: the connection and the topics.
+        settings: the bounds of the worker.
+        limits: the bounds of a decoder process.
+        outbox: sends messages to Kafka.
+        ownership: the partitions this worker owns, shared with the consumer's thread.
+        group: the consumer group, for dead letters.
+        topic_id: the id of the segments topic; empty when the broker gives none.
 
-    def __post_init__(self) -> None:
-        self.jobs: queue.Queue[SegmentRecord] = queue.Queue(self.settings.queue_segments)
-        self.stored: deque[tuple[OwnedPartition, int]] = deque()  # claims and their next offsets, for the consumer
+    Attributes:
+        queue: records to be indexed.
+        committed: partitions and their next offsets, for the consumer's thread to commit to the group.
+        fenced: partitions whose commit was refused, for the consumer's thread to start again.
+        failure: the exception that ended the thread; None while it works.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        encoders: Encoders,
+        *,
+        kafka: KafkaSettings,
+        settings: ConsumeSettings,
+        limits: DecodeLimits,
+        outbox: Outbox,
+        ownership: PartitionOwnership,
+        group: str,
+        topic_id: str,
+        metrics: ConsumerMetrics,
+    ) -> None:
+        self.kafka, self.settings, self.ownership, self.topic_id = kafka, settings, ownership, topic_id
+        self.metrics, self.report = metrics, ConsumeReport()
+        self.queue: queue.Queue[SegmentRecord] = queue.Queue(settings.queue_segments)
+        self.committed: deque[tuple[OwnedPartition, int]] = deque()
         self.fenced: deque[OwnedPartition] = deque()
-        self.alerts = AlertScorer(self.store)
-        self.writer = OffsetCommitter(self.store.tables)
-        self.metrics.queue.set_function(self.jobs.qsize)
-        self.metrics.queue_capacity.set(self.settings.queue_segments)
+        self.failure: BaseException | None = None
+        self.indexer = SegmentIndexer(
+            store,
+            encoders,
+            self._announce,
+            batch_frames=settings.batch_frames,
+            on_batch=metrics.batch_frames.observe,
+        )
+        self._limits, self._outbox, self._group = limits, outbox, group
+        metrics.queue.set_function(self.queue.qsize)
+        metrics.queue_capacity.set(settings.queue_segments)
         self._stop, self._abandon = threading.Event(), threading.Event()
-        self._day = datetime.now(UTC).date()
-        self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
 
-    # ---- from the consumer's thread ------------------------------------------------------------------------------
+    # ---- called by the consumer's thread -------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def idle(self) -> bool:
-        """Whether nothing is queued, decoded or uncommitted."""
-        return self.jobs.unfinished_tasks == 0
+        """Whether no record is queued, being decoded or uncommitted."""
+        return self.queue.unfinished_tasks == 0
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Finish what is decoded, leave the rest to whoever comes next, and return within `timeout` seconds."""
+        """Commit what is decoded, leave the rest to the partitions' next owners, and end the thread.
+
+        Args:
+            timeout: seconds after which waiting for Kafka is given up; the call returns within 5 s of that.
+        """
         self._stop.set()
         self._thread.join(timeout)
         self._abandon.set()
         self._thread.join(5.0)
 
-    # ---- the thread ----------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            with ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="segment") as pool:
-                self._loop(pool)
-        except BaseException as error:
-            self.failure = error
-
-    def _loop(self, pool: ThreadPoolExecutor) -> None:
-        ahead: deque[Future[_Read]] = deque()
-        done: list[_Read] = []
-        deadline = float("inf")
-        while True:
-            stopping = self._stop.is_set()
-            while len(ahead) < self.settings.decoders and not stopping:
-                job = self._next(wait=not ahead and not done)
-                if job is None:
-                    break
-                if self.claims.holds(job.claim):
-                    ahead.append(pool.submit(self._read, job))
-                else:
-                    self.jobs.task_done()
-            if not ahead and not done:
-                if stopping:
-                    return
-                continue
-            if ahead:
-                wait([ahead[0]], timeout=max(0.0, min(_IDLE, deadline - time.monotonic())))
-                if ahead[0].done():
-                    done.append(ahead.popleft().result())
-                    deadline = min(deadline, time.monotonic() + self.settings.commit_seconds)
-                self._encode(done, least=self.settings.batch_frames)
-            full = len(done) >= self.settings.commit_segments
-            if done and (full or time.monotonic() >= deadline or (stopping and not ahead)):
-                self._encode(done, least=1)
-                self._commit(done)
-                for _ in done:
-                    self.jobs.task_done()
-                done, deadline = [], float("inf")
-                self._seal()
-            elif done and not ahead:
-                time.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
-
-    def _next(self, *, wait: bool) -> SegmentRecord | None:
-        try:
-            return self.jobs.get(timeout=_IDLE) if wait else self.jobs.get_nowait()
-        except queue.Empty:
-            return None
-
-    # ---- reading -------------------------------------------------------------------------------------------------
-
-    def _read(self, job: SegmentRecord) -> _Read:
-        """Parse, fetch and decode, some times over where that may help. Runs in the pool."""
-        read = _Read(job)
-        try:
-            read.message = parse_segment(job.value, job.key)
-            read.where = "clock"
-            self.metrics.read(read.message.stream, read.message.start_micros + round(read.message.duration * 1e6))
-            check_clock(read.message, ahead_seconds=self.settings.ahead_seconds)
-        except MessageInvalid as error:
-            read.error = error
-            return read
-        for attempt in range(self.settings.attempts):
-            try:
-                read.frames = read_segment(read.message, settings=self.kafka, limits=self.limits)
-                read.error = None
-                return read
-            except (SourceError, MessageInvalid) as error:
-                read.error = error
-                fetching = isinstance(error, (SourceNotFound, SourceDenied, MessageInvalid))
-                read.where = "fetch" if fetching else "decode"
-                final = isinstance(error, SourceDenied) or (
-                    isinstance(error, MessageInvalid) and read.message.uri is None
-                )
-                if final or attempt + 1 == self.settings.attempts or not self.claims.holds(job.claim):
-                    break
-            self._stop.wait(random.uniform(0.5, 1.0) * min(5.0, 0.2 * 2**attempt))
-        return read
-
-    # ---- encoding ------------------------------------------------------------------------------------------------
-
-    def _encode(self, done: Sequence[_Read], *, least: int) -> None:
-        """Encode what is decoded and not encoded, all cameras in one batch, once there are `least` frames of it."""
-        waiting = [read for read in done if read.frames is not None and read.records is None]
-        if sum(len(read.frames.pixels) for read in waiting if read.frames) < least:
-            return
-        decoded = [
-            (read.message.stream, read.message.clock, read.frames) for read in waiting if read.message and read.frames
-        ]
-        frames = sum(len(each.pixels) for _, _, each in decoded)
-        for at in range(0, frames, self.settings.batch_frames):
-            self.metrics.batch_frames.observe(min(self.settings.batch_frames, frames - at))
-        encoded = records_of(self.encoders, decoded, batch_frames=self.settings.batch_frames)
-        for read, records in zip(waiting, encoded, strict=True):
-            read.records = records
-
-    # ---- storing -------------------------------------------------------------------------------------------------
-
-    def _commit(self, done: Sequence[_Read]) -> None:
-        done = [read for read in done if self.claims.holds(read.job.claim)]
-        if not done:
-            return
-        letters = [self._letter(read) for read in done if read.error is not None]
-        if letters and not self._insist(lambda: self._post(letters)):
-            return
-        after: dict[OwnedPartition, int] = {}
-        for read in done:
-            after[read.job.claim] = read.job.offset + 1
-        pieces = [piece for read in done if (piece := self._piece(read)) is not None]
-        told = self.alerts.ready(piece.segment.stream_id for piece in pieces)
-        began = time.monotonic()
-        try:
-            if not all(self.claims.holds(claim) for claim in after):  # revoked while the letters were posted
-                raise CommitFenced("a partition was taken away while its segments were decoded")
-            stored = self.writer.commit(pieces, {claim.partition.app: claim.step(end) for claim, end in after.items()})
-        except CommitFenced as error:
-            _log.warning("fenced, starting again from what the store says", problem=str(error))
-            self.report.fenced += 1
-            self.metrics.fenced.inc()
-            self.writer.invalidate()
-            self.alerts.forget()
-            self.claims.drop([claim.partition for claim in after if self.claims.holds(claim)])
-            self.fenced.extend(after)
-            return
-        for claim, end in after.items():
-            claim.stored = end
-        self.report.commits += 1
-        self.report.segments += len(stored)
-        self.report.frames += sum(segment.frames for segment in stored)
-        self.report.dead_letters += len(letters)
-        seconds = time.monotonic() - began
-        self.report.commit_seconds = [*self.report.commit_seconds[-99:], seconds]
-        self._count(done, pieces, stored, seconds)
-        late = [time.time() - segment.end / 1e6 for segment in stored]
-        self.report.late_seconds = [*self.report.late_seconds, *late][-100:]
-        _log.info("stored", segments=len(stored), dead=len(letters), partitions=len(after))
-        told += [alert for piece in pieces if piece.frames is not None for alert in self.alerts.score(piece.frames)]
-        if self._insist(lambda: self.announce(stored)) and self._insist(
-            lambda: publish_alerts(self.outbox, self.kafka.alerts, told)
-        ):
-            self.report.alerts += sum(alert.state == "raised" for alert in told)
-            self.alerts.keep()
-            self.stored.extend(after.items())
-        else:
-            self.alerts.forget()  # not told: whoever goes on begins before it
-
-    def _count(
-        self, done: Sequence[_Read], pieces: Sequence[OffsetSegment], stored: Sequence[Segment], seconds: float
-    ) -> None:
-        decoded = {(p.segment.source, p.segment.chunk): len(p.frames) for p in pieces if p.frames is not None}
-        self.metrics.stored(stored, decoded, seconds)
-        for piece in pieces:
-            if piece.frames is not None and len(piece.frames):
-                self.metrics.newest_frame(piece.segment.stream_id, int(piece.frames.captured_at[-1]))
-        for read in done:
-            if read.error is not None:
-                self.metrics.dead_letters.labels(type(read.error).__name__, read.where).inc()
-
-    def _seal(self) -> None:
-        """Once a day, cover the days that are over with search shards; they are a cache, so their failure is no matter."""
-        today = datetime.now(UTC).date()
-        if today != self._day:
-            self._day = today
-            try:
-                self.store.seal()
-            except (StoreError, OSError) as error:
-                _log.warning("yesterday was not sealed; `sightline reindex` does it", problem=str(error))
-
-    def _piece(self, read: _Read) -> OffsetSegment | None:
-        message, job = read.message, read.job
-        if message is None:
-            return None
-        partition = job.claim.partition
-        start = message.start_micros
-        segment = Segment(
-            stream_id=message.stream,
-            source=f"{partition.app}@{self.topic_id}",
-            chunk=job.offset,
-            uri=mask_url(message.uri) if message.uri else f"kafka://{partition.app}/{job.offset}",
-            start=start,
-            end=start + round(message.duration * 1e6),
-            frames=0 if read.records is None else len(read.records),
-            decode_mode="all" if read.frames is None else read.frames.decode_mode,
-            clock_source=message.clock,
-            problem=None if read.frames is None else read.frames.problem,
-        )
-        return OffsetSegment(partition.app, segment, read.records, rejected=read.error is not None)
-
-    def _letter(self, read: _Read) -> DeadLetter:
-        job = read.job
-        _log.warning("to the dead letter", message=f"{job.claim.partition.app}/{job.offset}", problem=str(read.error))
-        return DeadLetter.of(
-            job.value,
-            topic=job.claim.partition.topic,
-            partition=job.claim.partition.partition,
-            offset=job.offset,
-            key=job.key,
-            failed_at=datetime.now(UTC),
-            error=type(read.error).__name__,
-            reason=mask_url(str(read.error))[:2000],
-            where=read.where,
-            attempt=attempt_of(job.headers) + 1,
-            group=self.group,
-        )
-
-    def _post(self, letters: Sequence[DeadLetter]) -> None:
-        for letter in letters:
-            try:
-                self.outbox.send(self.kafka.deadletter, key=letter.origin, value=letter.to_bytes())
-                self.outbox.flush()
-            except MessageTooLarge:
-                self.outbox.send(self.kafka.deadletter, key=letter.origin, value=letter.without_original().to_bytes())
-        self.outbox.flush()
-
-    def announce(self, stored: Sequence[Segment]) -> None:
-        """Tell followers what was stored; at least once, by stream in order. Raises KafkaProblem."""
+    def announce_segments(self, stored: Sequence[Segment]) -> None:
+        """Publish stored segments to `sightline.indexed`, in order within a stream. Raises KafkaProblem."""
         for segment in stored:
             partition = partition_of(segment)
             message = IndexedMessage(
@@ -368,23 +208,231 @@ class SegmentIndexer:
                 partition=partition.partition,
                 offset=segment.chunk,
             )
-            self.outbox.send(self.kafka.indexed, key=segment.stream_id, value=message.to_bytes())
-        self.outbox.flush()
+            self._outbox.send(self.kafka.indexed, key=segment.stream_id, value=message.to_bytes())
+        self._outbox.flush()
 
-    def _insist(self, act: Callable[[], None]) -> bool:
-        """Do it until Kafka takes it; False when the worker is to stop before that."""
-        for attempt in range(1_000_000):
-            try:
-                act()
-                return True
-            except KafkaProblem as error:
-                _log.warning("Kafka does not take messages; trying again", problem=str(error))
-            if self._abandon.wait(min(10.0, 0.5 * 2 ** min(attempt, 5))) or self._stop.is_set():
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="segment") as pool:
+                self._loop(pool)
+        except BaseException as error:
+            self.failure = error
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        decoding: deque[Future[_ReadResult]] = deque()
+        done: list[_ReadResult] = []
+        deadline = float("inf")
+        while True:
+            stopping = self._stop.is_set()
+            while len(decoding) < self.settings.decoders and not stopping:
+                record = self._next(wait=not decoding and not done)
+                if record is None:
+                    break
+                if self.ownership.is_current(record.owned):
+                    decoding.append(pool.submit(self._read, record))
+                else:
+                    self.queue.task_done()
+            if not decoding and not done:
+                if stopping:
+                    return
+                continue
+            if decoding:
+                wait([decoding[0]], timeout=max(0.0, min(_IDLE_SECONDS, deadline - time.monotonic())))
+                if decoding[0].done():
+                    done.append(decoding.popleft().result())
+                    deadline = min(deadline, time.monotonic() + self.settings.commit_seconds)
+                self.indexer.encode(_segments(done), min_frames=self.settings.batch_frames)
+            full = len(done) >= self.settings.commit_segments
+            if done and (full or time.monotonic() >= deadline or (stopping and not decoding)):
+                self.indexer.encode(_segments(done))
+                self._commit(done)
+                for _ in done:
+                    self.queue.task_done()
+                done, deadline = [], float("inf")
+                self.indexer.seal_finished_days()
+            elif done and not decoding:
+                time.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
+
+    def _next(self, *, wait: bool) -> SegmentRecord | None:
+        try:
+            return self.queue.get(timeout=_IDLE_SECONDS) if wait else self.queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def _read(self, record: SegmentRecord) -> _ReadResult:
+        """Parse, fetch and decode a record. Runs in the pool."""
+        result = _ReadResult(record)
+        try:
+            message = parse_segment(record.value, record.key)
+            result.segment = self._segment(record, message, None)
+            self.metrics.read(message.stream, message.start_micros + round(message.duration * 1e6))
+            result.step = "clock"
+            check_clock(message, ahead_seconds=self.settings.ahead_seconds)
+            result.step = "fetch"
+            result.segment = self._segment(record, message, self._fetch(record, message))
+        except (SourceError, MessageInvalid) as error:
+            if result.step == "fetch" and not isinstance(error, (SourceNotFound, SourceDenied, MessageInvalid)):
+                result.step = "decode"
+            result.error = error
+        return result
+
+    def _fetch(self, record: SegmentRecord, message: SegmentMessage) -> SegmentFrames:
+        """Fetch and decode a segment, with retries where they may help. Raises SourceError or MessageInvalid."""
+
+        def transient(error: BaseException) -> bool:
+            if not self.ownership.is_current(record.owned):
                 return False
-        return False
+            if isinstance(error, MessageInvalid):
+                return message.uri is not None  # an object may be replaced; the message itself stays as it is
+            return isinstance(error, SourceError) and not isinstance(error, SourceDenied)
+
+        retrying = Retrying(
+            retry=retry_if_exception(transient),
+            stop=stop_after_attempt(self.settings.attempts),
+            wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+            sleep=sleep_using_event(self._stop),
+            reraise=True,
+        )
+        return retrying(read_segment, message, settings=self.kafka, limits=self._limits)
+
+    def _segment(self, record: SegmentRecord, message: SegmentMessage, frames: SegmentFrames | None) -> DecodedSegment:
+        partition = record.owned.partition
+        start = message.start_micros
+        row = Segment(
+            stream_id=message.stream,
+            source=f"{partition.app}@{self.topic_id}",
+            chunk=record.offset,
+            uri=mask_url(message.uri) if message.uri else f"kafka://{partition.app}/{record.offset}",
+            start=start,
+            end=start + round(message.duration * 1e6),
+            frames=0,
+            decode_mode="all" if frames is None else frames.decode_mode,
+            clock_source=message.clock,
+            problem=None if frames is None else frames.problem,
+        )
+        return DecodedSegment(partition.app, row, frames, rejected=frames is None)
+
+    # ---- storing -------------------------------------------------------------------------------------------------
+
+    def _commit(self, done: Sequence[_ReadResult]) -> None:
+        done = [result for result in done if self.ownership.is_current(result.record.owned)]
+        if not done:
+            return
+        letters = [self._letter(result) for result in done if result.error is not None]
+        if letters and not self._deliver(lambda: self._post(letters)):
+            return
+        ends: dict[OwnedPartition, int] = {}
+        for result in done:
+            ends[result.record.owned] = result.record.offset + 1
+        try:
+            batch = self.indexer.commit(
+                _segments(done),
+                {owned.partition.app: owned.advance_to(end) for owned, end in ends.items()},
+                # A partition may have been revoked while the dead letters were written.
+                is_owner=lambda: all(self.ownership.is_current(owned) for owned in ends),
+            )
+        except CommitFenced as error:
+            _log.warning("fenced; starting again from the store's offsets", problem=str(error))
+            self.report.fenced += 1
+            self.metrics.fenced.inc()
+            self.ownership.release([owned.partition for owned in ends if self.ownership.is_current(owned)])
+            self.fenced.extend(ends)
+            return
+        for owned, end in ends.items():
+            owned.stored = end
+        self._count(done, batch, dead_letters=len(letters))
+        _log.info("stored", segments=len(batch.stored), dead=len(letters), partitions=len(ends))
+        if self.indexer.announce(batch):
+            self.report.alerts = self.indexer.alerts_raised
+            self.committed.extend(ends.items())
+
+    def _count(self, done: Sequence[_ReadResult], batch: CommittedBatch, *, dead_letters: int) -> None:
+        report = self.report
+        report.commits += 1
+        report.segments += len(batch.stored)
+        report.frames += batch.frames
+        report.dead_letters += dead_letters
+        report.commit_seconds = [*report.commit_seconds, batch.seconds][-_REPORTED:]
+        late = [time.time() - segment.end / 1e6 for segment in batch.stored]
+        report.late_seconds = [*report.late_seconds, *late][-_REPORTED:]
+        decoded: dict[tuple[str, int], int] = {}
+        for each in batch.segments:
+            if each.records is not None and len(each.records):
+                decoded[each.row.source, each.row.chunk] = len(each.records)
+                self.metrics.newest_frame(each.row.stream_id, int(each.records.captured_at[-1]))
+        self.metrics.stored(batch.stored, decoded, batch.seconds)
+        for result in done:
+            if result.error is not None:
+                self.metrics.dead_letters.labels(type(result.error).__name__, result.step).inc()
+
+    # ---- messages ------------------------------------------------------------------------------------------------
+
+    def _announce(self, stored: Sequence[Segment], alerts: Sequence[AlertMessage]) -> bool:
+        return self._deliver(lambda: self.announce_segments(stored)) and self._deliver(
+            lambda: publish_alerts(self._outbox, self.kafka.alerts, alerts)
+        )
+
+    def _letter(self, result: _ReadResult) -> DeadLetter:
+        record = result.record
+        partition = record.owned.partition
+        _log.warning("to the dead letters", message=f"{partition.app}/{record.offset}", problem=str(result.error))
+        return DeadLetter.of(
+            record.value,
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=record.offset,
+            key=record.key,
+            failed_at=datetime.now(UTC),
+            error=type(result.error).__name__,
+            reason=mask_url(str(result.error))[:2000],
+            where=result.step,
+            attempt=attempt_of(record.headers) + 1,
+            group=self._group,
+        )
+
+    def _post(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            try:
+                self._outbox.send(self.kafka.deadletter, key=letter.origin, value=letter.to_bytes())
+                self._outbox.flush()
+            except MessageTooLarge:
+                self._outbox.send(self.kafka.deadletter, key=letter.origin, value=letter.without_original().to_bytes())
+        self._outbox.flush()
+
+    def _deliver(self, send: Callable[[], None]) -> bool:
+        """Call `send` until Kafka accepts the messages. Returns False when the worker is stopped before that."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(KafkaProblem),
+            stop=stop_when_event_set(self._stop),
+            wait=wait_exponential(multiplier=0.5, max=10.0),
+            sleep=sleep_using_event(self._abandon),
+            before_sleep=_log_refused,
+        )
+        try:
+            for attempt in retrying:
+                if attempt.retry_state.attempt_number > 1 and self._stop.is_set():
+                    return False
+                with attempt:
+                    send()
+        except RetryError:
+            return False
+        return True
+
+
+def _log_refused(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    _log.warning("Kafka does not accept messages; retrying", problem=str(error), attempt=state.attempt_number)
+
+
+def _segments(done: Sequence[_ReadResult]) -> list[DecodedSegment]:
+    return [result.segment for result in done if result.segment is not None]
 
 
 def partition_of(segment: Segment) -> Partition:
-    """The partition that a stored segment's `source` names."""
+    """The partition that the `source` of a stored segment names."""
     topic, _, number = segment.source.partition("@")[0].rpartition("/")
     return Partition(topic, int(number))

@@ -1,10 +1,14 @@
-"""The worker's first thread: a member of the consumer group that polls, pauses and seeks, and never does the work.
+"""The Kafka worker's first thread: a member of the consumer group that polls, pauses and seeks, and decodes nothing.
 
-- Poll goes on whatever the work takes, with partitions paused while the queue is full, so that the group never evicts a
-  worker for being busy, and memory holds a queue of segments and no more.
-- A new assignment is only noted in the listener, which must not block; before a record of it is read, the worker asks
-  the store where to begin and seeks there. The group's own offsets are committed for lag tools and never believed.
-- A partition that is revoked is dropped at once. What was decoded of it is thrown away; its next owner does it again.
+- Polling continues however long decoding takes: while the queue is full the partitions are paused. The group therefore
+  never evicts a busy worker, and memory holds at most one queue of segments.
+- The rebalance listener must not block, so it only notes a new assignment. Before a record of it is read, the worker
+  asks the store where to start and seeks to that offset. Offsets are also committed to the group, for lag tools; they
+  are never used as the position.
+- A revoked partition is released at once. Segments of it that are decoded and not committed are discarded; the next
+  owner decodes them again.
+
+This module knows nothing of segments, encoders or the store's tables; see `ingest.kafka.indexer`.
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import structlog
+from kafka import ConsumerRebalanceListener, OffsetAndMetadata, errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from index.errors import KafkaProblem
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.clients import Sender, end_offsets, make_topics, native, new_consumer, translate_errors
-from ingest.kafka.indexer import ConsumeReport, SegmentIndexer, SegmentRecord
+from ingest.kafka.indexer import ConsumeReport, KafkaIndexer, SegmentRecord
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership, read_ownership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
@@ -31,7 +37,13 @@ __all__ = ["consume"]
 
 _log = structlog.get_logger(__name__)
 _POLL_MS = 200
-_MEASURE_SECONDS = 5.0
+_RETRY_SECONDS = 0.5
+_LAG_SECONDS = 5.0  # between measurements of the lag
+
+
+class _Accept(TypedDict):
+    accept_recreated: bool
+    accept_expired: bool
 
 
 def consume(
@@ -51,282 +63,278 @@ def consume(
     """Store the segments of Kafka as a member of `group`, until `stop` is set.
 
     Args:
-        drain: return once every assigned partition is stored up to its end, or none was assigned within
+        drain: return once every assigned partition is stored up to its end, or when no partition was assigned within
             `kafka.connect_seconds`.
         accept_recreated, accept_expired: see `ingest.kafka.ownership.read_ownership`.
-        metrics: told what happens, where somebody reads it.
+        metrics: the metrics to update; new ones when None.
 
     Raises:
         BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used.
-        StoreError: the store cannot take the frames; nothing is lost, the next worker goes on where it ends.
+        StoreError: the store does not accept the frames. Nothing is lost: the next worker starts at the store's offsets.
     """
     stop = stop or threading.Event()
     topic_id = make_topics(kafka)[kafka.segments]
-    claims = PartitionOwnership()
     with Sender(kafka) as sender:
-        embedder = SegmentIndexer(
-            kafka,
-            settings or ConsumeSettings(),
-            limits or DecodeLimits(),
-            encoders,
+        indexer = KafkaIndexer(
             store,
-            sender,
-            claims,
-            group,
-            topic_id,
+            encoders,
+            kafka=kafka,
+            settings=settings or ConsumeSettings(),
+            limits=limits or DecodeLimits(),
+            outbox=sender,
+            ownership=PartitionOwnership(),
+            group=group,
+            topic_id=topic_id,
             metrics=metrics or ConsumerMetrics(),
         )
-        accept = {"accept_recreated": accept_recreated, "accept_expired": accept_expired}
-        worker = _Worker(store, kafka, group, embedder, accept)
-        embedder.start()
+        accept: _Accept = {"accept_recreated": accept_recreated, "accept_expired": accept_expired}
+        poller = _Poller(store, kafka, group, indexer, accept)
+        indexer.start()
         try:
-            worker.run(stop, drain=drain)
+            poller.run(stop, drain=drain)
         finally:
-            embedder.stop()
-            worker.close()
-        if embedder.failure is not None:
-            raise embedder.failure
-        return embedder.report
+            indexer.stop()
+            poller.close()
+        if indexer.failure is not None:
+            raise indexer.failure
+        return indexer.report
 
 
-# kafka-python 3.0.12 parks what is left of a fetch when its partition is paused, and where others go on being fetched it
-# never takes it up again. A poll that takes all that was fetched leaves nothing to park.
-_EVERYTHING = 1_000_000
+# kafka-python 3.0.12 sets aside what is left of a fetch when its partition is paused, and does not resume it while other
+# partitions are being fetched. A poll that takes everything that was fetched leaves nothing to set aside.
+_MAX_POLL_RECORDS = 1_000_000
 
 
-class _Worker:
-    def __init__(
-        self, store: Store, kafka: KafkaSettings, group: str, embedder: SegmentIndexer, accept: dict[str, bool]
-    ) -> None:
-        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-
-        self.store, self.kafka, self.embedder, self.accept = store, kafka, embedder, accept
-        self.claims, self.report = embedder.claims, embedder.report
-        self.unsettled: set[Partition] = set()
-        self.backlog: deque[SegmentRecord] = (
-            deque()
-        )  # polled and not yet in the queue; at most one poll's, bounded by its bytes
-        self.measure_at = 0.0
-        self.room = embedder.settings.queue_segments
+class _Poller:
+    def __init__(self, store: Store, kafka: KafkaSettings, group: str, indexer: KafkaIndexer, accept: _Accept) -> None:
+        self.store, self.kafka, self.indexer, self.accept = store, kafka, indexer, accept
+        self.ownership = indexer.ownership
+        self.unpositioned: set[Partition] = set()  # assigned; the store has not been asked where to start
+        self.backlog: deque[SegmentRecord] = deque()  # polled and not yet queued: the records of one poll at most
+        self.lag_due = 0.0
+        self.capacity = indexer.settings.queue_segments
         self.consumer = new_consumer(
             kafka,
             group_id=group,
             partition_assignment_strategy=[CooperativeStickyAssignor],
-            max_poll_records=_EVERYTHING,
+            max_poll_records=_MAX_POLL_RECORDS,
             session_timeout_ms=round(kafka.session_seconds * 1000),
             heartbeat_interval_ms=round(min(3000, kafka.session_seconds * 1000 / 4)),
             max_poll_interval_ms=round(kafka.poll_seconds * 1000),
         )
-        self.consumer.subscribe([kafka.segments], listener=_listener(self))
-        # Known before the group is joined: a leader that does not know the topic yet deals nobody anything.
+        self.consumer.subscribe([kafka.segments], listener=_Listener(self))
+        # Fetch the topic's metadata before joining: a group leader without it assigns no partitions to anyone.
         with translate_errors(kafka):
             self.consumer.partitions_for_topic(kafka.segments)
 
-    # ---- called by the listener, which must not block ------------------------------------------------------------
+    # ---- called by the listener, must not block ------------------------------------------------------------------
 
     def assigned(self, partitions: Iterable[Any]) -> None:
-        added = [Partition(*p) for p in partitions]
+        """Note newly assigned partitions; they stay paused until `_position` has found where they start."""
+        added = [Partition(*partition) for partition in partitions]
         for partition in native(added):
-            self.consumer.seek(partition, 0)  # a position of ours, so that the group's is not asked for
+            self.consumer.seek(partition, 0)  # any position, so that the consumer does not ask for the group's
             self.consumer.pause(partition)
-        self.claims.drop(added)
-        self.unsettled.update(added)
-        self.report.rebalances += 1
-        self.embedder.metrics.rebalances.inc()
+        self.ownership.release(added)
+        self.unpositioned.update(added)
+        self.indexer.report.rebalances += 1
+        self.indexer.metrics.rebalances.inc()
 
     def revoked(self, partitions: Iterable[Any]) -> None:
-        gone = [Partition(*p) for p in partitions]
-        self.claims.drop(gone)
-        self.unsettled.difference_update(gone)
+        """Release revoked partitions."""
+        gone = [Partition(*partition) for partition in partitions]
+        self.ownership.release(gone)
+        self.unpositioned.difference_update(gone)
         _log.info("revoked", partitions=[partition.app for partition in gone])
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event, *, drain: bool) -> None:
-        """Poll until told to stop, drained, or something failed."""
-        lonely = time.monotonic()
-        while not stop.is_set() and self.embedder.failure is None:
+        """Poll until `stop` is set, everything is drained, or the indexer has failed."""
+        last_assigned = time.monotonic()
+        while not stop.is_set() and self.indexer.failure is None:
             self._poll()
-            self._settle()
-            self._offer()
-            self._collect()
-            self._balance()
-            self._measure()
-            if self.claims.all() or self.unsettled:
-                lonely = time.monotonic()
-            if drain and (self._drained() or time.monotonic() - lonely > self.kafka.connect_seconds):
+            self._position()
+            self._enqueue()
+            self._commit_offsets()
+            self._pause_or_resume()
+            self._measure_lag()
+            if self.ownership.all() or self.unpositioned:
+                last_assigned = time.monotonic()
+            if drain and (self._drained() or time.monotonic() - last_assigned > self.kafka.connect_seconds):
                 return
 
     def _poll(self) -> None:
-        from kafka import errors
-
         try:
             with translate_errors(self.kafka):
-                found = self.consumer.poll(timeout_ms=_POLL_MS)
+                polled = self.consumer.poll(timeout_ms=_POLL_MS)
         except KafkaProblem as error:
             cause = error.__cause__
             if isinstance(cause, (errors.OffsetOutOfRangeError, errors.NoOffsetForPartitionError)):
-                self._unsettle([Partition(*p) for p in self.consumer.assignment()])
+                self._reposition(self._assignment())
                 return
             if isinstance(cause, (errors.AuthorizationError, errors.SaslAuthenticationFailedError)):
                 raise
-            _log.warning("polling failed; trying again", problem=str(error))
-            time.sleep(0.5)
+            _log.warning("polling failed; retrying", problem=str(error))
+            time.sleep(_RETRY_SECONDS)
             return
-        for partition, records in found.items():
-            claim = self.claims.of(Partition(*partition))
+        for partition, records in polled.items():
+            owned = self.ownership.get(Partition(*partition))
             for record in records:
-                if claim is None or record.offset < claim.fetched:
-                    continue  # read for an assignment that is over
-                claim.fetched = record.offset + 1
-                self.backlog.append(SegmentRecord(claim, record.offset, record.key, record.value, record.headers))
+                if owned is None or record.offset < owned.fetched:
+                    continue  # fetched for an assignment that has ended
+                owned.fetched = record.offset + 1
+                self.backlog.append(SegmentRecord(owned, record.offset, record.key, record.value, record.headers))
 
-    def _settle(self) -> None:
-        """Ask the store where to begin in every partition that is new, and go there."""
-        from kafka import errors
-
-        if not self.unsettled:
+    def _position(self) -> None:
+        """Ask the store where to start in every newly assigned partition, and seek there."""
+        if not self.unpositioned:
             return
-        here = sorted(self.unsettled & {Partition(*p) for p in self.consumer.assignment()})
+        here = sorted(self.unpositioned & self._assignment())
         try:
             with translate_errors(self.kafka):
-                spans = {Partition(*p): span for p, span in end_offsets(self.consumer, here).items()} if here else {}
-                found = read_ownership(self.embedder.writer, spans, self.embedder.topic_id, **self.accept)
-                self._announce_again(found)
-                for claim in found:
-                    self.consumer.seek(*native([claim.partition]), claim.fetched)
+                offsets = {Partition(*p): span for p, span in end_offsets(self.consumer, here).items()} if here else {}
+                assignments = read_ownership(
+                    self.indexer.indexer.committer, offsets, self.indexer.topic_id, **self.accept
+                )
+                self._announce_again(assignments)
+                for owned in assignments:
+                    self.consumer.seek(*native([owned.partition]), owned.fetched)
         except KafkaProblem as error:
             if error.__cause__ is None or isinstance(error.__cause__, errors.AuthorizationError):
                 raise
-            _log.warning("cannot learn where to begin; trying again", problem=str(error))
-            time.sleep(0.5)
+            _log.warning("the start of the partitions cannot be read; retrying", problem=str(error))
+            time.sleep(_RETRY_SECONDS)
             return
-        self.embedder.writer.invalidate()
-        self.embedder.alerts.forget()
-        self.claims.take(found)
-        self.unsettled.difference_update(here)
-        _log.info("settled", partitions={claim.partition.app: claim.fetched for claim in found})
+        self.indexer.indexer.forget()
+        self.ownership.acquire(assignments)
+        self.unpositioned.difference_update(here)
+        _log.info("settled", partitions={owned.partition.app: owned.fetched for owned in assignments})
 
-    def _announce_again(self, found: Iterable[OwnedPartition]) -> None:
-        """What was stored and perhaps not announced: from the group's offset, which follows the announcement."""
-        from kafka import OffsetAndMetadata
+    def _announce_again(self, assignments: Iterable[OwnedPartition]) -> None:
+        """Announce segments that were stored and perhaps not announced.
 
-        for claim in found:
-            (partition,) = native([claim.partition])
-            told = self.consumer.committed(partition, timeout_ms=10_000)
-            if told is None:
-                self.consumer.commit({partition: OffsetAndMetadata(claim.fetched, "", -1)}, timeout_ms=10_000)
-            elif claim.stored is not None and told < claim.stored:
+        The group's offset is committed after the announcement, so these are the segments between it and the store's.
+        """
+        for owned in assignments:
+            (partition,) = native([owned.partition])
+            announced = self.consumer.committed(partition, timeout_ms=10_000)
+            if announced is None:
+                self.consumer.commit({partition: OffsetAndMetadata(owned.fetched, "", -1)}, timeout_ms=10_000)
+            elif owned.stored is not None and announced < owned.stored:
+                source = f"{owned.partition.app}@{self.indexer.topic_id}"
                 missed = [
                     segment
                     for segment in self.store.segments()
-                    if segment.source == f"{claim.partition.app}@{self.embedder.topic_id}"
-                    and told <= segment.chunk < claim.stored
+                    if segment.source == source and announced <= segment.chunk < owned.stored
                 ]
-                self.embedder.announce(missed)
-                self.embedder.stored.append((claim, claim.stored))
+                self.indexer.announce_segments(missed)
+                self.indexer.committed.append((owned, owned.stored))
 
-    def _unsettle(self, partitions: Iterable[Partition]) -> None:
-        """Begin again with partitions that are still ours."""
-        mine = {Partition(*p) for p in self.consumer.assignment()} & set(partitions)
-        self.claims.drop(mine)
+    def _reposition(self, partitions: set[Partition]) -> None:
+        """Start again, at the store's offsets, with those of `partitions` that are still assigned."""
+        mine = self._assignment() & partitions
+        self.ownership.release(mine)
         if mine:
             self.consumer.pause(*native(mine))
-        self.unsettled.update(mine)
+        self.unpositioned.update(mine)
 
-    def _offer(self) -> None:
-        while self.backlog and not self.embedder.jobs.full():
-            job = self.backlog.popleft()
-            if self.claims.holds(job.claim):
-                self.embedder.jobs.put_nowait(job)
+    def _enqueue(self) -> None:
+        while self.backlog and not self.indexer.queue.full():
+            record = self.backlog.popleft()
+            if self.ownership.is_current(record.owned):
+                self.indexer.queue.put_nowait(record)
 
-    def _collect(self) -> None:
-        """Commit the group's offsets of what is stored and announced, and begin again where a commit was fenced."""
-        from kafka import OffsetAndMetadata
-
-        offsets: dict[Any, Any] = {}
-        while self.embedder.stored:
-            claim, end = self.embedder.stored.popleft()
-            if self.claims.holds(claim):
-                offsets[native([claim.partition])[0]] = OffsetAndMetadata(end, "", -1)
+    def _commit_offsets(self) -> None:
+        """Commit to the group the offsets that are stored and announced; start again where a commit was fenced."""
+        offsets = self._offsets_to_commit()
         if offsets:
-            self.consumer.commit_async(offsets)  # for lag tools; the store has the truth
-        fenced = []
-        while self.embedder.fenced:
-            fenced.append(self.embedder.fenced.popleft().partition)
+            self.consumer.commit_async(offsets)
+        fenced: set[Partition] = set()
+        while self.indexer.fenced:
+            fenced.add(self.indexer.fenced.popleft().partition)
         if fenced:
-            self._unsettle(p for p in fenced if self.claims.of(p) is None)
+            self._reposition({partition for partition in fenced if self.ownership.get(partition) is None})
 
-    def _balance(self) -> None:
-        """Pause what must not be read now: what is not settled, and everything while the queue is full."""
-        mine = {Partition(*p) for p in self.consumer.assignment()}
-        paused = {Partition(*p) for p in self.consumer.paused()}
-        waiting = self.embedder.jobs.qsize() + len(self.backlog)
-        # Full at the bound, open again at half of it, so that it does not flutter.
-        if self.backlog or waiting >= self.room or (waiting > self.room // 2 and paused - self.unsettled):
-            stay = mine
+    def _offsets_to_commit(self) -> dict[Any, OffsetAndMetadata]:
+        offsets: dict[Any, OffsetAndMetadata] = {}
+        while self.indexer.committed:
+            owned, end = self.indexer.committed.popleft()
+            if self.ownership.is_current(owned):
+                offsets[native([owned.partition])[0]] = OffsetAndMetadata(end, "", -1)
+        return offsets
+
+    def _pause_or_resume(self) -> None:
+        """Pause partitions that have no position yet, and all partitions while the queue is full."""
+        mine = self._assignment()
+        paused = {Partition(*partition) for partition in self.consumer.paused()}
+        waiting = self.indexer.queue.qsize() + len(self.backlog)
+        # Pause at the capacity and resume at half of it, so that the state does not flap.
+        refilling = waiting > self.capacity // 2 and bool(paused - self.unpositioned)
+        if self.backlog or waiting >= self.capacity or refilling:
+            pause = mine
         else:
-            stay = {p for p in mine if p in self.unsettled or self.claims.of(p) is None}
-        if stay - paused:
-            self.consumer.pause(*native(stay - paused))
-        if (paused & mine) - stay:
-            self.consumer.resume(*native((paused & mine) - stay))
-        self.embedder.metrics.paused.set(len(stay - self.unsettled))
+            pause = {p for p in mine if p in self.unpositioned or self.ownership.get(p) is None}
+        if pause - paused:
+            self.consumer.pause(*native(pause - paused))
+        if (paused & mine) - pause:
+            self.consumer.resume(*native((paused & mine) - pause))
+        self.indexer.metrics.paused.set(len(pause - self.unpositioned))
 
-    def _measure(self) -> None:
-        """How far behind every partition is, by the broker: one that is paused goes on growing."""
-        if time.monotonic() < self.measure_at:
+    def _measure_lag(self) -> None:
+        """Measure the lag of every partition by the broker's offsets, which grow while a partition is paused."""
+        if time.monotonic() < self.lag_due:
             return
-        self.measure_at = time.monotonic() + _MEASURE_SECONDS
-        held = self.claims.all()
-        try:
-            ends = self.consumer.end_offsets(native(claim.partition for claim in held)) if held else {}
-        except Exception as error:  # the broker is away: what was known last stands
-            _log.debug("cannot ask for the ends", problem=str(error))
-            return
-        self.embedder.metrics.lags(
-            {(*claim.partition,): max(0, ends[claim.partition] - (claim.stored or 0)) for claim in held}
-        )
+        self.lag_due = time.monotonic() + _LAG_SECONDS
+        ends = self._end_offsets()
+        if ends is not None:
+            self.indexer.metrics.lags(
+                {(*owned.partition,): max(0, end - (owned.stored or 0)) for owned, end in ends.items()}
+            )
 
     def _drained(self) -> bool:
-        held = self.claims.all()
-        if not held or self.unsettled or self.backlog or not self.embedder.idle() or self.embedder.stored:
+        if not self.ownership.all() or self.unpositioned or self.backlog:
             return False
+        if not self.indexer.idle() or self.indexer.committed:
+            return False
+        ends = self._end_offsets()
+        if not ends:
+            return False
+        return all(owned.fetched >= end for owned, end in ends.items())
+
+    def _end_offsets(self) -> dict[OwnedPartition, int] | None:
+        """The broker's next offset of every owned partition; None when the broker does not answer."""
+        held = self.ownership.all()
         try:
-            ends = self.consumer.end_offsets(native(claim.partition for claim in held))
-        except Exception as error:  # the broker is away: not drained as far as anybody knows
-            _log.debug("cannot ask for the ends", problem=str(error))
-            return False
-        return all(claim.fetched >= ends[claim.partition] for claim in held)
+            ends = self.consumer.end_offsets(native(owned.partition for owned in held)) if held else {}
+        except Exception as error:
+            _log.debug("the end offsets cannot be read", problem=str(error))
+            return None
+        return {owned: ends[owned.partition] for owned in held}
+
+    def _assignment(self) -> set[Partition]:
+        return {Partition(*partition) for partition in self.consumer.assignment()}
 
     def close(self) -> None:
-        """Tell the group what is stored and leave it. Never raises: the store has the truth."""
-        from kafka import OffsetAndMetadata
-
+        """Commit the last offsets to the group and leave it. Never raises: the position is kept in the store."""
         try:
-            last = {
-                native([claim.partition])[0]: OffsetAndMetadata(end, "", -1)
-                for claim, end in self.embedder.stored
-                if self.claims.holds(claim)
-            }
-            if last:
-                self.consumer.commit(last, timeout_ms=5000)
+            offsets = self._offsets_to_commit()
+            if offsets:
+                self.consumer.commit(offsets, timeout_ms=5000)
         except Exception as error:
-            _log.info("the group was not told the last offsets", problem=str(error))
+            _log.info("the last offsets were not committed to the group", problem=str(error))
         try:
             self.consumer.close(autocommit=False, timeout_ms=5000)
         except Exception as error:
-            _log.info("the group was not left in order", problem=str(error))
+            _log.info("the group was not left in an orderly way", problem=str(error))
 
 
-def _listener(worker: _Worker) -> Any:
-    from kafka import ConsumerRebalanceListener
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, poller: _Poller) -> None:
+        self._poller = poller
 
-    class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-        def on_partitions_assigned(self, assigned: Any) -> None:
-            worker.assigned(assigned)
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self._poller.assigned(assigned)
 
-        def on_partitions_revoked(self, revoked: Any) -> None:
-            worker.revoked(revoked)
-
-    return Listener()
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self._poller.revoked(revoked)

@@ -52,11 +52,11 @@ class Recorder:
         keep_seconds: float | None = None,
     ) -> None:
         self.place, self.aside, self.outbox, self.kafka = place, aside, outbox, kafka or KafkaSettings()
-        self.gather, self.most = gather, 64
+        self.gather_seconds, self.max_segments = gather, 64
         self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
         self.kept = self.sent = self.refused = self.expired = 0
 
-    def take(self, segments: Sequence[SpooledSegment]) -> None:
+    def write(self, segments: Sequence[SpooledSegment]) -> None:
         """Keep and send them.
 
         Raises:

@@ -1,10 +1,12 @@
-"""Cameras' segments into the store: decoded in the sandbox, one encoder batch and one commit for all cameras.
+"""The sink of live segments that stores them: reads files of the spool, decodes them and has them indexed.
 
-The position of a stream is `live/STREAM` in the store, the time behind its last segment's start. It moves in the very
-commit that stores the segment, so one that is handed over again after a crash is known and passed over.
+The position of a stream in the store is the application `live/STREAM`, whose offset is one past the start time of its
+last segment in microseconds. It advances in the commit that stores the segment, so a segment that is passed again after
+a crash is recognised and skipped.
 
-What standing questions find is told after the commit. Where it cannot be told, storing goes on, and it is told with the
-next segments or by the next process.
+Alerts are published after the commit. When that fails, storing continues, and they are published with the next segments
+or by the next process. Encoding, storing and scoring are done by `ingest.segment_indexer`; this module knows nothing of
+cameras.
 """
 
 from __future__ import annotations
@@ -16,29 +18,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
-from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
-from index.errors import CommitFenced, KafkaProblem, MessageInvalid, SourceError, StoreError
-from index.records import FrameRecords, Segment, rfc3339
+from index.commits.offset import OffsetAdvance
+from index.errors import CommitFenced, KafkaProblem, MessageInvalid, SourceError
+from index.records import Segment, rfc3339
 from index.store import Store
-from ingest.alerts.scorer import AlertScorer
 from ingest.decoding.limits import DecodeLimits
-from ingest.embedding import records_of
 from ingest.kafka.settings import ConsumeSettings
 from ingest.live.spool import SpooledSegment
 from ingest.messages import AlertMessage
+from ingest.segment_indexer import DecodedSegment, SegmentIndexer
 from ingest.segments.frames import SegmentFrames, decode_segment
 from model.encoders.encoder import Encoders
 
 __all__ = ["StoreSink"]
 
 _log = structlog.get_logger(__name__)
-_SPARE = 2.0  # seconds that a segment may be longer than its name says
+_EXTRA_SECONDS = 2.0  # that a segment may last beyond the duration in its name
 
 
 class StoreSink:
-    """Stores segments and tells `tell` what standing questions found; it may raise KafkaProblem.
+    """Stores segments; see `ingest.live.supervisor.SegmentSink`.
 
-    `late` are the last seconds from capture to stored of single frames, `frames` and `alerts` all there were.
+    Args:
+        store: the store; its encoder identity must be that of `encoders`.
+        encoders: the frame and the patch encoder.
+        settings: the sizes of batches and commits, and the number of decoders.
+        limits: the bounds of a decoder process.
+        on_alerts: publishes alerts; may raise KafkaProblem, and then receives them again with a later commit.
+
+    Attributes:
+        frames: the number of frames stored.
+        commits: the number of commits.
+        late: seconds from capture to commit of the latest frames, at most 100,000.
     """
 
     def __init__(
@@ -48,124 +59,113 @@ class StoreSink:
         settings: ConsumeSettings,
         limits: DecodeLimits,
         *,
-        tell: Callable[[Sequence[AlertMessage]], None] = lambda _: None,
+        on_alerts: Callable[[Sequence[AlertMessage]], None] = lambda _: None,
     ) -> None:
-        self.store, self.encoders, self.settings, self.limits = store, encoders, settings, limits
-        self.gather, self.most = settings.commit_seconds, settings.commit_segments
+        self.settings, self.limits = settings, limits
+        self.gather_seconds, self.max_segments = settings.commit_seconds, settings.commit_segments
         self.late: deque[float] = deque(maxlen=100_000)
-        self.frames = self.commits = self.alerts = 0
-        self._tell, self._standing = tell, AlertScorer(store)
-        self._writer = OffsetCommitter(store.tables)
+        self.frames = self.commits = 0
+        self._on_alerts = on_alerts
+        self._indexer = SegmentIndexer(store, encoders, self._announce, batch_frames=settings.batch_frames)
         self._offsets: dict[str, int | None] = {}
 
-    def take(self, segments: Sequence[SpooledSegment]) -> None:
-        """Store them.
+    @property
+    def alerts(self) -> int:
+        """The number of alerts raised and published."""
+        return self._indexer.alerts_raised
+
+    def write(self, segments: Sequence[SpooledSegment]) -> None:
+        """Store segments; those that are stored already are skipped.
 
         Raises:
-            CommitFenced: another process stores the same streams. StoreError: see `index.errors`.
+            CommitFenced: another process stores the same streams.
+            StoreError: see `index.errors`; nothing of `segments` counts as stored, and writing them again is safe.
         """
-        pieces = list(self._pieces(segments))
-        for last in (False, True):
-            try:
-                return self._write(pieces)
-            except StoreError as error:
-                self._standing.forget()  # what was to be told is told with the next try
-                if not isinstance(error, CommitFenced):
-                    raise
-                # A commit whose answer was lost looks the same; then the store's word is that it is done.
-                self._offsets.clear()
-                self._writer.invalidate()
-                if last:
-                    raise
+        decoded = self._decode_all(segments)
+        try:
+            self._commit(decoded)
+        except CommitFenced:
+            # Also raised when the reply to a successful commit was lost. Read the offsets and try once more.
+            self._offsets.clear()
+            self._commit(decoded)
 
     def report(self) -> dict[str, float | int]:
-        """Frames, commits, alerts, and the median and 95th percentile of seconds from capture to stored."""
+        """Counts of frames, commits and alerts, and the median and 95th percentile of `late` in seconds."""
         late = sorted(self.late)
         at = {f"late_p{p}": round(late[min(len(late) - 1, len(late) * p // 100)], 3) for p in (50, 95)} if late else {}
         return {"frames": self.frames, "commits": self.commits, "alerts": self.alerts, **at}
 
-    def _write(self, pieces: Sequence[OffsetSegment]) -> None:
-        unknown = [app for app in {piece.app for piece in pieces} if app not in self._offsets]
+    def _commit(self, segments: Sequence[DecodedSegment]) -> None:
+        unknown = [app for app in {each.app for each in segments} if app not in self._offsets]
         if unknown:
-            self._offsets.update(self._writer.offsets(unknown))
-        new = [piece for piece in pieces if piece.segment.chunk >= (self._offsets[piece.app] or 0)]
+            self._offsets.update(self._indexer.committer.offsets(unknown))
+        new = [each for each in segments if each.row.chunk >= (self._offsets[each.app] or 0)]
         if not new:
             return
-        after: dict[str, int] = {}
-        for piece in new:
-            after[piece.app] = piece.segment.chunk + 1
-        told = self._standing.ready(piece.segment.stream_id for piece in new)
-        stored = self._writer.commit(new, {app: OffsetAdvance(self._offsets[app], end) for app, end in after.items()})
-        self._offsets.update(after)
+        ends = {each.app: each.row.chunk + 1 for each in new}
+        batch = self._indexer.commit(new, {app: OffsetAdvance(self._offsets[app], end) for app, end in ends.items()})
+        self._offsets.update(ends)
         now = time.time()
-        for piece in new:
-            if piece.frames is not None:
-                self.late.extend(now - at / 1e6 for at in piece.frames.captured_at.tolist())
+        for each in new:
+            if each.records is not None:
+                self.late.extend(now - at / 1e6 for at in each.records.captured_at.tolist())
         self.commits += 1
-        self.frames += sum(segment.frames for segment in stored)
-        _log.info("stored", segments=len(stored), frames=sum(segment.frames for segment in stored))
-        self._alert([*told, *(a for p in new if p.frames is not None for a in self._standing.score(p.frames))])
+        self.frames += batch.frames
+        _log.info("stored", segments=len(batch.stored), frames=batch.frames)
+        self._indexer.announce(batch)
 
-    def _alert(self, told: Sequence[AlertMessage]) -> None:
+    def _announce(self, stored: Sequence[Segment], alerts: Sequence[AlertMessage]) -> bool:
         try:
-            if told:
-                self._tell(told)
+            if alerts:
+                self._on_alerts(alerts)
         except KafkaProblem as error:
-            _log.warning("alerts are late", alerts=len(told), problem=str(error))
-            self._standing.forget()  # the next segments begin with the state before these
-            return
-        self.alerts += sum(alert.state == "raised" for alert in told)
-        self._standing.keep()
+            _log.warning("alerts are not published; retrying later", alerts=len(alerts), problem=str(error))
+            return False
+        return True
 
-    def _pieces(self, segments: Sequence[SpooledSegment]) -> Iterator[OffsetSegment]:
-        """Decoded a few at a time, encoded as soon as a batch is full: pixels of one batch are held, no more."""
-        held: list[tuple[SpooledSegment, SegmentFrames]] = []
-        ready: dict[SpooledSegment, OffsetSegment] = {}
+    # ---- decoding ------------------------------------------------------------------------------------------------
 
-        def encode() -> None:
-            reads = [(one.segment.stream, "arrival", frames) for one, frames in held]
-            records = records_of(self.encoders, reads, batch_frames=self.settings.batch_frames)  # type: ignore[arg-type]
-            for (one, frames), each in zip(held, records, strict=True):
-                ready[one] = _piece(one, each, frames.decode_mode, frames.problem)
-            held.clear()
+    def _decode_all(self, segments: Sequence[SpooledSegment]) -> list[DecodedSegment]:
+        """Decode a few segments at a time and encode whenever a batch is full, so that one batch of pixels is held."""
+        decoded: list[DecodedSegment] = []
+        for spooled, result in self._results(segments):
+            if isinstance(result, str):
+                _log.warning("a segment does not decode", segment=spooled.segment.name, problem=result)
+            decoded.append(_decoded_segment(spooled, result))
+            self._indexer.encode(decoded, min_frames=self.settings.batch_frames)
+        return sorted(decoded, key=lambda each: (each.row.stream_id, each.row.start))
 
-        for one, read in self._decoded(segments):
-            if isinstance(read, str):
-                _log.warning("a segment does not decode", segment=one.segment.name, problem=read)
-                ready[one] = _piece(one, None, "all", read)
-            else:
-                held.append((one, read))
-            if sum(len(frames.pixels) for _, frames in held) >= self.settings.batch_frames:
-                encode()
-        encode()
-        return (ready[one] for one in sorted(segments, key=lambda one: (one.segment.stream, one.segment.start)))
-
-    def _decoded(self, segments: Sequence[SpooledSegment]) -> Iterator[tuple[SpooledSegment, SegmentFrames | str]]:
-        ahead: deque[tuple[SpooledSegment, Future[SegmentFrames | str]]] = deque()
+    def _results(self, segments: Sequence[SpooledSegment]) -> Iterator[tuple[SpooledSegment, SegmentFrames | str]]:
+        """Each segment with its frames, or with the reason why it has none, in the order of `segments`."""
+        decoding: deque[tuple[SpooledSegment, Future[SegmentFrames | str]]] = deque()
         with ThreadPoolExecutor(self.settings.decoders, thread_name_prefix="segment") as pool:
-            for one in segments:
-                ahead.append((one, pool.submit(self._decode, one)))
-                if len(ahead) >= self.settings.decoders:
-                    first, future = ahead.popleft()
+            for spooled in segments:
+                decoding.append((spooled, pool.submit(self._decode, spooled)))
+                if len(decoding) >= self.settings.decoders:
+                    first, future = decoding.popleft()
                     yield first, future.result()
-            for first, future in ahead:
+            for first, future in decoding:
                 yield first, future.result()
 
-    def _decode(self, one: SpooledSegment) -> SegmentFrames | str:
-        """Its frames, or what is wrong with it."""
-        segment = one.segment
+    def _decode(self, spooled: SpooledSegment) -> SegmentFrames | str:
+        segment = spooled.segment
         name = f"{segment.stream} at {rfc3339(segment.start)}"
         try:
             return decode_segment(
-                one.path, name=name, start=segment.start, duration=segment.duration + _SPARE, limits=self.limits
+                spooled.path,
+                name=name,
+                start=segment.start,
+                duration=segment.duration + _EXTRA_SECONDS,
+                limits=self.limits,
             )
         except (SourceError, MessageInvalid) as error:
-            return str(error).replace(str(one.path), name)
+            return str(error).replace(str(spooled.path), name)
 
 
-def _piece(one: SpooledSegment, records: FrameRecords | None, mode: str, problem: str | None) -> OffsetSegment:
-    segment = one.segment
+def _decoded_segment(spooled: SpooledSegment, result: SegmentFrames | str) -> DecodedSegment:
+    segment = spooled.segment
     app = f"live/{segment.stream}"
+    frames, problem = (None, result) if isinstance(result, str) else (result, result.problem)
     row = Segment(
         stream_id=segment.stream,
         source=app,
@@ -173,9 +173,9 @@ def _piece(one: SpooledSegment, records: FrameRecords | None, mode: str, problem
         uri=f"live://{segment.name}",
         start=segment.start,
         end=segment.end,
-        frames=0 if records is None else len(records),
-        decode_mode=mode,
+        frames=0,
+        decode_mode="all" if frames is None else frames.decode_mode,
         clock_source="arrival",
         problem=problem,
     )
-    return OffsetSegment(app, row, records)
+    return DecodedSegment(app, row, frames)

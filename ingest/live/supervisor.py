@@ -45,10 +45,10 @@ _FATAL = (UsageError, IdentityMismatch, StoreVersion, CommitFenced)
 class SegmentSink(Protocol):
     """What becomes of segments: stored, or kept and sent. `gather`: seconds to wait for more; `most`: at once."""
 
-    gather: float
-    most: int
+    gather_seconds: float
+    max_segments: int
 
-    def take(self, segments: Sequence[SpooledSegment]) -> None:
+    def write(self, segments: Sequence[SpooledSegment]) -> None:
         """Take them for good, in order. What raises is tried again, but for errors that waiting does not cure."""
         ...
 
@@ -202,8 +202,8 @@ class _Feeder:
     def _run(self) -> None:
         try:
             while not self._give_up.is_set():
-                gather = 0.0 if self._last.is_set() else self.taker.gather
-                taken = self.spool.take(self.taker.most, timeout=_TICK, gather=gather)
+                gather = 0.0 if self._last.is_set() else self.taker.gather_seconds
+                taken = self.spool.take(self.taker.max_segments, timeout=_TICK, gather=gather)
                 if taken:
                     if not self._insist(taken):
                         return
@@ -218,7 +218,7 @@ class _Feeder:
         attempt = 0
         while not self._give_up.is_set():
             try:
-                self.taker.take(taken)
+                self.taker.write(taken)
                 self.problem = None
                 return True
             except _FATAL:

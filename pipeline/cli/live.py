@@ -126,7 +126,7 @@ def watch(
             for alert in told:
                 note(alert_line(alert))
 
-        taker = StoreSink(kept, encoders, settings.consume, limits, tell=tell)
+        taker = StoreSink(kept, encoders, settings.consume, limits, on_alerts=tell)
         _run(listed, live, taker, "watch", metrics_port)
     if as_json:
         emit(taker.report())

@@ -294,7 +294,7 @@ def test_a_topic_that_was_made_again_is_reported_and_taken_on_purpose(
         drain(store, one)
     publish(one, [later])
     publish(one, [later])  # now its end is higher, and still it is another topic
-    with pytest.raises(TopicRecreated, match="was deleted and made again"):
+    with pytest.raises(TopicRecreated, match="was deleted and created again"):
         drain(store, one)
     assert drain(store, one, accept_recreated=True).frames == 8
     assert seconds(store, "cam1") == list(range(8))

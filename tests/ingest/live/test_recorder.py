@@ -51,7 +51,7 @@ def test_what_is_kept_in_an_object_store_is_clipped_from_there(tmp_path: Path) -
     place = f"memory://{uuid.uuid4().hex}"
     segments = [waiting(tmp_path, START + i * 4_000_000) for i in (0, 1, 3)]  # the third was never recorded
     recorder = Recorder(place_of(place + "/"))
-    recorder.take(segments)
+    recorder.write(segments)
     assert recorder.kept == 3
     found = recorded(place, "gate", START + 4_500_000, START + 13_000_000)
     assert [segment.start for segment in found] == [START + 4_000_000, START + 12_000_000]
@@ -73,7 +73,7 @@ def test_what_is_kept_in_an_object_store_is_clipped_from_there(tmp_path: Path) -
 
 def test_a_clip_over_a_change_of_size_says_when(tmp_path: Path) -> None:
     tape = place_of(str(tmp_path / "tape"))
-    Recorder(tape).take([waiting(tmp_path, START), waiting(tmp_path, START + 4_000_000, size=(96, 64))])
+    Recorder(tape).write([waiting(tmp_path, START), waiting(tmp_path, START + 4_000_000, size=(96, 64))])
     with pytest.raises(DecodeFailed, match="2023-11-14T22:13:24"):
         clip(tape, "gate", START, START + 8_000_000, tmp_path / "out.mkv")
     assert clip(tape, "gate", START, START + 3_000_000, tmp_path / "out.mkv").frames == 30
@@ -82,12 +82,12 @@ def test_a_clip_over_a_change_of_size_says_when(tmp_path: Path) -> None:
 def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -> None:
     one = waiting(tmp_path, START)
     small, large, nowhere = Outbox(), Outbox(), Outbox()
-    Recorder(None, outbox=small).take([one])
+    Recorder(None, outbox=small).write([one])
     tiny = KafkaSettings(inline_bytes=10)
     tape = place_of(str(tmp_path / "tape"))
-    Recorder(tape, outbox=large, kafka=tiny).take([one])
+    Recorder(tape, outbox=large, kafka=tiny).write([one])
     refused = Recorder(None, aside=tmp_path / "refused", outbox=nowhere, kafka=tiny)
-    refused.take([one])
+    refused.write([one])
     assert small.messages[0].payload() == one.path.read_bytes()
     assert large.messages[0].uri == f"{tape}/{one.segment.name}"
     assert large.messages[0].start_micros == START
@@ -99,7 +99,7 @@ def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceNotFound, match="--to"):
-        Recorder(place_of(str(tmp_path / "file" / "tape"))).take([waiting(tmp_path, START)])
+        Recorder(place_of(str(tmp_path / "file" / "tape"))).write([waiting(tmp_path, START)])
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
@@ -108,7 +108,7 @@ def test_old_segments_go_and_nothing_else_does(tmp_path: Path, scheme: str) -> N
     recorder = Recorder(tape)
     times = [START, START + 4_000_000, START + DAY, START + 2 * DAY]
     for at in times:
-        recorder.take([waiting(tmp_path, at)])
+        recorder.write([waiting(tmp_path, at)])
     assert [s.start for s in expire(tape, START + 4_000_000)] == [START]  # the second one ends later
     assert [s.start for s in recorded(tape, "gate", START, START + 3 * DAY)] == times[1:]
     assert [s.start for s in expire(tape, START + 2 * DAY)] == times[1:3]
@@ -125,7 +125,7 @@ def test_a_recorder_with_an_age_deletes_what_is_older(tmp_path: Path) -> None:
     other.write_text("not a segment")
     now = time.time_ns() // 1000
     recorder = Recorder(place_of(str(tape)), keep_seconds=3600)
-    recorder.take([waiting(tmp_path, START), waiting(tmp_path, now - 10_000_000)])
+    recorder.write([waiting(tmp_path, START), waiting(tmp_path, now - 10_000_000)])
     assert (recorder.kept, recorder.expired) == (2, 1)
     assert [s.start for s in recorded(place_of(str(tape)), "gate", START, now)] == [now - 10_000_000]
     assert other.read_text() == "not a segment"

@@ -73,13 +73,13 @@ def test_a_folder_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 class Taker:
     """Refuses the first few times."""
 
-    gather, most = 0.0, 10
+    gather_seconds, max_segments = 0.0, 10
 
     def __init__(self, errors: list[Exception]) -> None:
         self.errors, self.taken = errors, list[int]()
         self.done = threading.Event()
 
-    def take(self, segments: object) -> None:
+    def write(self, segments: object) -> None:
         if self.errors:
             raise self.errors.pop(0)
         self.taken += [one.segment.start for one in segments]  # type: ignore[attr-defined]

@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def taker(store: Store, tell: Told) -> StoreSink:
-    return StoreSink(store, ENCODERS, ConsumeSettings(), DecodeLimits(), tell=tell)
+    return StoreSink(store, ENCODERS, ConsumeSettings(), DecodeLimits(), on_alerts=tell)
 
 
 def test_an_alert_is_told_once_and_late_where_nobody_listens(store: Store, tmp_path: Path) -> None:
@@ -65,18 +65,18 @@ def test_an_alert_is_told_once_and_late_where_nobody_listens(store: Store, tmp_p
     first = taker(store, told)
     dark = segment(tmp_path, range(0), 0, 20)
     lit = segment(tmp_path, range(25, 31), 20, 20)
-    first.take([dark, lit])
+    first.write([dark, lit])
     assert told.seen() == [("raised", 25), ("cleared", 25)]
     assert told.alerts[0].jpeg() is not None
-    first.take([dark, lit])  # handed over again: nothing is stored, nothing told
+    first.write([dark, lit])  # handed over again: nothing is stored, nothing told
     assert (first.frames, first.alerts, len(told.alerts)) == (40, 1, 2)
 
     told.down = True
-    first.take([segment(tmp_path, range(50, 60), 40, 20)])
+    first.write([segment(tmp_path, range(50, 60), 40, 20)])
     assert first.frames == 60  # storing does not wait for it
     assert len(told.alerts) == 2
     told.down = False
-    taker(store, told).take([segment(tmp_path, range(0), 60, 10)])  # another process
+    taker(store, told).write([segment(tmp_path, range(0), 60, 10)])  # another process
     assert told.seen()[2:] == [("raised", 50), ("cleared", 50)]
     assert len({alert.id for alert in told.alerts}) == 2
     assert (seconds_of(store.window().captured_at) - BEGAN // SECOND).tolist() == list(range(70))
@@ -86,9 +86,9 @@ def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told()
-    taker(store, told).take([segment(tmp_path, range(0), 0, 20)])
+    taker(store, told).write([segment(tmp_path, range(0), 0, 20)])
     told.down = True
-    taker(store, told).take([segment(tmp_path, range(25, 31), 20, 20)])
+    taker(store, told).write([segment(tmp_path, range(25, 31), 20, 20)])
     told.down = False
     again = taker(store, told)
     after = segment(tmp_path, range(0), 40, 10)
@@ -99,7 +99,7 @@ def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(OffsetCommitter, "commit", full)
         with pytest.raises(StoreFull):
-            again.take([after])
+            again.write([after])
     assert told.seen() == []
-    again.take([after])
+    again.write([after])
     assert told.seen() == [("raised", 25), ("cleared", 25)]
