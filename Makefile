@@ -2,9 +2,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint docs requirements clean
+.PHONY: help setup test coverage demo lint docs requirements clean
 
 BIN := .venv/bin
+export WORKERS ?= 2
 STAMP := .venv/.sightline-is-set-up
 export TOKENIZERS_PARALLELISM := false
 
@@ -17,8 +18,12 @@ $(STAMP): requirements.txt pyproject.toml infra/setup.sh
 	bash infra/setup.sh
 	touch $(STAMP)
 
-test: setup  ## Run every test
-	$(BIN)/python -m pytest $(TESTS)
+test: setup  ## Run every test, two files at a time; TESTS=tests/index for a part, WORKERS=1 for one at a time
+	infra/test.sh $(TESTS)
+
+coverage: setup  ## Measure which lines the tests of the packages run (system tests start processes and do not count)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not system and not alone" \
+		--cov --cov-report term:skip-covered --cov-report html
 
 demo: setup  ## Render two cameras, ingest them, ask, write demo-out/report.html
 	$(BIN)/sightline demo --out demo-out
@@ -36,4 +41,4 @@ requirements:  ## Write requirements.txt anew from pyproject.toml: all extras bu
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt pyproject.toml
 
 clean:  ## Remove what the demo and the tests leave behind (not .venv)
-	rm -rf demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build dist *.egg-info

@@ -8,8 +8,10 @@ need() {
 # Copies the jars of the pom.xml, once and after it has changed.
 fetch() {
     mkdir -p "$jars"
-    exec 9>"$jars/.lock"
-    flock 9  # two test runs may start at once
+    # Tests that run side by side start several scripts at once, and Maven's own repository is not made for two writers.
+    mkdir -p "$here/../../.tools"
+    exec 9>"$here/../../.tools/maven.lock"
+    flock 9
     if [ ! -e "$jars/.whole" ] || [ "$here/pom.xml" -nt "$jars/.whole" ]; then
         need mvn "install Maven, or put the jars of $here/pom.xml into $jars and touch $jars/.whole"
         rm -f "$jars"/*.jar

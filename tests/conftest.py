@@ -34,6 +34,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip("needs a GPU")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run system tests first: side by side, the run must not end with one long file that has a core to itself."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny checkpoints and `tiny.toml`, the profile that names them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -18,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from ingest.live.status import StateBoard
 from pipeline.settings import load_settings
+from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -203,8 +203,8 @@ def test_commands_in_runbooks_are_there() -> None:
             assert {word for word in words[1:] if word.startswith("--")} <= options, text
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_agrees() -> None:
+    need("promtool")
     for arguments in (("rules", "alerts.yml"), ("config", "--syntax-only", "prometheus.yml")):
         done = subprocess.run(
             ["promtool", "check", *arguments], cwd=INFRA / "prometheus", capture_output=True, text=True, check=False

@@ -1,6 +1,6 @@
 """A real Apache Flink on loopback for the system tests: two task managers, one of which may be killed, and a job server.
 
-Without Java or Maven the tests are skipped on a developer's machine, with the reason, and fail where CI is set.
+Without Java or Maven the tests are skipped; with CI set they fail (`tests.support.tools.need`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.kafka_server import free_ports, need_java
+from tests.support.kafka_server import free_ports
+from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "flink" / "cluster.sh"
@@ -130,7 +131,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    need_java("Flink", "curl")
+    need("java", "mvn", "curl")
     made = Cluster(tmp_path_factory.mktemp("flink"))
     try:
         yield made.start()

@@ -1,12 +1,11 @@
 """A real Apache Kafka on loopback for the system tests: started, killed, started again with the same data.
 
-Without Java or Maven the tests are skipped on a developer's machine, with the reason, and fail where CI is set.
+Without Java or Maven the tests are skipped; with CI set they fail (`tests.support.tools.need`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,20 +19,10 @@ import pytest
 from index.errors import KafkaProblem
 from ingest.kafka.clients import make_topics
 from ingest.kafka.settings import KafkaSettings
+from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "kafka" / "broker.sh"
-
-
-def need_java(what: str = "Kafka", *more: str) -> None:
-    """Skip, or in CI fail, where what is written in Java cannot be started; `more` are other programs it takes."""
-    missing = [name for name in ("java", "mvn", *more) if shutil.which(name) is None]
-    if not missing:
-        return
-    why = f"{' and '.join(missing)} not installed: {what} cannot be started; install a Java 17 runtime, Maven and these"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 def free_ports(count: int) -> list[int]:
@@ -106,7 +95,7 @@ class Broker:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A plaintext broker for the tests of one module; each test takes topics of its own by a prefix."""
-    need_java()
+    need("java", "mvn")
     server = Broker(tmp_path_factory.mktemp("kafka")).start()
     try:
         server.wait(server.settings(prefix="ready", partitions=1))

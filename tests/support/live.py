@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -26,26 +25,17 @@ from ingest.segments.names import NamedSegment, parse_name
 from pipeline.demo.render import render
 from tests.support.kafka_server import free_ports
 from tests.support.processes import ROOT, environment
+from tests.support.tools import need
 
 SCRIPT = ROOT / "infra" / "rtsp" / "server.sh"
 FAST = {"SIGHTLINE_LIVE_BACKOFF_SECONDS": "0.3", "SIGHTLINE_LIVE_BACKOFF_MOST_SECONDS": "1"}
-
-
-def need_rtsp() -> None:
-    """Skip, or in CI fail, where no RTSP server can be had."""
-    if subprocess.run([str(SCRIPT), "ready"], check=False).returncode == 0:
-        return
-    why = "GStreamer's RTSP server is not installed; run `infra/rtsp/server.sh install` as root"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 class RtspServer:
     """Cameras that play files; see infra/rtsp/server.py."""
 
     def __init__(self) -> None:
-        need_rtsp()
+        need("rtsp")
         (self.port,) = free_ports(1)
         self.process = subprocess.Popen(
             [str(SCRIPT), "start", str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -229,6 +219,7 @@ def seconds_kept(folder: Path, segments: list[NamedSegment]) -> list[int]:
 
 def ffmpeg(*arguments: object) -> subprocess.Popen[bytes]:
     """A converter that runs until it is killed."""
+    need("ffmpeg")
     return subprocess.Popen(
         ["ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, arguments)],
         stdout=subprocess.DEVNULL,

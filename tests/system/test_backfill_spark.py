@@ -21,9 +21,10 @@ from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from tests.support.flink_cluster import ROOT, portable, until
 from tests.support.footage import make_video
-from tests.support.kafka_server import free_ports, need_java
+from tests.support.kafka_server import free_ports
 from tests.support.processes import environment
 from tests.support.stores import assert_same
+from tests.support.tools import need
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)
@@ -33,7 +34,7 @@ SEGMENT = 5  # seconds
 @pytest.fixture
 def job_server(tmp_path: Path) -> Iterator[int]:
     """The port of Beam's job server, with a Spark of two tasks at a time inside."""
-    need_java("Spark")
+    need("java", "mvn")
     (port,) = free_ports(1)
     log = tmp_path / "spark.log"
     with log.open("wb") as told:

@@ -30,6 +30,7 @@ from tests.support.footage import make_video
 from tests.support.kafka_server import Broker, broker
 from tests.support.processes import ROOT, environment
 from tests.support.records import PAIR
+from tests.support.tools import need
 
 __all__ = ["broker"]  # a fixture
 
@@ -214,9 +215,7 @@ def test_all_workers_killed_at_once(fleet: Fleet) -> None:
 
 
 def test_the_broker_goes_away_and_comes_back(tmp_path: Path) -> None:
-    from tests.support.kafka_server import need_java
-
-    need_java()
+    need("java", "mvn")
     server = Broker(tmp_path / "kafka").start()
     fleet: Fleet | None = None
     try:

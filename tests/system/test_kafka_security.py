@@ -17,10 +17,11 @@ from ingest.kafka.poller import consume
 from ingest.kafka.publisher import publish_files
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from tests.support.footage import make_video
-from tests.support.kafka_server import Broker, free_ports, need_java
+from tests.support.kafka_server import Broker, free_ports
 from tests.support.kafka_worker import counting
 from tests.support.processes import Process
 from tests.support.records import PAIR
+from tests.support.tools import need
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 PASSWORD = "correct-horse"
@@ -63,7 +64,7 @@ ssl.keystore.location={pem}
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
     """A broker that speaks TLS with SASL only, and the certificate of its authority."""
-    need_java()
+    need("java", "mvn")
     folder = tmp_path_factory.mktemp("secured")
     _certificate(folder / "tls")
     server = Broker(folder / "kafka", KAFKA_SCRAM=f"SCRAM-SHA-256=[name=yard,password={PASSWORD}]")

@@ -22,6 +22,7 @@ from ingest.decoding.sandbox import Decoding
 from ingest.sources.files import expand
 from ingest.sources.start_time import stream_name, time_in_name
 from tests.support.footage import make_video
+from tests.support.tools import need
 
 RATES = [Fraction(24_000, 1001), Fraction(30_000, 1001), Fraction(60_000, 1001), 10, 1]
 
@@ -229,6 +230,7 @@ def test_frames_do_not_share_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("turned", [90, 180, 270])
 def test_footage_of_a_turned_camera_stands_upright(tmp_path: Path, turned: int) -> None:
     """As ffmpeg shows it, which follows the display matrix too."""
+    need("ffmpeg")
     planes = np.full((48 * 3 // 2, 64), 128, np.uint8)
     planes[:48] = np.arange(48)[:, None] * 3 + np.arange(64)  # no two corners are alike
     with av.open(str(tmp_path / "lying.mp4"), "w") as out:

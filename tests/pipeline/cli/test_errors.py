@@ -177,6 +177,7 @@ def test_the_help_imports_nothing_heavy() -> None:
     assert json.loads(out.splitlines()[-1]) == []
 
 
+@pytest.mark.alone
 def test_the_help_is_fast() -> None:
     seconds = []
     for _ in range(3):  # the first run warms the disk cache; other work on the machine only ever adds time
