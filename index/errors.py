@@ -1,54 +1,57 @@
-"""Every error a person can meet, in one tree.
+"""The errors that users see, in one tree.
+
+Libraries' errors are translated into these where they occur. The command line prints the message and exits with
+`exit_code`; anything else that is raised is a defect.
 
     SightlineError
-    ├── UsageError              a parameter that cannot be right (exit code 2)
-    ├── SourceError             footage that cannot be read
+    ├── UsageError              an invalid parameter (exit code 2)
+    ├── SourceError             footage cannot be read
     │   ├── SourceNotFound      no such file, folder, object, or no permission
     │   ├── SourceDenied        the URL policy forbids it
     │   ├── SourceUnsupported   a protocol that this build of FFmpeg lacks
-    │   ├── SourceStalled       a camera that was connected and sends nothing
+    │   ├── SourceStalled       a connected camera sends nothing
     │   ├── NotVideo            empty, text, or no video stream inside
-    │   ├── NoFrames            a video stream without one decodable frame
-    │   └── DecodeFailed        the decoder crashed, stalled, or broke a limit
+    │   ├── NoFrames            a video stream without a decodable frame
+    │   └── DecodeFailed        the decoder crashed, stalled or exceeded a limit
     ├── StoreError              the store cannot be used
-    │   ├── StoreNotFound
-    │   ├── StoreVersion        written by a newer Sightline
-    │   ├── IdentityMismatch    vectors of another encoder
-    │   ├── UnknownStream
-    │   ├── UnknownFrame        a frame that was asked for by its time is not there
-    │   ├── UnknownQuestion     the store holds no such standing question
-    │   ├── EmptyWindow         no frames in the time asked for
+    │   ├── StoreNotFound       there is no store at this place
+    │   ├── StoreVersion        a newer Sightline wrote it
+    │   ├── IdentityMismatch    its vectors are of another encoder
+    │   ├── UnknownStream       the store has no such stream
+    │   ├── UnknownFrame        the store has no frame of that stream and time
+    │   ├── UnknownQuestion     the store has no such standing question
+    │   ├── EmptyWindow         there are no frames in the requested time
     │   ├── StoreFull           no space left
-    │   ├── StoreBusy           another compaction is under way
-    │   ├── CommitFenced        another worker committed the same partition meanwhile
-    │   └── StoreCorrupt
-    ├── BackfillFailed          a batch job broke off, or lost too many files
-    ├── KafkaProblem            Kafka cannot be used as asked
-    │   ├── BrokerUnavailable   nobody answers, or TLS or SASL refuse
-    │   ├── TopicMissing
-    │   ├── TopicRecreated      the topic is not the one the store has read from
-    │   ├── OffsetsExpired      messages were deleted before they were stored
-    │   └── MessageTooLarge
+    │   ├── StoreBusy           another compaction is active
+    │   ├── CommitFenced        another worker has committed the same partition
+    │   └── StoreCorrupt        a table, shard or object cannot be read
+    ├── BackfillFailed          a batch job stopped, or too many of its files failed
+    ├── KafkaProblem            Kafka cannot be used as requested
+    │   ├── BrokerUnavailable   no broker answers, or TLS or SASL fails
+    │   ├── TopicMissing        the topic does not exist and may not be created
+    │   ├── TopicRecreated      the topic is not the one that was read before
+    │   ├── OffsetsExpired      messages expired before they were stored
+    │   └── MessageTooLarge     a message exceeds the size limit
     ├── SandboxUnavailable      the machine cannot confine the decoder, and --require-sandbox was given
-    ├── MessageInvalid          a message that can never be stored
+    ├── MessageInvalid          an invalid message
     ├── ExtraMissing            an optional dependency is not installed
-    ├── TrainingDataInvalid     a conversation, or a file of them, that cannot be learned from
+    ├── TrainingDataInvalid     an invalid conversation, or file of conversations
     └── ModelError
-        ├── ProfileInvalid
-        ├── WeightsNotFound     no network, no cache, no folder
-        ├── WeightsInvalid      a checkpoint whose tensors do not fit
+        ├── ProfileInvalid      a model profile is invalid
+        ├── WeightsNotFound     weights are in no folder and no cache, and cannot be downloaded
+        ├── WeightsInvalid      the tensors of a checkpoint do not fit the model
         ├── EngineMissing       an optional engine is not installed (also an ExtraMissing)
-        ├── BudgetExceeded      more tokens than the language model can hold
-        ├── OutOfMemory         one question needed more memory than there was
-        ├── TrainingFailed      a loss or gradient is not a number
-        └── ServiceError        the model service, on either side
-            ├── ServiceUnavailable  not reached, stopping, or broken
-            ├── ServiceBusy         as many questions wait as may
-            ├── ServiceDenied       no token, or another one
-            └── DeadlineExceeded    no answer in the time that was given
+        ├── BudgetExceeded      more tokens than the context of the language model
+        ├── OutOfMemory         one question needs more memory than there is
+        ├── TrainingFailed      a loss or gradient is not finite
+        └── ServiceError        the model service, in the client or in the server
+            ├── ServiceUnavailable  unreachable, stopping, or its model failed
+            ├── ServiceBusy         the queue is full
+            ├── ServiceDenied       the token is missing or wrong
+            └── DeadlineExceeded    no answer before the deadline
 
-A message is one line: what happened, to which stream or file, and what to do about it. Credentials never
-appear: pass anything that may be a URL through `mask_url` first.
+A message is one line: what happened, to which stream or file, and what to do about it. It never contains credentials:
+pass everything that may be a URL through `mask_url` first.
 """
 
 from __future__ import annotations
@@ -107,31 +110,32 @@ __all__ = [
 
 
 class SightlineError(Exception):
-    """Base of every error meant for a person. `exit_code` is what the command line returns."""
+    """Base of all errors that are meant for users."""
 
     exit_code = 1
+    """What the command line returns."""
 
 
 class UsageError(SightlineError):
-    """A parameter that cannot be right whatever the footage."""
+    """A parameter is invalid, whatever the footage."""
 
     exit_code = 2
 
 
 class SourceError(SightlineError):
-    """Footage that cannot be read."""
+    """Footage cannot be read."""
 
 
 class SourceNotFound(SourceError):
-    """No such file, folder or object, or no permission to read it."""
+    """The file, folder or object does not exist, or may not be read."""
 
 
 class SourceDenied(SourceError):
-    """The URL policy forbids this source."""
+    """The URL policy forbids the source."""
 
 
 class SourceUnsupported(SourceError):
-    """A protocol that this build of FFmpeg cannot read."""
+    """This build of FFmpeg cannot read the protocol."""
 
 
 class SourceStalled(SourceError):
@@ -139,19 +143,19 @@ class SourceStalled(SourceError):
 
 
 class NotVideo(SourceError):
-    """The file holds no video: empty, text, or another format."""
+    """The file has no video: it is empty, text, or of another format."""
 
 
 class NoFrames(SourceError):
-    """A video stream without one decodable frame."""
+    """The video stream has no decodable frame."""
 
 
 class DecodeFailed(SourceError):
-    """The isolated decoder crashed, stalled, or went over one of its limits."""
+    """The isolated decoder crashed, stalled or exceeded one of its limits."""
 
 
 class StoreError(SightlineError):
-    """The store cannot be used as asked."""
+    """The store cannot be used as requested."""
 
 
 class StoreNotFound(StoreError):
@@ -159,51 +163,51 @@ class StoreNotFound(StoreError):
 
 
 class StoreVersion(StoreError):
-    """The store was written by a newer Sightline."""
+    """A newer Sightline wrote the store."""
 
 
 class IdentityMismatch(StoreError):
-    """The vectors in the store come from another encoder."""
+    """The vectors in the store are of another encoder."""
 
 
 class UnknownStream(StoreError):
-    """The store holds no such stream."""
+    """The store has no such stream."""
 
 
 class UnknownFrame(StoreError):
-    """The store holds no frame of that stream and time."""
+    """The store has no frame of that stream and time."""
 
 
 class UnknownQuestion(StoreError):
-    """The store holds no such standing question."""
+    """The store has no such standing question."""
 
 
 class EmptyWindow(StoreError):
-    """No frames in the time that was asked for."""
+    """There are no frames in the requested time."""
 
 
 class StoreFull(StoreError):
-    """No space left; nothing half-written became visible."""
+    """No space is left; readers see nothing half-written."""
 
 
 class StoreBusy(StoreError):
-    """Another compaction of this store is under way."""
+    """Another compaction of this store is active."""
 
 
 class CommitFenced(StoreError):
-    """Another worker has committed this partition meanwhile; nothing of ours was."""
+    """Another worker has committed the same partition; nothing of this commit was stored."""
 
 
 class StoreCorrupt(StoreError):
-    """A table or shard does not read back."""
+    """A table, shard or object cannot be read."""
 
 
 class BackfillFailed(SightlineError):
-    """A batch job broke off, or too many of its files gave nothing."""
+    """A batch job stopped, or too many of its files failed."""
 
 
 class KafkaProblem(SightlineError):
-    """Kafka cannot be used as asked."""
+    """Kafka cannot be used as requested."""
 
 
 class BrokerUnavailable(KafkaProblem):
@@ -211,19 +215,19 @@ class BrokerUnavailable(KafkaProblem):
 
 
 class TopicMissing(KafkaProblem):
-    """A topic that is not there and may not be made."""
+    """The topic does not exist and may not be created."""
 
 
 class TopicRecreated(KafkaProblem):
-    """The topic is not the one the store has read from: deleted and made again, or cut back."""
+    """The topic is not the one that was read before: it was deleted and created again, or truncated."""
 
 
 class OffsetsExpired(KafkaProblem):
-    """Messages were deleted by the topic's retention before they were stored."""
+    """The topic's retention deleted messages before they were stored."""
 
 
 class MessageTooLarge(KafkaProblem):
-    """More bytes than a message may have."""
+    """A message exceeds the size limit."""
 
 
 class SandboxUnavailable(SightlineError):
@@ -231,11 +235,11 @@ class SandboxUnavailable(SightlineError):
 
 
 class MessageInvalid(SightlineError):
-    """A message that can never be stored, however often it is tried."""
+    """A message is invalid; trying again cannot help."""
 
 
 class TrainingDataInvalid(SightlineError):
-    """A conversation, or a file of them, that cannot be learned from; the message names file, line and sample."""
+    """A conversation, or a file of conversations, is invalid; the message names file, line and sample."""
 
 
 class ExtraMissing(SightlineError):
@@ -247,43 +251,48 @@ class ModelError(SightlineError):
 
 
 class ProfileInvalid(ModelError):
-    """A model profile that does not validate."""
+    """A model profile is invalid."""
 
 
 class WeightsNotFound(ModelError):
-    """Weights are neither in a local folder nor in the cache, and there is no network."""
+    """Weights are neither in a local folder nor in the cache, and cannot be downloaded."""
 
 
 class WeightsInvalid(ModelError):
-    """A checkpoint whose tensors do not fit the model; the message names the tensor."""
+    """The tensors of a checkpoint do not fit the model; the message names the tensor."""
 
 
 class EngineMissing(ModelError, ExtraMissing):
-    """An engine that a profile names is an extra, and not installed."""
+    """A profile names an engine that is an extra and not installed."""
 
 
 class BudgetExceeded(ModelError):
-    """The question needs more tokens than the language model can hold."""
+    """The question needs more tokens than the context of the language model."""
 
 
 class OutOfMemory(ModelError):
-    """One question needed more memory than there was; others are not touched by it."""
+    """One question needs more memory than there is; other questions are not affected."""
 
 
 class TrainingFailed(ModelError):
-    """A training run cannot go on: a loss or gradient is not a number."""
+    """A training run cannot continue: a loss or gradient is not finite."""
 
 
 class ServiceError(ModelError):
-    """The model service could not do what was asked."""
+    """The model service could not fulfil a request."""
 
 
 class ServiceUnavailable(ServiceError):
-    """The service cannot be reached, is stopping, or its model is broken."""
+    """The service is unreachable or stopping, or its model failed."""
 
 
 class ServiceBusy(ServiceError):
-    """As many requests wait as may. `retry_after` is in seconds."""
+    """The queue of the service is full.
+
+    Args:
+        message: see the module's docstring.
+        retry_after: seconds after which another attempt may succeed.
+    """
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
@@ -291,11 +300,11 @@ class ServiceBusy(ServiceError):
 
 
 class ServiceDenied(ServiceError):
-    """The service wants a token, or another one."""
+    """The token of the service is missing or wrong."""
 
 
 class DeadlineExceeded(ServiceError):
-    """No answer in the time that the request was given."""
+    """There was no answer before the deadline of the request."""
 
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
@@ -305,5 +314,5 @@ _SECRET_QUERY = re.compile(
 
 
 def mask_url(text: str) -> str:
-    """Return `text` with user names, passwords and secret query values of any URL in it replaced by `***`."""
+    """Replace user names, passwords and secret query values of all URLs in `text` by `***`."""
     return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))

@@ -1,11 +1,14 @@
-"""Standing questions, and how far each camera has been watched for them: small JSON objects beside the store's tables.
+"""Standing questions, and the state of the alerts of each stream: small JSON objects beside the tables of a store.
 
     <url>/alerts/questions/<id>.json    one StandingQuestion
-    <url>/alerts/state/<stream>.json    what a worker remembers of one stream; `ingest.alerts.scorer` says what
+    <url>/alerts/state/<stream>.json    the alert state of one stream; `ingest.alerts.scorer` defines its content
 
-One object each and no table: a question is added or removed by one write or one delete, so two people who do it at once
-lose nothing, and a worker learns of it by listing a folder every few seconds, where a Delta table would cost it several
-requests and a log that grows. An object appears whole or not at all.
+They are objects and not rows of a table, because a question is added or removed by one write or one delete: two people who
+do it at the same time lose nothing, and a worker finds changes by listing a folder every few seconds. A Delta table would
+cost several requests each time, and its log would grow. An object is visible as a whole or not at all; on a local disk it
+is durable too (`index.files`).
+
+This module does not know how frames are scored nor when an alert is raised.
 """
 
 from __future__ import annotations
@@ -27,36 +30,60 @@ from index.schemas import check_stream_id
 
 __all__ = ["MAX_QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
 
-MAX_QUESTIONS = 256  # most questions of one store
-_OBJECT_BYTES = 64 * 2**20
+MAX_QUESTIONS = 256
+"""The largest number of standing questions of one store."""
+
+_MAX_OBJECT_BYTES = 64 * 2**20
 _NAME = re.compile(r"[\w][\w .,'-]{0,79}")
 _log = structlog.get_logger(__name__)
 
 
 class AlertRule(BaseModel):
-    """When a score is an alert. Scores are cosines; counts are of frames, a second each.
+    """When the scores of a stream raise and clear an alert.
 
-    high is median + max(spread × (q − median), floor) of the camera's background, q its `quantile`; low lies `low_share`
-    of the way from the median to high. An alert is raised when `raise_frames` of the last `of_frames` are above high,
-    and cleared after `clear_seconds` below low, or when no frame came for `gap_seconds`. Nothing is raised in the first
-    `warm_up` frames. The background is the last `samples` frames that were not inside an alert, one in `every` seconds; an
-    alert that lasts longer than `settle_seconds` becomes part of it.
+    Scores are cosines. Frames come once a second. With the *background*, the recent scores of the stream without an alert:
+
+        high = median + max(spread · (q − median), floor)      q: the `quantile` of the background
+        low  = median + low_share · (high − median)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     floor: float = Field(default=0.05, gt=0, le=2)
+    """Least distance of the threshold `high` from the median of the background."""
+
     spread: float = Field(default=1.4, ge=0, le=100)
+    """Distance of the threshold `high` from the median, in units of (quantile − median)."""
+
     quantile: float = Field(default=0.98, gt=0.5, lt=1)
+    """The quantile of the background that measures how much its scores vary."""
+
     low_share: float = Field(default=0.7, gt=0, lt=1)
+    """Position of the threshold `low` between the median (0) and `high` (1)."""
+
     raise_frames: int = Field(default=2, ge=1, le=60)
+    """An alert is raised when this many of the last `of_frames` frames score above `high`."""
+
     of_frames: int = Field(default=3, ge=1, le=60)
+    """Number of recent frames that are counted; at least `raise_frames`."""
+
     clear_seconds: int = Field(default=3, ge=1, le=3600)
+    """An alert is cleared after this many seconds of scores below `low`."""
+
     gap_seconds: int = Field(default=30, ge=2, le=3600)
+    """An alert is cleared when no frame arrives for this many seconds."""
+
     warm_up: int = Field(default=300, ge=10, le=86_400)
+    """Number of first frames of a stream in which no alert is raised."""
+
     samples: int = Field(default=900, ge=20, le=20_000)
+    """Number of scores in the background."""
+
     every: int = Field(default=2, ge=1, le=600)
+    """One score in this many seconds goes into the background."""
+
     settle_seconds: int = Field(default=600, ge=10, le=86_400)
+    """The scores of an alert that lasts longer than this go into the background, so that it ends by itself."""
 
     @field_validator("of_frames")
     @classmethod
@@ -68,28 +95,40 @@ class AlertRule(BaseModel):
 
 
 class StandingQuestion(BaseModel):
-    """A text that every new frame is compared with.
+    """A text that every new frame is compared with."""
 
-    streams: the cameras it is asked of, all of them when empty. vector: the text by the patch encoder `encoder`, unit
-    norm. created_at: UTC microseconds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    """12 hex digits, a digest of text, streams, encoder and rule."""
+
     text: str = Field(min_length=1, max_length=500)
+    """The question, for example "a red car at the gate"."""
+
     name: str = Field(min_length=1, max_length=80)
+    """Name in lists and alerts; the beginning of the text by default."""
+
     streams: tuple[str, ...] = ()
+    """Names of the streams it applies to; all streams if empty."""
+
     encoder: EncoderIdentity
+    """The patch encoder that made `vector`."""
+
     vector: tuple[float, ...]
+    """Embedding of the text, Dp floats, unit norm."""
+
     rule: AlertRule = AlertRule()
+    """When the question raises an alert."""
+
     created_at: int
+    """UTC microseconds."""
 
     def applies_to(self, stream: str) -> bool:
+        """Whether frames of this stream are compared with the question."""
         return not self.streams or stream in self.streams
 
     def as_array(self) -> NDArray[np.float32]:
-        """float32[Dp], unit norm."""
+        """The vector as float32[Dp]."""
         return np.asarray(self.vector, np.float32)
 
 
@@ -103,14 +142,25 @@ def make_question(
     rule: AlertRule | None = None,
     created_at: int,
 ) -> StandingQuestion:
-    """The same text, streams, encoder and rule give the same id, so that adding twice adds once.
+    """Build a standing question. The same text, streams, encoder and rule give the same id, so adding it twice adds one.
+
+    Args:
+        text: the question; white space is normalized.
+        vector: float32[Dp], the embedding of the text, unit norm.
+        encoder: the patch encoder that made it.
+        name: its name; the first 80 characters of the text when None.
+        streams: names of the streams it applies to; all streams if empty.
+        rule: when it raises an alert; the default rule when None.
+        created_at: UTC microseconds.
 
     Raises:
-        UsageError: an empty or too long text, a name or stream that cannot be one.
+        UsageError: the text is empty or too long, or the name or a stream's name is invalid.
     """
     text, name, rule = " ".join(text.split()), name or " ".join(text.split())[:80], rule or AlertRule()
     if not text or len(text) > 500:
-        raise UsageError("the text must have 1 to 500 letters; say what to look for, as in 'a red car at the gate'")
+        raise UsageError(
+            "the text must have 1 to 500 characters; describe what to look for, as in 'a red car at the gate'"
+        )
     if not _NAME.fullmatch(name) and name != text[:80]:
         raise UsageError(f"--name {name!r}: letters, digits, spaces and . , ' - only, at most 80")
     streams = tuple(sorted({check_stream_id(stream) for stream in streams}))
@@ -127,7 +177,11 @@ def make_question(
 
 
 class StandingQuestionStore:
-    """The objects of the store at `url`. Any number of processes may use it at once."""
+    """The standing questions and alert states of the store at `url`. Any number of processes may use them at once.
+
+    Args:
+        url: the store, as `Store.url`.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -138,37 +192,43 @@ class StandingQuestionStore:
     # ---- questions -------------------------------------------------------------------------------------------------
 
     def questions(self) -> list[StandingQuestion]:
-        """All of them, the oldest first; one that does not parse is left out with a warning.
+        """All questions, the oldest first. An invalid object is left out, with a warning in the log.
 
         Raises:
             StoreCorrupt: the folder cannot be read.
         """
         found: list[StandingQuestion] = []
-        for path in self._listed("questions")[:MAX_QUESTIONS]:
-            data = self._get(path)
-            if data is None:  # removed meanwhile
+        for path in self._list("questions")[:MAX_QUESTIONS]:
+            data = self._read(path)
+            if data is None:  # removed since it was listed
                 continue
             try:
                 found.append(StandingQuestion.model_validate_json(data))
             except ValidationError as error:
                 first = error.errors(include_input=False)[0]
-                _log.warning("a standing question does not parse; remove and add it", file=path, problem=first["msg"])
+                _log.warning("invalid standing question; remove and add it", file=path, problem=first["msg"])
         return sorted(found, key=lambda question: (question.created_at, question.id))
 
     def add(self, question: StandingQuestion) -> None:
-        """Write it down. Raises UsageError when there are too many, StoreFull."""
-        held = self._listed("questions")
-        if len(held) >= MAX_QUESTIONS and not any(path.endswith(f"/{question.id}.json") for path in held):
-            raise UsageError(
-                f"{mask_url(self.url)}: has {len(held)} standing questions, the most there may be; remove one"
-            )
-        self._put(f"questions/{question.id}.json", question.model_dump_json().encode())
-
-    def remove(self, which: str) -> StandingQuestion:
-        """Remove the question with this id or name.
+        """Store a question; one with the same id is replaced.
 
         Raises:
-            UnknownQuestion: there is none, or several have the name.
+            UsageError: the store has `MAX_QUESTIONS` already.
+            StoreFull: it cannot be written.
+        """
+        held = self._list("questions")
+        if len(held) >= MAX_QUESTIONS and not any(path.endswith(f"/{question.id}.json") for path in held):
+            raise UsageError(
+                f"{mask_url(self.url)}: the store has {len(held)} standing questions, the maximum; remove one first"
+            )
+        self._write(f"questions/{question.id}.json", question.model_dump_json().encode())
+
+    def remove(self, which: str) -> StandingQuestion:
+        """Remove the question with this id or name, and return it.
+
+        Raises:
+            UnknownQuestion: no question has this id or name, or several have the name.
+            StoreCorrupt: it cannot be removed.
         """
         held = self.questions()
         found = [question for question in held if which in (question.id, question.name)]
@@ -180,52 +240,51 @@ class StandingQuestionStore:
         self._delete(f"questions/{found[0].id}.json")
         return found[0]
 
-    # ---- what a worker remembers -----------------------------------------------------------------------------------
+    # ---- alert states ----------------------------------------------------------------------------------------------
 
     def read_state(self, stream: str) -> bytes | None:
-        """What was last kept of a stream, None when nothing was. Raises StoreCorrupt."""
-        return self._get(f"{self._root}/state/{check_stream_id(stream)}.json")
+        """The stored state of a stream, None if there is none. Raises StoreCorrupt."""
+        return self._read(f"{self._root}/state/{check_stream_id(stream)}.json")
 
     def write_state(self, stream: str, state: bytes) -> None:
-        """Raises StoreFull, StoreCorrupt."""
-        self._put(f"state/{check_stream_id(stream)}.json", state)
+        """Replace the state of a stream. Raises StoreFull."""
+        self._write(f"state/{check_stream_id(stream)}.json", state)
 
     def delete_state(self, stream: str) -> None:
-        """Forget what was kept of a stream."""
+        """Delete the state of a stream, if there is one. Raises StoreCorrupt."""
         self._delete(f"state/{check_stream_id(stream)}.json")
 
     # ---- objects ---------------------------------------------------------------------------------------------------
 
-    def _listed(self, folder: str) -> list[str]:
+    def _list(self, folder: str) -> list[str]:
         try:
             self._files.invalidate_cache()
             names = self._files.ls(f"{self._root}/{folder}", detail=False)
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreCorrupt(
-                f"{mask_url(self.url)}: alerts cannot be read ({error}); check the permissions"
-            ) from error
+            raise self._unreadable(error) from error
         return sorted(str(name) for name in names if str(name).endswith(".json"))
 
-    def _get(self, path: str) -> bytes | None:
+    def _read(self, path: str) -> bytes | None:
         try:
-            data = self._files.cat_file(path, start=0, end=_OBJECT_BYTES)
+            data = self._files.cat_file(path, start=0, end=_MAX_OBJECT_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreCorrupt(
-                f"{mask_url(self.url)}: alerts cannot be read ({error}); check the permissions"
-            ) from error
+            raise self._unreadable(error) from error
         return bytes(data)
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _unreadable(self, error: OSError) -> StoreCorrupt:
+        return StoreCorrupt(f"{mask_url(self.url)}: alerts cannot be read ({error}); check the permissions")
+
+    def _write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
         try:
-            if not self._local:
-                self._files.pipe_file(path, data)  # an object store shows it when it is whole
-                return
-            write_atomically(path, data, parents=True)
+            if self._local:
+                write_atomically(path, data, parents=True)
+            else:
+                self._files.pipe_file(path, data)  # an object store shows an object only when it is whole
         except OSError as error:
             raise StoreFull(f"{mask_url(self.url)}: alerts cannot be written ({error}); free some space") from error
 

@@ -1,1 +1,1 @@
-"""Search by vector: sealed FAISS shards and the flat tail."""
+"""Search by vector: FAISS shards of finished days, Parquet for the rest, and the moments that hits are merged into."""

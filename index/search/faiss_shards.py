@@ -1,8 +1,11 @@
-"""Sealed FAISS shards: one immutable file a stream and day, a cache of what Parquet holds.
+"""FAISS shards: one immutable file per stream and UTC day, a cache of the vectors in Parquet.
 
-A shard is two files: `<day>.faiss` (a flat inner-product index, memory-mapped when read) and `<day>.npz` (capture
-times, covered segments, the encoder's digest). The second is written last and by renaming, so a shard is whole or
-absent. Flat and exact: a day is 86,400 vectors, which one core scans in some milliseconds, and nothing has to be trained.
+A shard is two files: `<day>.faiss`, a flat inner-product index that is memory-mapped for reading, and `<day>.npz`, with
+the capture times, the segments it contains, the identity of the encoder and the size of the first file. The second file is
+written last. Both are written atomically and durably, so a shard is complete or absent, also after a power cut.
+
+Search is flat and exact: a day has at most 86,400 vectors, which one core scans in a few milliseconds, and no index has to
+be trained. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,47 +26,64 @@ __all__ = ["FaissShard", "FaissShards"]
 
 @dataclass(frozen=True, slots=True)
 class FaissShard:
-    """captured_at int64[N] ascending (UTC microseconds); vectors stay in the mapped file until searched."""
+    """One shard. The vectors stay on the disk until they are searched."""
 
     path: Path
+    """The `.faiss` file."""
+
     captured_at: NDArray[np.int64]
+    """int64[N]: UTC microseconds, ascending."""
+
     segments: frozenset[str]
+    """Keys of the segments whose frames it contains."""
+
     identity: str
+    """Identity of the frame encoder, JSON."""
 
-    def _index(self) -> object:
-        import faiss
-
+    def _index(self) -> faiss.Index:
         return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP_IFC)
 
     def vectors(self) -> NDArray[np.float32]:
-        """float32[N, Df], as the index holds them."""
+        """The vectors, float32[N, Df]. Raises RuntimeError for a damaged file."""
         index = self._index()
-        return index.reconstruct_n(0, index.ntotal)  # type: ignore[attr-defined, no-any-return]
+        return index.reconstruct_n(0, index.ntotal)  # type: ignore[no-any-return]
 
     def search(
         self, query: NDArray[np.float32], top: int, start: int | None, end: int | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best `top` frames with start ≤ captured_at < end: their times and scores, best first."""
-        import faiss
+        """The `top` frames with start ≤ captured_at < end that are most similar to `query`, best first.
 
+        Args:
+            query: float32[Df], unit norm.
+            top: largest number of frames.
+            start: UTC microseconds; no limit when None.
+            end: likewise, exclusive.
+
+        Returns:
+            Times int64[n], UTC microseconds, and inner products float32[n]; n ≤ top.
+        """
         low = 0 if start is None else int(np.searchsorted(self.captured_at, start))
         high = len(self.captured_at) if end is None else int(np.searchsorted(self.captured_at, end))
         top = min(top, high - low)
         if top <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         chosen = faiss.SearchParameters(sel=faiss.IDSelectorRange(low, high))  # type: ignore[call-arg]
-        scores, rows = self._index().search(query[None], top, params=chosen)  # type: ignore[attr-defined]
+        scores, rows = self._index().search(query[None], top, params=chosen)
         return self.captured_at[rows[0]], scores[0]
 
 
 class FaissShards:
-    """The shards below one folder, by stream and day."""
+    """The shards of one store, by stream and day.
+
+    Args:
+        folder: where they are; created when the first one is written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def open(self, stream_id: str, day: str) -> FaissShard | None:
-        """The shard, or None when it is absent or does not read back (a cache is never worth an error)."""
+        """The shard of a stream and day (YYYY-MM-DD), or None if it is absent or damaged: a cache raises no error."""
         path = self.folder / stream_id / f"{day}.faiss"
         try:
             with np.load(path.with_suffix(".npz")) as side:
@@ -83,16 +104,29 @@ class FaissShards:
         segments: frozenset[str],
         identity: str,
     ) -> None:
-        """Seal a day: rows ascending in time, vectors float32[N, Df] of unit norm."""
-        import faiss
+        """Write the shard of a stream and day; an existing one is replaced.
 
+        Args:
+            stream_id: the stream.
+            day: UTC day, YYYY-MM-DD.
+            captured_at: int64[N], UTC microseconds, ascending.
+            vectors: float32[N, Df], unit norm.
+            segments: keys of the segments whose frames these are.
+            identity: identity of the frame encoder, JSON.
+
+        Raises:
+            OSError: the shard cannot be written.
+        """
         path = self.folder / stream_id / f"{day}.faiss"
         side = path.with_suffix(".npz")
         side.unlink(missing_ok=True)
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors))
         with atomic_file(path, parents=True) as part:
-            faiss.write_index(index, str(part))
+            try:
+                faiss.write_index(index, str(part))
+            except RuntimeError as error:  # FAISS's error for a full disk
+                raise OSError(f"{part}: cannot be written ({error})") from error
         size = path.stat().st_size
 
         def write(file: BinaryIO) -> None:
@@ -107,9 +141,9 @@ class FaissShards:
         write_atomically(side, write)
 
     def days(self) -> list[tuple[str, str]]:
-        """(stream, day) of every shard there is."""
+        """Stream and day of every shard, ascending."""
         return sorted((p.parent.name, p.stem) for p in self.folder.glob("*/*.faiss"))
 
     def drop(self, stream_id: str | None = None) -> None:
-        """Remove the shards of one stream, or all."""
+        """Delete the shards of one stream, or all when None."""
         shutil.rmtree(self.folder / stream_id if stream_id else self.folder, ignore_errors=True)

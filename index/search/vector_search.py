@@ -1,6 +1,7 @@
-"""Search by vector over one store's frames: sealed FAISS shards where there are any, the flat tail where there are not.
+"""Search by vector over the frames of one store: in FAISS shards where there are any, else in Parquet.
 
-The `frames` table is the truth; every shard can be deleted at any moment and is written again from it.
+The table `frames` is the truth. A shard can be deleted at any moment and is built again from it; frames that no shard
+contains, such as those of the current day, are read from Parquet and compared directly. The result is exact either way.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class VectorSearch:
     """The frame vectors of a store.
 
     Args:
-        frames: the `frames` table.
-        shards: where its FAISS shards are.
-        identity: of the encoder whose vectors they are; a shard of another one is passed over.
-        dimension: floats a vector.
+        frames: the table `frames`.
+        shards: its FAISS shards.
+        identity: identity of the frame encoder, JSON; shards of another encoder are ignored.
+        dimension: Df, the length of a vector.
     """
 
     def __init__(self, frames: StoreTable, shards: FaissShards, *, identity: str, dimension: int) -> None:
@@ -37,7 +38,15 @@ class VectorSearch:
     def search(
         self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None, top: int
     ) -> list[Hit]:
-        """The `top` frames of `streams` in [start, end) nearest to `query`, float32[d] of unit norm; exact."""
+        """The `top` frames most similar to `query`, best first; ties by stream and time. Exact.
+
+        Args:
+            query: float32[Df], unit norm.
+            streams: names of streams.
+            start: UTC microseconds; no limit when None.
+            end: likewise, exclusive.
+            top: largest number of hits.
+        """
         query = np.ascontiguousarray(query, np.float32)
         held = self._frames.read(["stream_id", "date", "segment"], in_window(streams, start, end))
         hits: list[Hit] = []
@@ -61,16 +70,18 @@ class VectorSearch:
         return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
 
     def seal(self, today: str) -> int:
-        """Write a shard for each day but `today` that has frames no shard covers; how many were written."""
-        return sum(self._write(*group) for group in self._all_days() if group[1] != today and not self._sealed(*group))
+        """Write a shard for each day but `today` with frames that no shard contains; returns their number."""
+        return sum(
+            self._write(*group) for group in self._all_days() if group[1] != today and not self._complete(*group)
+        )
 
     def rebuild(self) -> int:
-        """Drop every shard and write them all again; how many were written."""
+        """Delete every shard and write all of them again; returns the number that was written."""
         self.shards.drop()
         return sum(self._write(*group) for group in self._all_days())
 
     def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Times int64[n], ascending, and vectors float32[n, d] of the given segments on one UTC day."""
+        """The frames of these segments on one UTC day: times int64[n], ascending, and vectors float32[n, Df]."""
         where = on_day(stream, day) & string_field("segment").isin(sorted(segments))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), to_matrix(rows["frame_vector"], self._dimension)
@@ -83,7 +94,7 @@ class VectorSearch:
         groups = rows.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
         return [(r["stream_id"], r["date"], frozenset(r["segment_distinct"])) for r in groups.to_pylist()]
 
-    def _sealed(self, stream: str, day: str, segments: frozenset[str]) -> bool:
+    def _complete(self, stream: str, day: str, segments: frozenset[str]) -> bool:
         shard = self.shards.open(stream, day)
         return shard is not None and shard.segments == segments and shard.identity == self.identity
 
