@@ -75,7 +75,7 @@ def _walk(command: Any, context: Any, name: str) -> Iterator[tuple[str, Any, Any
     yield name, command, context
     if hasattr(command, "list_commands"):
         for child in command.list_commands(context):
-            found = command.get_command(context, child)
+            _, found, _ = command.resolve_command(context, [child])  # imports it: the group is lazy
             yield from _walk(
                 found, found.make_context(child, [], parent=context, resilient_parsing=True), f"{name} {child}"
             )

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import UsageError
 
+Time = datetime | str | int
+"""A time as the Python API takes it, see `parse_time`."""
+
 ClockSource = Literal["given", "filename", "container", "mtime", "arrival"]
 """Where the time of a stream comes from: the user, the file's name, the container, the file's modification time, or the
 moment at which a live frame arrived."""
@@ -190,3 +193,27 @@ def parse_rfc3339(text: str) -> int:
     except ValueError:
         raise UsageError(f"{text!r} is not a time; write 2024-03-01T08:00:00Z") from None
     return to_micros(time)
+
+
+def parse_time(value: Time | None, name: str = "time") -> int | None:
+    """UTC microseconds of a time, in any form that the Python API and the command line take; None stays None.
+
+    Args:
+        value: a datetime with a time zone, an RFC 3339 text, or UTC microseconds since the epoch.
+        name: name of the parameter, for the error.
+
+    Raises:
+        UsageError: `value` has no time zone, does not parse, or is of another type.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return parse_rfc3339(value)
+        if isinstance(value, datetime):
+            return to_micros(value)
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            return int(value)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+    raise UsageError(f"{name}: expected a datetime, an RFC 3339 text or whole microseconds, got {type(value).__name__}")

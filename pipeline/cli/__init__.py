@@ -1,1 +1,1 @@
-"""The `sightline` command line, one module a group of commands."""
+"""The `sightline` command line: `main` holds the lazy group, every other module a few commands."""

@@ -1,12 +1,23 @@
-"""Commands about standing questions: alerts add, list, remove, watch, test; bench alerts."""
+"""Commands about standing questions and their alerts: alerts add, list, remove, watch, test."""
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from index.errors import UsageError
+from index.records import rfc3339
+from index.standing_questions import AlertRule, StandingQuestion, StandingQuestionStore, make_question
+from index.store import Store
+from ingest.alerts.scorer import replay
+from ingest.kafka.alert_reader import follow, save_picture
+from ingest.messages import AlertMessage
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
 from pipeline.cli.options import (
     From,
     Json,
@@ -15,27 +26,32 @@ from pipeline.cli.options import (
     StoreUrl,
     StreamIds,
     To,
-    kafka_of,
-    opened_store,
+    kafka_settings,
+    open_store,
     settings_of,
     time_range,
 )
-from pipeline.console import emit, note, say
+from pipeline.console import print_json, print_line, print_note, stop_event
 
-if TYPE_CHECKING:
-    from index.standing_questions import AlertRule, StandingQuestion
-    from ingest.messages import AlertMessage
+__all__ = ["alert_line", "alerts_add", "alerts_list", "alerts_remove", "alerts_test", "alerts_watch", "app"]
 
-__all__ = ["alert_line", "alerts", "bench_alerts"]
-
-alerts = typer.Typer(help="Standing questions over new frames.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    name="alerts",
+    help="Manage standing questions, and follow their alerts.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Floor = Annotated[
-    float | None, typer.Option("--floor", help="Least rise over the camera's usual score; the profile's by default.")
+    float | None,
+    typer.Option(
+        "--floor", help="Smallest rise over the stream's usual score that can raise an alert; default: the profile's."
+    ),
 ]
+Pictures = Annotated[Path | None, typer.Option("--pictures", help="Folder for the pictures of the alerts.")]
 
 
-def _asked(
+def _make_questions(
     context: typer.Context,
     texts: list[str],
     *,
@@ -45,27 +61,19 @@ def _asked(
     name: str | None,
     floor: float | None,
 ) -> list[StandingQuestion]:
-    """Texts as questions of the store's own encoder. Raises UsageError, StoreError, ModelError."""
-    import time
-
-    from index.errors import UsageError
-    from index.standing_questions import AlertRule, make_question
-    from index.store import Store
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-
+    """Encode texts as standing questions with the store's encoder. Raises UsageError, StoreError, ModelError."""
     settings = settings_of(context, store=store, profile=profile)
     if any(not text.strip() for text in texts):
         raise UsageError("the text is empty; say what to look for, as in 'a red car at the gate'")
     if floor is not None and not 0 < floor <= 2:
         raise UsageError(f"--floor must lie between 0 and 2, got {floor}")
-    url = Store.open(settings.store).url  # a missing store is said before models are loaded
+    url = Store.open(settings.store).url  # before the models are loaded, so that a missing store is reported at once
     chosen = load_profile(settings.profile)
     encoders = load_encoders(chosen, settings.device)
     Store.open(url, encoders=encoders.pair)
     if chosen.notice:
-        note(chosen.notice)
-    rule: AlertRule = AlertRule(floor=chosen.alert_floor if floor is None else floor)
+        print_note(chosen.notice)
+    rule = AlertRule(floor=chosen.alert_floor if floor is None else floor)
     return [
         make_question(
             text,
@@ -80,122 +88,111 @@ def _asked(
     ]
 
 
-def _shown(question: StandingQuestion) -> dict[str, object]:
-    from index.records import rfc3339
-
-    kept = question.model_dump(mode="json", exclude={"vector", "encoder", "created_at"})
-    return {**kept, "encoder": question.encoder.name, "created_at": rfc3339(question.created_at)}
+def _question_fields(question: StandingQuestion) -> dict[str, object]:
+    fields = question.model_dump(mode="json", exclude={"vector", "encoder", "created_at"})
+    return {**fields, "encoder": question.encoder.name, "created_at": rfc3339(question.created_at)}
 
 
-def _line(question: StandingQuestion) -> str:
+def _question_line(question: StandingQuestion) -> str:
     return f"{question.id}  {question.name}  {', '.join(question.streams) or 'every stream'}  {question.text!r}"
 
 
-@alerts.command("add")
-def add(
+@app.command("add")
+def alerts_add(
     context: typer.Context,
     text: Annotated[str, typer.Argument(help="What to look for, as in 'a red car at the gate'.")],
     streams: StreamIds = None,
-    name: Annotated[str | None, typer.Option("--name", help="What to call it; the text by default.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the question; default: its text.")] = None,
     floor: Floor = None,
     store: StoreUrl = None,
     profile: ProfileName = None,
     as_json: Json = False,
 ) -> None:
-    """Ask every new frame. Workers take it up within seconds; adding the same again changes nothing."""
-    from index.standing_questions import StandingQuestionStore
+    """Add a standing question, which is compared with every new frame.
 
-    (question,) = _asked(context, [text], store=store, profile=profile, streams=streams, name=name, floor=floor)
-    StandingQuestionStore(opened_store(context, store).url).add(question)
+    Running workers apply it within seconds. Adding the same question again changes nothing.
+    """
+    (question,) = _make_questions(
+        context, [text], store=store, profile=profile, streams=streams, name=name, floor=floor
+    )
+    StandingQuestionStore(open_store(context, store).url).add(question)
     if as_json:
-        emit(_shown(question))
+        print_json(_question_fields(question))
     else:
-        say(_line(question))
+        print_line(_question_line(question))
 
 
-@alerts.command("list")
-def list_(context: typer.Context, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Show the standing questions of a store."""
-    from index.standing_questions import StandingQuestionStore
-
-    held = StandingQuestionStore(opened_store(context, store).url).questions()
+@app.command("list")
+def alerts_list(context: typer.Context, store: StoreUrl = None, as_json: Json = False) -> None:
+    """List the standing questions of a store."""
+    questions = StandingQuestionStore(open_store(context, store).url).questions()
     if as_json:
-        emit([_shown(question) for question in held])
+        print_json([_question_fields(question) for question in questions])
         return
-    for question in held:
-        say(_line(question))
-    say(f"{len(held)} standing questions")
+    for question in questions:
+        print_line(_question_line(question))
+    print_line(f"{len(questions)} standing questions")
 
 
-@alerts.command("remove")
-def remove(
+@app.command("remove")
+def alerts_remove(
     context: typer.Context,
-    which: Annotated[str, typer.Argument(help="Its id or its name.")],
+    which: Annotated[str, typer.Argument(help="Id or name of the question.")],
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Ask no longer. Workers drop it within seconds, an open alert is not cleared any more."""
-    from index.standing_questions import StandingQuestionStore
+    """Remove a standing question.
 
-    gone = StandingQuestionStore(opened_store(context, store).url).remove(which)
+    Running workers stop applying it within seconds. An alert that is raised at that time is not cleared.
+    """
+    removed = StandingQuestionStore(open_store(context, store).url).remove(which)
     if as_json:
-        emit(_shown(gone))
+        print_json(_question_fields(removed))
     else:
-        say(f"{gone.id}  {gone.name}: asked no longer")
+        print_line(f"{removed.id}  {removed.name}: removed")
 
 
-def _tell(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -> None:
-    import json
-
-    from ingest.kafka.alert_reader import save_picture
-
+def _print_alert(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -> None:
     saved = save_picture(alert, pictures) if pictures is not None else None
     if as_json:
         fields = alert.model_dump(mode="json", exclude={"picture", "version"}, exclude_none=True)
-        say(json.dumps({**fields, **({} if saved is None else {"picture": str(saved)})}, ensure_ascii=False))
+        print_line(json.dumps({**fields, **({} if saved is None else {"picture": str(saved)})}, ensure_ascii=False))
     else:
-        say(f"{alert_line(alert)}{f'  {saved}' if saved else ''}")
+        print_line(f"{alert_line(alert)}{f'  {saved}' if saved else ''}")
 
 
 def alert_line(alert: AlertMessage) -> str:
-    """An alert for a terminal: state, stream, times, name, score and threshold."""
+    """An alert as one line of text: state, stream, times, name, score and threshold."""
     when = f"{alert.start:%Y-%m-%dT%H:%M:%SZ}"
     until = f" to {alert.end:%H:%M:%S}" if alert.end else ""
     score = f"{alert.score:.3f} over {alert.threshold:.3f}"
     return f"{alert.state:7}  {alert.stream}  {when}{until}  {alert.name}  {score}"
 
 
-Pictures = Annotated[Path | None, typer.Option("--pictures", help="Folder for the pictures.")]
-
-
-@alerts.command("watch")
-def watch(
+@app.command("watch")
+def alerts_watch(
     context: typer.Context,
     servers: Servers = None,
-    beginning: Annotated[bool, typer.Option("--beginning", help="From the oldest alert that Kafka keeps.")] = False,
-    drain: Annotated[bool, typer.Option("--drain", help="Stop at the end of what there is.")] = False,
+    beginning: Annotated[bool, typer.Option("--beginning", help="Start with the oldest alert in Kafka.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Stop after the newest alert in Kafka.")] = False,
     pictures: Pictures = None,
     as_json: Json = False,
 ) -> None:
-    """Follow the alerts that workers publish, each told once; with --json a line each, until interrupted."""
-    import signal
-    import threading
+    """Print the alerts that workers publish, each once.
 
-    from ingest.kafka.alert_reader import follow
-
-    kafka = kafka_of(settings_of(context), servers)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    for alert in follow(kafka, beginning=beginning, drain=drain, stop=stop):
-        _tell(alert, as_json=as_json, pictures=pictures)
+    Runs until it is interrupted. With --json every alert is one line of JSON.
+    """
+    kafka = kafka_settings(settings_of(context), servers)
+    for alert in follow(kafka, beginning=beginning, drain=drain, stop=stop_event()):
+        _print_alert(alert, as_json=as_json, pictures=pictures)
 
 
-@alerts.command("test")
-def try_(
+@app.command("test")
+def alerts_test(
     context: typer.Context,
     texts: Annotated[
-        list[str] | None, typer.Option("--text", help="Ask this instead of the store's questions; may be repeated.")
+        list[str] | None,
+        typer.Option("--text", help="A text to test in place of the store's questions, repeatable."),
     ] = None,
     streams: StreamIds = None,
     start: From = None,
@@ -206,46 +203,23 @@ def try_(
     pictures: Pictures = None,
     as_json: Json = False,
 ) -> None:
-    """Print the alerts that stored frames would have given, by the very scorer of the workers; publishes nothing."""
-    from index.errors import UsageError
-    from index.standing_questions import StandingQuestionStore
-    from ingest.alerts.scorer import replay
+    """Print the alerts that stored frames would have raised.
 
+    Applies the rule of the workers, and publishes nothing.
+    """
     where = time_range(streams, start, end)
-    opened = opened_store(context, store)
+    opened = open_store(context, store)
     if texts:
-        asked = _asked(context, texts, store=store, profile=profile, streams=None, name=None, floor=floor)
+        questions = _make_questions(context, texts, store=store, profile=profile, streams=None, name=None, floor=floor)
     else:
-        asked = [q for q in StandingQuestionStore(opened.url).questions() if q.encoder == opened.encoders.patch]
-        if not asked:
+        questions = [q for q in StandingQuestionStore(opened.url).questions() if q.encoder == opened.encoders.patch]
+        if not questions:
             raise UsageError("the store has no standing question; add one, or pass --text")
         if floor is not None:
-            raise UsageError("--floor goes with --text; a stored question has its own")
+            raise UsageError("--floor needs --text; a stored question has a floor of its own")
     raised = 0
-    for alert in replay(opened, asked, **where):
+    for alert in replay(opened, questions, **where):
         raised += alert.state == "raised"
-        _tell(alert, as_json=as_json, pictures=pictures)
+        _print_alert(alert, as_json=as_json, pictures=pictures)
     if not as_json:
-        say(f"{raised} alerts")
-
-
-def bench_alerts(
-    context: typer.Context,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="A seed of footage; 201 to 203 by default.")] = None,
-    minutes: Annotated[float, typer.Option(help="Length of each stream.")] = 20.0,
-    cameras: Annotated[int, typer.Option(help="Cameras of each seed.")] = 2,
-    work: Annotated[Path | None, typer.Option(help="Folder for footage and stores; kept.")] = None,
-    profile: ProfileName = None,
-) -> None:
-    """Precision and recall of alerts on rendered footage, beside a raw threshold chosen in hindsight."""
-    from pipeline.bench.alerts import bench_alerts as run
-
-    emit(
-        run(
-            settings_of(context, profile=profile).profile,
-            seeds=seeds or (201, 202, 203),
-            minutes=minutes,
-            cameras=cameras,
-            work=work,
-        )
-    )
+        print_line(f"{raised} alerts")

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Json, ProfileName, Servers, StoreUrl, kafka_of, settings_of
-from pipeline.console import complain, emit, note, progress, say
+from index.errors import UsageError
+from index.records import from_micros, parse_time
+from index.store import Store
+from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.dead_letters import list_letters
+from ingest.kafka.dead_letters import replay as replay_letters
+from ingest.kafka.metrics import ConsumerMetrics
+from ingest.kafka.poller import consume as consume_segments
+from ingest.kafka.publisher import publish_files
+from ingest.messages import DeadLetter
+from ingest.metrics_server import serve_metrics
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
+from pipeline.cli.options import Json, MetricsPort, ProfileName, Servers, StoreUrl, kafka_settings, settings_of
+from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
 
-if TYPE_CHECKING:
-    from ingest.messages import DeadLetter
+__all__ = ["app", "consume", "deadletter_list", "deadletter_replay", "publish"]
 
-__all__ = ["consume", "deadletter", "publish"]
+app = typer.Typer(rich_markup_mode=None)
+_deadletter = typer.Typer(help="List and replay the messages that could not be stored.", no_args_is_help=True)
+app.add_typer(_deadletter, name="deadletter")
 
 
+@app.command("publish")
 def publish(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(help="Files, folders, globs or URLs.")],
-    stream: Annotated[str | None, typer.Option("--stream", help="Stream id; the file's name by default.")] = None,
-    start: Annotated[str | None, typer.Option("--start", help="RFC 3339 time of the first frame.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Least length of a segment.")] = 10.0,
+    stream: Annotated[str | None, typer.Option("--stream", help="Stream id; default: the file's name.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Time of the first frame, such as 2024-03-01T08:00:00Z (RFC 3339).")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Shortest length of a segment, in seconds.")] = 10.0,
     objects: Annotated[
-        str | None, typer.Option("--objects", help="Folder or bucket for the segments; inside the messages by default.")
+        str | None,
+        typer.Option("--objects", help="Folder or bucket for the segments; default: inside the messages."),
     ] = None,
     servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """Cut footage into segments without encoding it again, and produce them to Kafka. Doing it twice doubles nothing."""
-    from index.records import from_micros
-    from ingest.kafka.clients import Sender, make_topics
-    from ingest.kafka.publisher import publish_files
-    from pipeline.questions.asker import parse_time
+    """Cut footage into segments and send them to Kafka.
 
-    kafka = kafka_of(settings_of(context), servers)
+    The video is not encoded again. Sending the same footage twice stores it once.
+    """
+    kafka = kafka_settings(settings_of(context), servers)
     began = parse_time(start, "--start")
     make_topics(kafka)
     with progress(quiet=as_json) as bar:
@@ -49,64 +65,51 @@ def publish(
             on_segment=lambda name, _: bar.update(task, advance=1, detail=name),
         )
     if as_json:
-        emit(report)
+        print_json(report)
     else:
         for file in report:
-            say(f"{file.file}: {file.segments} segments of {file.stream_id}, {file.seconds:.1f} s")
+            print_line(f"{file.file}: {file.segments} segments of {file.stream_id}, {file.seconds:.1f} s")
     for file in report:
         if file.problem:
-            complain(file.problem)
+            print_error(file.problem)
     if any(file.problem for file in report):
         raise typer.Exit(1)
 
 
+@app.command("consume")
 def consume(
     context: typer.Context,
-    group: Annotated[str, typer.Option("--group", help="Consumer group; workers of one group share the partitions.")],
+    group: Annotated[str, typer.Option("--group", help="Consumer group; its workers share the partitions.")],
     store: StoreUrl = None,
     profile: ProfileName = None,
     servers: Servers = None,
-    drain: Annotated[bool, typer.Option("--drain", help="Stop when everything there is has been stored.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Stop when all segments in Kafka are stored.")] = False,
     accept_recreated: Annotated[
-        bool, typer.Option("--accept-recreated", help="Read a topic that was made again from its first message.")
+        bool, typer.Option("--accept-recreated", help="Read a topic that was deleted and created again from its start.")
     ] = False,
     accept_expired: Annotated[
-        bool, typer.Option("--accept-expired", help="Go on although messages expired before they were stored.")
+        bool, typer.Option("--accept-expired", help="Continue although messages expired before they were stored.")
     ] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics there.")
-    ] = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
-    """Store the segments that cameras and `publish` produce, each second of each camera once, until interrupted."""
-    import signal
-    import threading
+    """Index the segments that cameras and `publish` send to Kafka.
 
-    from index.store import Store
-    from ingest.decoding.limits import DecodeLimits
-    from ingest.kafka.metrics import ConsumerMetrics
-    from ingest.kafka.poller import consume as run
-    from ingest.metrics_server import serve_metrics
-    from model.encoders.encoder import load_encoders
-    from model.profiles.profile import load_profile
-
+    Runs until it is interrupted. Each second of each stream is stored exactly once.
+    """
     settings = settings_of(context, store=store, profile=profile)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     metrics = ConsumerMetrics()
     if metrics_port is not None:
-        note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")
+        print_note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")
     encoders = load_encoders(load_profile(settings.profile), settings.device)
-    report = run(
+    report = consume_segments(
         Store.open_or_create(settings.store, encoders.pair),
         encoders,
-        kafka=kafka_of(settings_of(context), servers),
+        kafka=kafka_settings(settings, servers),
         group=group,
         settings=settings.consume,
-        limits=DecodeLimits(
-            pixels=settings.max_pixels, memory_bytes=settings.memory_bytes, stall_seconds=settings.stall_seconds
-        ),
+        limits=settings.decode_limits,
         stop=stop,
         drain=drain,
         accept_recreated=accept_recreated,
@@ -114,52 +117,49 @@ def consume(
         metrics=metrics,
     )
     if as_json:
-        emit(report)
+        print_json(report)
     else:
-        say(
-            f"{report.segments} segments, {report.frames} frames, {report.commits} commits, {report.dead_letters} dead letters"
+        print_line(
+            f"{report.segments} segments, {report.frames} frames, {report.commits} commits, "
+            f"{report.dead_letters} dead letters"
         )
 
 
-deadletter = typer.Typer(help="Messages that could not be stored.", no_args_is_help=True, rich_markup_mode=None)
-
-
-def _letter(letter: DeadLetter) -> dict[str, object]:
+def _letter_fields(letter: DeadLetter) -> dict[str, object]:
     return {"origin": letter.origin, **letter.model_dump(mode="json", exclude={"text", "data", "version"})}
 
 
-@deadletter.command("list")
-def list_(context: typer.Context, servers: Servers = None, as_json: Json = False) -> None:
-    """Show what could not be stored, and why."""
-    from ingest.kafka.dead_letters import list_letters
-
-    letters = list_letters(kafka_of(settings_of(context), servers))
+@_deadletter.command("list")
+def deadletter_list(context: typer.Context, servers: Servers = None, as_json: Json = False) -> None:
+    """List the messages that could not be stored, with the reasons."""
+    letters = list_letters(kafka_settings(settings_of(context), servers))
     if as_json:
-        emit([_letter(letter) for letter in letters])
+        print_json([_letter_fields(letter) for letter in letters])
         return
     for letter in letters:
-        say(
-            f"{letter.origin}  {letter.failed_at:%Y-%m-%dT%H:%M:%SZ}  attempt {letter.attempt}  {letter.where}  {letter.reason}"
+        print_line(
+            f"{letter.origin}  {letter.failed_at:%Y-%m-%dT%H:%M:%SZ}  attempt {letter.attempt}  {letter.where}  "
+            f"{letter.reason}"
         )
-    say(f"{len(letters)} dead letters")
+    print_line(f"{len(letters)} dead letters")
 
 
-@deadletter.command("replay")
-def replay(
+@_deadletter.command("replay")
+def deadletter_replay(
     context: typer.Context,
-    origins: Annotated[list[str] | None, typer.Argument(help="topic/partition/offset; as `list` shows them.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+    origins: Annotated[
+        list[str] | None,
+        typer.Argument(help="TOPIC/PARTITION/OFFSET of dead letters, as `deadletter list` prints them."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Replay every dead letter.")] = False,
     servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """Produce dead letters once more, for when their cause is gone."""
-    from index.errors import UsageError
-    from ingest.kafka.dead_letters import replay as run
-
+    """Send dead letters again, after the cause of the failure is removed."""
     if bool(origins) == everything:
         raise UsageError("name the dead letters to replay, or pass --all")
-    done = run(kafka_of(settings_of(context), servers), origins or None)
+    done = replay_letters(kafka_settings(settings_of(context), servers), origins or None)
     if as_json:
-        emit([_letter(letter) for letter in done])
+        print_json([_letter_fields(letter) for letter in done])
     else:
-        say(f"{len(done)} produced once more")
+        print_line(f"{len(done)} dead letters sent again")

@@ -22,7 +22,7 @@ from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
-from pipeline.console import note, progress
+from pipeline.console import print_note, progress
 from pipeline.demo.render import render
 from pipeline.demo.report import Reported, StageTime, write_report
 from pipeline.questions.asker import Asker
@@ -234,4 +234,4 @@ def show(result: DemoResult) -> None:
         soft_wrap=True,
     )
     if result.right < len(result.answers):
-        note("micro is a model of a few million parameters; the report shows what it saw")
+        print_note("micro is a model of a few million parameters; the report shows what it saw")

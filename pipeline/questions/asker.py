@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from index.errors import ModelError, UsageError
-from index.records import parse_rfc3339, rfc3339, to_micros
+from index.keyframes import relevance
+from index.records import Segment, Time, parse_time, rfc3339
+from index.store import Store
+from index.window import Window
+from model.encoders.encoder import Encoders, load_encoders
+from model.profiles.profile import Profile, load_profile
 from model.selection import check_selection, keyframe_mask, rows_to_read, select_rows
 
 if TYPE_CHECKING:
-    from index.records import Segment
-    from index.store import Store
-    from index.window import Window
     from model.answerer import Answerer
     from model.answers import AnswerPiece
-    from model.encoders.encoder import Encoders
-    from model.profiles.profile import Profile
     from pipeline.service.client import ServiceClient
     from pipeline.service.schemas import ServedProfile
 
@@ -38,11 +37,9 @@ __all__ = [
     "Selection",
     "ask",
     "check_reading",
-    "parse_time",
 ]
 
 MAX_FRAMES = 10_000
-Moment = datetime | str | int
 
 
 class Keyframe(BaseModel):
@@ -67,20 +64,6 @@ class Asked(BaseModel):
     visual_tokens: int
     timings_seconds: dict[str, float]
     notices: list[str] = Field(default_factory=list)
-
-
-def parse_time(value: Moment | None, name: str = "time") -> int | None:
-    """UTC microseconds of a datetime with a zone, RFC 3339 text, or microseconds.
-
-    Raises:
-        UsageError: it names no time zone or is no time.
-    """
-    if value is None or isinstance(value, int):
-        return value
-    try:
-        return parse_rfc3339(value) if isinstance(value, str) else to_micros(value)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
 
 
 def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
@@ -149,11 +132,7 @@ class Asker:
         *,
         service: ServiceClient | None = None,
     ) -> None:
-        from index.store import Store as StoreClass
-        from model.encoders.encoder import load_encoders
-        from model.profiles.profile import load_profile
-
-        opened = StoreClass.open(store) if isinstance(store, str | Path) else store
+        opened = Store.open(store) if isinstance(store, str | Path) else store
         self.device, self.service = device, service
         self.profile: Profile | ServedProfile
         self.encoders: Encoders
@@ -162,7 +141,7 @@ class Asker:
         else:
             self.profile = loaded = load_profile(str(profile))
             self.encoders = load_encoders(loaded, device)
-        self.store: Store = StoreClass.open(opened.url, encoders=self.encoders.pair)
+        self.store = Store.open(opened.url, encoders=self.encoders.pair)
         self._answerer: Answerer | None = None
 
     @property
@@ -173,12 +152,11 @@ class Asker:
             ModelError: they are in a model service.
         """
         if self._answerer is None:
-            from model.answerer import load_answerer
-            from model.profiles.profile import Profile as ProfileClass
+            from model import answerer  # loads torch, which a question to a model service does not need
 
-            if not isinstance(self.profile, ProfileClass):
+            if not isinstance(self.profile, Profile):
                 raise ModelError("the language model is in the model service, not in this process")
-            self._answerer = load_answerer(self.profile, self.encoders, self.device)
+            self._answerer = answerer.load_answerer(self.profile, self.encoders, self.device)
         return self._answerer
 
     @property
@@ -190,15 +168,13 @@ class Asker:
         question: str,
         *,
         streams: Sequence[str] | None = None,
-        start: Moment | None = None,
-        end: Moment | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
         k: int | None = None,
         tau: float | None = None,
         fill: bool = False,
     ) -> Selection:
         """DKS alone. Raises UsageError, UnknownStream, EmptyWindow."""
-        from index.keyframes import relevance
-
         check_selection(question, k, tau)
         since = perf_counter()
         window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
@@ -301,9 +277,9 @@ class Asker:
     ) -> Iterator[AnswerPiece]:
         if self.service is not None:
             return self.service.answer(question, choices, read, keyframe)
-        from model.answerer import AnswerRequest
+        from model import answerer
 
-        request = AnswerRequest(
+        request = answerer.AnswerRequest(
             question=question,
             options=choices,
             stream_index=read.stream_index,
@@ -334,25 +310,30 @@ def ask(
     *,
     store: Store | str | Path,
     streams: Sequence[str] | None = None,
-    start: Moment | None = None,
-    end: Moment | None = None,
+    start: Time | None = None,
+    end: Time | None = None,
     options: Sequence[str] | None = None,
-    k: int = 32,
-    tau: float = 0.85,
+    k: int | None = None,
+    tau: float | None = None,
     fill: bool = False,
     max_frames: int | None = None,
     profile: str | Path = "micro",
     device: str | None = None,
 ) -> Asked:
-    """One question over a store; use `Asker` for several, which loads the models once.
+    """Answer one question over a store. Use `Asker` for several questions: it loads the models once.
 
     Args:
-        store: an open store, its URL or its path.
-        streams: stream ids, all when None.
-        start, end: UTC times (datetime with a zone, or RFC 3339); the end is exclusive.
-        options: answers to choose from; an open question when None.
-        k, tau: keyframes (Algorithm 1). fill: fill gaps until there are min(k, N) keyframes.
-        max_frames: most frames to read, 10,000 or the profile's budget when None.
+        question: the question.
+        store: an open store, or the URL or path of one.
+        streams: stream ids; all streams if None.
+        start, end: the window, `end` exclusive: datetimes with a time zone, RFC 3339 texts or UTC microseconds.
+        options: answers to choose from; an open question if None.
+        k: largest number of keyframes; the profile's K if None.
+        tau: similarity threshold τ of DKS (ViLAMP, Algorithm 1); the profile's if None.
+        fill: fill the gaps between keyframes until there are min(k, N).
+        max_frames: largest number of frames to read; 10,000 or the profile's budget if None.
+        profile: name of a model profile, or the path of its TOML file.
+        device: device of the models, such as "cpu" or "cuda"; a GPU if there is one if None.
 
     Raises:
         UsageError, StoreError, ModelError: see `index.errors`.

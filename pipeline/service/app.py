@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -43,6 +42,7 @@ from pipeline.service.admission import Admission, Cancelled, QueuedRequest
 from pipeline.service.engine import Done, Engine, rows_of
 from pipeline.service.flow import Flow, unless_gone
 from pipeline.service.gate import Gate
+from pipeline.service.limits import ServiceLimits
 from pipeline.service.metrics import ServiceMetrics
 from pipeline.service.reply_format import AnswerForm, ChatForm, Form
 from pipeline.service.schemas import (
@@ -58,7 +58,7 @@ from pipeline.service.schemas import (
     problem_of,
 )
 
-__all__ = ["ModelService", "ServiceLimits"]
+__all__ = ["ModelService"]
 
 _log = structlog.get_logger("sightline.service")
 _STATUS: dict[type[SightlineError], int] = {
@@ -73,17 +73,6 @@ _STATUS: dict[type[SightlineError], int] = {
     OutOfMemory: 507,
 }
 _SLOW_READER_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceLimits:
-    """`waiting`: most requests in the queue. `deadline_seconds`: longest, and that of requests which name none.
-    `stop_seconds`: how long a stop waits for what was admitted."""
-
-    waiting: int = 64
-    deadline_seconds: float = 120.0
-    max_body_bytes: int = 2**20
-    stop_seconds: float = 30.0
 
 
 class ModelService:

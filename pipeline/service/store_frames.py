@@ -14,8 +14,9 @@ from index.window import Window
 from model.answerer import AnswerRequest
 from model.selection import keyframe_mask, rows_to_read
 from pipeline.questions.asker import Asker
-from pipeline.service.app import ModelService, ServiceLimits
+from pipeline.service.app import ModelService
 from pipeline.service.engine import Engine, Rows
+from pipeline.service.limits import ServiceLimits
 from pipeline.service.server import check_address, run_service
 
 if TYPE_CHECKING:

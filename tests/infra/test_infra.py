@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from ingest.live.status import StateBoard
+from pipeline.cli.main import load_command
 from pipeline.settings import load_settings
 from tests.support.tools import need
 
@@ -195,7 +195,7 @@ def test_commands_in_runbooks_are_there() -> None:
     """A runbook may name only what there is: the command, and the options after it."""
     for text in re.findall(r"`(sightline [^`]*)`", (INFRA / "prometheus" / "alerts.yml").read_text()):
         words = text.split()[1:]
-        command = _commands()[words[0]]
+        command = load_command(words[0])
         if hasattr(command, "commands"):
             assert words[1] in command.commands, text
         else:
@@ -215,13 +215,6 @@ def test_promtool_agrees() -> None:
 # ---- Compose ---------------------------------------------------------------------------------------------------------
 
 
-def _commands() -> dict[str, Any]:
-    from pipeline.cli.main import app
-
-    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return found
-
-
 def _option(arguments: list[str], name: str) -> str | None:
     return next((a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")), None)
 
@@ -229,7 +222,7 @@ def _option(arguments: list[str], name: str) -> str | None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_command_of_ours_parses(name: str) -> None:
     arguments = OURS[name]["command"]
-    command = _commands()[arguments[0]]
+    command = load_command(arguments[0])
     context = command.make_context(arguments[0], arguments[1:])
     for option in (a.partition("=")[0] for a in arguments[1:]):
         assert any(option in parameter.opts for parameter in command.params), option

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from index.store import Store
 from ingest.kafka.poller import consume
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
-from pipeline.console import configure_logging, explain
+from pipeline.console import configure_logging, report_error
 from tests.support.records import PAIR
 
 
@@ -63,7 +63,7 @@ def main() -> int:
             **order.get("more", {}),
         )
     except Exception as error:
-        return explain(error, debug=True)
+        return report_error(error, debug=True)
     sys.stdout.write(report.model_dump_json() + "\n")
     return 0
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from index.errors import SourceNotFound
-from pipeline.cli import footage as cli_footage
-from pipeline.cli import main as cli
+from pipeline.cli import store as store_commands
+from pipeline.cli.main import COMMANDS, global_options_first, load_command
 from tests.support.command import Command
 
 ASK = ("ask", "what colour was the truck", "--store", "none")
@@ -25,6 +27,9 @@ ASK = ("ask", "what colour was the truck", "--store", "none")
         (("bench",), "Missing command"),
         (("train",), "Missing command"),
         (("look",), "No such command 'look'"),
+        (("serch", "q"), "No such command 'serch'. Did you mean 'search'?"),
+        (("alerts", "lsit"), "Did you mean 'list'?"),
+        (("streams", "--config", "none.toml"), "none.toml: not a settings file"),
         (("ask",), "Missing argument 'question'"),
         (("forget", "--yes"), "Missing option '--stream'"),
         (("ask", "q", "--colour"), "No such option"),
@@ -130,7 +135,7 @@ def test_a_traceback_only_with_debug_wherever_it_stands(sightline: Command, monk
     def broken(*_: object) -> None:
         raise RuntimeError("rtsp://user:hunter2@camera\nfell over\x1b[2J")
 
-    monkeypatch.setattr(cli_footage, "opened_store", broken)
+    monkeypatch.setattr(store_commands, "open_store", broken)
     result = sightline("streams", "--store", "x")
     assert result.code == 1
     assert result.err.count("\n") == 1
@@ -143,16 +148,29 @@ def test_a_traceback_only_with_debug_wherever_it_stands(sightline: Command, monk
         assert "Traceback (most recent call last)" in result.err
 
 
-def test_debug_after_a_double_dash_is_text() -> None:
-    assert cli._debug_first(["ask", "--debug", "--", "--debug"]) == (True, ["--debug", "ask", "--", "--debug"])
-    assert cli._debug_first(["ask", "--", "--debug"]) == (False, ["ask", "--", "--debug"])
+def test_global_options_may_follow_the_command() -> None:
+    assert global_options_first(["ask", "--debug", "--", "--debug"]) == ["--debug", "ask", "--", "--debug"]
+    assert global_options_first(["ask", "--", "--debug"]) == ["ask", "--", "--debug"]
+    assert global_options_first(["ask", "record", "--config", "a.toml", "--debug"]) == [
+        "--debug", "--config", "a.toml", "ask", "record",
+    ]  # fmt: skip
+    assert global_options_first(["streams", "--config=a.toml"]) == ["--config=a.toml", "streams"]
+    assert global_options_first(["streams", "--config"]) == ["streams", "--config"]
+    cameras = ["watch", "--config", "cameras.toml"]  # of `watch` and `record` it is another option
+    assert global_options_first(["--config", "a.toml", *cameras]) == ["--config", "a.toml", *cameras]
+
+
+def test_a_settings_file_may_follow_the_command(sightline: Command, filled: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(f'store = "{filled}"\n')
+    for arguments in (("--config", "mine.toml", "streams"), ("streams", "--config", "mine.toml")):
+        assert len(sightline(*arguments, "--json").data) == 2
 
 
 def test_credentials_never_appear(sightline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise SourceNotFound("https://me:hunter2@host/v.mp4?X-Amz-Signature=abcd: gone")
 
-    monkeypatch.setattr(cli_footage, "opened_store", denied)
+    monkeypatch.setattr(store_commands, "open_store", denied)
     result = sightline("streams")
     assert result.err == "sightline: https://***@host/v.mp4?X-Amz-Signature=*** gone\n"
     listed = sightline("ingest", "ftp://me:hunter2@host/v.mp4", "--store", "s", "--json")
@@ -195,3 +213,44 @@ def test_every_command_explains_itself_and_can_speak_json(sightline: Command, co
     result = sightline(command, "--help")
     assert result.code == 0
     assert "--json" in result.out
+
+
+def test_version_and_short_help(sightline: Command) -> None:
+    assert sightline("--version").out == f"sightline {version('sightline')}\n"
+    for command in ((), ("ask",), ("alerts",), ("alerts", "add"), ("bench", "dks")):
+        assert sightline(*command, "-h").out == sightline(*command, "--help").out != ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_listed_help_is_that_of_the_command(name: str) -> None:
+    command = load_command(name)
+    assert command.name == name
+    assert (command.help or "").startswith(COMMANDS[name].help + ".")
+
+
+def test_the_help_of_commands_imports_no_models() -> None:
+    heavy = ["torch", "transformers", "open_clip", "faiss", "apache_beam", "kafka", "fastapi"]
+    code = (
+        "import sys, json\nfrom pipeline.cli.main import COMMANDS, load_command\n"
+        "for name in COMMANDS:\n    load_command(name)\n"
+        f"print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
+    )
+    assert json.loads(_fresh_python(code)) == []
+
+
+def test_shell_completion() -> None:
+    def completions(line: str) -> list[str]:
+        words = line.split(" ")
+        asked = {"_SIGHTLINE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli"],
+            env={**os.environ, **asked},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.split()
+
+    assert completions("sightline se") == ["search"]
+    assert completions("sightline alerts ") == ["add", "list", "remove", "watch", "test"]
+    assert "--max-frames" in completions("sightline ask --m")

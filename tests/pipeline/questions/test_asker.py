@@ -1,20 +1,20 @@
-"""Choosing rows, offsets, and `pipeline.ask` as notebooks call it."""
+"""Choosing rows, offsets, and `ask` as notebooks call it."""
 
 from __future__ import annotations
 
 import inspect
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
 
-import pipeline
 from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStream, UsageError
 from index.keyframes import relevance, select_keyframes
-from index.records import Segment
+from index.records import Segment, parse_time
 from index.store import Store
-from pipeline.questions.asker import Asker, _Origins, parse_time
-from tests.support.command import BEGAN, FRAMES
+from pipeline.questions.asker import Asker, _Origins, ask
+from pipeline.questions.search import search
+from tests.support.command import BEGAN, FRAMES, Command
 
 QUESTION = "what colour was the truck at the gate ?"
 
@@ -26,6 +26,9 @@ def test_times() -> None:
     assert parse_time(None) is None
     with pytest.raises(UsageError, match=r"^from: 2024-03-01T08:00:00 has no time zone"):
         parse_time(datetime(2024, 3, 1, 8), "from")
+    for wrong in (8.0, True, date(2024, 3, 1)):
+        with pytest.raises(UsageError, match="^end: expected a datetime, an RFC 3339 text or whole microseconds"):
+            parse_time(wrong, "end")  # type: ignore[arg-type]
 
 
 def segment(source: str, chunk: int, start: int, end: int, stream: str = "front") -> Segment:
@@ -56,20 +59,17 @@ def test_an_offset_whose_beginning_was_forgotten_is_the_frames_own_clock() -> No
 
 
 def test_the_signature_that_notebooks_rely_on() -> None:
-    parameters = inspect.signature(pipeline.ask).parameters
+    parameters = inspect.signature(ask).parameters
     assert next(iter(parameters)) == "question"
-    contract = {"streams": None, "start": None, "end": None, "options": None, "k": 32, "tau": 0.85}
+    contract = {"streams": None, "start": None, "end": None, "options": None, "k": None, "tau": None}
     assert {name: parameters[name].default for name in contract} == contract
     assert parameters["store"].default is inspect.Parameter.empty
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "question")
-    assert pipeline.__all__ == ["ask"]
-    with pytest.raises(AttributeError, match="no attribute 'answer'"):
-        _ = pipeline.answer
 
 
 def test_ask_from_python_with_an_open_store(filled: str, profile: str) -> None:
     options = ["red", "blue"]
-    asked = pipeline.ask(
+    asked = ask(
         QUESTION,
         store=Store.open(filled),
         streams=["front"],
@@ -85,6 +85,21 @@ def test_ask_from_python_with_an_open_store(filled: str, profile: str) -> None:
     assert (asked.frames, len(asked.keyframes)) == (20, 5)
     assert {frame.stream_id for frame in asked.keyframes} == {"front"}
     assert asked.visual_tokens == 5 * 16 + 15
+
+
+def test_python_and_the_command_select_the_same_keyframes(sightline: Command, filled: str, profile: str) -> None:
+    asked = ask(QUESTION, store=filled, options=["red", "blue"], profile=profile)
+    command = sightline(
+        "ask", QUESTION, "--option", "red", "--option", "blue", "--store", filled, "--profile", profile, "--json"
+    )
+    assert asked.model_dump()["keyframes"] == command.data["keyframes"]
+    assert len(asked.keyframes) == Asker(filled, profile, "cpu").profile.k == 4
+    (start, end) = (BEGAN + timedelta(seconds=2), "2024-03-01T08:00:22Z")
+    found = [
+        search("red truck", store=filled, start=low, end=high, profile=profile)
+        for low, high in ((start, end), (parse_time(start), parse_time(end)))
+    ]
+    assert found[0] == found[1] != []
 
 
 def test_questions_share_one_asker_and_agree_with_dks(filled: str, profile: str) -> None:
@@ -110,28 +125,28 @@ def test_questions_share_one_asker_and_agree_with_dks(filled: str, profile: str)
 def test_answers_do_not_depend_on_how_patches_are_read(
     filled: str, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile)
+    whole = ask(QUESTION, store=filled, options=["red", "blue"], profile=profile)
     monkeypatch.setattr("model.read_ahead._CHUNK_BYTES", {"cpu": 3 * 16 * 24 * 2})  # three frames at a time
-    assert pipeline.ask(QUESTION, store=filled, options=["red", "blue"], profile=profile).probabilities == (
+    assert ask(QUESTION, store=filled, options=["red", "blue"], profile=profile).probabilities == (
         pytest.approx(whole.probabilities, abs=1e-5)
     )
 
 
 def test_what_python_is_told(filled: str, profile: str, tmp_path: object) -> None:
     with pytest.raises(StoreNotFound):
-        pipeline.ask("what", store=f"{tmp_path}/none", profile=profile)
+        ask("what", store=f"{tmp_path}/none", profile=profile)
     with pytest.raises(UnknownStream, match="roof"):
-        pipeline.ask("what", store=filled, streams=["roof"], profile=profile)
+        ask("what", store=filled, streams=["roof"], profile=profile)
     with pytest.raises(EmptyWindow):
-        pipeline.ask("what", store=filled, start="2030-01-01T00:00:00Z", profile=profile)
+        ask("what", store=filled, start="2030-01-01T00:00:00Z", profile=profile)
     with pytest.raises(UsageError, match="before it begins"):
-        pipeline.ask("what", store=filled, start=BEGAN, end=BEGAN - timedelta(hours=1), profile=profile)
+        ask("what", store=filled, start=BEGAN, end=BEGAN - timedelta(hours=1), profile=profile)
     with pytest.raises(UsageError, match="no time zone"):
-        pipeline.ask("what", store=filled, start="2024-03-01T08:00:00", profile=profile)
+        ask("what", store=filled, start="2024-03-01T08:00:00", profile=profile)
     with pytest.raises(UsageError, match="k must be"):
-        pipeline.ask("what", store=filled, k=0, profile=profile)
+        ask("what", store=filled, k=0, profile=profile)
     with pytest.raises(UsageError, match="tau must"):
-        pipeline.ask("what", store=filled, tau=-1.0, profile=profile)
+        ask("what", store=filled, tau=-1.0, profile=profile)
 
 
 def test_more_keyframes_than_the_model_holds(filled: str, profile: str) -> None:

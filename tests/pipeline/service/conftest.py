@@ -11,8 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from model.answerer import Answerer
-from pipeline.service.app import ModelService, ServiceLimits
+from pipeline.service.app import ModelService
 from pipeline.service.engine import Engine
+from pipeline.service.limits import ServiceLimits
 from tests.support.model_service import Footage, Script, Scripted, Serve, client, served
 from tests.support.tiny_models import answerer, checkpoints, encoders, own_digest_memory, profile
 

@@ -1,0 +1,171 @@
+"""Commands that query a store: search, keyframes, ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from index.errors import UsageError
+from model.selection import check_selection
+from pipeline.cli.options import (
+    Fill,
+    From,
+    Json,
+    KeyframeCount,
+    ProfileName,
+    StoreUrl,
+    StreamIds,
+    Tau,
+    To,
+    open_store,
+    settings_of,
+    time_range,
+)
+from pipeline.console import print_json, print_line, print_note
+from pipeline.questions.asker import Asker, Keyframe, check_reading
+from pipeline.questions.search import search as search_store
+from pipeline.service.client import ServiceClient
+from pipeline.service.token import read_token
+
+__all__ = ["app", "ask", "keyframes", "search"]
+
+app = typer.Typer(rich_markup_mode=None)
+
+_LISTED_KEYFRAMES = 8
+
+
+def _local_asker(context: typer.Context, store: str | None, profile: str | None) -> Asker:
+    opened = open_store(context, store)  # before the models are loaded, so that a missing store is reported at once
+    settings = settings_of(context, store=store, profile=profile)
+    return Asker(opened, settings.profile, settings.device)
+
+
+def _service_asker(context: typer.Context, store: str | None, profile: str | None, service: str) -> Asker:
+    """An asker that uses the models of a model service. Raises what `ServiceClient` raises."""
+    opened = open_store(context, store)
+    settings = settings_of(context)
+    token = read_token(settings.service_token_file, settings.service_token)
+    client = ServiceClient(service, token)
+    if profile not in (None, client.profile.name):
+        raise UsageError(f"--profile {profile}: the service runs {client.profile.name}; leave --profile out")
+    return Asker(opened, service=client)
+
+
+def _print_keyframes(frames: Sequence[Keyframe]) -> None:
+    for frame in frames:
+        print_line(f"{frame.score:6.3f}  {frame.stream_id}  {frame.captured_at}  +{frame.offset_seconds:.0f} s")
+
+
+@app.command("search")
+def search(
+    context: typer.Context,
+    text: Annotated[str, typer.Argument(help="What to look for, such as 'a red car'.")],
+    store: StoreUrl = None,
+    streams: StreamIds = None,
+    start: From = None,
+    end: To = None,
+    top: Annotated[int, typer.Option("--top", help="Largest number of moments.")] = 10,
+    profile: ProfileName = None,
+    as_json: Json = False,
+) -> None:
+    """Find moments that match a text.
+
+    A moment is one frame, or several neighbouring frames, of one stream.
+    """
+    where = time_range(streams, start, end)
+    settings = settings_of(context, store=store, profile=profile)
+    moments = search_store(
+        text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where
+    )
+    if as_json:
+        print_json(moments)
+        return
+    for found in moments:
+        print_line(f"{found.score:6.3f}  {found.stream_id}  {found.start} to {found.end}  best {found.best}")
+
+
+@app.command("keyframes")
+def keyframes(
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="The question that the keyframes are for.")],
+    store: StoreUrl = None,
+    streams: StreamIds = None,
+    start: From = None,
+    end: To = None,
+    k: KeyframeCount = None,
+    tau: Tau = None,
+    fill: Fill = False,
+    profile: ProfileName = None,
+    as_json: Json = False,
+) -> None:
+    """Select the keyframes for a question, without answering it.
+
+    They are listed stream by stream, in the order of time.
+    """
+    check_selection(question, k, tau)
+    where = time_range(streams, start, end)
+    selected = _local_asker(context, store, profile).keyframes(question, k=k, tau=tau, fill=fill, **where)
+    if as_json:
+        print_json(selected)
+    else:
+        _print_keyframes(selected)
+
+
+@app.command("ask")
+def ask(
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    store: StoreUrl = None,
+    streams: StreamIds = None,
+    start: From = None,
+    end: To = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="A possible answer, repeatable; the model picks one of them.")
+    ] = None,
+    k: KeyframeCount = None,
+    tau: Tau = None,
+    fill: Fill = False,
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            "--max-frames", help="Largest number of frames to read; default: 10,000, or as many as the model can hold."
+        ),
+    ] = None,
+    profile: ProfileName = None,
+    service: Annotated[
+        str | None, typer.Option("--service", help="URL of a model service that answers; loads no model here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question, and list the keyframes behind it."""
+    check_selection(question, k, tau)
+    check_reading(options, max_frames)
+    where = time_range(streams, start, end)
+    remote = service or settings_of(context).service
+    asker = _local_asker(context, store, profile) if remote is None else _service_asker(context, store, profile, remote)
+    asked = asker.ask(
+        question,
+        options=options,
+        max_frames=max_frames,
+        k=k,
+        tau=tau,
+        fill=fill,
+        on_text=(lambda _: None) if as_json else (lambda piece: print_line(piece, end="")),
+        **where,
+    )
+    if as_json:
+        print_json(asked)
+        return
+    print_line("\n")
+    best = sorted(asked.keyframes, key=lambda frame: -frame.score)
+    _print_keyframes(best[:_LISTED_KEYFRAMES])
+    if len(best) > _LISTED_KEYFRAMES:
+        print_line(f"   and {len(best) - _LISTED_KEYFRAMES} more (--json lists all)")
+    print_line(
+        f"{len(best)} keyframes of {asked.frames} frames, {asked.visual_tokens} visual tokens, "
+        f"{asked.timings_seconds['total']:.2f} s"
+    )
+    for notice in asked.notices:
+        print_note(notice)

@@ -1,0 +1,302 @@
+"""Commands that run benchmarks: `sightline bench …`. Each prints its figures as JSON on standard output.
+
+A benchmark is imported when its command runs, because most of them load torch, Apache Beam or Kafka.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from index.errors import UsageError
+from pipeline.cli.options import ProfileName, settings_of
+from pipeline.console import print_json, print_line
+from pipeline.figures import figures_page
+from pipeline.pages import write_page
+
+__all__ = ["app"]
+
+app = typer.Typer(name="bench", help="Run benchmarks; they print JSON.", rich_markup_mode=None)
+
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Use random weights of the profile's sizes; needs no files.")
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Number of measured runs.")]
+
+
+@app.command("decode")
+def bench_decode(
+    path: Annotated[Path | None, typer.Option(help="A video file; default: two generated files.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of the generated files, in seconds.")] = 300.0,
+) -> None:
+    """Measure the decoder, and ffmpeg on the same files.
+
+    The ffmpeg command is `ffmpeg -vf fps=1`. Reports factors of real time.
+    """
+    from pipeline.bench import decode
+
+    print_json(decode.bench_decode(path, seconds=seconds))
+
+
+@app.command("page")
+def bench_page(
+    figures: Annotated[Path, typer.Option(help="Folder with the output of the benchmarks.")] = Path("benchmarks"),
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("figures.html"),
+) -> None:
+    """Write an HTML page that shows the figures of a folder."""
+    print_line(f"figures in {write_page(out, figures_page(figures))}")
+
+
+@app.command("dks")
+def bench_dks(
+    frames: Annotated[
+        list[int] | None, typer.Option(help="Number of frames, repeatable; default: 10,000 and 1,000,000.")
+    ] = None,
+) -> None:
+    """Measure keyframe selection on one core.
+
+    Compares it with the naive N × N algorithm and with the memory bandwidth.
+    """
+    from pipeline.bench import dks
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
+
+
+@app.command("ingest")
+def bench_ingest(
+    context: typer.Context,
+    minutes: Annotated[float, typer.Option(help="Length of the rendered footage.")] = 5.0,
+    profile: ProfileName = None,
+) -> None:
+    """Measure ingest by stage, in frames a second.
+
+    Ingests footage that is rendered for the benchmark.
+    """
+    from pipeline.bench import question
+
+    print_json(question.bench_ingest(settings_of(context, profile=profile).profile, minutes=minutes))
+
+
+@app.command("memory")
+def bench_memory(
+    context: typer.Context,
+    short: Annotated[int, typer.Option(help="Length of the shorter footage, in minutes.")] = 10,
+    long: Annotated[int, typer.Option(help="Length of the longer footage, in minutes.")] = 180,
+    profile: ProfileName = None,
+) -> None:
+    """Measure the peak memory of ingesting short and long footage."""
+    from pipeline.bench import memory
+
+    print_json(
+        memory.bench_memory(settings_of(context, profile=profile).profile, short_minutes=short, long_minutes=long)
+    )
+
+
+@app.command("ask")
+def bench_ask(
+    context: typer.Context,
+    frames: Annotated[
+        list[int] | None, typer.Option(help="Number of frames of a question, repeatable; default: 1,200 and 10,000.")
+    ] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Measure the stages of a question over windows of several sizes."""
+    from pipeline.bench import question
+
+    print_json(question.bench_ask(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
+
+
+@app.command("model")
+def bench_model(
+    context: typer.Context,
+    profile: ProfileName = None,
+    random_weights: RandomWeights = False,
+    stored_lengths: Annotated[
+        bool, typer.Option("--stored-lengths", help="Assume that ingest stored the lengths of the learned merger.")
+    ] = False,
+    frames: Annotated[str, typer.Option(help="Window sizes, separated by commas.")] = "64,256,1024,8192,10000",
+    repeats: Repeats = 3,
+) -> None:
+    """Measure DFM, projector and prefill.
+
+    Reports time, memory, FLOPs and bytes, on the GPU if there is one.
+    """
+    from pipeline.bench import model
+
+    try:
+        sizes = [int(part) for part in frames.split(",")]
+    except ValueError:
+        raise UsageError(f"--frames {frames}: give whole numbers separated by commas, such as 64,256") from None
+    settings = settings_of(context, profile=profile)
+    report = model.bench_model(
+        settings.profile,
+        sizes,
+        random_weights=random_weights,
+        stored_lengths=stored_lengths,
+        device=settings.device,
+        repeats=repeats,
+    )
+    print_json(report)
+
+
+@app.command("encoders")
+def bench_encoders(
+    context: typer.Context,
+    profile: ProfileName = None,
+    random_weights: RandomWeights = False,
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames of 1920 × 1080.")] = 64,
+    repeats: Repeats = 3,
+) -> None:
+    """Measure CLIP and SigLIP in frames a second.
+
+    Runs on the GPU if there is one.
+    """
+    from pipeline.bench import encoders
+
+    settings = settings_of(context, profile=profile)
+    report = encoders.bench_encoders(
+        settings.profile, frames=frames, random_weights=random_weights, device=settings.device, repeats=repeats
+    )
+    print_json(report)
+
+
+@app.command("patches")
+def bench_patches(
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Option(help="A video file; default: rendered footage.")] = None,
+    store: Annotated[Path | None, typer.Option(help="A finished fp16 store of the rendered footage of --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the footage and of the questions.")] = 101,
+    minutes: Annotated[float, typer.Option(help="Length of the rendered footage.")] = 20.0,
+    each: Annotated[int, typer.Option(help="Number of questions of every kind.")] = 6,
+    epsilon: Annotated[list[float] | None, typer.Option(help="An ε, repeatable; default: 1e-5 to 1e-1.")] = None,
+    frames: Annotated[int, typer.Option(help="Number of frames whose loading is timed; 0: none.")] = 10_000,
+    full_frames: Annotated[
+        int, typer.Option(help="Number of frames with synthetic patches of full size whose loading is timed.")
+    ] = 0,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder on the disk to measure; default: the folder for temporary files.")
+    ] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Measure size, exactness and speed of patch encodings."""
+    from pipeline.bench import patches
+
+    report = patches.bench_patches(
+        settings_of(context, profile=profile).profile,
+        path=path,
+        store=store,
+        seed=seed,
+        minutes=minutes,
+        each=each,
+        epsilons=epsilon or patches.EPSILONS,
+        load_frames=frames,
+        full_frames=full_frames,
+        work=work,
+    )
+    print_json(report)
+
+
+@app.command("alerts")
+def bench_alerts(
+    context: typer.Context,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="A seed of footage, repeatable; default: 201 to 203.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Length of each stream.")] = 20.0,
+    cameras: Annotated[int, typer.Option(help="Number of cameras of each seed.")] = 2,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for footage and stores; a later run uses them again.")
+    ] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Measure precision and recall of alerts.
+
+    Uses rendered footage, and compares with the best fixed threshold.
+    """
+    from pipeline.bench import alerts
+
+    report = alerts.bench_alerts(
+        settings_of(context, profile=profile).profile,
+        seeds=seeds or (201, 202, 203),
+        minutes=minutes,
+        cameras=cameras,
+        work=work,
+    )
+    print_json(report)
+
+
+@app.command("backfill")
+def bench_backfill(
+    context: typer.Context,
+    files: Annotated[int, typer.Option(help="Number of files.")] = 30,
+    minutes: Annotated[float, typer.Option(help="Length of each file.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of runs of each kind; medians are reported.")] = 3,
+    profile: ProfileName = None,
+) -> None:
+    """Measure overhead and scaling of backfill.
+
+    Compares it with ingest of the same files, and two worker processes with one.
+    """
+    from pipeline.bench import backfill
+
+    report = backfill.bench_backfill(
+        settings_of(context, profile=profile).profile, files=files, minutes=minutes, repeats=repeats
+    )
+    print_json(report)
+
+
+@app.command("consume")
+def bench_consume(
+    context: typer.Context,
+    servers: Annotated[
+        str | None, typer.Option("--servers", help="Kafka's host:port; the benchmark creates topics of its own.")
+    ] = None,
+    cameras: Annotated[int, typer.Option(min=1, max=64, help="Number of rendered cameras.")] = 8,
+    minutes: Annotated[float, typer.Option(min=0.2, max=120, help="Length of each camera's footage.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="Shortest length of a segment, in seconds.")] = 10.0,
+    profile: ProfileName = None,
+) -> None:
+    """Measure a Kafka worker in segments a second.
+
+    Compares it with the limit that the encoder sets in the same run.
+    """
+    from pipeline.bench import consume
+
+    settings = settings_of(context, profile=profile)
+    report = consume.bench_consume(
+        settings.profile,
+        servers=servers or settings.kafka.servers,
+        cameras=cameras,
+        minutes=minutes,
+        seconds=seconds,
+        device=settings.device,
+    )
+    print_json(report)
+
+
+@app.command("service")
+def bench_service(
+    context: typer.Context,
+    clients: Annotated[int, typer.Option(min=1, max=1_000, help="Number of concurrent clients.")] = 50,
+    seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Length of the test, in seconds.")] = 180.0,
+    minutes: Annotated[float, typer.Option(min=0.2, max=120, help="Length of the rendered footage.")] = 2.0,
+    profile: ProfileName = None,
+) -> None:
+    """Measure a model service under load.
+
+    Reports latency, memory over time, and lost or wrong answers.
+    """
+    from pipeline.bench import service
+
+    report = service.bench_service(
+        settings_of(context, profile=profile).profile, clients=clients, seconds=seconds, minutes=minutes
+    )
+    print_json(report)

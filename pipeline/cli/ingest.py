@@ -1,0 +1,204 @@
+"""Commands that index footage from files: ingest, backfill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from index.errors import UsageError
+from index.patches.codec import PatchEncoding
+from index.records import from_micros, parse_time
+from index.store import Store
+from index.validation import validate
+from ingest.file_ingest import FileReport, IngestProgress, ingest_sources
+from model.encoders.encoder import load_encoders, pick_device
+from model.profiles.profile import load_profile
+from pipeline.backfill.estimate import dry_run as estimate_backfill
+from pipeline.backfill.manifest import read_manifest
+from pipeline.backfill.report import table
+from pipeline.cli.options import Json, ProfileName, StoreUrl, settings_of
+from pipeline.console import print_error, print_json, print_line, progress
+
+__all__ = ["app", "backfill", "ingest"]
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("ingest")
+def ingest(
+    context: typer.Context,
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs or URLs.")],
+    store: StoreUrl = None,
+    stream: Annotated[str | None, typer.Option("--stream", help="Stream id; default: the file's name.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Time of the first frame, such as 2024-03-01T08:00:00Z (RFC 3339).")
+    ] = None,
+    profile: ProfileName = None,
+    patches: Annotated[
+        str | None,
+        typer.Option("--patches", help="Encoding of patches in a new store: fp16 (exact), int8, differential."),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option("--epsilon", help="With differential: store a patch again if 1 − cosine is larger than this."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Index footage, one frame a second.
+
+    The same command resumes a run that was interrupted; footage that is stored already is skipped. Exits with code 1
+    if a source has no readable frame. Of a truncated file the readable frames are stored, with a warning.
+    """
+    settings = settings_of(context, store=store, profile=profile)
+    encoding = _patch_encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
+    began = parse_time(start, "--start")
+    encoders = load_encoders(load_profile(settings.profile), settings.device)
+    opened = Store.open_or_create(settings.store, encoders.pair, encoding)
+    with progress(quiet=as_json) as bar:
+        task = bar.add_task("ingesting", total=None, detail="")
+
+        def show(p: IngestProgress) -> None:
+            elapsed = bar.tasks[0].elapsed or 1.0
+            detail = f"{p.frames / elapsed:.0f} frames/s, {p.seconds / elapsed:.0f}× real time"
+            name = f"{Path(p.file).name} ({p.number + 1}/{p.files})"
+            bar.update(task, description=name, completed=p.seconds, total=p.duration, detail=detail)
+
+        report = ingest_sources(
+            sources,
+            store=opened,
+            encoders=encoders,
+            stream=stream,
+            start=None if began is None else from_micros(began),
+            on_progress=show,
+            segment_seconds=settings.segment_seconds,
+            limits=settings.decode_limits,
+        )
+    if as_json:
+        print_json(report)
+    else:
+        for file in report.files:
+            print_line(f"{file.file}: {_outcome(file)}")
+        print_line(
+            f"{report.frames} frames, {report.frames_per_second:.0f} a second, {report.realtime_factor:.0f}× real time"
+        )
+    lost = [file for file in report.failed if not file.frames and not file.skipped]
+    for file in report.failed:
+        print_error(str(file.problem) if file in lost else f"warning: {file.problem}")
+    if lost:
+        raise typer.Exit(1)
+
+
+def _patch_encoding(kind: str | None, epsilon: float | None) -> PatchEncoding | None:
+    """The encoding that the options select, None if they select none. Raises UsageError."""
+    if epsilon is not None and kind != "differential":
+        raise UsageError("--epsilon needs --patches differential")
+    given = {"kind": kind, **({} if epsilon is None else {"epsilon": epsilon})}
+    return None if kind is None else validate(PatchEncoding, given, "--patches")
+
+
+def _outcome(file: FileReport) -> str:
+    if file.skipped:
+        return "stored already"
+    if file.problem and not file.frames:
+        return "not stored"
+    return f"{file.frames} frames, decoded: {file.decode_mode}"
+
+
+@app.command("backfill")
+def backfill(
+    context: typer.Context,
+    manifest: Annotated[
+        str,
+        typer.Option(
+            "--manifest", help="Parquet, CSV or JSON Lines file with uri, stream and start; or a folder or glob."
+        ),
+    ],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of Apache Beam, after `--`.", metavar="[-- BEAM]")
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", help="Pattern of a glob's file names: {stream}_{start:%Y%m%dT%H%M%S}.mp4"),
+    ] = None,
+    store: StoreUrl = None,
+    profile: ProfileName = None,
+    runner: Annotated[
+        str, typer.Option("--runner", help="Beam runner: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner.")
+    ] = "DirectRunner",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate the cost; store nothing.")] = False,
+    sample: Annotated[int, typer.Option("--sample", help="With --dry-run: number of files to examine.")] = 16,
+    speed: Annotated[
+        float | None,
+        typer.Option("--frames-per-second", help="With --dry-run: speed of the encoders; default: measured here."),
+    ] = None,
+    max_lost: Annotated[
+        float, typer.Option("--max-lost", help="Fail if a larger fraction of the files has no readable frame.")
+    ] = 0.05,
+    piece: Annotated[
+        float, typer.Option("--piece-minutes", help="Files longer than this are split into parts of this length.")
+    ] = 60.0,
+    staging: Annotated[
+        str | None, typer.Option("--staging", help="Folder that all workers can reach; default: inside the store.")
+    ] = None,
+    dead_letters: Annotated[
+        str | None, typer.Option("--dead-letters", help="JSON Lines file for the files that failed.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each worker process.")] = None,
+    report_to: Annotated[Path | None, typer.Option("--report", help="JSON file for the report.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Index an archive with Apache Beam.
+
+    The same command resumes a run that was interrupted; a run that is repeated changes nothing.
+    """
+    settings = settings_of(context, store=store, profile=profile)
+    entries = read_manifest(manifest, names=names)
+    if dry_run:
+        encoders = load_encoders(load_profile(settings.profile), settings.device)
+        cost = estimate_backfill(
+            entries,
+            encoders,
+            device=str(pick_device(settings.device)),
+            sample=sample,
+            limits=settings.decode_limits,
+            frames_per_second=speed,
+        )
+        if as_json:
+            print_json(cost)
+            return
+        print_line(
+            f"{cost.files} files, about {cost.hours:.2f} hours, {cost.frames} frames, {cost.footage_bytes / 1e9:.3f} GB"
+        )
+        print_line(f"about {cost.store_bytes / 1e9:.3f} GB in the store, without the overhead of Parquet and the logs")
+        print_line(f"{cost.gpu_hours:.3f} GPU hours at {cost.frames_per_second:.0f} frames a second ({cost.device})")
+        print_line(f"estimated from {cost.sampled} files, of which {cost.unreadable} are not readable")
+        return
+
+    from pipeline.backfill import job  # loads Apache Beam
+
+    report = job.backfill(
+        entries,
+        store=settings.store,
+        profile=settings.profile,
+        device=settings.device,
+        runner=runner,
+        options=options or (),
+        segment_seconds=settings.segment_seconds,
+        piece_seconds=round(piece * 60),
+        staging=staging,
+        limits=settings.decode_limits,
+        threads=threads,
+        max_lost=max_lost,
+        dead_letters=dead_letters,
+    )
+    if report_to is not None:
+        report_to.parent.mkdir(parents=True, exist_ok=True)
+        report_to.write_text(report.model_dump_json(indent=1) + "\n")
+    if as_json:
+        print_json(report)
+    else:
+        print_line(table(report))
+    if report.dead_letters:
+        print_error(f"warning: {sum(report.errors.values())} files have problems, see {report.dead_letters}")
