@@ -9,7 +9,6 @@ import typer
 
 from pipeline.cli.options import Json, ProfileName, settings_of
 from pipeline.console import print_json, print_line, progress
-from pipeline.evaluation.table import table
 
 __all__ = ["app", "evaluate"]
 
@@ -34,7 +33,7 @@ def evaluate(
 
     The seeds of the footage were not used in training.
     """
-    from pipeline.evaluation import rendered  # loads torch
+    from pipeline.evaluation import rendered, table  # loads torch
 
     settings = settings_of(context, profile=profile)
     with progress(quiet=as_json) as bar:
@@ -46,7 +45,7 @@ def evaluate(
             minutes=minutes,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    text = table(result)
+    text = table.table(result)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(result.model_dump_json(indent=1) + "\n")

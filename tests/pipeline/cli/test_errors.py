@@ -27,7 +27,7 @@ ASK = ("ask", "what colour was the truck", "--store", "none")
         (("bench",), "Missing command"),
         (("train",), "Missing command"),
         (("look",), "No such command 'look'"),
-        (("serch", "q"), "No such command 'serch'. Did you mean 'search'?"),
+        (("serch", "q"), "No such command 'serch'. Did you mean 'search'"),
         (("alerts", "lsit"), "Did you mean 'list'?"),
         (("streams", "--config", "none.toml"), "none.toml: not a settings file"),
         (("ask",), "Missing argument 'question'"),

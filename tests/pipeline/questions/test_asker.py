@@ -27,7 +27,7 @@ def test_times() -> None:
     with pytest.raises(UsageError, match=r"^from: 2024-03-01T08:00:00 has no time zone"):
         parse_time(datetime(2024, 3, 1, 8), "from")
     for wrong in (8.0, True, date(2024, 3, 1)):
-        with pytest.raises(UsageError, match="^end: expected a datetime, an RFC 3339 text or whole microseconds"):
+        with pytest.raises(UsageError, match=r"^end: expected a datetime, an RFC 3339 text or whole microseconds"):
             parse_time(wrong, "end")  # type: ignore[arg-type]
 
 
