@@ -1,6 +1,6 @@
-"""The key-value cache of one prompt: allocated whole before prefill, written in place, never grown.
+"""The key-value cache of one prompt: allocated as a whole before prefill, written in place, never grown.
 
-Knows transformers' cache interface; knows no model and no prompt.
+Implements the cache interface of transformers. Does not know models or prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from index.errors import BudgetExceeded
 
-__all__ = ["SizedCache", "cache_bytes"]
+__all__ = ["PreallocatedCache", "cache_bytes"]
 
 
 def cache_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
@@ -26,37 +26,42 @@ def _head_dim(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-class _SizedLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values [1, heads, capacity, head_dim], of which the first `length` are there."""
+class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer, [1, heads, capacity, head_dim] each, filled from the front."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self._buffers = keys, values
+        self.buffers = keys, values
         self._length = 0
         self.dtype, self.device = keys.dtype, keys.device
         self.keys, self.values = keys[:, :, :0], values[:, :, :0]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values [1, heads, n, head_dim]; returns all so far.
+
+        Raises:
+            BudgetExceeded: there is no room for n more tokens.
+        """
         end = self._length + key_states.shape[-2]
-        capacity = self._buffers[0].shape[-2]
+        capacity = self.buffers[0].shape[-2]
         if end > capacity:
             raise BudgetExceeded(f"the key-value cache was sized for {capacity} tokens and {end} are needed")
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._length : end] = states
         self._length = end
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
         return self.keys, self.values
 
     def get_max_length(self) -> int:
-        return int(self._buffers[0].shape[-2])
+        """Tokens that the layer has room for."""
+        return int(self.buffers[0].shape[-2])
 
 
-class SizedCache(Cache):  # type: ignore[misc]
-    """Room for `capacity` tokens of one sequence in every layer of a Qwen2.
+class PreallocatedCache(Cache):  # type: ignore[misc]
+    """Room for `capacity` tokens of one sequence in every layer of a Qwen2 `config`.
 
-    Raises (on later updates):
-        BudgetExceeded: more tokens than there is room for.
+    An update beyond `capacity` raises `BudgetExceeded`.
     """
 
     def __init__(self, config: Any, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -65,4 +70,10 @@ class SizedCache(Cache):  # type: ignore[misc]
         def empty() -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        super().__init__(layers=[_SizedLayer(empty(), empty()) for _ in range(config.num_hidden_layers)])
+        layers = [_PreallocatedLayer(empty(), empty()) for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=layers)
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """All tensors that hold keys and values, [1, heads, capacity, head_dim] each."""
+        return [buffer for layer in self.layers for buffer in layer.buffers]
