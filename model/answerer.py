@@ -1,8 +1,9 @@
-"""Answers one question about one window of frames: DFM, connector, prefill, decode.
+"""The answerer of one question about one window of frames: DFM, connector, prefill, decode.
 
-    patches ─merge_frames─▶ one token a frame, M a keyframe ─connector─▶ embeddings ─Qwen2─▶ text, or the best option
+    patches ─DFM─▶ M tokens a keyframe, one token any other frame ─connector─▶ embeddings ─Qwen2─▶ text or best option
 
-Does not know stores, streams' names or how keyframes were chosen: it is handed rows, and which of them are keyframes.
+The caller passes rows of frames and marks the keyframes among them. Does not know stores, names of streams, or how
+keyframes are selected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from model.answers import Answer, AnswerPiece
 from model.encoders.encoder import Encoders, pick_device
-from model.language.transformers_engine import LanguageModel, load_language
+from model.language.engine import LanguageModel
+from model.language.loader import load_language
 from model.profiles.profile import Profile
 from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
@@ -29,30 +31,34 @@ from model.visual.tokens import Frames, build_visual
 
 __all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
-# A token may still change how the two before it are written (joined characters, "08 : 07"), so they wait for it.
+# The text of the last two tokens may change with the next one (joined characters, "08 : 07"), so it is held back.
 _UNSETTLED_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
-    """A question and the frames to answer it from; row i of every array is the same frame.
+    """A question and the N frames to answer it from; row i of every array is the same frame.
 
-    Rows are grouped by stream and ascend in time inside each. Shapes: stream_index int[N], captured_at int64[N] (UTC
-    microseconds), keyframe bool[N]. `read_patches` fills float16[n, M, Dp] for a slice of rows; slices are asked for in
-    ascending order, by one thread that is not the caller's. `read_vectors` gives the frame encoder's float32[n, Df], which only the `single_token` weights
-    need. N may be 0: the model then answers blind.
+    Rows are grouped by stream and ascend in time within each stream. N may be 0: the model then answers without frames.
 
     Raises:
-        UsageError: arrays of different length, an empty question or an empty option.
+        UsageError: the arrays differ in length, or the question or an option is empty.
     """
 
     question: str
+    """The question as the user typed it."""
     options: tuple[str, ...] = ()
+    """Answers to choose from; empty for an open question."""
     stream_index: NDArray[np.integer]
+    """Which stream a row belongs to, int[N]."""
     captured_at: NDArray[np.int64]
+    """Capture times, int64[N], UTC microseconds."""
     keyframe: NDArray[np.bool_]
+    """True for keyframes, bool[N]."""
     read_patches: Callable[[slice, NDArray[np.float16]], object]
+    """Fills float16[n, M, Dp] with the patches of a slice of rows. Slices come in ascending order, from another thread."""
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
+    """Vectors of the frame encoder for a slice of rows, float32[n, Df]; only `single_token` weights need them."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -65,7 +71,15 @@ class AnswerRequest:
 
 
 class Answerer:
-    """One profile's connector and language model, ready to answer. `merge` is how frames become tokens."""
+    """The connector and the language model of one profile, loaded.
+
+    Args:
+        profile: settings of DFM, budgets and timestamps.
+        encoders: their text towers encode questions.
+        connector: maps vision tokens into the space of `language`.
+        language: the language model.
+        merge: how a frame that is not a keyframe becomes one token.
+    """
 
     def __init__(
         self,
@@ -82,7 +96,7 @@ class Answerer:
 
     @property
     def notice(self) -> str:
-        """What users of this profile should be told; may be empty."""
+        """A notice for users of this profile; may be empty."""
         profile, notices = self.profile, [self.profile.notice] if self.profile.notice else []
         if isinstance(self.connector, ReleasedConnector) and profile.dfm.mode == "released":
             notices += self.connector.config.differences(
@@ -91,7 +105,7 @@ class Answerer:
         return "; ".join(notices)
 
     def unknown_words(self, question: str) -> list[str]:
-        """The words of `question` that the language model's vocabulary lacks, in their order, each once."""
+        """Words of `question` outside the language model's vocabulary, in their order, each once."""
         tokenizer = self.language.tokenizer
         if tokenizer.unk_token_id is None:
             return []
@@ -100,10 +114,10 @@ class Answerer:
         return list(dict.fromkeys(question[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
 
     def max_frames(self, k: int, question: str = "", options: tuple[str, ...] = ()) -> int:
-        """The most frames, keyframes among them, that one question with `k` keyframes can take.
+        """Largest number of frames, keyframes included, for one question with `k` keyframes.
 
         Raises:
-            BudgetExceeded: the keyframes alone are too many.
+            BudgetExceeded: the keyframes alone exceed the context.
         """
         room = self.language.max_context - self._text_tokens(question, options) - self.visual.closing_tokens
         left = room - k * (self.visual.keyframe_tokens + self._clock_tokens())
@@ -115,10 +129,10 @@ class Answerer:
         return min(self.profile.max_frames, k + left)
 
     def check_budget(self, *, keyframes: int, frames: int, question: str, options: tuple[str, ...] = ()) -> int:
-        """The tokens that prompt and answer need.
+        """Number of tokens that prompt and answer need.
 
         Raises:
-            BudgetExceeded: they do not fit; nothing is ever cut off.
+            BudgetExceeded: they exceed the context; a prompt is never truncated.
         """
         text = self._text_tokens(question, options)
         visual = self._visual_tokens(keyframes, frames) + keyframes * self._clock_tokens()
@@ -130,34 +144,36 @@ class Answerer:
         return text + visual
 
     def answer(self, request: AnswerRequest) -> Iterator[AnswerPiece]:
-        """Answer `request`, piece by piece. With options the best one is the whole answer, in one piece.
+        """Answer `request`; yields the text piece by piece, or the best option as one piece.
 
-        An option's score is the log-likelihood of its tokens and the end of the turn, times the options' mean length
-        over its own length: long options are not punished for being long, and options of one length (as in `micro`)
-        keep their plain likelihoods. `probabilities` is the softmax of the scores.
+        The score of an option is the log-likelihood of its tokens and of the end of the turn, times the mean length of
+        all options, divided by its own length in tokens. Long options are so not at a disadvantage, and options of
+        equal length (as in `micro`) keep their plain likelihoods. `probabilities` is the softmax of the scores.
+
+        Yields:
+            Pieces of text; the last piece has the complete `Answer`.
 
         Raises:
-            BudgetExceeded: more tokens than the language model can hold; said before any work is done.
-            UsageError: rows that are not grouped by stream, or patches of another shape.
+            BudgetExceeded: the request has more tokens than the language model's context. Raised before any work.
+            UsageError: the rows are not grouped by stream, or the patches have another shape.
         """
         frames, keyframes = len(request.keyframe), int(np.count_nonzero(request.keyframe))
         self.check_budget(keyframes=keyframes, frames=frames, question=request.question, options=request.options)
         clock = StageClock(self.language.device)
-        embeddings = self._embed(request, clock)
+        embeddings = self.embed_prompt(request, clock)
         since = clock.now()
-        reading = self.language.read(embeddings, room=self._answer_tokens(request.options))
+        prompt = self.language.prefill(embeddings, room=self._answer_tokens(request.options))
         since = clock.add("prefill", since)
         visual = self._visual_tokens(keyframes, frames)
-        prompt = len(embeddings)
         del embeddings
 
         def finish(text: str, option: int | None = None, probabilities: tuple[float, ...] = ()) -> Answer:
             clock.add("decode", since)
-            return Answer(text, option, probabilities, visual, prompt, clock.seconds)
+            return Answer(text, option, probabilities, visual, prompt.length, clock.seconds)
 
         if request.options:
-            ids = [self._option_ids(option) for option in request.options]
-            totals = self.language.score(reading, ids)
+            ids = [self.option_ids(option) for option in request.options]
+            totals = self.language.score(prompt, ids)
             clock.add("first_token", clock.began)
             mean = sum(map(len, ids)) / len(ids)
             scores = torch.tensor([t * mean / len(i) for t, i in zip(totals, ids, strict=True)], dtype=torch.float64)
@@ -167,7 +183,7 @@ class Answerer:
             yield AnswerPiece("", finish(text, best, tuple(torch.softmax(scores, 0).tolist())))
             return
         sent, tokens = "", list[int]()
-        for token in self.language.decode(reading, max_new_tokens=self.profile.language_model.max_new_tokens):
+        for token in self.language.decode(prompt, max_new_tokens=self.profile.language_model.max_new_tokens):
             if not tokens:
                 clock.add("first_token", clock.began)
             tokens.append(token)
@@ -181,15 +197,24 @@ class Answerer:
         yield AnswerPiece(text[len(sent) :], finish(text.strip()))
 
     @torch.inference_mode()
-    def _embed(self, request: AnswerRequest, clock: StageClock) -> Tensor:
-        """The whole prompt, [T, width]."""
+    def embed_prompt(self, request: AnswerRequest, clock: StageClock) -> Tensor:
+        """Embeddings of the whole prompt, text and frames, [T, width].
+
+        Adds the seconds of `patches`, `dfm`, `projector` and `assembly` to `clock`.
+
+        Raises:
+            UsageError: the rows are not grouped by stream, or the patches have another shape.
+        """
         language = self.language
         prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
         query = self.visual.query(request.question)
         count, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
 
         chunk, total = chunk_rows(language.device, count, width), len(request.keyframe)
-        stamp = (lambda at: language.embed(clock_ids(language.tokenizer, at))) if self.profile.timestamps else None
+
+        def embed_time(at: int) -> Tensor:
+            return language.embed(clock_ids(language.tokenizer, at))
+
         since = clock.now()
         parts = [language.embed(prefix)]
         with ReadAhead(
@@ -208,7 +233,7 @@ class Answerer:
                 chunk=chunk,
                 read_vectors=request.read_vectors,
             )
-            pieces = self.visual.embeddings(frames, query, stamp, clock.stage)
+            pieces = self.visual.embeddings(frames, query, embed_time if self.profile.timestamps else None, clock.stage)
             parts += [piece.to(language.device, language.dtype) for piece in pieces]
         parts.append(language.embed(suffix))
         embeddings = torch.cat(parts)
@@ -217,42 +242,52 @@ class Answerer:
         clock.add("assembly", since + elsewhere)
         return embeddings
 
-    def _option_ids(self, option: str) -> list[int]:
+    def option_ids(self, option: str) -> list[int]:
+        """Token ids of an answer, the end of the turn included."""
         ids = self.language.tokenizer(option.strip(), add_special_tokens=False).input_ids
         return [*(int(i) for i in ids), self.language.end_id]
 
     def _text(self, tokens: list[int]) -> str:
+        """Token ids as text."""
         return str(self.language.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _clock_tokens(self) -> int:
+        """Tokens of the capture time before a keyframe."""
         return len(clock_ids(self.language.tokenizer, 0)) if self.profile.timestamps else 0
 
     def _visual_tokens(self, keyframes: int, frames: int) -> int:
+        """M·K + (N − K) and the closing token, capture times excluded."""
         closing = self.visual.closing_tokens if frames else 0
         return count_visual(keyframes, frames, self.visual.keyframe_tokens) + closing
 
     def _answer_tokens(self, options: tuple[str, ...]) -> int:
-        """Tokens that the cache must hold behind the prompt: every option's, or those of the longest answer."""
-        return sum(len(self._option_ids(o)) for o in options) or self.profile.language_model.max_new_tokens
+        """Tokens that the cache must hold after the prompt: those of all options, or of the longest open answer."""
+        return sum(len(self.option_ids(o)) for o in options) or self.profile.language_model.max_new_tokens
 
     def _text_tokens(self, question: str, options: tuple[str, ...]) -> int:
         """Tokens of the prompt's text and of the longest answer."""
         prefix, suffix = build_prompt(self.language.tokenizer, question, options)
-        longest = max((len(self._option_ids(o)) for o in options), default=self.profile.language_model.max_new_tokens)
+        longest = max((len(self.option_ids(o)) for o in options), default=self.profile.language_model.max_new_tokens)
         return len(prefix) + len(suffix) + longest
 
 
 def load_answerer(profile: Profile, encoders: Encoders, device: str | None = None, *, merge: Merge = merge) -> Answerer:
-    """The answering side of `profile`; `merge` may be `model.visual.dfm.merge_mean` to compare with.
+    """Load the connector and the language model of `profile`.
+
+    Args:
+        profile: names the weights.
+        encoders: the profile's encoders.
+        device: see `model.encoders.encoder.pick_device`.
+        merge: `model.visual.dfm.merge_mean` gives the baseline of the paper's table 2.
 
     Raises:
-        WeightsNotFound: weights are neither in the folder the profile names, nor cached, nor can they be fetched.
-        WeightsInvalid: a checkpoint that does not fit, or a connector that does not fit encoder and language model.
-        ModelError: CUDA was asked for and is not there.
+        WeightsNotFound: the weights are not in the profile's folder, nor in the cache, and cannot be downloaded.
+        WeightsInvalid: a checkpoint does not fit, or the connector does not fit encoder and language model.
+        ModelError: `device` is invalid or not available.
     """
-    where = pick_device(device)
-    language = load_language(profile.language_model, where)
-    connector = load_connector(profile.connector, where)
+    chosen = pick_device(device)
+    language = load_language(profile.language_model, chosen)
+    connector = load_connector(profile.connector, chosen)
     patch_dim = encoders.patch.identity.dimension
     if (connector.patch_dim, connector.width) != (patch_dim, language.width):
         raise WeightsInvalid(
@@ -264,6 +299,6 @@ def load_answerer(profile: Profile, encoders: Encoders, device: str | None = Non
 
 
 def _common(a: str, b: str) -> str:
-    """The start that two texts share, without a character that is still incomplete."""
+    """The common prefix of two texts, without a character whose bytes are incomplete."""
     length = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return a[:length].rstrip("\ufffd")

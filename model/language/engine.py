@@ -10,7 +10,7 @@ frames, the text of prompts, or questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,6 +64,12 @@ class LanguageModel(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the embeddings that `embed` returns."""
+
+    def register_forward_pre_hook(self, hook: Callable[[], object]) -> None:
+        """Call `hook` before every pass through the layers; an error that it raises ends the pass.
+
+        An engine whose layers are not in this process never calls it.
+        """
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings of token ids, [n, width]."""

@@ -6,7 +6,7 @@ decoding and the scoring of given answers in one pass. Does not know frames, the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,14 @@ class TransformersLanguage:
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         return self.model.dtype  # type: ignore[no-any-return]
+
+    def register_forward_pre_hook(self, hook: Callable[[], object]) -> None:
+        """Call `hook` before every pass through the layers; an error that it raises ends the pass."""
+
+        def call(*_: Any) -> None:
+            hook()
+
+        self.model.model.register_forward_pre_hook(call)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings of token ids, [n, width]."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ class VllmLanguage:
     def dtype(self) -> torch.dtype:
         """Dtype of the embedding table."""
         return self._table.dtype
+
+    def register_forward_pre_hook(self, hook: Callable[[], object]) -> None:
+        """Does nothing: the layers are in vllm's own process."""
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings of token ids, [n, width]."""

@@ -26,7 +26,7 @@ from index.records import EncoderPair
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.encoder import Encoders
 from model.encoders.siglip import SiglipEncoder, load_siglip
-from model.language.transformers_engine import LanguageModel, load_transformers
+from model.language.transformers_engine import TransformersLanguage, load_transformers
 from model.profiles.profile import Profile
 from model.selection import keyframe_mask, select_rows
 from model.training.components import ComponentCount, Parts, connector_parts, freeze
@@ -85,7 +85,7 @@ class TrainableModel(nn.Module):
         frame: ClipEncoder,
         patch: SiglipEncoder,
         connector: AnyConnector,
-        language: LanguageModel,
+        language: TransformersLanguage,
         plan: TrainingPlan,
     ) -> None:
         super().__init__()

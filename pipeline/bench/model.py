@@ -27,7 +27,8 @@ from model.answerer import load_answerer
 from model.checkpoints.vilamp import VilampConfig
 from model.encoders.encoder import load_encoders, pick_device
 from model.language.kv_cache import cache_bytes
-from model.language.transformers_engine import PREFILL_TOKENS, LanguageModel, build_qwen2
+from model.language.qwen2 import build_qwen2
+from model.language.transformers_engine import PREFILL_TOKENS, TransformersLanguage
 from model.profiles.profile import load_profile
 from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
@@ -103,7 +104,7 @@ class _Bench:
     profile: Profile
     shape: ModelShape
     visual: Visual
-    language: LanguageModel
+    language: TransformersLanguage
     stored: bool
 
     def row(self, folder: Path, frames: int, repeats: int) -> ModelRow:
@@ -208,8 +209,8 @@ class _Bench:
             embeddings = torch.cat(parts)
             del parts
             with clock.stage("prefill"):
-                reading = language.read(embeddings, room=1)
-                int(reading.logits.argmax())
+                prompt = language.prefill(embeddings, room=1)
+                int(prompt.logits.argmax())
         return clock.seconds, clock.now() - began
 
     def _pieces(self, frames: Frames, clock: StageClock) -> Iterator[torch.Tensor]:
@@ -317,7 +318,7 @@ def bench_model(
     )
 
 
-def random_model(profile: Profile, device: torch.device) -> tuple[Visual, LanguageModel]:
+def random_model(profile: Profile, device: torch.device) -> tuple[Visual, TransformersLanguage]:
     """Connector and language model of the profile's `shape`, made on `device` (which may be `meta`).
 
     On CUDA in the profile's dtype, else in float32.
@@ -357,7 +358,7 @@ def random_model(profile: Profile, device: torch.device) -> tuple[Visual, Langua
     connector.to(dtype).requires_grad_(False)
     patch, frame = _NoEncoder(shape.patches, shape.patch_dim), _NoEncoder(0, shape.query_dim)
     visual = build_visual(profile.dfm, cast("Encoders", _Pair(frame, patch)), connector)
-    return visual, LanguageModel(model, None, max_context=profile.language_model.max_context)
+    return visual, TransformersLanguage(model, None, max_context=profile.language_model.max_context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +367,11 @@ class _Pair:
     patch: _NoEncoder
 
 
-def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, LanguageModel]:
+def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, TransformersLanguage]:
 
     answerer = load_answerer(profile, load_encoders(profile, str(device)), str(device))
+    if not isinstance(answerer.language, TransformersLanguage):
+        raise UsageError("the benchmark measures the transformers engine; set engine to transformers in the profile")
     return answerer.visual, answerer.language
 
 

@@ -229,10 +229,7 @@ class Engine:
 
     def _watch_prefill(self) -> None:
         """Ask the job before every pass through the language model, so that a long prefill ends when nobody waits."""
-        model = self.answerer.language.model
-        if isinstance(model, torch.nn.Module):
-            decoder = getattr(model, "model", model)
-            decoder.register_forward_pre_hook(lambda *_: self._job.check() if self._job is not None else None)
+        self.answerer.language.register_forward_pre_hook(lambda: self._job.check() if self._job is not None else None)
 
     def _limited(self, max_new_tokens: int | None) -> Answerer:
         """The answerer, or a shallow copy of it whose answers end earlier."""

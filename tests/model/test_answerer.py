@@ -76,9 +76,9 @@ def test_the_sequence_is_in_temporal_order_and_every_stream_has_its_own_referenc
     _, answer = _final(answerer, request)
     assert answer.visual_tokens == 2 * tiny.PATCHES + 4
     assert answer.prompt_tokens == len(expected)
-    reading = answerer.language.read(expected)
+    prompt = answerer.language.prefill(expected)
     ids = [[*answerer.language.tokenizer(o, add_special_tokens=False).input_ids, 3] for o in OPTIONS]
-    totals = answerer.language.score(reading, ids)
+    totals = answerer.language.score(prompt, ids)
     mean = sum(map(len, ids)) / len(ids)
     scores = torch.tensor([t * mean / len(i) for t, i in zip(totals, ids, strict=True)])
     np.testing.assert_allclose(answer.probabilities, torch.softmax(scores, 0).numpy(), atol=2e-3)
@@ -94,7 +94,7 @@ def test_options_are_scored(answerer: Answerer) -> None:
 def test_an_open_answer_is_streamed(answerer: Answerer) -> None:
     request = _request([True, False, False])
     texts, answer = _final(answerer, request)
-    tokens = list(answerer.language.decode(answerer.language.read(_by_hand(answerer, request)), max_new_tokens=6))
+    tokens = list(answerer.language.decode(answerer.language.prefill(_by_hand(answerer, request)), max_new_tokens=6))
     assert answer.text == answerer.language.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     assert "".join(texts).strip() == answer.text
     assert len(texts) > 1
@@ -103,7 +103,7 @@ def test_an_open_answer_is_streamed(answerer: Answerer) -> None:
 
 def test_streamed_text_is_never_taken_back(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = answerer.language.tokenizer("at 08:07 the red car", add_special_tokens=False).input_ids
-    monkeypatch.setattr(answerer.language, "decode", lambda reading, max_new_tokens: iter(ids))
+    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens: iter(ids))
     assert answerer.language.tokenizer.decode(ids[:3]) == "at 08 :"  # the colon is still apart here
     texts, answer = _final(answerer, _request([True]))
     assert "".join(texts) == answer.text == "at 08:07 the red car"
@@ -111,7 +111,7 @@ def test_streamed_text_is_never_taken_back(answerer: Answerer, monkeypatch: pyte
 
 
 def test_an_answer_may_be_empty(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answerer.language, "decode", lambda reading, max_new_tokens: iter(()))
+    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens: iter(()))
     texts, answer = _final(answerer, _request([True]))
     assert (texts, answer.text) == ([""], "")
     assert "first_token" in answer.timings

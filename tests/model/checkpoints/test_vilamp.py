@@ -18,7 +18,7 @@ from model.checkpoints.vilamp import VilampConfig
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.encoder import Encoders, load_encoders
 from model.encoders.siglip import load_siglip
-from model.language.transformers_engine import load_language
+from model.language.loader import load_language
 from model.profiles.profile import (
     ConnectorSpec,
     FrameEncoderSpec,
@@ -84,7 +84,7 @@ def test_the_language_model(saved: tuple[Path, Any]) -> None:
     language = _language(folder)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPT])).logits[0, -1]
-    torch.testing.assert_close(language.read(language.embed(PROMPT)).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(language.prefill(language.embed(PROMPT)).logits, expected, rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in language.model.parameters())
 
 
@@ -321,13 +321,13 @@ def test_the_sequence_is_the_mergers_tokens_and_the_newline(tmp_path: Path, chec
     answerer = load_answerer(profile, encoders, "cpu")
     request = _request(answerer, encoders)
     seen: list[Tensor] = []
-    original = answerer.language.read
+    original = answerer.language.prefill
 
-    def read(embeddings: Tensor, *, room: int = 256) -> Any:
+    def prefill(embeddings: Tensor, *, room: int = 256) -> Any:
         seen.append(embeddings)
         return original(embeddings, room=room)
 
-    answerer.language.read = read  # type: ignore[method-assign]
+    answerer.language.prefill = prefill  # type: ignore[method-assign]
     list(answerer.answer(request))
     connector = _connector(folder)
     composer = connector.composer_projector

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from index.errors import BudgetExceeded, EngineMissing, ModelError, UsageError
-from model.language.transformers_engine import LanguageModel, load_language
-from model.language.vllm_engine import VllmLanguage, _exported, load_vllm, open_engine
+from model.language.engine import LanguageModel
+from model.language.loader import load_language
+from model.language.vllm_engine import VllmLanguage, export_language, load_vllm, open_engine
 from model.profiles.profile import LanguageModelSpec, Source
 from tests.support import tiny_checkpoints as tiny
 
@@ -93,17 +94,17 @@ class LLM:
         assert params.temperature == 0.0
         assert params.max_tokens is not None
         self.asked.append((len(embeddings), params))
-        reading = self.language.read(embeddings)
-        logs = torch.log_softmax(reading.logits, -1)
+        prefilled = self.language.prefill(embeddings)
+        logs = torch.log_softmax(prefilled.logits, -1)
         given = None
         if params.logprob_token_ids is not None:
             wanted = {*params.logprob_token_ids, int(logs.argmax())}
             given = [{token: Logprob(float(logs[token])) for token in wanted}]
-        tokens = [int(reading.logits.argmax())]
+        tokens = [int(prefilled.logits.argmax())]
         stops = set(params.stop_token_ids or ())
         while tokens[-1] not in stops and len(tokens) < params.max_tokens:
             longer = torch.cat([embeddings, self.language.embed(tokens)])
-            tokens.append(int(self.language.read(longer).logits.argmax()))
+            tokens.append(int(self.language.prefill(longer).logits.argmax()))
         return RequestOutput(str(number), [CompletionOutput(0, "", tokens, None, given)])
 
 
@@ -132,26 +133,26 @@ def test_it_reads_decodes_and_scores_as_the_default_does(both: tuple[LanguageMod
     assert torch.equal(plain.embed(PROMPT), engine.embed(PROMPT))
     assert (plain.width, plain.max_context, plain.end_id) == (engine.width, engine.max_context, engine.end_id)
     embeddings = plain.embed(PROMPT)
-    assert list(engine.decode(engine.read(embeddings), max_new_tokens=9)) == list(
-        plain.decode(plain.read(embeddings), max_new_tokens=9)
+    assert list(engine.decode(engine.prefill(embeddings), max_new_tokens=9)) == list(
+        plain.decode(plain.prefill(embeddings), max_new_tokens=9)
     )
-    got = engine.score(engine.read(embeddings), ANSWERS)
-    assert got == pytest.approx(plain.score(plain.read(embeddings), ANSWERS), abs=1e-4)
+    got = engine.score(engine.prefill(embeddings), ANSWERS)
+    assert got == pytest.approx(plain.score(plain.prefill(embeddings), ANSWERS), abs=1e-4)
 
 
 def test_what_is_sent(both: tuple[LanguageModel, VllmLanguage]) -> None:
     engine = both[1]
-    llm: LLM = engine.model
+    llm: LLM = engine.llm
     assert llm.settings == ("float32", 400, 0.4)
-    reading = engine.read(engine.embed(PROMPT))
-    engine.score(reading, ANSWERS)
+    prompt = engine.prefill(engine.embed(PROMPT))
+    engine.score(prompt, ANSWERS)
     # Five beginnings: nothing, "5", "5 6", "5 7", "5 6 8"; each is asked for what follows it in any answer.
     sent = {length - len(PROMPT): params.logprob_token_ids for length, params in llm.asked if length < len(PROMPT) + 2}
     assert sent == {0: [4, 5], 1: [6, 7]}
     assert sorted(length - len(PROMPT) for length, _ in llm.asked) == [0, 1, 2, 2, 3]
     assert {params.max_tokens for _, params in llm.asked} == {1}
     llm.asked.clear()
-    list(engine.decode(reading, max_new_tokens=1000))
+    list(engine.decode(prompt, max_new_tokens=1000))
     ((length, params),) = llm.asked
     assert (length, params.max_tokens) == (len(PROMPT), 400 - len(PROMPT))
     assert params.stop_token_ids == sorted(engine.stop_ids)
@@ -162,35 +163,35 @@ def test_the_end_of_the_turn_is_not_part_of_the_answer(
 ) -> None:
     engine = both[1]
     ends = [CompletionOutput(0, "", [7, 8, engine.end_id, 9], None, None)]
-    monkeypatch.setattr(engine.model, "generate", lambda *_, **__: [RequestOutput("0", ends)])
-    assert list(engine.decode(engine.read(engine.embed(PROMPT)), max_new_tokens=9)) == [7, 8]
+    monkeypatch.setattr(engine.llm, "generate", lambda *_, **__: [RequestOutput("0", ends)])
+    assert list(engine.decode(engine.prefill(engine.embed(PROMPT)), max_new_tokens=9)) == [7, 8]
     with pytest.raises(ModelError, match="no log-probability of token 4"):
-        engine.score(engine.read(engine.embed(PROMPT)), [[4]])
+        engine.score(engine.prefill(engine.embed(PROMPT)), [[4]])
 
 
 def test_what_cannot_be_asked(both: tuple[LanguageModel, VllmLanguage]) -> None:
     engine = both[1]
     with pytest.raises(UsageError, match="at least one token"):
-        engine.read(torch.zeros(0, engine.width))
+        engine.prefill(torch.zeros(0, engine.width))
     with pytest.raises(BudgetExceeded, match="401 tokens, the language model has room for 400"):
-        engine.read(torch.zeros(401, engine.width))
+        engine.prefill(torch.zeros(401, engine.width))
     for answers in ([], [[4], []]):
         with pytest.raises(UsageError, match="every answer"):
-            engine.score(engine.read(engine.embed(PROMPT)), answers)
+            engine.score(engine.prefill(engine.embed(PROMPT)), answers)
 
 
 def test_another_layout_is_written_once_as_vllm_reads_it(library: ModuleType, tmp_path: Path) -> None:
     tiny.save_vilamp(tmp_path / "vilamp")
     spec = _spec(tmp_path / "vilamp", layout="vilamp")
-    folder = _exported(spec, tmp_path / "vilamp")
+    folder = export_language(spec, tmp_path / "vilamp")
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert _exported(spec, tmp_path / "vilamp") == folder
+    assert export_language(spec, tmp_path / "vilamp") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     plain = load_language(spec.model_copy(update={"engine": "transformers"}), CPU)
     engine = open_engine(folder, spec, CPU)
     embeddings = plain.embed(PROMPT)
-    got = engine.score(engine.read(embeddings), ANSWERS)
-    assert got == pytest.approx(plain.score(plain.read(embeddings), ANSWERS), abs=1e-4)
+    got = engine.score(engine.prefill(embeddings), ANSWERS)
+    assert got == pytest.approx(plain.score(plain.prefill(embeddings), ANSWERS), abs=1e-4)
 
 
 def test_a_release_that_cannot_score_is_refused(

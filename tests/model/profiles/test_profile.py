@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from index.errors import ProfileInvalid, WeightsNotFound
 from model.encoders.encoder import load_encoders
-from model.language.transformers_engine import load_language
+from model.language.loader import load_language
 from model.profiles import profile as profiles
 from model.profiles.profile import DfmSpec, ModelShape, Profile, load_profile, profile_names
 

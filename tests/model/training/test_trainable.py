@@ -87,9 +87,9 @@ def _answered(answerer: Answerer, trainee: TrainableModel) -> float:
         read_patches=lambda rows, out: np.copyto(out, patches[rows]),
         read_vectors=lambda rows: features.vectors[rows],
     )
-    reading = answerer.language.read(answerer._embed(request, StageClock(CPU)))
-    ids = answerer._option_ids(ANSWER)
-    return -answerer.language.score(reading, [ids])[0] / len(ids)
+    prompt = answerer.language.prefill(answerer.embed_prompt(request, StageClock(CPU)))
+    ids = answerer.option_ids(ANSWER)
+    return -answerer.language.score(prompt, [ids])[0] / len(ids)
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])

@@ -71,7 +71,7 @@ def test_the_prefills_products_are_what_torch_counts(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("model.language.transformers_engine.PREFILL_TOKENS", 7)
     _, language = random_model(_tiny("vilamp"), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
-        language.read(torch.randn(20, 32), room=1)
+        language.prefill(torch.randn(20, 32), room=1)
     counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
     linear = sum(flops for op, flops in counted.items() if "attention" not in op)
     attention = 2 * 2 * 2 * 32 * 20 * 21 // 2  # layers, two products, FLOPs of one, width, causal pairs

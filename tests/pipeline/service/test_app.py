@@ -15,6 +15,7 @@ import pytest
 
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer
+from model.language.transformers_engine import TransformersLanguage
 from model.profiles.profile import DfmSpec
 from pipeline.service.admission import Cancelled, QueuedRequest
 from pipeline.service.app import ModelService
@@ -212,8 +213,8 @@ def test_a_prefill_that_nobody_waits_for_ends(answerer: Answerer, footage: Foota
         passes += 1
         job._stop = Cancelled()  # while the first pass runs
 
-    model = answerer.language.model.model
-    handle = model.register_forward_hook(count)
+    assert isinstance(answerer.language, TransformersLanguage)
+    handle = answerer.language.model.model.register_forward_hook(count)
     try:
         rows = rows_of([StreamFrames(**part) for part in body()["frames"]])
         with pytest.raises(Cancelled):
