@@ -1,4 +1,4 @@
-"""CLIP through open_clip: the frame encoder."""
+"""The frame encoder: a CLIP through open_clip."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from index.errors import WeightsInvalid
-from index.records import EncoderIdentity
 from model.checkpoints.files import (
     check_tensors,
     loading,
@@ -21,16 +20,16 @@ from model.checkpoints.files import (
     stream_tensors,
     tensor_files,
     tensor_shapes,
-    weights_digest,
     weights_files,
 )
 from model.checkpoints.vilamp import clip_names
 from model.encoders.preprocessing import Preprocessing
+from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
 from model.profiles.profile import FrameEncoderSpec
 
 __all__ = ["ClipEncoder", "load_clip"]
 
-# The names open_clip itself looks for, in its order of preference.
+# The names that open_clip itself looks for, in its order of preference.
 _WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -43,68 +42,36 @@ _NEEDS = (
 _TOKENIZER = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json")
 
 
-class ClipEncoder:
-    """See `FrameEncoder`. `model` and `tokenizer` are open_clip's."""
-
-    def __init__(
-        self, model: Any, tokenizer: Any, preprocessing: Preprocessing, identity: EncoderIdentity, batch: int
-    ) -> None:
-        self._model, self._tokenizer, self._preprocessing = model, tokenizer, preprocessing
-        self._identity, self._batch = identity, batch
-        self._device = next(model.parameters()).device
-
-    @property
-    def identity(self) -> EncoderIdentity:
-        return self._identity
-
-    @property
-    def model(self) -> Any:
-        return self._model
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self._preprocessing
+class ClipEncoder(PretrainedEncoder):
+    """A `model.encoders.encoder.FrameEncoder`; `model` is open_clip's."""
 
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        result = np.empty((len(frames), self._identity.dimension), np.float32)
-        for i in range(0, len(frames), self._batch):
-            pixels = self._preprocessing(frames[i : i + self._batch], self._device)
-            with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
-                vectors = self._model.encode_image(pixels)
-            result[i : i + self._batch] = _unit(vectors)
+        """Vectors of uint8[H, W, 3] RGB frames of any sizes, float32[n, Df] of unit norm.
+
+        Raises:
+            UsageError: a frame has another shape or dtype.
+        """
+        result = np.empty((len(frames), self.identity.dimension), np.float32)
+        for rows, pixels in self.batches(frames):
+            with self.half_precision():
+                vectors = self.model.encode_image(pixels)
+            result[rows] = unit_vectors(vectors)
         return result
 
-    @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if not texts:
-            return np.empty((0, self._identity.dimension), np.float32)
-        return functional.normalize(self._encoded(texts), dim=-1).cpu().numpy()
-
-    @torch.inference_mode()
-    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if not texts:
-            return np.empty((0, self._identity.dimension), np.float32)
-        return self._encoded(texts).cpu().numpy()
-
-    def _encoded(self, texts: Sequence[str]) -> Tensor:
-        vectors: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
-        return vectors.float()
-
-
-def _unit(vectors: Tensor) -> NDArray[np.float32]:
-    return functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+    def forward_text(self, ids: Tensor) -> Tensor:
+        """Features of token ids int64[n, length], [n, Df]."""
+        features: Tensor = self.model.encode_text(ids)
+        return features
 
 
 def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
-    """The CLIP of a profile.
+    """Load the CLIP of a profile.
 
     Raises:
-        WeightsNotFound: see `resolve`.
-        WeightsInvalid: a configuration or tensors that open_clip refuses.
+        WeightsNotFound: see `model.checkpoints.files.resolve`.
+        WeightsInvalid: open_clip rejects the configuration or the tensors.
     """
-    import open_clip
-
     what, whole = f"frame encoder {spec.name}", spec.tower is None
     folder = resolve(spec.source, needs=_NEEDS if whole else _NEEDS[:1], takes=_TOKENIZER, what=what)
     with loading(what, folder):
@@ -112,35 +79,35 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
             f"local-dir:{folder}", device=device, require_pretrained=whole, load_weights=whole
         )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    if spec.tower is not None:
-        takes = ("*.safetensors.index.json",)
-        tower = resolve(spec.tower, needs=("*.safetensors",), takes=takes, what=f"{what}, weights")
-        _fill(model, tower)
-        digested = weights_files(tower)
-    else:
-        digested = [_chosen(folder)]
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        ids: Tensor = tokenizer(list(texts))
+        return ids
+
+    tower = resolve_tower(spec, f"{what}, weights")
+    if tower is not None:
+        _copy_frame_selector(model, tower)
     model.eval().requires_grad_(False)
     preprocessing = Preprocessing.from_open_clip(open_clip.get_model_preprocess_cfg(model), source=str(folder))
-    identity = EncoderIdentity(
-        name=spec.name,
-        revision="+".join(s.revision or "local" for s in (spec.source, spec.tower) if s is not None),
-        weights_digest=weights_digest(digested),
+    identity = identify(
+        spec,
+        weights=[_preferred_weights(folder)] if tower is None else weights_files(tower),
         preprocessing_digest=preprocessing.digest(),
-        dimension=_dimension(model, tokenizer, device),
+        dimension=_dimension(model, tokenize, device),
     )
-    return ClipEncoder(model, tokenizer, preprocessing, identity, spec.batch)
+    return ClipEncoder(model, tokenize, preprocessing, identity, spec.batch)
 
 
 @torch.no_grad()
-def _fill(model: Any, folder: Path) -> None:
-    """Put the frame selector's tensors of an authors' checkpoint into an open_clip model.
+def _copy_frame_selector(model: Any, folder: Path) -> None:
+    """Copy the frame selector's tensors of a checkpoint in the `vilamp` layout into an open_clip model.
 
     Raises:
-        WeightsInvalid: one is missing, extra or of another shape; the message has the name it has in the checkpoint.
+        WeightsInvalid: a tensor is missing, extra or of another shape; the message names it as the checkpoint does.
     """
     files = tensor_files(folder)
     names = clip_names(files)
-    own = _parts(model)
+    own = _split_projections(model)
     shapes = tensor_shapes({name: files[name] for name in names})
     back = {new: name for name, new in names.items()}
     for new in sorted(own.keys() - back.keys()):
@@ -153,8 +120,8 @@ def _fill(model: Any, folder: Path) -> None:
         own[names[name]].copy_(tensor)
 
 
-def _parts(model: Any) -> dict[str, Tensor]:
-    """An open_clip CLIP's tensors as the other layout has them: q, k and v apart, projections transposed; all views."""
+def _split_projections(model: Any) -> dict[str, Tensor]:
+    """Views of an open_clip model's tensors in transformers' layout: q, k and v separate, projections transposed."""
     parts: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if ".attn.in_proj_" in name:
@@ -167,10 +134,12 @@ def _parts(model: Any) -> dict[str, Tensor]:
     return parts
 
 
-def _chosen(folder: Path) -> Path:
+def _preferred_weights(folder: Path) -> Path:
+    """The weights file of `folder` that open_clip loads."""
     return next(folder / name for name in _WEIGHTS if (folder / name).exists())
 
 
 @torch.inference_mode()
-def _dimension(model: Any, tokenizer: Any, device: torch.device) -> int:
-    return int(model.encode_text(tokenizer(["a"]).to(device)).shape[-1])
+def _dimension(model: Any, tokenize: Tokenize, device: torch.device) -> int:
+    """Df, the width of the model's vectors."""
+    return int(model.encode_text(tokenize(["a"]).to(device)).shape[-1])

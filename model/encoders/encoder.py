@@ -1,7 +1,7 @@
-"""The two encoders behind one small protocol: CLIP for keyframes and search, SigLIP for patches.
+"""The interfaces of the two encoders, and their loading: CLIP for keyframes and search, SigLIP for patches.
 
-Both turn frames and texts into numpy arrays and carry the identity that is stored beside their vectors. Nothing here
-knows of streams, stores or language models.
+Both turn frames and texts into numpy arrays and have the identity that is stored beside their vectors. Imports torch
+only when encoders are loaded. Does not know streams, stores or language models.
 """
 
 from __future__ import annotations
@@ -24,86 +24,91 @@ __all__ = ["Encoders", "FrameEncoder", "PatchEncoder", "load_encoders", "pick_de
 
 
 class FrameEncoder(Protocol):
-    """One vector a frame, comparable with the vector of a text."""
+    """An encoder with one vector for each frame, comparable with the vector of a text."""
 
     @property
-    def identity(self) -> EncoderIdentity: ...
+    def identity(self) -> EncoderIdentity:
+        """The identity that is stored beside the vectors."""
 
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """uint8[H, W, 3] RGB frames of any sizes → float32[n, Df] of unit norm.
+        """Vectors of uint8[H, W, 3] RGB frames of any sizes, float32[n, Df] of unit norm.
 
         Raises:
-            UsageError: a frame of another shape or dtype.
+            UsageError: a frame has another shape or dtype.
         """
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts → float32[n, Df] of unit norm; a text longer than the model reads is cut at its end."""
+        """Vectors of texts, float32[n, Df] of unit norm; a text longer than the model reads is truncated."""
 
     def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As `encode_text`, but as the text tower gives them, not of unit norm (the learned merger wants it so)."""
+        """Vectors of texts as the text tower gives them, float32[n, Df], not of unit norm; the learned merger needs them."""
 
 
 class PatchEncoder(Protocol):
-    """M patch vectors and one pooled vector a frame; the pooled one is comparable with the vector of a text."""
+    """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a text."""
 
     @property
-    def identity(self) -> EncoderIdentity: ...
+    def identity(self) -> EncoderIdentity:
+        """The identity that is stored beside the vectors."""
 
     @property
     def patches(self) -> int:
-        """M, the patches of one frame."""
+        """Number of patches of one frame, M."""
 
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        """uint8[H, W, 3] RGB frames → pooled float32[n, Dp] of unit norm and patches float16[n, M, Dp].
+        """Pooled vectors float32[n, Dp] of unit norm, and patches float16[n, M, Dp], of uint8[H, W, 3] RGB frames.
 
         Raises:
-            UsageError: a frame of another shape or dtype.
+            UsageError: a frame has another shape or dtype.
         """
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts → float32[n, Dp] of unit norm; a text longer than the model reads is cut at its end."""
+        """Vectors of texts, float32[n, Dp] of unit norm; a text longer than the model reads is truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The encoders of one profile and, as `pair`, what a store remembers of them."""
+    """The encoders of one profile."""
 
     frame: FrameEncoder
+    """The encoder of keyframe selection and search."""
     patch: PatchEncoder
+    """The encoder of DFM and of the prompt."""
     pair: EncoderPair
+    """The identities of both and M, as a store keeps them."""
 
 
 def load_encoders(profile: Profile, device: str | None = None) -> Encoders:
-    """Both encoders of `profile`, on `device` (`cpu`, `cuda`, `cuda:1`; the first CUDA device when there is one).
+    """Load both encoders of `profile` on `device` (see `pick_device`).
 
     Raises:
-        WeightsNotFound: weights are neither in the folder the profile names, nor cached, nor can they be fetched.
-        WeightsInvalid: a checkpoint that does not fit.
-        ModelError: CUDA was asked for and is not there.
+        WeightsNotFound: the weights are not in the profile's folder, nor in the cache, and cannot be downloaded.
+        WeightsInvalid: a checkpoint does not fit.
+        ModelError: `device` is invalid or not available.
     """
     from model.encoders.clip import load_clip
     from model.encoders.siglip import load_siglip
 
-    where = pick_device(device)
-    frame = load_clip(profile.frame_encoder, where)
-    patch = load_siglip(profile.patch_encoder, where)
+    chosen = pick_device(device)
+    frame = load_clip(profile.frame_encoder, chosen)
+    patch = load_siglip(profile.patch_encoder, chosen)
     return Encoders(frame, patch, EncoderPair(frame=frame.identity, patch=patch.identity, patches=patch.patches))
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """The device asked for, else CUDA when there is one, else the CPU.
+    """A torch device: `device` (`cpu`, `cuda`, `cuda:1`), or if None the first CUDA device, or the CPU without one.
 
     Raises:
-        ModelError: not a device, or CUDA without a GPU.
+        ModelError: `device` is invalid, or this machine has no such CUDA device.
     """
     import torch
 
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        where = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise ModelError(f"{device!r} is not a device; give cpu, cuda or cuda:0") from None
-    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"{device} was asked for, this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
-    return where
+    return chosen

@@ -1,7 +1,8 @@
-"""Frames of any size to a model's input, in one batched path that agrees with the libraries' own.
+"""Preprocessing: frames of any size to a model's input, in one batched path.
 
-The libraries take one PIL picture at a time. Here all frames of one shape go through a single antialiased resize in
-torch and are rounded to whole grey levels where the libraries do, so that the result is theirs within a level or two.
+open_clip and transformers process one PIL image at a time. Here all frames of one shape pass through one antialiased
+resize in torch and are rounded to whole grey levels at the same point, so that the result equals theirs within one or
+two grey levels. Does not know models.
 """
 
 from __future__ import annotations
@@ -24,24 +25,27 @@ from index.errors import UsageError, WeightsInvalid
 __all__ = ["Preprocessing"]
 
 Triple = tuple[float, float, float]
-_STACKED_BYTES = 64 * 2**20  # copied at once, however large the frames are
+_STACKED_BYTES = 64 * 2**20  # most bytes of frames copied at once
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
 class Preprocessing(BaseModel):
-    """Resize, crop, scale to 0…1 and normalise.
+    """Resize, crop, scale to 0…1 and normalise."""
 
-    `squash` resizes straight to height × width; `shortest` resizes the shorter side and crops the centre.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     height: int = Field(gt=0)
+    """Height of the model's input, pixels."""
     width: int = Field(gt=0)
+    """Width of the model's input, pixels."""
     resize_mode: Literal["squash", "shortest"]
+    """`squash` resizes to height × width; `shortest` resizes the shorter side and crops the centre."""
     interpolation: Literal["bicubic", "bilinear"]
+    """Interpolation of the resize, antialiased."""
     mean: Triple
+    """Mean of each channel, subtracted after scaling to 0…1."""
     std: Triple
+    """Standard deviation of each channel, divided by."""
 
     @model_validator(mode="after")
     def _square_crop(self) -> Self:
@@ -51,10 +55,10 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any], *, source: str) -> Preprocessing:
-        """From `preprocess_cfg` of a loaded open_clip model.
+        """Read `preprocess_cfg` of a loaded open_clip model; `source` names it in errors.
 
         Raises:
-            WeightsInvalid: a setting this path does not do, such as `resize_mode = longest`.
+            WeightsInvalid: a setting is not supported, such as `resize_mode = longest`.
         """
         size = config["size"]
         height, width = (size, size) if isinstance(size, int) else size[-2:]
@@ -70,10 +74,10 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], *, source: str) -> Preprocessing:
-        """From a `preprocessor_config.json` of a SigLIP.
+        """Read the `preprocessor_config.json` of a SigLIP; `source` names it in errors.
 
         Raises:
-            WeightsInvalid: a setting this path does not do.
+            WeightsInvalid: a setting is not supported.
         """
         size = config.get("size", {})
         if not {"height", "width"} <= size.keys() or not config.get("do_resize", True):
@@ -100,31 +104,33 @@ class Preprocessing(BaseModel):
             raise WeightsInvalid(f"{source}: preprocessing {where}: {first['msg']}") from None
 
     def digest(self, **extra: object) -> str:
-        """SHA-256 of the settings (and of `extra`: whatever else changes the vectors) as canonical JSON."""
+        """SHA-256 of the settings, and of `extra` (whatever else changes the vectors), as canonical JSON; hex."""
         text = json.dumps({**self.model_dump(mode="json"), **extra}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __call__(self, frames: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-        """uint8[H, W, 3] RGB frames of any sizes → float32[n, 3, height, width] on `device`, in their order.
+        """Preprocess uint8[H, W, 3] RGB frames of any sizes; float32[n, 3, height, width] on `device`, in their order.
 
         Raises:
-            UsageError: a frame of another shape or dtype.
+            UsageError: a frame has another shape or dtype.
         """
         result = self._levels(frames, device)
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return result.div_(255).sub_(mean).div_(std)
 
     def resized(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The frames at the model's size, uint8[n, height, width, 3]; they may stand for the originals ever after.
+        """Frames resized and cropped to the model's input, uint8[n, height, width, 3].
+
+        Preprocessing them again gives the same result as preprocessing the originals.
 
         Raises:
-            UsageError: a frame of another shape or dtype.
+            UsageError: a frame has another shape or dtype.
         """
         levels = self._levels(frames, torch.device("cpu"))
         return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
     def _levels(self, frames: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-        """float32[n, 3, height, width] of whole grey levels, 0…255."""
+        """Resized frames, float32[n, 3, height, width] of whole grey levels, 0…255."""
         result = torch.empty(len(frames), 3, self.height, self.width, device=device)
         shapes: dict[tuple[int, ...], list[int]] = {}
         for i, frame in enumerate(frames):
@@ -139,7 +145,7 @@ class Preprocessing(BaseModel):
         return result
 
     def _resize(self, pixels: Tensor) -> Tensor:
-        """uint8[n, 3, H, W] → float32[n, 3, height, width] of whole grey levels, 0…255."""
+        """Resize uint8[n, 3, H, W]; float32[n, 3, height, width] of whole grey levels, 0…255."""
         height, width = self.height, self.width
         if self.resize_mode == "shortest":
             height, width = _shortest(pixels.shape[-2], pixels.shape[-1], self.height)
@@ -153,7 +159,7 @@ class Preprocessing(BaseModel):
 
 
 def _shortest(height: int, width: int, size: int) -> tuple[int, int]:
-    """The shorter side becomes `size`, the longer is cut to whole pixels, as torchvision's Resize does."""
+    """Height and width with the shorter side at `size`, the longer rounded down, as torchvision's Resize does."""
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size

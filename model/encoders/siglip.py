@@ -1,14 +1,14 @@
-"""SigLIP through transformers: the patch encoder.
+"""The patch encoder: a SigLIP through transformers.
 
-Patches may leave the vision tower after any layer, with or without the final norm, while the pooled vector always
-comes out of the whole tower: one pass gives both.
+Patches leave the vision tower after the layer that the profile names, with or without the final norm. The pooled vector
+always comes out of the whole tower. One pass gives both.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
-from model.checkpoints.files import loading, read_tensors, renamed, resolve, weights_digest, weights_files
+from model.checkpoints.files import loading, read_tensors, renamed, resolve, weights_files
 from model.encoders.preprocessing import Preprocessing
+from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
 from model.profiles.profile import PatchEncoderSpec
 
 __all__ = ["SiglipEncoder", "load_siglip", "tower_names"]
@@ -29,86 +30,70 @@ __all__ = ["SiglipEncoder", "load_siglip", "tower_names"]
 _NEEDS = ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors")
 _TAKES = ("tokenizer_config.json", "special_tokens_map.json", "*.safetensors.index.json")
 # `vision_tower.vision_model.…` in transformers' LLaVA layouts, `model.vision_tower.vision_tower.vision_model.…` in the
-# original one.
+# original layout.
 _TOWER = r"(model\.)?(vision_tower\.)+(vision_model\.)?"
 _FLOAT16_MAX = 65_504.0
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class SiglipEncoder:
-    """See `PatchEncoder`. `model` is a SiglipModel; `tokenize` gives int64[n, length] ids."""
+class SiglipEncoder(PretrainedEncoder):
+    """A `model.encoders.encoder.PatchEncoder`; `model` is a SiglipModel. `spec` says where patches leave it."""
 
     def __init__(
         self,
         model: Any,
-        tokenize: Callable[[Sequence[str]], Tensor],
+        tokenize: Tokenize,
         preprocessing: Preprocessing,
         identity: EncoderIdentity,
         spec: PatchEncoderSpec,
     ) -> None:
-        self._model, self._tokenize, self._preprocessing = model, tokenize, preprocessing
-        self._identity, self._batch = identity, spec.batch
-        self._device = next(model.parameters()).device
+        super().__init__(model, tokenize, preprocessing, identity, spec.batch)
         vision = model.config.vision_config
-        self._patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
-        self._normed, self._layer = spec.post_layernorm, spec.layer
-        self._taken: Tensor | None = None
+        self.patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
+        self._post_layernorm, self._layer = spec.post_layernorm, spec.layer
+        self._layer_output: Tensor | None = None
         layers = model.vision_model.encoder.layers
-        # A hook holds one layer's output; asking transformers for hidden states would hold every layer's.
-        layers[spec.layer - 1 if spec.layer > 0 else -1].register_forward_hook(self._take)
-
-    @property
-    def identity(self) -> EncoderIdentity:
-        return self._identity
-
-    @property
-    def patches(self) -> int:
-        return self._patches
-
-    @property
-    def model(self) -> Any:
-        return self._model
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self._preprocessing
+        # A hook keeps one layer's output; transformers' `output_hidden_states` would keep the output of every layer.
+        layers[spec.layer - 1 if spec.layer > 0 else -1].register_forward_hook(self._keep_output)
 
     def tower(self) -> nn.Sequential:
-        """The modules that patches pass, and only those: float32[n, 3, H, W] pixels → [n, M, Dp], with gradients."""
-        vision = self._model.vision_model
+        """The modules that patches pass, and only those: pixels float32[n, 3, H, W] → [n, M, Dp], with gradients."""
+        vision = self.model.vision_model
         layers = list(vision.encoder.layers)
-        taken = layers[: self._layer] if self._layer > 0 else layers
-        return nn.Sequential(
-            vision.embeddings, *map(_Unmasked, taken), vision.post_layernorm if self._normed else nn.Identity()
-        )
-
-    def _take(self, module: Any, inputs: Any, output: Any) -> None:
-        self._taken = output[0] if isinstance(output, tuple) else output
+        passed = layers[: self._layer] if self._layer > 0 else layers
+        norm = vision.post_layernorm if self._post_layernorm else nn.Identity()
+        return nn.Sequential(vision.embeddings, *map(_UnmaskedLayer, passed), norm)
 
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        width = self._identity.dimension
+        """Pooled vectors float32[n, Dp] of unit norm, and patches float16[n, M, Dp], of uint8[H, W, 3] RGB frames.
+
+        Raises:
+            UsageError: a frame has another shape or dtype.
+        """
+        width = self.identity.dimension
         pooled = np.empty((len(frames), width), np.float32)
-        patches = np.empty((len(frames), self._patches, width), np.float16)
-        for i in range(0, len(frames), self._batch):
-            pixels = self._preprocessing(frames[i : i + self._batch], self._device)
-            with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
-                out = self._model.vision_model(pixel_values=pixels)
-            tokens: Any = out.last_hidden_state if self._normed else self._taken
-            self._taken = None
-            pooled[i : i + self._batch] = _unit(out.pooler_output)
-            # A few channels of large towers are huge; they must not become infinite in half precision.
-            patches[i : i + self._batch] = tokens.float().clamp_(-_FLOAT16_MAX, _FLOAT16_MAX).half().cpu().numpy()
+        patches = np.empty((len(frames), self.patches, width), np.float16)
+        for rows, pixels in self.batches(frames):
+            with self.half_precision():
+                out = self.model.vision_model(pixel_values=pixels)
+            tokens: Any = out.last_hidden_state if self._post_layernorm else self._layer_output
+            self._layer_output = None
+            pooled[rows] = unit_vectors(out.pooler_output)
+            # A few channels of large towers exceed the range of half precision; clamping keeps them finite.
+            patches[rows] = tokens.float().clamp_(-_FLOAT16_MAX, _FLOAT16_MAX).half().cpu().numpy()
         return pooled, patches
 
-    @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if not texts:
-            return np.empty((0, self._identity.dimension), np.float32)
-        return _unit(self._model.text_model(input_ids=self._tokenize(texts).to(self._device)).pooler_output)
+    def forward_text(self, ids: Tensor) -> Tensor:
+        """Features of token ids int64[n, length], [n, Dp]."""
+        features: Tensor = self.model.text_model(input_ids=ids).pooler_output
+        return features
+
+    def _keep_output(self, module: Any, inputs: Any, output: Any) -> None:
+        self._layer_output = output[0] if isinstance(output, tuple) else output
 
 
-class _Unmasked(nn.Module):
+class _UnmaskedLayer(nn.Module):
     """An encoder layer without an attention mask."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -120,19 +105,13 @@ class _Unmasked(nn.Module):
         return result
 
 
-def _unit(vectors: Tensor) -> NDArray[np.float32]:
-    return functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-
-
 def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
-    """The SigLIP of a profile, its vision layers replaced by those of `spec.tower` where there is one.
+    """Load the SigLIP of a profile; the vision layers of `spec.tower`, if given, replace its own.
 
     Raises:
-        WeightsNotFound: see `resolve`.
-        WeightsInvalid: a configuration or tensors that do not fit, or text and patches of different width.
+        WeightsNotFound: see `model.checkpoints.files.resolve`.
+        WeightsInvalid: the configuration or the tensors do not fit, or texts and patches differ in width.
     """
-    from transformers import SiglipModel
-
     what = f"patch encoder {spec.name}"
     folder = resolve(spec.source, needs=_NEEDS, takes=_TAKES, what=what)
     files = weights_files(folder)
@@ -142,9 +121,8 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
         )
     if report["missing_keys"]:
         raise WeightsInvalid(f"{what}: {folder} has no tensor {min(report['missing_keys'])}; is it a SigLIP?")
-    if spec.tower is not None:
-        takes = ("*.safetensors.index.json",)
-        tower = resolve(spec.tower, needs=("*.safetensors",), takes=takes, what=f"{what}, vision tower")
+    tower = resolve_tower(spec, f"{what}, vision tower")
+    if tower is not None:
         files += weights_files(tower)
         _replace_vision(model, tower, spec)
     layers = len(model.vision_model.encoder.layers)
@@ -155,10 +133,9 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
     if width != text_width:
         raise WeightsInvalid(f"{what}: patches have {width} dimensions and texts {text_width}; DFM compares the two")
     preprocessing = Preprocessing.from_transformers(_json(folder / "preprocessor_config.json"), source=str(folder))
-    identity = EncoderIdentity(
-        name=spec.name,
-        revision="+".join(s.revision or "local" for s in (spec.source, spec.tower) if s is not None),
-        weights_digest=weights_digest(files),
+    identity = identify(
+        spec,
+        weights=files,
         preprocessing_digest=preprocessing.digest(layer=spec.layer, post_layernorm=spec.post_layernorm),
         dimension=width,
     )
@@ -168,12 +145,12 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
 
 
 def tower_names(names: Iterable[str]) -> dict[str, str]:
-    """Checkpoint name → name in the vision model, of the tensors of a vision tower."""
+    """Map checkpoint names of a vision tower's tensors to their names in transformers' vision model."""
     return renamed(names, {_TOWER: ""})
 
 
 def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:
-    """Put the tower's tensors in place; every one up to the layer that patches leave must be there."""
+    """Replace the vision layers of `model`, up to the layer after which patches leave, by those in `folder`."""
     new = read_tensors(folder, {_TOWER: ""})
     vision = model.vision_model
     depth = spec.layer if spec.layer > 0 else len(vision.encoder.layers)
@@ -194,18 +171,17 @@ def _replace_vision(model: Any, folder: Path, spec: PatchEncoderSpec) -> None:
 
 
 def _layer(name: str) -> float:
+    """The encoder layer of a tensor; infinity for tensors outside of the layers."""
     parts = name.split(".")
     return int(parts[2]) if parts[:2] == ["encoder", "layers"] else float("inf")
 
 
-def _tokenizer(folder: Path, length: int, what: str) -> Callable[[Sequence[str]], Tensor]:
-    """Texts → ids padded to `length`, as SigLIP was trained.
+def _tokenizer(folder: Path, length: int, what: str) -> Tokenize:
+    """A function from texts to token ids padded to `length`, as SigLIP was trained.
 
-    The fast tokenizer is read from tokenizer.json, so sentencepiece is not needed; the cleaning that the original
-    SigLIP tokenizer does before it (no punctuation, lower case) is done here for checkpoints that name that class.
+    The fast tokenizer is read from tokenizer.json, so sentencepiece is not needed. The original SigLIP tokenizer
+    removes punctuation and lower-cases first; that is done here for checkpoints that name its class.
     """
-    from transformers import PreTrainedTokenizerFast
-
     config = folder / "tokenizer_config.json"
     original = config.is_file() and str(_json(config).get("tokenizer_class", "")).startswith("SiglipTokenizer")
     with loading(f"{what}, tokenizer", folder):
@@ -222,8 +198,9 @@ def _tokenizer(folder: Path, length: int, what: str) -> Callable[[Sequence[str]]
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsInvalid(f"{path}: does not read as JSON ({error}); download it again") from error
+        raise WeightsInvalid(f"{path}: is not valid JSON ({error}); download it again") from error
     return dict(data)

@@ -1,7 +1,7 @@
 """Model profiles: which encoders, connector and language model work together, as data.
 
-A profile is a TOML file. Three come with the package (`micro`, `edge`, `vilamp`); any other is a path to one's own
-file. No code branches on a profile's name.
+A profile is a TOML file. Those beside this module come with the package (`micro`, `edge`, `vilamp`); any other is
+given by its path. No code branches on the name of a profile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = [
     "ConnectorSpec",
     "DfmSpec",
     "EncoderShape",
+    "EncoderSpec",
     "FrameEncoderSpec",
     "LanguageModelSpec",
     "ModelShape",
@@ -32,20 +33,21 @@ _PROFILES = Path(__file__).parent
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Source(_Data):
-    """Where weights lie: exactly one of a hub repository, a local folder, or a folder inside this package.
-
-    `revision` is the commit of a hub repository; a local folder may state it too, and is then the same encoder as
-    the hub's (the identity stored with vectors is made of name, revision and digests, never of a path).
-    """
+    """Where weights are: exactly one of a hub repository, a local folder, and a folder inside this package."""
 
     hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """Repository on the hub, `owner/name`."""
     folder: Path | None = None
+    """Local folder; relative to the profile's file."""
     package: str | None = None
+    """Folder inside the package `model`."""
     revision: str | None = None
+    """Commit of a hub repository. A local folder may name it too and is then the same encoder as the hub's: the identity
+    that is stored with vectors consists of name, revision and digests, never of a path."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -59,33 +61,41 @@ class Source(_Data):
         return f"{self.hub} (revision {self.revision})" if self.hub else str(self.folder or f"package {self.package}")
 
 
-class FrameEncoderSpec(_Data):
-    """A CLIP in open_clip's layout. `batch` is the most frames encoded at once.
-
-    With `tower` only configuration and tokenizer come from `source`, and the weights from the frame selector
-    (`model.frame_selector.*`) of that checkpoint in the authors' layout.
-    """
+class EncoderSpec(_Data):
+    """The common fields of both encoders."""
 
     name: str
+    """Name of the encoder, part of its identity."""
     source: Source
+    """The checkpoint: configuration, tokenizer and weights."""
     tower: Source | None = None
-    batch: int = Field(default=64, gt=0)
-
-
-class PatchEncoderSpec(_Data):
-    """A SigLIP in the transformers layout.
-
-    `layer` says after which encoder layer patches are taken (−1: the last, 26: after the 26th), and `post_layernorm`
-    whether the final norm is applied to them (only possible after the last). With `tower`, the vision layers of that
-    checkpoint (a LLaVA-style folder with `vision_tower.*` tensors) replace the ones of the same name in `source`.
-    """
-
-    name: str
-    source: Source
-    tower: Source | None = None
-    layer: int = -1
-    post_layernorm: bool = True
+    """A second checkpoint whose weights replace those of `source`."""
     batch: int = Field(default=32, gt=0)
+    """Most frames encoded at once."""
+
+
+class FrameEncoderSpec(EncoderSpec):
+    """A CLIP in open_clip's layout.
+
+    With `tower`, only configuration and tokenizer come from `source`, and all weights from the frame selector
+    (`model.frame_selector.*`) of that checkpoint in the `vilamp` layout.
+    """
+
+    batch: int = Field(default=64, gt=0)
+    """Most frames encoded at once."""
+
+
+class PatchEncoderSpec(EncoderSpec):
+    """A SigLIP in transformers' layout.
+
+    With `tower`, the vision layers of that checkpoint (a LLaVA-style folder with `vision_tower.*` tensors) replace the
+    layers of the same name in `source`.
+    """
+
+    layer: int = -1
+    """The encoder layer after which patches are taken: -1 for the last, 26 for the 26th."""
+    post_layernorm: bool = True
+    """Apply the final norm to the patches; possible after the last layer alone."""
 
     @model_validator(mode="after")
     def _norm_fits_layer(self) -> Self:
@@ -97,50 +107,57 @@ class PatchEncoderSpec(_Data):
 
 
 class LanguageModelSpec(_Data):
-    """A Qwen2. `max_context` is the token budget of prompt and answer together; `dtype` is used on CUDA (a CPU runs
-    in float32). `layout` is how its tensors are named on disk. `cache_bytes` is the most that one question's key-value
-    cache may take; None for what the device has free. `engine` runs it; `vllm` is an extra (see `model.language.vllm_engine`)
-    that takes `gpu_share` of the GPU's memory, where the rest is for the encoders and DFM."""
+    """A Qwen2."""
 
     source: Source
+    """The checkpoint."""
     layout: Literal["causal_lm", "llava_onevision", "vilamp"] = "causal_lm"
+    """How the checkpoint names its tensors (see `model.language.qwen2`)."""
     max_context: int = Field(gt=0)
+    """Most tokens of prompt and answer together."""
     max_new_tokens: int = Field(default=256, gt=0)
+    """Most tokens of an answer."""
     cache_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of the key-value cache of one question; None for what the device has free."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Dtype on CUDA; a CPU computes in float32."""
     engine: Literal["transformers", "vllm"] = "transformers"
+    """The engine that runs the model; `vllm` is an optional dependency (see `model.language.vllm_engine`)."""
     gpu_share: float = Field(default=0.6, gt=0, lt=1)
+    """Share of the GPU's memory that the engine `vllm` takes; encoders and DFM use the rest."""
 
 
 class ConnectorSpec(_Data):
-    """`two_stream` is our own file with MLP_k and MLP_n; `llava_onevision` is the one projector of such a checkpoint,
-    used as both (DFM without training)."""
+    """The connector between patches and the language model."""
 
     source: Source
+    """The checkpoint."""
     layout: Literal["two_stream", "llava_onevision", "vilamp"] = "two_stream"
+    """`two_stream`: this project's file with MLP_k and MLP_n. `llava_onevision`: the one projector of such a checkpoint,
+    used as both (DFM without training). `vilamp`: projector and learned merger of the authors' weights."""
 
 
 class DfmSpec(_Data):
-    """How frames become tokens.
-
-    `paper` is equations 5–10: softmax temperature `alpha` and the weight `lam` of the keyframe's similarity. `released`
-    is the merger that the authors' published `_sig` weights were trained with (see `model.visual.dfm_learned`); its
-    temperature is learned and comes with the weights. There `reference_frame` says what the frames after the i-th
-    keyframe are compared with: that keyframe, or, as the released code does, the i-th frame of the video.
-
-    `keyframe_tokens` keyframe tokens are pooled bilinearly out of the M patches (None: what the checkpoint says, or all
-    M), and with `image_newline` the checkpoint's learned vector ends the visual sequence. Keyframe selection follows
-    the same mode: frames below `relevance_floor` are not selected, and `gap_fill` brings the set to min(K, N).
-    """
+    """How frames become tokens, and the rules of keyframe selection that go with it."""
 
     mode: Literal["paper", "released"] = "paper"
+    """`paper`: equations 5-10. `released`: the merger that the authors' published `_sig` weights were trained with (see
+    `model.visual.dfm_learned`); keyframe selection then accepts a cosine equal to τ."""
     alpha: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Softmax temperature α; learned, and part of the weights, in `released` mode."""
     lam: float = Field(default=1.0, allow_inf_nan=False)
+    """Weight λ of the similarity to the keyframe."""
     reference_frame: Literal["segment_index", "keyframe"] = "keyframe"
+    """`released` mode: what the frames after the i-th keyframe are compared with: that keyframe, or, as the published
+    code does, the i-th frame of the video."""
     keyframe_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of a keyframe, pooled bilinearly from its M patches; None for the checkpoint's number, or all M."""
     image_newline: bool = False
+    """End the visual sequence with the checkpoint's learned vector."""
     gap_fill: bool = False
+    """Fill the gaps between keyframes until there are min(K, N)."""
     relevance_floor: float = Field(default=-1.0, ge=-1, le=1)
+    """Frames with a relevance below it are not selected."""
 
     @model_validator(mode="after")
     def _fits_mode(self) -> Self:
@@ -152,66 +169,83 @@ class DfmSpec(_Data):
 
 
 class ModelShape(_Data):
-    """The sizes of a profile's model, from which random weights are made to measure speed without any file.
-
-    `patches` × `patch_dim` is what the patch encoder gives of a frame, `query_dim` the width of the frame encoder's
-    vectors; the rest is the Qwen2: `width`, `layers`, attention `heads` over `kv_heads`, `feed_forward`, `vocabulary`
-    (the head shares its weights with the embedding where `tied`) and the most `positions`.
-    """
+    """Sizes of a profile's model. `sightline bench model --random-weights` builds it without any checkpoint."""
 
     patches: int = Field(gt=0)
+    """Patches of a frame, M."""
     patch_dim: int = Field(gt=0)
+    """Width of a patch, Dp."""
     query_dim: int = Field(gt=0)
+    """Width of the frame encoder's vectors, Df."""
     width: int = Field(gt=0)
+    """Width of the Qwen2."""
     layers: int = Field(gt=0)
+    """Layers of the Qwen2."""
     heads: int = Field(gt=0)
+    """Attention heads."""
     kv_heads: int = Field(gt=0)
+    """Heads of keys and values."""
     feed_forward: int = Field(gt=0)
+    """Width of the feed-forward layers."""
     vocabulary: int = Field(gt=0)
+    """Tokens of the vocabulary."""
     tied: bool
+    """Whether the head shares its weights with the embedding."""
     positions: int = Field(gt=0)
+    """Largest number of positions."""
 
 
 class EncoderShape(_Data):
-    """The sizes of a profile's encoders, for the same purpose.
-
-    `frame` is the name of an architecture of open_clip's; the rest is SigLIP's vision tower: square images of `image_size`
-    pixels in patches of `patch_size`, `width`, `layers`, attention `heads` and `feed_forward`.
-    """
+    """Sizes of a profile's encoders. `sightline bench encoders --random-weights` builds them without any checkpoint."""
 
     frame: str
+    """Architecture of the frame encoder, by open_clip's name."""
     image_size: int = Field(gt=0)
+    """Side of the patch encoder's square input, pixels."""
     patch_size: int = Field(gt=0)
+    """Side of a patch, pixels."""
     width: int = Field(gt=0)
+    """Width of the patch encoder's vision tower."""
     layers: int = Field(gt=0)
+    """Layers of it."""
     heads: int = Field(gt=0)
+    """Attention heads of it."""
     feed_forward: int = Field(gt=0)
+    """Width of its feed-forward layers."""
 
 
 class Profile(_Data):
-    """Everything that makes an answer out of frames.
-
-    `k` and `tau` are DKS's defaults, `max_frames` the most frames of one question. With `timestamps` the capture time
-    stands as text before every keyframe, which only a model trained so understands. `notice` is shown to users.
-    `alert_floor` is the least rise over a camera's usual score, in cosines of the patch encoder, that a standing question
-    takes for an alert (see `index.standing_questions.AlertRule`); it is measured for `micro` alone.
-    `shape` and `encoder_shape` are needed by `sightline bench model|encoders --random-weights` only.
-    """
+    """The models and settings that turn frames and a question into an answer."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
+    """Name of the profile."""
     notice: str = ""
+    """A notice that users see with every answer."""
     k: int = Field(default=32, gt=0)
+    """Largest number of keyframes, K of Algorithm 1."""
     tau: float = Field(default=0.85, gt=-1, le=1)
+    """Similarity threshold τ of Algorithm 1."""
     max_frames: int = Field(default=10_000, gt=0)
+    """Most frames of one question."""
     timestamps: bool = False
+    """Write the capture time as text before every keyframe; only a model trained that way understands it."""
     alert_floor: float = Field(default=0.05, gt=0, le=2)
+    """Least rise above a camera's usual score, in cosines of the patch encoder, at which a standing question raises an
+    alert (see `index.standing_questions.AlertRule`). Measured for `micro` alone."""
     frame_encoder: FrameEncoderSpec
+    """The encoder of keyframe selection and search."""
     patch_encoder: PatchEncoderSpec
+    """The encoder of DFM and of the prompt."""
     language_model: LanguageModelSpec
+    """The language model."""
     connector: ConnectorSpec
+    """The connector between the two."""
     dfm: DfmSpec = DfmSpec()
+    """How frames become tokens."""
     shape: ModelShape | None = None
+    """Sizes of the model, for benchmarks with random weights."""
     encoder_shape: EncoderShape | None = None
+    """Sizes of the encoders, for benchmarks with random weights."""
 
     @model_validator(mode="after")
     def _merger_is_in_the_checkpoint(self) -> Self:
@@ -221,15 +255,15 @@ class Profile(_Data):
 
 
 def profile_names() -> list[str]:
-    """The profiles that come with the package."""
+    """Names of the profiles that come with the package, sorted."""
     return sorted(path.stem for path in _PROFILES.glob("*.toml"))
 
 
 def load_profile(name: str | Path) -> Profile:
-    """A profile by its name, or from a TOML file; folders in a file are relative to it.
+    """Load a profile by its name, or from the path of a TOML file; its folders are relative to that file.
 
     Raises:
-        ProfileInvalid: no such profile, not TOML, or a key that is unknown or does not fit.
+        ProfileInvalid: the profile does not exist, is not TOML, or has an unknown key or an invalid value.
     """
     path = Path(name) if str(name).endswith(".toml") else _PROFILES / f"{name}.toml"
     try:
@@ -239,7 +273,7 @@ def load_profile(name: str | Path) -> Profile:
         raise ProfileInvalid(f"no profile {str(name)!r}: give one of {known}, or a path ending in .toml") from None
     except tomllib.TOMLDecodeError as error:
         raise ProfileInvalid(f"{path}: not a TOML file: {error}") from None
-    _anchor(data, path.resolve().parent)
+    _make_absolute(data, path.resolve().parent)
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
@@ -248,10 +282,10 @@ def load_profile(name: str | Path) -> Profile:
         raise ProfileInvalid(f"{path}: {where}: {first['msg']}") from None
 
 
-def _anchor(data: dict[str, object], base: Path) -> None:
-    """Make every `folder` of the profile absolute, against the place of its file."""
+def _make_absolute(data: dict[str, object], base: Path) -> None:
+    """Replace every `folder` of the profile by an absolute path; relative ones start at `base`."""
     for key, value in data.items():
         if isinstance(value, dict):
-            _anchor(value, base)
+            _make_absolute(value, base)
         elif key == "folder" and isinstance(value, str):
             data[key] = str(base / Path(value).expanduser())

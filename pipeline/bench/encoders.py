@@ -192,7 +192,7 @@ def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
     return (
         ClipEncoder(
             clip,
-            None,
+            lambda _: torch.empty(0),
             Preprocessing.from_open_clip(settings, source=shape.frame),
             identity(frame.name, dimension),
             frame.batch,

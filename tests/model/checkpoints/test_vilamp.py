@@ -116,7 +116,7 @@ def test_the_single_token_variant(tmp_path: Path) -> None:
 def test_clip_is_the_one_in_the_checkpoint(saved: tuple[Path, Any], checkpoints: Path) -> None:
     folder, (_, _, clip) = saved
     encoder = _clip(folder, checkpoints)
-    ids = encoder._tokenizer(["red truck"])
+    ids = encoder.tokenize(["red truck"])
     with torch.inference_mode():
         text = clip.get_text_features(input_ids=ids)
         grey = torch.full((1, 3, tiny.SIZE, tiny.SIZE), 90 / 127.5 - 1)
