@@ -1,4 +1,4 @@
-"""HTML pages from the templates of this package; every value is escaped, and a missing one is an error."""
+"""HTML pages from the templates of this package. Every value is escaped, and a missing one is an error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from index.files import write_atomically
+
 __all__ = ["page", "write_page"]
 
 
 def page(template: str, **values: Any) -> str:
-    """`templates/TEMPLATE` filled with `values`."""
-
+    """Return `templates/TEMPLATE` filled with `values`."""
     environment = Environment(
         loader=PackageLoader("pipeline"),
         autoescape=True,
@@ -25,8 +26,6 @@ def page(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write `text` to `path`, which appears only when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Write `text` to `path`, all or nothing, and return `path`."""
+    write_atomically(path, text)
     return path
