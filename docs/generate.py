@@ -189,7 +189,7 @@ def _limits(field: FieldInfo) -> str:
 def _escape(text: str) -> str:
     """`text` with what Markdown would read as HTML or emphasis made plain, outside backticks."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([*_])", r"\\\1", part.replace("<", "&lt;")) for part in parts[::2]]
     return "`".join(parts)
 
 
