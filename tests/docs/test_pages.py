@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ingest.kafka.settings import KafkaSettings
 from tests.support.documents import Block, blocks_of, pages
 from tests.support.processes import ROOT
 
@@ -81,6 +82,33 @@ def test_inline_commands_of_a_page_exist(page: Path) -> None:
     inline = re.findall(r"`(sightline [a-z][^`]*)`", page.read_text())
     plain = [text for text in inline if "COMMAND" not in text and "…" not in text]
     assert [problem for text in plain if (problem := _problem(shlex.split(text)))] == []
+
+
+def _missing(name: str) -> bool:
+    """Whether a dotted name or a path that a page mentions is not in the tree."""
+    if "/" in name:
+        return not (ROOT / name).exists()
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        module = ROOT.joinpath(*parts[:size])
+        file = module.with_suffix(".py") if module.with_suffix(".py").is_file() else module / "__init__.py"
+        if file.is_file():
+            text = file.read_text()
+            return not all(re.search(rf"\b{re.escape(part)}\b", text) for part in parts[size:])
+    return True
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    names = re.findall(r"`((?:index|ingest|model|pipeline|sightline)(?:\.(?!py`)\w+)+)`", text)
+    paths = re.findall(
+        r"`((?:index|ingest|model|pipeline|sightline|tests|infra|benchmarks|docs|examples)/[\w./-]*)`", text
+    )
+    handlers = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
+    kafka = KafkaSettings()
+    others = {kafka.segments, kafka.indexed, kafka.alerts, kafka.deadletter}  # topics
+    assert [name for name in {*names, *paths, *handlers} - others if _missing(name)] == []
 
 
 def test_a_wrong_command_line_is_found() -> None:
