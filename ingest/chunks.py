@@ -1,6 +1,7 @@
-"""One source in chunks: what the source is known by, which frame belongs to which chunk, and when a chunk is appended.
+"""Chunks of one source file: what identifies the file, which frame belongs to which chunk, and when a chunk is stored.
 
-The same for a file that is ingested from its start and for the pieces of one in a backfill. It knows nothing of encoders.
+A chunk is a stretch of `segment_seconds` of a file that is committed at once, numbered from 0. A file that is ingested
+from its start and a part of a file in a backfill use the same code. This module knows nothing of encoders.
 """
 
 from __future__ import annotations
@@ -9,56 +10,61 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import NoFrames, SourceError
 from index.records import ClockSource, FrameRecords, Segment
-from ingest.decoding.sandbox import Decoding, clock_of
+from ingest.decoding.frame import FrameBatch
+from ingest.decoding.sandbox import Decoding, VideoInfo
+from ingest.sources.start_time import find_start
 
 __all__ = [
-    "BATCH",
-    "Batches",
+    "BATCH_FRAMES",
+    "ChunkFrames",
     "ChunkWriter",
+    "FrameReader",
     "SourceFootage",
-    "first_missing",
-    "identify",
-    "problem_of",
+    "decoding_problem",
+    "first_missing_chunk",
+    "identify_footage",
     "source_digest",
     "stored_chunks",
 ]
 
-BATCH = 32
-_QUEUE = 2 * BATCH
+BATCH_FRAMES = 32
+"""Most frames that are decoded and encoded at once."""
+_QUEUE_FRAMES = 2 * BATCH_FRAMES
 _MIB = 2**20
+_SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFootage:
-    """One file as the store knows it: `source` is its digest, `began` the UTC microseconds of its first frame."""
+    """One file as the store knows it."""
 
     name: str
+    """Path or URL, credentials masked."""
     stream_id: str
     source: str
+    """What identifies the footage in the store, see `source_digest`."""
     began: int
+    """UTC microseconds of the first frame."""
     clock: ClockSource
+    """The source of that time."""
 
 
-class _Mode(Protocol):
-    mode: str
-
-
-class _Segments(Protocol):
+class _SegmentStore(Protocol):
     def segments(self, stream_id: str | None = None) -> list[Segment]: ...
 
 
 def source_digest(path: Path, stream_id: str, began: int) -> str:
-    """What a piece of footage is known by: its size, first and last MiB, its stream and its start."""
+    """What identifies a file's footage: a digest of its size, first and last MiB, stream and start (UTC microseconds)."""
     digest = hashlib.sha256(f"{stream_id}\0{began}\0{path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         digest.update(file.read(_MIB))
@@ -67,55 +73,71 @@ def source_digest(path: Path, stream_id: str, began: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def identify(path: Path, name: str, stream_id: str, given: datetime | None, info: Any) -> SourceFootage:
-    """What an opened local file is; `info` is what its `Decoding` says, `given` the start that somebody said."""
-    began, clock = clock_of(path, info, given)
+def identify_footage(path: Path, name: str, stream_id: str, given: datetime | None, info: VideoInfo) -> SourceFootage:
+    """The identity of an open local file.
+
+    Args:
+        name: path or URL of the source, credentials masked.
+        given: start given by the user, see `ingest.sources.start_time.find_start`.
+        info: from the file's `Decoding`.
+    """
+    began, clock = find_start(path, given=given, created=info.created)
     return SourceFootage(name, stream_id, source_digest(path, stream_id, began), began, clock)
 
 
-def stored_chunks(store: _Segments, footage: SourceFootage) -> dict[int, Segment]:
-    """The chunks of this source that the store has, by number; one that is `final` says it has them all."""
+def stored_chunks(store: _SegmentStore, footage: SourceFootage) -> dict[int, Segment]:
+    """The chunks of a source that the store holds, by number. They are complete if one is `final`."""
     return {s.chunk: s for s in store.segments(footage.stream_id) if s.source == footage.source}
 
 
-def first_missing(stored: Mapping[int, Segment]) -> int:
-    """Where to go on: chunks are committed in order, so the first that is missing."""
+def first_missing_chunk(stored: Mapping[int, Segment]) -> int:
+    """The chunk at which an ingest continues. Chunks are committed in order, so it is the first that is missing."""
     return next(i for i in range(len(stored) + 1) if i not in stored)
 
 
-def problem_of(held: SourceError | None, path: Path, name: str) -> str | None:
-    """What a file's last segment says of the error that ended its decoding; `path` is where the file lay just now."""
-    return None if held is None or isinstance(held, NoFrames) else str(held).replace(str(path), name)
+def decoding_problem(error: SourceError | None) -> str | None:
+    """The `problem` of a file's last segment: the error that ended decoding, except that no frame decodes."""
+    return None if error is None or isinstance(error, NoFrames) else str(error)
 
 
 class ChunkWriter:
-    """Appends a chunk of one source when the next begins, and the last one, marked final, at the end.
+    """Appends each chunk of one source when the next one begins, and the last one, marked `final`, at the end.
+
+    Args:
+        append: stores one chunk's segment and frames; returns whether the store did not have it.
+        footage: the source.
+        info: of its decoding; the last chunk's mode is the mode in which decoding ended.
+        segment_seconds: length of a chunk.
+        chunk: number of the first chunk.
 
     Attributes:
-        frames: how many were added.
-        stored: how many were appended that the store did not have.
+        frames: number of frames added.
+        stored: number of frames appended that the store did not have.
     """
 
     def __init__(
         self,
         append: Callable[[Segment, FrameRecords | None], bool],
         footage: SourceFootage,
-        info: _Mode,
+        info: VideoInfo,
         *,
         segment_seconds: int,
         chunk: int = 0,
     ) -> None:
-        self.footage, self.info, self._began_as = footage, info, info.mode
+        self.footage, self.info = footage, info
         self.frames = self.stored = 0
+        # A reader ahead of this writer may change `info.mode` before a chunk is appended; only the last chunk has it.
+        self._first_mode = info.mode
         self._append, self._seconds, self._chunk = append, segment_seconds, chunk
         self._records: list[FrameRecords] = []
 
     @property
     def empty(self) -> bool:
+        """Whether no frame has been added."""
         return self.frames == 0
 
     def add(self, chunk: int, records: FrameRecords) -> None:
-        """Take frames of `chunk`; the chunks before it are appended, without frames where there were none."""
+        """Add frames of `chunk`. The chunks before it are appended, those without frames too."""
         while chunk > self._chunk:
             self._close()
             self._chunk += 1
@@ -123,16 +145,16 @@ class ChunkWriter:
         self.frames += len(records)
 
     def finish(self, problem: str | None = None) -> None:
-        """Append the last chunk; `problem` is what ended the source before its time."""
+        """Append the last chunk. `problem` is the error that ended decoding early."""
         self._close(final=True, problem=problem)
 
     def _close(self, *, final: bool = False, problem: str | None = None) -> None:
-        whole = _joined(self._records) if self._records else None
+        records = _concatenated(self._records) if self._records else None
         self._records = []
-        footage, chunk, length = self.footage, self._chunk, self._seconds * 1_000_000
+        footage, chunk, length = self.footage, self._chunk, self._seconds * _SECOND
         end = footage.began + (chunk + 1) * length
-        if final and whole is not None:
-            end = int(whole.captured_at[-1]) + 1_000_000
+        if final and records is not None:
+            end = int(records.captured_at[-1]) + _SECOND
         segment = Segment(
             stream_id=footage.stream_id,
             source=footage.source,
@@ -140,67 +162,62 @@ class ChunkWriter:
             uri=footage.name,
             start=footage.began + chunk * length,
             end=end,
-            frames=len(whole) if whole is not None else 0,
-            decode_mode=self.info.mode if final else self._began_as,  # what a reader ahead of us knows does not count
+            frames=len(records) if records is not None else 0,
+            decode_mode=self.info.mode if final else self._first_mode,
             clock_source=footage.clock,
             final=final,
             problem=problem,
         )
-        if self._append(segment, whole):
+        if self._append(segment, records):
             self.stored += segment.frames
 
 
-def _joined(records: Sequence[FrameRecords]) -> FrameRecords:
-    if len(records) == 1:
-        return records[0]
-    first = records[0]
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(r, name) for r in records])
-        for name in ("captured_at", "pts_seconds", "frame_vectors", "patch_pooled", "patches")
-    }
-    pictures = [picture for r in records for picture in r.pictures]
-    return FrameRecords(stream_id=first.stream_id, clock_source=first.clock_source, pictures=pictures, **columns)
+def _concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        captured_at=np.concatenate([part.captured_at for part in parts]),
+        pts_seconds=np.concatenate([part.pts_seconds for part in parts]),
+        frame_vectors=np.concatenate([part.frame_vectors for part in parts]),
+        patch_pooled=np.concatenate([part.patch_pooled for part in parts]),
+        patches=np.concatenate([part.patches for part in parts]),
+        pictures=[picture for part in parts for picture in part.pictures],
+    )
 
 
-Batch = tuple[int, list[int], list[float], list[NDArray[np.uint8]]]
+class ChunkFrames(NamedTuple):
+    """At most `BATCH_FRAMES` frames of one chunk."""
+
+    chunk: int
+    """Number of the chunk."""
+    frames: FrameBatch
 
 
-class Batches:
-    """Batches of frames, each within one chunk, read ahead by a thread through a bounded queue.
+class FrameReader:
+    """Reads frames ahead in a thread, through a bounded queue, and iterates over them in batches within one chunk.
 
-    Yields (chunk, capture times, pts, pixels), or last the error that decoding ended with.
+    Iteration ends with the SourceError that ended decoding, as an item, if there was one; other errors are raised.
+
+    Args:
+        decoding: the file, not yet iterated over. Its process is killed when iteration ends.
+        began: UTC microseconds of the file's first frame.
+        first: pts of the file's first frame, in seconds.
+        segment_seconds: length of a chunk.
     """
 
     def __init__(self, decoding: Decoding, began: int, first: float, segment_seconds: int) -> None:
         self.decoding, self.began, self.first, self.segment_seconds = decoding, began, first, segment_seconds
-        self.queue: queue.Queue[tuple[float, NDArray[np.uint8]] | BaseException | None] = queue.Queue(_QUEUE)
-        self.stop = threading.Event()
+        self._queue: queue.Queue[tuple[float, NDArray[np.uint8]] | BaseException | None] = queue.Queue(_QUEUE_FRAMES)
+        self._stop = threading.Event()
 
-    def _read(self) -> None:
-        try:
-            for frame in self.decoding:
-                self._put(frame)
-                if self.stop.is_set():
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: tuple[float, NDArray[np.uint8]] | BaseException | None) -> None:
-        while not self.stop.is_set():
-            try:
-                self.queue.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-
-    def __iter__(self) -> Iterator[Batch | SourceError]:
+    def __iter__(self) -> Iterator[ChunkFrames | SourceError]:
         thread = threading.Thread(target=self._read, name="decode-reader", daemon=True)
         thread.start()
-        batch: Batch | None = None
+        batch: ChunkFrames | None = None
         try:
             while True:
-                item = self.queue.get()
+                item = self._queue.get()
                 if item is None or isinstance(item, BaseException):
                     if batch is not None:
                         yield batch
@@ -212,15 +229,33 @@ class Batches:
                 pts, pixels = item
                 elapsed = pts - self.first
                 chunk = int((elapsed + 1e-6) // self.segment_seconds)
-                if batch is not None and (batch[0] != chunk or len(batch[1]) >= BATCH):
+                if batch is not None and (batch.chunk != chunk or len(batch.frames) >= BATCH_FRAMES):
                     yield batch
                     batch = None
                 if batch is None:
-                    batch = (chunk, [], [], [])
-                batch[1].append(self.began + round(elapsed * 1e6))
-                batch[2].append(pts)
-                batch[3].append(pixels)
+                    batch = ChunkFrames(chunk, FrameBatch([], [], []))
+                batch.frames.captured_at.append(self.began + round(elapsed * 1e6))
+                batch.frames.pts_seconds.append(pts)
+                batch.frames.pixels.append(pixels)
         finally:
-            self.stop.set()
-            self.decoding.process.kill()  # wakes a reader that waits on the pipe
+            self._stop.set()
+            self.decoding.process.kill()  # wakes a thread that waits for the process
             thread.join(timeout=10)
+
+    def _read(self) -> None:
+        try:
+            for frame in self.decoding:
+                self._put(frame)
+                if self._stop.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: tuple[float, NDArray[np.uint8]] | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                continue

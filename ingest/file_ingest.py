@@ -1,9 +1,9 @@
-"""From files to stored segments: decode in one process, encode in this one, commit by segment.
+"""Ingest of files: decoding in another process, encoding in this one, a commit for each chunk.
 
-    child process ─pipe─▶ reader thread ─bounded queue─▶ batches ─encoders─▶ records ─▶ store.append a segment
+    decoder process ─pipe─▶ reader thread ─bounded queue─▶ batches ─encoders─▶ records ─▶ store.append, chunk by chunk
 
-What is stored already is skipped, whole files without opening them, so an ingest that was stopped anywhere is finished
-by running it again. Memory holds one segment's records, whatever the file's length.
+Chunks that the store holds are skipped, and complete files are not decoded at all, so an ingest that was interrupted
+is completed by running it again. Memory holds the records of one chunk, whatever the length of the file.
 """
 
 from __future__ import annotations
@@ -15,73 +15,114 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import SourceError, UsageError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import check_stream_id
-from ingest.chunks import Batches, ChunkWriter, SourceFootage, first_missing, identify, problem_of, stored_chunks
+from ingest.chunks import (
+    BATCH_FRAMES,
+    ChunkFrames,
+    ChunkWriter,
+    FrameReader,
+    SourceFootage,
+    decoding_problem,
+    first_missing_chunk,
+    identify_footage,
+    stored_chunks,
+)
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
-from ingest.embedding import embed, picture
+from ingest.embedding import encode_records
 from ingest.sources.files import expand, fetched
 from ingest.sources.start_time import stream_name
 from model.encoders.encoder import Encoders
 
-__all__ = ["FileReport", "IngestProgress", "IngestReport", "ingest_sources"]
+__all__ = ["FileReport", "IngestProgress", "IngestReport", "SegmentStore", "ingest_sources"]
 
 SEGMENT_SECONDS = 300
 _log = structlog.get_logger(__name__)
 
 
 class SegmentStore(Protocol):
-    """What the worker needs of `index.store.Store`."""
+    """The part of `index.store.Store` that an ingest uses."""
 
-    def append(self, segment: Segment, frames: FrameRecords | None) -> bool: ...
-    def segments(self, stream_id: str | None = None) -> list[Segment]: ...
-    def seal(self) -> int: ...
+    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+        """Store a segment and its frames; returns whether the store did not have it."""
+        ...
+
+    def segments(self, stream_id: str | None = None) -> list[Segment]:
+        """The stored segments of a stream, or of all."""
+        ...
+
+    def seal(self) -> int:
+        """Build the search shards of days that are complete."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class IngestProgress:
-    """How far one file is: seconds of footage done and in all (None when the file does not say), frames so far."""
+    """How far one file has been ingested."""
 
     file: str
+    """Path or URL, credentials masked."""
     number: int
+    """Position of the file among all, from 0."""
     files: int
+    """Number of files."""
     seconds: float
+    """Seconds of footage done."""
     duration: float | None
+    """Seconds of footage in the file, None if the container does not tell."""
     frames: int
+    """Frames encoded so far."""
 
 
 class FileReport(BaseModel):
-    """What became of one file; `problem` is the error that ended or spoiled it."""
+    """The result of one file."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     file: str
+    """Path or URL, credentials masked."""
     stream_id: str | None = None
+    """The stream that its frames belong to; null if the file could not be read."""
     frames: int = 0
+    """Frames stored by this run."""
     seconds: float = 0.0
+    """Seconds of footage from the start of the file to the last frame."""
     decode_mode: str | None = None
+    """How it was decoded: `keyframes`, `nonref` or `all`."""
     skipped: bool = False
+    """The store held all of it."""
     problem: str | None = None
+    """The error that ended decoding, now or when the file was stored."""
 
 
 class IngestReport(BaseModel):
-    """All files, and how fast it went; `stages` are seconds waiting for the decoder, encoding, making pictures, storing."""
+    """The result of an ingest: every file, and its speed."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     files: list[FileReport] = Field(default_factory=list)
+    """One entry for each file, in the order of the sources."""
     frames: int = 0
+    """Frames stored."""
     footage_seconds: float = 0.0
+    """Seconds of footage in all files."""
     wall_seconds: float = 0.0
+    """Seconds that the ingest took."""
     frames_per_second: float = 0.0
+    """Frames stored by seconds taken."""
     realtime_factor: float = 0.0
+    """Seconds of footage by seconds taken."""
     stages: dict[str, float] = Field(default_factory=dict)
+    """Seconds in each stage: `decode` (waiting for the decoder), `encode`, `pictures` (making JPEGs), `store`."""
 
     @property
     def failed(self) -> list[FileReport]:
+        """The files that have a problem."""
         return [file for file in self.files if file.problem]
 
 
@@ -99,16 +140,22 @@ def ingest_sources(
     """Ingest every file of `sources` at one frame a second.
 
     Args:
-        stream: the stream they all belong to; by file name when None.
-        start: UTC time of the first frame; only for a single file.
-        segment_seconds: footage of one commit, at least 1.
+        sources: files, folders, globs and URLs, see `ingest.sources.files`.
+        store: an open store whose encoders are `encoders`.
+        stream: the stream that all files belong to; by default each file's name gives it.
+        start: UTC time of the first frame; for a single file only.
+        on_progress: called after each batch of frames.
+        segment_seconds: seconds of footage in one commit, at least 1.
+        limits: of the decoder.
 
     Returns:
-        The report. A file that fails is in it with its problem and does not stop the others.
+        The report. A file that fails has a problem there and does not stop the others.
 
     Raises:
-        UsageError: a start for several files, a start without a zone, a name that cannot be a stream.
-        StoreError: the store refuses (identity, no space); what was committed stays, and running again goes on.
+        UsageError: `segment_seconds` is below 1, `stream` is not a valid stream id, or `start` is given for several
+            files or has no time zone.
+        StoreError: the store cannot append (another encoder, no space). What was committed stays; running again
+            continues after it.
     """
     if segment_seconds < 1:
         raise UsageError(f"segment_seconds must be at least 1, got {segment_seconds}")
@@ -117,22 +164,24 @@ def ingest_sources(
     expansion = expand(sources)
     if start is not None and len(expansion.files) > 1:
         raise UsageError(
-            f"--start fits one file, the sources hold {len(expansion.files)}; put the time into their names"
+            f"--start applies to one file, the sources have {len(expansion.files)}; put the times into the file names"
         )
     report = IngestReport(files=[FileReport(file=name, problem=str(error)) for name, error in expansion.problems])
     began = perf_counter()
-    worker = _Worker(store, encoders, segment_seconds, limits or DecodeLimits(), report)
+    ingest = _FileIngest(store, encoders, segment_seconds, limits or DecodeLimits(), report)
     for number, source in enumerate(expansion.files):
         name = mask_url(source)
 
-        def tell(seconds: float, duration: float | None, frames: int, name: str = name, number: int = number) -> None:
+        def advance(
+            seconds: float, duration: float | None, frames: int, name: str = name, number: int = number
+        ) -> None:
             on_progress(IngestProgress(name, number, len(expansion.files), seconds, duration, frames))
 
         file = FileReport(file=name)
         report.files.append(file)
         try:
             with fetched(source) as path:
-                worker.run(path, name, stream or stream_name(source), start, file, tell)
+                ingest.run(path, name, stream or stream_name(source), start, file, advance)
         except SourceError as error:
             file.problem = str(error)
             _log.info("file not ingested", file=name, problem=file.problem)
@@ -145,17 +194,12 @@ def ingest_sources(
     return report
 
 
-class _Worker:
+class _FileIngest:
     def __init__(
         self, store: SegmentStore, encoders: Encoders, segment_seconds: int, limits: DecodeLimits, report: IngestReport
     ) -> None:
         self.store, self.encoders, self.report = store, encoders, report
         self.segment_seconds, self.limits = segment_seconds, limits
-
-    def _spent(self, stage: str, since: float) -> float:
-        now = perf_counter()
-        self.report.stages[stage] = self.report.stages.get(stage, 0.0) + now - since
-        return now
 
     def run(
         self,
@@ -164,65 +208,56 @@ class _Worker:
         stream_id: str,
         start: datetime | None,
         file: FileReport,
-        tell: Callable[[float, float | None, int], None],
+        advance: Callable[[float, float | None, int], None],
     ) -> None:
-        """Ingest one local file into `stream_id`, filling `file` in as it goes."""
+        """Ingest one local file into `stream_id` and fill in its report."""
         file.stream_id = check_stream_id(stream_id)
-        with Decoding(path, limits=self.limits) as decoding:
+        with Decoding(path, name=name, limits=self.limits) as decoding:
             info = decoding.info()
-            footage = identify(path, name, stream_id, start, info)
+            footage = identify_footage(path, name, stream_id, start, info)
             stored = stored_chunks(self.store, footage)
             if any(s.final for s in stored.values()):
                 file.skipped = True
                 file.problem = next((s.problem for s in stored.values() if s.problem), None)
                 return
-            chunk = first_missing(stored)
+            chunk = first_missing_chunk(stored)
             decoding.after = chunk * self.segment_seconds
             _log.info("decoding", file=name, mode=info.mode, clock=footage.clock, stream=stream_id)
-            batches = Batches(decoding, footage.began, info.first, self.segment_seconds)
             writer = ChunkWriter(self._append, footage, info, segment_seconds=self.segment_seconds, chunk=chunk)
-            held: SourceError | None = None
+            failure: SourceError | None = None
             since = perf_counter()
-            for item in batches:
-                since = self._spent("decode", since)
+            for item in FrameReader(decoding, footage.began, info.first, self.segment_seconds):
+                self._add_seconds("decode", since)
                 if isinstance(item, SourceError):
-                    held = item
+                    failure = item
                     break
-                index, times, pts, frames = item
-                writer.add(index, self._encode(footage, times, pts, frames))
-                file.seconds = max(file.seconds, (times[-1] - footage.began) / 1e6 + 1)
-                tell(file.seconds, info.duration, writer.frames)
+                file.seconds = max(file.seconds, (item.frames.captured_at[-1] - footage.began) / 1e6 + 1)
+                writer.add(item.chunk, self._encoded(footage, item))
+                advance(file.seconds, info.duration, writer.frames)
                 since = perf_counter()
             file.decode_mode = info.mode
-            if held is not None and writer.empty and not stored:
-                raise held
-            file.problem = problem_of(held, path, name)
+            if failure is not None and writer.empty and not stored:
+                raise failure
+            file.problem = decoding_problem(failure)
             writer.finish(file.problem)
             file.frames = writer.stored
             if file.problem:
-                _log.info("file not whole", file=name, problem=file.problem)
+                _log.info("file incomplete", file=name, problem=file.problem)
+
+    def _encoded(self, footage: SourceFootage, item: ChunkFrames) -> FrameRecords:
+        (records,) = encode_records(
+            self.encoders,
+            [(footage.stream_id, footage.clock, item.frames)],
+            batch_frames=BATCH_FRAMES,
+            seconds=self.report.stages,
+        )
+        return records
 
     def _append(self, segment: Segment, frames: FrameRecords | None) -> bool:
         since = perf_counter()
         appended = self.store.append(segment, frames)
-        self._spent("store", since)
+        self._add_seconds("store", since)
         return appended
 
-    def _encode(
-        self, footage: SourceFootage, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
-    ) -> FrameRecords:
-        since = perf_counter()
-        vectors, pooled, patches = embed(self.encoders, frames)
-        since = self._spent("encode", since)
-        pictures = [picture(frame) for frame in frames]
-        self._spent("pictures", since)
-        return FrameRecords(
-            stream_id=footage.stream_id,
-            clock_source=footage.clock,
-            captured_at=np.asarray(times, np.int64),
-            pts_seconds=np.asarray(pts, np.float64),
-            frame_vectors=vectors,
-            patch_pooled=pooled,
-            patches=patches,
-            pictures=pictures,
-        )
+    def _add_seconds(self, stage: str, since: float) -> None:
+        self.report.stages[stage] = self.report.stages.get(stage, 0.0) + perf_counter() - since

@@ -29,7 +29,7 @@ from index.errors import CommitFenced, StoreError
 from index.records import FrameRecords, Segment
 from index.store import Store
 from ingest.alerts.scorer import AlertScorer
-from ingest.embedding import records_of
+from ingest.embedding import encode_records
 from ingest.messages import AlertMessage
 from ingest.segments.frames import SegmentFrames
 from model.encoders.encoder import Encoders
@@ -126,7 +126,7 @@ class SegmentIndexer:
         for at in range(0, frames, self.batch_frames):
             self._on_batch(min(self.batch_frames, frames - at))
         inputs = [(each.row.stream_id, each.row.clock_source, decoded) for each, decoded in waiting]
-        encoded = records_of(self.encoders, inputs, batch_frames=self.batch_frames)
+        encoded = encode_records(self.encoders, inputs, batch_frames=self.batch_frames)
         for (each, _), records in zip(waiting, encoded, strict=True):
             each.records = records
 

@@ -1,1 +1,1 @@
-"""Decoding in a confined process: sampling, packet plan, frames."""
+"""Decoding of one file in a confined process: sampling, packet plan, decoder, limits, frames."""

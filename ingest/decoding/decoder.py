@@ -1,21 +1,24 @@
-"""Sequential decoding that does no more work than one frame a second needs.
+"""Sequential decoding that does no more work than the sampled frames need.
 
-Three modes, the first that the footage allows:
-- `keyframes`: key frames stand at most a second apart, so each second has one; only they are decoded. The frame of
-  second k is then the first key frame at or after k.
-- `nonref`: `ingest.decoding.packet_plan` tells from the packets which frames are wanted; the decoder gets what those need and skips
-  frames that no other refers to. What comes out is exactly what `all` gives.
-- `all`: every frame is decoded, because packets without times cannot be planned.
-Seeking each second instead is slower than decoding everything where key frames are far apart. A file is opened and
-probed once; the packets the probe read are decoded, not read again. This module runs inside the sandbox
-(`ingest.decoding.worker`); it knows nothing of processes, and does without numpy, which would take longer to import than a short
-file to decode.
+A sync point is a packet at which decoding can begin. A file is decoded in the first of three modes that it allows:
+
+- `keyframes`: sync points are at most a second apart, so each second has one, and only they are decoded. The frame of
+  second k is then the first sync point at or after k.
+- `nonref`: `ingest.decoding.packet_plan` selects the packets that the wanted frames need, and the decoder skips frames
+  that no other frame refers to. The frames are exactly those of mode `all`.
+- `all`: every frame is decoded, because packets without presentation times cannot be planned.
+
+Seeking to each second would be slower than decoding everything where sync points are far apart. A file is video and
+probed once; the packets that the probe reads are decoded and not read again.
+
+This module runs in the sandbox (`ingest.decoding.worker`) and knows nothing of processes. It does not use numpy, whose
+import takes longer than decoding a short file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -28,80 +31,94 @@ from av.video.reformatter import VideoReformatter
 from index.errors import DecodeFailed, NoFrames, NotVideo
 from ingest.decoding.h264 import h264_disposable, h264_kind, length_bytes
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.packet_plan import Plan, Unit
+from ingest.decoding.packet_plan import PacketInfo, PacketPlan
 from ingest.decoding.sampler import Sampler
 
-__all__ = ["Opened", "Picture", "decode", "open_container", "open_video"]
+__all__ = ["OpenVideo", "RgbFrame", "decode", "open_container", "open_video"]
 
 _PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
-# Codecs whose every packet is one shown frame; VP8, for one, has hidden frames in packets of their own.
-_PLANNED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "vp9", "av1", "libdav1d", "prores"})
-# What reads footage. Playlists (hls, dash, concat, image lists) name other files and are not among them.
+# Codecs in which each packet is one shown frame. VP8, for example, has hidden frames in packets of their own.
+_PLANNABLE = frozenset(
+    {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "vp9", "av1", "libdav1d", "prores"}
+)
+# Formats of footage. Playlists (HLS, DASH, concat, image lists) name other files and are not among them.
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,mjpeg_2000,"
     "asf,asf_o,dhav,ivf,mxf,ogg,rm,gxf,nut,wtv,dv,vc1,vc1test,yuv4mpegpipe,gif,apng,swf,nsv,h263,h261,dirac,ingenient,lxf,"
     "kux,smjpeg,mpjpeg,cavsvideo,evc,ifv,hxvs,lvf,lmlm4,nuv,pva,ty,iv8,mpegtsraw"
 )
-# Twice the cores: a thread that waits for the frame it refers to leaves its core to another.
+# Twice the cores: a thread that waits for a reference frame leaves its core to another thread.
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
-_SKIP = {True: "DEFAULT", False: "NONREF"}
+_SYNC_POINT, _DECODES_ALONE = ("idr",), ("idr", "intra")  # kinds of H.264 packets
+_MAX_BROKEN_PACKETS = 10_000
+_SKIP_FRAME = {True: "DEFAULT", False: "NONREF"}
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One sampled frame: RGB rows of `stride` bytes in `data`, to be turned by `turns` × 90° counter-clockwise."""
+class RgbFrame:
+    """One sampled frame, converted to RGB."""
 
     pts: float
+    """Seconds."""
     width: int
     height: int
     stride: int
+    """Bytes from one row to the next."""
     turns: int
+    """Quarter turns counter-clockwise that bring the frame upright."""
     data: memoryview
+    """Rows of RGB bytes."""
 
 
 @dataclass(slots=True)
-class Opened:
-    """A file whose video stream was chosen and whose mode was decided.
-
-    `head` holds the packets that the probe read, `rest` the ones behind them.
-    """
+class OpenVideo:
+    """An open file: its video stream and the mode in which it is decoded."""
 
     source: int
+    """Descriptor of the file."""
     container: Any
+    """The file, `av.container.InputContainer`."""
     stream: Any
+    """Its video stream, `av.VideoStream`."""
     mode: str
+    """`keyframes`, `nonref` or `all`."""
     first_pts: float
+    """Presentation time of the first frame, in seconds."""
     duration: float | None
+    """Seconds, None if the container does not tell."""
     created: datetime | None
+    """Creation time in the container's metadata."""
     head: list[Any] = field(default_factory=list)
+    """Packets that the probe has read."""
     rest: Iterator[Any] = field(default_factory=lambda: iter(()))
+    """Packets after `head`."""
 
 
-def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> Opened:
-    """Open a file, given as a descriptor, and decide how to decode it.
+def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> OpenVideo:
+    """Open a file, given as a descriptor, and choose the mode in which it is decoded.
 
     Raises:
-        NotVideo: no container, or none with a video stream.
-        DecodeFailed: frames larger than `limits.pixels`.
+        NotVideo: not a media file, or one without a video stream.
+        DecodeFailed: frames are larger than `limits.pixels`.
     """
     container, stream = open_container(source)
     context = stream.codec_context
     if context.width * context.height > limits.pixels:
-        raise DecodeFailed(f"frames of {context.width} × {context.height} are over the limit of {limits.pixels} pixels")
+        raise DecodeFailed(f"frames of {context.width} × {context.height} exceed the limit of {limits.pixels} pixels")
     duration = float(container.duration / av.time_base) if container.duration else None
-    opened = Opened(source, container, stream, "all", 0.0, duration, _creation_time(container.metadata))
-    opened.rest = _demux(container, stream)
-    _probe(opened, fps)
-    return opened
+    video = OpenVideo(source, container, stream, "all", 0.0, duration, _creation_time(container.metadata))
+    video.rest = _demux(container, stream)
+    _probe(video, fps)
+    return video
 
 
 def open_container(source: int) -> tuple[Any, Any]:
-    """The container behind a descriptor, from its first byte, and the video stream to read.
+    """Open a media file, given as a descriptor, from its first byte: `av.container.InputContainer` and `av.VideoStream`.
 
-    The default stream is preferred, then the largest: thumbnails and previews are neither.
+    The stream is the one marked as default, else the largest: thumbnails and previews are neither.
 
     Raises:
-        NotVideo: no format that is read here, or no video stream.
+        NotVideo: not a media file, or one without a video stream.
     """
     options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": _DEMUXERS}
     try:
@@ -109,18 +126,17 @@ def open_container(source: int) -> tuple[Any, Any]:
         container = av.open("fd:", metadata_errors="ignore", options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise NotVideo(f"not a video file ({getattr(error, 'strerror', None) or error})") from error
-    videos = [s for s in container.streams.video if not _is_picture(s) and s.codec_context is not None]
+    videos = [s for s in container.streams.video if not _is_cover(s) and s.codec_context is not None]
     if not videos:
         container.close()
-        raise NotVideo("there is no video stream in it")
-    # The one marked default, then the largest: thumbnails and previews are neither.
+        raise NotVideo("the file has no video stream")
     stream = max(videos, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height))
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = _THREADS
     return container, stream
 
 
-def _is_picture(stream: Any) -> bool:
+def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
@@ -137,7 +153,7 @@ def _creation_time(metadata: dict[str, str]) -> datetime | None:
 
 
 def _demux(container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of the stream, without the empty ones with which the end is announced."""
+    """Packets of the stream, without the empty packets that PyAV appends at the end."""
     for packet in container.demux(stream):
         if packet.size:
             yield packet
@@ -148,35 +164,39 @@ def _seconds(packet: Any) -> float | None:
     return None if at is None else float(at * packet.time_base)
 
 
-def _probe(opened: Opened, fps: float) -> None:
-    """Decide the mode and the first pts from the packets at the start of the file, and keep those packets."""
-    keys: list[float] = []
+def _probe(video: OpenVideo, fps: float) -> None:
+    """Determine mode and first pts from the packets at the start of the file, and keep those packets in `head`."""
+    sync_points: list[float] = []
     times: list[float] = []
     hidden: list[float] = []
-    kind, size = _kinds(opened.stream), 0
+    is_sync_point, size = _intra_test(video.stream, _SYNC_POINT), 0
     try:
-        for packet in opened.rest:
-            opened.head.append(packet)
+        for packet in video.rest:
+            video.head.append(packet)
             size += packet.size
             at = _seconds(packet)
             if at is not None:
                 (hidden if packet.is_discard else times).append(at)
-                if packet.is_keyframe and not packet.is_discard and kind(packet)[1]:
-                    keys.append(at)
+                if not packet.is_discard and is_sync_point(packet):
+                    sync_points.append(at)
                 if at - (times or hidden)[0] > _PROBE_SECONDS:
                     break
-            if len(opened.head) > _PROBE_PACKETS or size > _PROBE_BYTES:
+            if len(video.head) > _PROBE_PACKETS or size > _PROBE_BYTES:
                 break
     except (av.error.FFmpegError, OSError) as error:
-        opened.rest = _raising(error)
+        video.rest = _raising(error)
     times = times or hidden
     if not times:
         return
-    opened.first_pts = first = min(times)
-    if len(keys) >= 3 and _widest(keys) <= _key_gap(opened.stream, fps) and keys[0] - first < 1e-6:
-        opened.mode = "keyframes"
-    elif opened.stream.codec_context.name in _PLANNED and all(packet.pts is not None for packet in opened.head):
-        opened.mode = "nonref"
+    video.first_pts = first = min(times)
+    if (
+        len(sync_points) >= 3
+        and _widest_gap(sync_points) <= _max_sync_gap(video.stream, fps)
+        and sync_points[0] - first < 1e-6
+    ):
+        video.mode = "keyframes"
+    elif video.stream.codec_context.name in _PLANNABLE and all(packet.pts is not None for packet in video.head):
+        video.mode = "nonref"
 
 
 def _raising(error: Exception) -> Iterator[Any]:
@@ -184,36 +204,29 @@ def _raising(error: Exception) -> Iterator[Any]:
     yield
 
 
-def _key_gap(stream: Any, fps: float) -> float:
-    """How far apart key frames may stand to serve as samples: one sample and half a frame, in seconds."""
+def _max_sync_gap(stream: Any, fps: float) -> float:
+    """Largest distance of sync points, in seconds, at which they can be the samples: one sample and half a frame."""
     return float(1 / fps + (1 / stream.average_rate if stream.average_rate else 0.04) / 2)
 
 
-def _widest(times: list[float]) -> float:
+def _widest_gap(times: list[float]) -> float:
     ordered = sorted(times)
     return max(b - a for a, b in pairwise(ordered))
 
 
-def _kinds(stream: Any) -> Callable[[Any], tuple[bool, bool]]:
-    """A function that says of a packet whether it decodes alone and whether decoding may begin there."""
+def _intra_test(stream: Any, kinds: Container[str]) -> Callable[[Any], bool]:
+    """A function that returns whether a packet decodes alone; in H.264, whether `h264_kind` is one of `kinds`."""
     if stream.codec_context.name != "h264":
-        return lambda packet: (packet.is_keyframe, packet.is_keyframe)
+        return lambda packet: bool(packet.is_keyframe)
     lengths = length_bytes(stream.codec_context.extradata)
-
-    def kind(packet: Any) -> tuple[bool, bool]:
-        if not packet.is_keyframe:
-            return False, False
-        found = h264_kind(bytes(packet), lengths)
-        return found != "other", found == "idr"
-
-    return kind
+    return lambda packet: bool(packet.is_keyframe) and h264_kind(bytes(packet), lengths) in kinds
 
 
-def _disposable(stream: Any) -> Callable[[Any], bool]:
-    """A function that says of a packet whether the decoder need not see it at all.
+def _disposable_test(stream: Any) -> Callable[[Any], bool]:
+    """A function that returns whether a packet need not be given to the decoder at all.
 
-    Packets go to the decoder's threads in turn. One that is skipped takes a turn too: of every other packet skipped, two
-    threads would be one.
+    Packets go to the decoder's threads in turn, and a packet that a thread skips takes a turn too: if every other
+    packet were skipped, one of two threads would have nothing to do.
     """
     if stream.codec_context.name != "h264":
         return lambda packet: False
@@ -222,143 +235,146 @@ def _disposable(stream: Any) -> Callable[[Any], bool]:
 
 
 @dataclass(slots=True)
-class _Reading:
-    """How far the packets of a file were read: the latest pts in seconds, and what broke it off."""
+class _ReadState:
+    """How far the packets of a file have been read."""
 
     reached: float
+    """Latest pts, in seconds."""
     problem: Exception | None = None
+    """The error that ended reading or decoding."""
 
 
-def _units(packets: Iterator[Any], stream: Any, reading: _Reading) -> Iterator[Unit[Any]]:
-    base, kind = float(stream.time_base), _kinds(stream)
+def _packet_infos(packets: Iterator[Any], stream: Any, state: _ReadState) -> Iterator[PacketInfo[Any]]:
+    base, is_sync_point = float(stream.time_base), _intra_test(stream, _SYNC_POINT)
     try:
         for packet in packets:
             pts = packet.pts * base if packet.pts is not None else None
-            if pts is not None and pts > reading.reached:
-                reading.reached = pts
-            _, restart = kind(packet)
-            # Of an open GOP, H.264's decoder shows the key frame only when it was given what comes before it.
-            yield Unit(packet, pts, restart, restart, not packet.is_discard, packet.size)
+            if pts is not None and pts > state.reached:
+                state.reached = pts
+            # The intra frame of an open GOP is not one: the H.264 decoder shows it only after the packets before it.
+            yield PacketInfo(packet, pts, is_sync_point(packet), not packet.is_discard, packet.size)
     except (av.error.FFmpegError, OSError) as error:
-        reading.problem = error
+        state.problem = error
 
 
 def decode(
-    opened: Opened,
+    video: OpenVideo,
     limits: DecodeLimits,
     *,
     fps: float = 1.0,
     after: float = 0.0,
     until: float | None = None,
     phase: float = 0.0,
-) -> Iterator[Picture]:
-    """The sampled frames, ascending. `opened.mode` changes if the footage does not keep what its start promised.
+) -> Iterator[RgbFrame]:
+    """The sampled frames, ascending in time. `video.mode` changes where the footage is unlike its start.
 
     Args:
-        after: skip that many seconds of stream time (one seek to a key frame before).
-        until: stop before the first frame that lies so many seconds or more behind the start.
-        phase: seconds between the grid's second 0 and the first frame, in [0, 1).
+        fps: frames a second of stream time.
+        after: seconds of stream time to skip, by one seek to a sync point before.
+        until: stop before the first frame that is at least this many seconds after the start.
+        phase: offset of the first frame within its second, in [0, 1), see `index.second_grid`.
 
     Raises:
-        NoFrames: nothing decodes at all.
-        DecodeFailed: decoding broke off, or a limit was met; what came before has been yielded.
+        NoFrames: no frame decodes.
+        DecodeFailed: decoding ended early, or a limit was exceeded; the frames before that were yielded.
     """
-    first = opened.first_pts
-    packets = chain(opened.head, opened.rest) if after <= 0 else _packets_from(opened, first + after)
-    opened.head, stream = [], opened.stream
+    first = video.first_pts
+    packets = chain(video.head, video.rest) if after <= 0 else _packets_from(video, first + after)
+    video.head, stream = [], video.stream
     rate = float(stream.average_rate or 25)
-    reading = _Reading(first)
-    plan = Plan(
-        _units(packets, stream, reading),
+    state = _ReadState(first)
+    plan = PacketPlan(
+        _packet_infos(packets, stream, state),
         Sampler(fps, first=first - phase, after=after),
-        mode=opened.mode,
-        tolerance=_key_gap(stream, fps),
+        mode=video.mode,
+        tolerance=_max_sync_gap(stream, fps),
     )
     sampler = Sampler(fps, first=first - phase, after=after)
     base, aspect = float(stream.time_base), Fraction(stream.sample_aspect_ratio or 1)
     reformatter = VideoReformatter()
     taken, last, any_frame = 0, first - 1 / rate, False
-    for frame in _frames(plan, stream, reading):
+    for frame in _frames(plan, stream, state):
         any_frame = True
-        opened.mode = plan.mode
+        video.mode = plan.mode
         pts = frame.pts * base if frame.pts is not None else last + 1 / rate
         last = pts
         if not sampler.take(pts):
             continue
-        if until is not None and pts - first + 1e-6 >= until:  # as chunks are told apart, see `ingest.chunks`
+        if until is not None and pts - first + 1e-6 >= until:  # the same rounding as in `ingest.chunks`
             return
         if taken >= limits.frames:
             raise DecodeFailed(f"more than {limits.frames} frames; split the file")
         taken += 1
-        yield _picture(frame, pts, aspect, reformatter, limits)
-    opened.mode = plan.mode
+        yield _rgb(frame, pts, aspect, reformatter, limits)
+    video.mode = plan.mode
     if not any_frame and after == 0:
-        raise NoFrames(f"no frame decodes ({reading.problem or 'the video stream is empty'})")
-    if reading.problem is not None:
+        raise NoFrames(f"no frame decodes ({state.problem or 'the video stream is empty'})")
+    if state.problem is not None:
         raise DecodeFailed(
-            f"decoding broke off after {last - first:.0f} s ({reading.problem}); what came before is kept"
+            f"decoding ended early after {last - first:.0f} s ({state.problem}); the frames before are kept"
         )
-    # The plan passes over the end of the footage, so what was read counts, unless wanted frames did not decode.
-    silent = 5 + 1 / fps
-    reached = last if plan.mode == "all" or reading.reached - last > silent else reading.reached
-    if opened.duration and max(reached - first, after) < opened.duration - 5:
+    # A plan drops packets at the end of the footage, so the packets that were read count, unless wanted frames failed.
+    max_gap = 5 + 1 / fps
+    reached = last if plan.mode == "all" or state.reached - last > max_gap else state.reached
+    if video.duration and max(reached - first, after) < video.duration - 5:
         raise DecodeFailed(
-            f"the file promises {opened.duration:.0f} s and decodes {reached - first:.0f} s; it is probably cut off, "
-            "what decodes is kept"
+            f"the header announces {video.duration:.0f} s and {reached - first:.0f} s decode; the file is probably "
+            "truncated, the frames before are kept"
         )
 
 
-def _packets_from(opened: Opened, target: float) -> Iterator[Any]:
-    """Packets from a key frame at or before `target` seconds, or from the start where the format cannot seek.
+def _packets_from(video: OpenVideo, target: float) -> Iterator[Any]:
+    """Packets from an intra frame at or before `target` seconds, or from the start where the format cannot seek.
 
-    Formats without an index land near the target, at times behind it or between key frames: then from further back.
+    In formats without an index, a seek can end after the target or between intra frames; then it is repeated from
+    further back.
     """
-    stream, first, kind = opened.stream, opened.first_pts, _kinds(opened.stream)
-    opened.rest = iter(())
+    stream, first, is_intra = video.stream, video.first_pts, _intra_test(video.stream, _DECODES_ALONE)
+    video.rest = iter(())
     for back in (0.0, 5.0, 30.0, 120.0):
         if target - back <= first:
             break
         try:
-            opened.container.seek(int((target - back) / stream.time_base), stream=stream, backward=True)
-            packets = _demux(opened.container, stream)
-            found = next((packet for packet in packets if kind(packet)[0]), None)
+            video.container.seek(int((target - back) / stream.time_base), stream=stream, backward=True)
+            packets = _demux(video.container, stream)
+            found = next((packet for packet in packets if is_intra(packet)), None)
         except (av.error.FFmpegError, OSError):
             break
         if found is not None and found.pts is not None and float(found.pts * found.time_base) <= target + 1e-6:
             return chain([found], packets)
-    opened.container.close()
-    opened.container, opened.stream = open_container(opened.source)
-    return _demux(opened.container, opened.stream)
+    video.container.close()
+    video.container, video.stream = open_container(video.source)
+    return _demux(video.container, video.stream)
 
 
-def _frames(plan: Plan[Any], stream: Any, reading: _Reading) -> Iterator[Any]:
-    """Decoded frames; packets that do not decode are passed over as long as others follow."""
-    context, broken, whole = stream.codec_context, 0, True
-    disposable = _disposable(stream)
-    for planned in chain(plan, [None]):  # None makes the decoder give what it still holds
+def _frames(plan: PacketPlan[Any], stream: Any, state: _ReadState) -> Iterator[Any]:
+    """Decoded frames. Packets that do not decode are skipped, up to `_MAX_BROKEN_PACKETS`."""
+    context, broken, required = stream.codec_context, 0, True
+    is_disposable = _disposable_test(stream)
+    for planned in chain(plan, [None]):  # None makes the decoder return the frames that it still holds
         try:
-            if planned is not None and not planned.whole and disposable(planned.packet):
+            if planned is not None and not planned.required and is_disposable(planned.packet):
                 continue
-            if planned is not None and planned.whole != whole:
-                whole = planned.whole
-                context.skip_frame = _SKIP[whole]  # goes with the packet, also to a decoder's other threads
+            if planned is not None and planned.required != required:
+                required = planned.required
+                context.skip_frame = _SKIP_FRAME[required]  # takes effect with the next packet, in every thread
             yield from context.decode(planned.packet if planned is not None else None)
         except av.error.InvalidDataError:
             broken += 1
-            if broken > 10_000:
-                reading.problem = DecodeFailed(f"{broken} packets do not decode")
+            if broken > _MAX_BROKEN_PACKETS:
+                state.problem = DecodeFailed(f"{broken} packets do not decode")
                 return
         except (av.error.FFmpegError, OSError) as error:
-            reading.problem = error
+            state.problem = error
             return
 
 
-def _picture(frame: Any, pts: float, aspect: Fraction, reformatter: VideoReformatter, limits: DecodeLimits) -> Picture:
-    """RGB with square pixels. Only sampled frames come here: converting costs about as much as decoding one."""
+def _rgb(frame: Any, pts: float, aspect: Fraction, reformatter: VideoReformatter, limits: DecodeLimits) -> RgbFrame:
+    """A frame as RGB with square pixels. For sampled frames only: conversion costs about as much as decoding one."""
     width = frame.width if aspect <= 0 else max(1, round(frame.width * aspect))
     if max(width, frame.width) * frame.height > limits.pixels:
-        raise DecodeFailed(f"a frame of {width} × {frame.height} is over the limit of {limits.pixels} pixels")
+        raise DecodeFailed(f"a frame of {width} × {frame.height} exceeds the limit of {limits.pixels} pixels")
     rgb = reformatter.reformat(frame, width=width, height=frame.height, format="rgb24")
     plane = rgb.planes[0]
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return Picture(pts, width, frame.height, plane.line_size, turns, memoryview(plane))
+    return RgbFrame(pts, width, frame.height, plane.line_size, turns, memoryview(plane))

@@ -1,7 +1,8 @@
-"""What an H.264 packet that is marked as a key frame really is.
+"""H.264 packets: which of them are sync points, and which no other packet refers to.
 
-Containers mark recovery points as key frames, among them the first frame of a gradual refresh, which shows nothing
-whole on its own. Sources: ITU-T H.264, 7.3.1 (NAL units), 7.3.3 (slice header), 9.1 (Exp-Golomb), ISO 14496-15 (avcC).
+Containers mark recovery points as key frames, among them the first frame of a gradual intra refresh, which does not
+decode to a complete picture on its own. Sources: ITU-T H.264, 7.3.1 (NAL units), 7.3.3 (slice header), 9.1 (Exp-Golomb
+codes); ISO 14496-15 (avcC).
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from typing import Literal
 
 __all__ = ["h264_disposable", "h264_kind", "length_bytes", "parameter_sets"]
 
-_LOOKED_AT = 64 * 1024  # the first slice follows parameter sets and SEI messages
+_HEAD_BYTES = 64 * 1024  # holds the first slice, which follows parameter sets and SEI messages
 
 
 def length_bytes(extradata: bytes | None) -> int:
-    """Bytes of the length before each NAL unit; 0 where start codes part them (Annex B)."""
+    """Bytes of the length field before each NAL unit; 0 where start codes separate them (Annex B)."""
     return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
 
 
 def h264_kind(data: bytes, lengths: int) -> Literal["idr", "intra", "other"]:
-    """`idr`: nothing after it refers to anything before it; `intra`: decodes alone; `other`: neither.
+    """The kind of an access unit: `idr` if nothing after it refers to anything before it, `intra` if it decodes alone.
 
     Args:
-        data: one access unit.
+        data: one access unit (packet).
         lengths: see `length_bytes`.
     """
-    for start in _units(data[:_LOOKED_AT], lengths):
+    for start in _units(data[:_HEAD_BYTES], lengths):
         kind = data[start] & 31
         if kind == 5:
             return "idr"
@@ -45,15 +46,16 @@ def h264_disposable(data: bytes, lengths: int) -> bool:
 
 
 def parameter_sets(data: bytes, lengths: int, codec: str) -> bytes:
-    """The sequence parameter sets that stand before the first slice: they change when size or profile does.
+    """The sequence parameter sets before the first slice: they change when size or profile change.
 
     Args:
-        data: one access unit of `h264` or `hevc`; of other codecs nothing is known and the result empty.
+        data: one access unit (packet).
+        codec: `h264` or `hevc`; for others the result is empty.
         lengths: see `length_bytes`.
     """
     if codec not in ("h264", "hevc"):
         return b""
-    head, found = data[:_LOOKED_AT], []
+    head, found = data[:_HEAD_BYTES], []
     starts = [*_units(head, lengths), len(head) + 3]
     for start, after in pairwise(starts):
         kind = head[start] & 31 if codec == "h264" else head[start] >> 1 & 63
@@ -65,7 +67,7 @@ def parameter_sets(data: bytes, lengths: int, codec: str) -> bytes:
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:
-    """Where each NAL unit's header byte is."""
+    """Offsets of the header byte of each NAL unit."""
     at = 0
     while True:
         if lengths:
@@ -82,7 +84,7 @@ def _units(data: bytes, lengths: int) -> Iterator[int]:
 
 
 def _slice_type(data: bytes) -> int:
-    """The second Exp-Golomb number of a slice header (the first is the macroblock it begins with)."""
+    """slice_type, the second Exp-Golomb code of a slice header (after first_mb_in_slice); -1 if `data` is too short."""
     bits = int.from_bytes(data.replace(b"\0\0\3", b"\0\0"), "big")
     left = len(data.replace(b"\0\0\3", b"\0\0")) * 8
     value = -1

@@ -1,4 +1,4 @@
-"""What decoding one file may cost."""
+"""Resource limits of the process that decodes a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ __all__ = ["DecodeLimits"]
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What one file may cost: pixels of a frame, sampled frames, bytes of memory, seconds of CPU, seconds of silence."""
+    """Limits on the resources that decoding one file may use. A file that exceeds one raises DecodeFailed."""
 
     pixels: int = 64_000_000
+    """Largest width × height of a frame."""
     frames: int = 1_000_000
+    """Largest number of sampled frames."""
     memory_bytes: int = 6 * 2**30
+    """Address space of the process."""
     cpu_seconds: int = 24 * 3600
+    """CPU time of the process, all threads together."""
     stall_seconds: float = 60.0
+    """Longest time without a message from the process."""

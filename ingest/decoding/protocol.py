@@ -1,16 +1,34 @@
-"""What a decoder's process and its parent say to each other; see `ingest.decoding.worker` for the order of it."""
+"""Messages between the process that decodes a file (`ingest.decoding.worker`) and its parent (`ingest.decoding.sandbox`).
+
+Pixels go through shared memory, everything else through two pipes. From the worker: a header, then its body.
+
+    OPENED   JSON: mode, first (pts in seconds), duration (seconds or null), created (ISO 8601 or null)
+    FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
+    FAILED   JSON: type (a name in `ERRORS`), message
+    DONE     the mode that decoding ended in, a name in `MODES`
+
+From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte for
+each frame that it has copied.
+"""
 
 from __future__ import annotations
 
 import struct
 
-__all__ = ["HEADER", "MOST_BYTES", "PICTURE", "SLOTS"]
+from index.errors import DecodeFailed, NoFrames, NotVideo, SourceError
 
+__all__ = ["DONE", "ERRORS", "FAILED", "FRAME", "FRAME_BODY", "HEADER", "MAX_BODY_BYTES", "MODES", "OPENED", "SLOTS"]
+
+OPENED, FRAME, FAILED, DONE = b"I", b"F", b"E", b"D"
 HEADER = struct.Struct("<cI")
 """Kind of message, bytes of its body."""
-PICTURE = struct.Struct("<dQIIB")
+FRAME_BODY = struct.Struct("<dQIIB")
 """pts in seconds, offset in the shared memory, width and height of the RGB rows, quarter turns counter-clockwise."""
 SLOTS = 4
-"""Pictures in the shared memory at once."""
-MOST_BYTES = 64 * 1024
-"""Of one message; pixels are not in it."""
+"""Most frames in the shared memory at once."""
+MAX_BODY_BYTES = 64 * 1024
+"""Largest body of a message."""
+MODES = ("keyframes", "nonref", "all")
+"""How a file is decoded, see `ingest.decoding.decoder`."""
+ERRORS: dict[str, type[SourceError]] = {kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed)}
+"""The errors that a worker may report, by name."""

@@ -1,7 +1,7 @@
-"""One frame a second of stream time, by pts and never by counting frames.
+"""Sampling at a fixed number of frames a second of stream time, by pts and never by counting frames.
 
-For second k the first frame with pts ≥ k is taken, k counted from the stream's first pts. Stepping by `int(fps)`
-instead would drift two minutes an hour at 29.97 frames a second.
+For second k, the first frame with pts ≥ k is taken; k counts from the stream's first pts. Taking every `int(fps)`-th
+frame instead drifts by two minutes an hour at 29.97 frames a second.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import math
 
 __all__ = ["Sampler"]
 
-# Time bases such as 1/90000 and float seconds put a frame that belongs on a second some nanoseconds before it.
+# Time bases such as 1/90000 and float seconds can put a frame that belongs to a second some nanoseconds before it.
 _ROUNDING = 1e-6
 
 
 class Sampler:
-    """Says of each pts in order of arrival whether its frame is taken.
+    """Decides for each pts, in order of arrival, whether its frame is taken.
 
     Args:
         fps: frames wanted a second of stream time, above 0.
-        first: the stream's first pts in seconds, or None to take it from the first frame offered.
-        after: seconds of stream time that are not wanted at all, from the start.
+        first: the stream's first pts in seconds; None takes it from the first frame offered.
+        after: seconds at the start of the stream to skip.
     """
 
     def __init__(self, fps: float = 1.0, *, first: float | None = None, after: float = 0.0) -> None:
@@ -28,11 +28,11 @@ class Sampler:
         self._next = math.ceil(after * fps - _ROUNDING)
 
     def wants(self, pts: float) -> bool:
-        """Whether the frame at `pts` seconds belongs to a second that has none yet; changes nothing."""
+        """Whether `take` would take the frame at `pts` seconds. Changes nothing."""
         return self._elapsed(pts) >= self._next
 
     def take(self, pts: float) -> bool:
-        """Whether the frame at `pts` seconds is the first one of a second that has none yet."""
+        """Whether the frame at `pts` seconds is the first of a second that has no frame yet."""
         if self.first is None:
             self.first = pts
         elapsed = self._elapsed(pts)

@@ -1,8 +1,9 @@
-"""Decoding in a child process: whatever a file does to the decoder, it does it there.
+"""Decoding of a file in a process of its own, so that a hostile or damaged file cannot harm this one.
 
-Pixels come through shared memory with room for a few pictures, so a child whose frames nobody takes waits. A child that
-crashes, breaks a limit or says nothing for too long is an error of that one file. There is one child a file, which opens
-it once: what a hostile file did to its decoder dies with it.
+There is one process a file, which opens the file once (`ingest.decoding.worker`, started by
+`ingest.decoding.decoder_process`). Frames come through shared memory
+with room for a few of them, so the process waits while its frames are not read. A process that crashes, exceeds a limit,
+sends an invalid message or is silent for too long raises DecodeFailed for that one file.
 """
 
 from __future__ import annotations
@@ -19,63 +20,76 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index import errors
-from index.errors import DecodeFailed, NotVideo, SourceError, SourceNotFound, UsageError
-from index.records import ClockSource, from_micros, parse_rfc3339
+from index.errors import DecodeFailed, NotVideo, SourceNotFound, UsageError, mask_url
+from index.records import from_micros, parse_rfc3339
 from ingest.decoding.decoder_process import DecoderProcess
 from ingest.decoding.frame import Frame
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.protocol import HEADER, MOST_BYTES, PICTURE
-from ingest.sources.start_time import began_at
+from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, MAX_BODY_BYTES, MODES, OPENED
+from ingest.sources.files import fetched
+from ingest.sources.start_time import find_start
 
-__all__ = ["Decoding", "open_regular", "read_frames"]
+__all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames"]
 
 
 @dataclass(slots=True)
-class _Info:
+class VideoInfo:
+    """What is known of a file once it is open."""
+
     mode: str
+    """How it is decoded, see `ingest.decoding.decoder`. It may change until the last frame has been read."""
     first: float
+    """pts of the first frame, in seconds."""
     duration: float | None
+    """Seconds, None if the container does not tell."""
     created: datetime | None
+    """Creation time in the container, None if there is none."""
 
 
 class Decoding:
-    """One file being decoded. Iterate over (pts_seconds, pixels); a context manager that leaves no process behind.
+    """One file that is being decoded: an iterator over (pts_seconds, pixels), and a context manager that ends the process.
 
     Args:
         path: a local file.
+        name: name of the file in error messages; its path by default. Credentials in it are masked.
         fps: frames a second of stream time.
-        after: seconds of stream time to skip; may be set anew until iteration begins, for instance after `info`.
-        until: seconds of stream time to stop at, None for the end; may be set anew like `after`.
-        phase: how far into its second the file begins, for a piece of a stream; see `index.second_grid`.
+        after: seconds of stream time to skip. Can be set until iteration begins, for instance after `info`.
+        phase: offset of the first frame within its second, for a part of a stream; see `index.second_grid`.
+
+    Attributes:
+        until: seconds of stream time to stop at, None for the end. Can be set like `after`.
 
     Raises:
-        NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised while iterating, after the frames that did decode.
+        SourceNotFound: no such file, or no permission to read it.
+        NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised by `info` and by iteration, after the frames that
+            were decoded.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
+        name: str | None = None,
         fps: float = 1.0,
         after: float = 0.0,
         phase: float = 0.0,
         limits: DecodeLimits | None = None,
     ) -> None:
         self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or DecodeLimits()
+        self.name = mask_url(name or self.path)
         self.until: float | None = None
-        source = open_regular(path)
+        source = open_regular(path, name=self.name)
         try:
             memory = _shared_memory(self.limits.pixels * 3)
             try:
-                self._pixels = np.frombuffer(mmap.mmap(memory, 0, prot=mmap.PROT_READ), np.uint8)
+                self._memory = np.frombuffer(mmap.mmap(memory, 0, prot=mmap.PROT_READ), np.uint8)
                 order = {"fps": fps, "limits": asdict(self.limits)}
                 self.process = DecoderProcess(order, source=source, memory=memory)
             finally:
@@ -87,104 +101,113 @@ class Decoding:
         os.set_blocking(self._out, False)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
-        self._info: _Info | None = None
+        self._info: VideoInfo | None = None
 
-    def info(self) -> _Info:
-        """What the child opened. Raises as iteration does."""
+    def info(self) -> VideoInfo:
+        """What the process found when it opened the file. Raises as iteration does."""
         if self._info is None:
-            kind, body = self._message()
-            if kind != b"I":
-                self._fail(body)
+            kind, body = self._receive()
+            if kind != OPENED:
+                self._raise_reported(kind, body)
             try:
                 values = json.loads(body)
+                mode, first, duration = values["mode"], float(values["first"]), values["duration"]
                 created = datetime.fromisoformat(values["created"]) if values["created"] else None
-                self._info = _Info(values["mode"], values["first"], values["duration"], created)
-            except (ValueError, KeyError, TypeError):
-                self._nonsense()
+                if mode not in MODES or not math.isfinite(first) or not (duration is None or math.isfinite(duration)):
+                    raise ValueError(mode)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                self._raise_invalid()
+            self._info = VideoInfo(mode, first, duration, created)
         return self._info
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         info = self.info()
-        self._tell(json.dumps({"after": self.after, "until": self.until, "phase": self.phase}).encode() + b"\n")
+        self._send(json.dumps({"after": self.after, "until": self.until, "phase": self.phase}).encode() + b"\n")
         while True:
-            kind, body = self._message()
-            if kind == b"F":
-                picture = self._picture(body)
-                self._tell(b"\0")
-                yield picture
-            elif kind == b"D":
-                info.mode = body.decode()
+            kind, body = self._receive()
+            if kind == FRAME:
+                frame = self._copied(body)
+                self._send(b"\0")
+                yield frame
+            elif kind == DONE:
+                mode = body.decode(errors="replace")
+                if mode not in MODES:
+                    self._raise_invalid()
+                info.mode = mode
                 return
             else:
-                self._fail(body)
+                self._raise_reported(kind, body)
 
-    def _picture(self, body: bytes) -> tuple[float, NDArray[np.uint8]]:
-        """A copy of what the child put into the shared memory; its word is checked, as it may have been taken over."""
-        if len(body) != PICTURE.size:
-            self._nonsense()
-        pts, at, width, height, turns = PICTURE.unpack(body)
+    def _copied(self, body: bytes) -> tuple[float, NDArray[np.uint8]]:
+        """A copy of a frame in the shared memory. The message is checked, because the file may control the process."""
+        if len(body) != FRAME_BODY.size:
+            self._raise_invalid()
+        pts, at, width, height, turns = FRAME_BODY.unpack(body)
         size = width * height * 3
-        if not (math.isfinite(pts) and size and at + size <= len(self._pixels)):
-            self._nonsense()
-        pixels = self._pixels[at : at + size].reshape(height, width, 3)
+        if not (math.isfinite(pts) and size and at + size <= len(self._memory)):
+            self._raise_invalid()
+        pixels = self._memory[at : at + size].reshape(height, width, 3)
         return pts, np.array(np.rot90(pixels, turns), order="C")
 
-    def _fail(self, body: bytes) -> NoReturn:
+    def _raise_reported(self, kind: bytes, body: bytes) -> NoReturn:
+        """Raise the error that the process reported."""
+        if kind != FAILED:
+            self._raise_invalid()
         try:
-            told = json.loads(body)
-            kind, message = getattr(errors, told["type"]), str(told["message"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self._nonsense()
-        if not (isinstance(kind, type) and issubclass(kind, SourceError)):
-            self._nonsense()
-        raise kind(f"{errors.mask_url(self.path)}: {message}")
+            values = json.loads(body)
+            error, message = ERRORS[values["type"]], str(values["message"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._raise_invalid()
+        raise error(f"{self.name}: {message}")
 
-    def _nonsense(self) -> NoReturn:
+    def _raise_invalid(self) -> NoReturn:
         self.close()
         raise DecodeFailed(
-            f"{self.path}: the decoder said something that cannot be and was stopped; do not trust the file"
+            f"{self.name}: the decoder sent an invalid message and was stopped; the file may be malicious, do not trust it"
         )
 
-    def _tell(self, data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died: reading says how
+    def _send(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the process ended; `_read` raises the reason
             os.write(self._in, data)
 
-    def _message(self) -> tuple[bytes, bytes]:
+    def _receive(self) -> tuple[bytes, bytes]:
+        """Kind and body of the next message."""
         header = self._read(HEADER.size)
         kind, length = HEADER.unpack(header)
-        if length > MOST_BYTES:
-            self._nonsense()
+        if length > MAX_BODY_BYTES:
+            self._raise_invalid()
         return kind, self._read(length)
 
     def _read(self, count: int) -> bytes:
-        """Exactly `count` bytes, or a DecodeFailed that says why the child stopped talking."""
+        """Exactly `count` bytes. Raises DecodeFailed if the process stalls or ends."""
         buffer = bytearray()
         while len(buffer) < count:
             if not self._poll.poll(self.limits.stall_seconds * 1000):
                 self.close()
                 raise DecodeFailed(
-                    f"{self.path}: the decoder said nothing for {self.limits.stall_seconds:g} s and was stopped; "
-                    "the file is damaged or its disk hangs"
+                    f"{self.name}: the decoder sent nothing for {self.limits.stall_seconds:g} s and was stopped; "
+                    "the file is damaged or its disk does not respond"
                 )
             got = os.read(self._out, count - len(buffer))
             if not got:
-                self._report_death()
+                self._raise_exit()
             buffer += got
         return bytes(buffer)
 
-    def _report_death(self) -> NoReturn:
+    def _raise_exit(self) -> NoReturn:
+        """Raise the reason why the process ended."""
         code = self.process.wait()
         if code == -signal.SIGXCPU:
-            why = f"used more than {self.limits.cpu_seconds} s of CPU"
+            why = "used more CPU time than its limit"
         elif code < 0:
             why = f"was killed by {signal.Signals(-code).name}"
         else:
             tail = os.read(self.process.stderr, 65536).decode(errors="replace").strip()
             why = f"stopped with exit code {code} ({tail.splitlines()[-1] if tail else 'no message'})"
-        raise DecodeFailed(f"{self.path}: the decoder {why}; this file was not finished, the others are not affected")
+        raise DecodeFailed(f"{self.name}: the decoder {why}; this file is incomplete, other files are not affected")
 
     def close(self) -> None:
-        """Stop the child, if it still runs."""
+        """Kill the process if it still runs, and close the pipes."""
         self.process.close()
 
     def __enter__(self) -> Decoding:
@@ -194,29 +217,28 @@ class Decoding:
         self.close()
 
 
-def open_regular(path: str | Path) -> int:
-    """A descriptor of a regular file, open for reading.
+def open_regular(path: str | Path, *, name: str | None = None) -> int:
+    """A descriptor of a regular file, open for reading. Error messages name the file as `name`.
 
     Raises:
-        SourceNotFound: no such file, or no permission.
-        NotVideo: a folder, a device, a pipe or a socket, which could block for ever.
+        SourceNotFound: no such file, or no permission to read it.
+        NotVideo: a folder, a device, a pipe or a socket: reading one could block forever.
     """
+    shown = mask_url(name or str(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise SourceNotFound(
-            f"{errors.mask_url(str(path))}: {error.strerror}; check the path and its permissions"
-        ) from None
+        raise SourceNotFound(f"{shown}: {error.strerror}; check the path and its permissions") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotVideo(f"{path}: not a regular file; name a file, or a folder of files")
+        raise NotVideo(f"{shown}: not a regular file; name a file, or a folder of files")
     return descriptor
 
 
 def _shared_memory(size: int) -> int:
-    """A descriptor of memory that two processes can map. Only what is written to takes room.
+    """A descriptor of `size` bytes of shared memory. Only pages that are written to use memory.
 
-    Sealed, where the system can: a child that shrank it would kill its parent by SIGBUS.
+    It is sealed where the system supports that: a process that shrank it would kill its parent by SIGBUS.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("sightline-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -228,47 +250,37 @@ def _shared_memory(size: int) -> int:
         return os.dup(file.fileno())
 
 
-def clock_of(path: str | Path, info: Any, given: datetime | None) -> tuple[int, ClockSource]:
-    """UTC microseconds of a local file's first frame, and whence that is known."""
-    modified = datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)
-    return began_at(Path(path).name, given=given, container=info.created, modified=modified)
-
-
 def read_frames(
     source: str | Path, *, fps: float = 1.0, start: datetime | str | None = None, limits: DecodeLimits | None = None
 ) -> Iterator[Frame]:
-    """The frames of one video file, `fps` a second of stream time, decoded in a child process.
+    """The frames of one video file, `fps` a second of stream time, decoded in a process of its own.
 
     Args:
         source: a local path, or an http(s) or object-store URL (see `ingest.sources.files`).
-        fps: above 0; for second k the first frame with pts ≥ k, see `ingest.decoding.decoder` for what GOPs allow.
-        start: UTC time of the first frame (datetime with a zone, or RFC 3339); found out when not given.
+        fps: above 0 and at most 1000. For second k, the first frame with pts ≥ k is taken; see
+            `ingest.decoding.decoder` for files whose sync points are dense.
+        start: UTC time of the first frame, a datetime with a time zone or RFC 3339. By default it is found as
+            `ingest.sources.start_time.find_start` describes.
 
     Yields:
-        `Frame`: pixels uint8[H, W, 3] RGB, pts_seconds, captured_at.
+        `Frame`, ascending in time.
 
     Raises:
-        UsageError: fps not above 0, or a start without a time zone.
-        SourceNotFound, SourceDenied, NotVideo, NoFrames, DecodeFailed: the last after the frames that did decode.
+        UsageError: `fps` is out of range, or `start` has no time zone.
+        SourceNotFound, SourceDenied, NotVideo, NoFrames: raised before the first frame.
+        DecodeFailed: raised after the frames that were decoded.
     """
-    from ingest.sources.files import fetched
-
     if not 0 < fps <= 1000:
         raise UsageError(f"fps must be above 0 and at most 1000, got {fps}")
     given = from_micros(parse_rfc3339(start)) if isinstance(start, str) else start
     if given is not None and given.tzinfo is None:
         raise UsageError(f"start {given.isoformat()} has no time zone; write it as {given.isoformat()}Z for UTC")
-    return _read(str(source), fps, given, limits, fetched)
+    return _read_frames(str(source), fps, given, limits)
 
 
-def _read(
-    source: str, fps: float, given: datetime | None, limits: DecodeLimits | None, fetched: Any
-) -> Iterator[Frame]:
-    with fetched(source) as path, Decoding(path, fps=fps, limits=limits) as decoding:
-        try:
-            info = decoding.info()
-            began, _ = clock_of(path, info, given)
-            for pts, pixels in decoding:
-                yield Frame(pixels, pts, from_micros(began + round((pts - info.first) * 1e6)))
-        except SourceError as error:
-            raise type(error)(str(error).replace(str(path), errors.mask_url(source))) from None
+def _read_frames(source: str, fps: float, given: datetime | None, limits: DecodeLimits | None) -> Iterator[Frame]:
+    with fetched(source) as path, Decoding(path, name=source, fps=fps, limits=limits) as decoding:
+        info = decoding.info()
+        began, _ = find_start(path, given=given, created=info.created)
+        for pts, pixels in decoding:
+            yield Frame(pixels, pts, from_micros(began + round((pts - info.first) * 1e6)))

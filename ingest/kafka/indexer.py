@@ -53,13 +53,14 @@ from index.records import Segment, from_micros
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.dead_letters import attempt_of
+from ingest.kafka.fetch import check_clock, read_segment
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import AlertMessage, DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.outbox import Outbox, publish_alerts
 from ingest.segment_indexer import CommittedBatch, DecodedSegment, SegmentIndexer
-from ingest.segments.frames import SegmentFrames, check_clock, read_segment
+from ingest.segments.frames import SegmentFrames
 from model.encoders.encoder import Encoders
 
 __all__ = ["ConsumeReport", "KafkaIndexer", "SegmentRecord", "partition_of"]

@@ -17,13 +17,13 @@ from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageErro
 from index.records import ClockSource, rfc3339
 from index.schemas import check_stream_id
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.sandbox import Decoding, clock_of
+from ingest.decoding.sandbox import Decoding
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
 from ingest.segments.cutter import CutSegment, cut
 from ingest.sources.files import expand, fetched
-from ingest.sources.start_time import stream_name
+from ingest.sources.start_time import find_start, stream_name
 
 __all__ = ["PublishedFile", "publish_files", "publish_segment", "segments_of"]
 
@@ -56,7 +56,7 @@ def segments_of(
     """
     with Decoding(path, limits=limits) as first_look:  # whatever is wrong with the file shows in the sandbox first
         info = first_look.info()
-        began, clock = clock_of(path, info, start)
+        began, clock = find_start(path, given=start, created=info.created)
     for segment in cut(path, seconds=seconds, max_bytes=max_bytes):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
 

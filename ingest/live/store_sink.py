@@ -159,7 +159,7 @@ class StoreSink:
                 limits=self.limits,
             )
         except (SourceError, MessageInvalid) as error:
-            return str(error).replace(str(spooled.path), name)
+            return str(error)
 
 
 def _decoded_segment(spooled: SpooledSegment, result: SegmentFrames | str) -> DecodedSegment:

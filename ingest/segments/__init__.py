@@ -1,1 +1,1 @@
-"""Stretches of compressed footage: cutting, names, decoding."""
+"""Segments, stretches of compressed footage that travel as one unit: cutting, naming, decoding."""

@@ -1,11 +1,10 @@
-"""A file cut into segments of about ten seconds, without decoding and without encoding again.
+"""Cutting of a file into segments of about ten seconds, without decoding and without encoding again.
 
-Cuts lie at key frames, so a segment lasts at least what was asked for and at most one group of pictures longer. Where
-groups are open, the pictures that come after a key frame and are shown before it are left out: nothing that the new
-segment holds could decode them, and the second they belong to has a frame from the segment before.
+Segments begin at intra frames, so a segment is at least as long as requested and at most one group of pictures longer.
+Where groups are open, the frames that follow an intra frame and are shown before it are dropped: they refer to the
+previous segment, which holds a frame of their second already.
 
-The segments keep the file's time base wherever the container can (MP4), and begin at 0; `CutSegment.pts` says where that is in
-the file.
+A segment keeps the file's time base where the container allows it (MP4), and its first frame has pts 0.
 """
 
 from __future__ import annotations
@@ -27,29 +26,36 @@ __all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
 
 Media = Literal["video/mp4", "video/x-matroska"]
 FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
+"""Media types of segments by the name of FFmpeg's container format, in order of preference."""
+_FRAME_SECONDS = 0.04  # assumed where the stream has no frame rate
 
 
 @dataclass(frozen=True, slots=True)
 class CutSegment:
-    """One segment: the pts of its first frame and its duration in seconds, and the file."""
+    """One segment of a file."""
 
     pts: float
+    """pts of its first frame in the file, in seconds."""
     duration: float
+    """Seconds from the first frame to the end of the last."""
     payload: bytes
+    """The segment as a media file."""
     media_type: Media
+    """Media type of `payload`."""
 
 
 def cut(path: Path, *, seconds: float = 10.0, max_bytes: int = 256 * 2**20) -> Iterator[CutSegment]:
     """The segments of a local file, in order.
 
     Args:
-        seconds: least length of a segment but the last.
-        most_bytes: largest segment.
+        path: a local file.
+        seconds: least duration of every segment except the last.
+        max_bytes: most bytes of packets in a segment.
 
     Raises:
-        NotVideo: no video, or none that can be put into MP4 or Matroska.
-        MessageTooLarge: a group of pictures over `max_bytes`.
-        DecodeFailed: the file breaks off; what came before was yielded.
+        NotVideo: the file has no video, or its codec fits neither MP4 nor Matroska.
+        MessageTooLarge: a segment exceeds `max_bytes`.
+        DecodeFailed: the file cannot be read to its end; the segments before were yielded.
     """
     source = open_regular(path)
     try:
@@ -63,14 +69,14 @@ def _cut_source(source: int, path: Path, seconds: float, max_bytes: int) -> Iter
     try:
         kind = next((name for name in FORMATS if fits(name, stream)), None)
         if kind is None:
-            raise NotVideo(f"{path}: {stream.codec_context.name} goes into neither MP4 nor Matroska; convert it first")
+            raise NotVideo(f"{path}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first")
         yield from _cut(container, stream, kind, path, seconds, max_bytes)
     finally:
         container.close()
 
 
 def fits(kind: str, stream: Any) -> bool:
-    """Whether the container holds the stream's codec."""
+    """Whether the container format `kind` can hold the codec of an `av.VideoStream`."""
     try:
         with av.open(io.BytesIO(), "w", format=kind) as trial:
             trial.add_stream_from_template(stream)
@@ -81,41 +87,53 @@ def fits(kind: str, stream: Any) -> bool:
 
 def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
     segment: SegmentFile | None = None
-    frame = 1 / stream.average_rate if stream.average_rate else 0.04
+    frame_seconds = float(1 / stream.average_rate) if stream.average_rate else _FRAME_SECONDS
     try:
         for packet in container.demux(stream):
             if packet.dts is None and packet.pts is None:
-                continue  # the empty packet at the end
+                continue  # the empty packet that PyAV appends at the end
             if packet.pts is None:
                 packet.pts = packet.dts
             at = float(packet.pts * packet.time_base)
             if packet.is_keyframe and (
-                segment is None or at - segment.began >= seconds - frame / 2 or at < segment.began
+                segment is None or at - segment.began >= seconds - frame_seconds / 2 or at < segment.began
             ):
                 if segment is not None:
                     yield segment.close()
-                segment = SegmentFile(kind, stream, packet, float(frame))
+                segment = SegmentFile(kind, stream, packet, frame_seconds)
             if segment is None or at < segment.began:
-                continue  # before the first key frame, or shown before the one that this segment begins with
+                continue  # before the first intra frame, or shown before the intra frame that the segment begins with
             segment.add(packet, at)
             if segment.size > max_bytes:
                 raise MessageTooLarge(
-                    f"{path}: more than {max_bytes} bytes from one key frame to the next at {at:.0f} s; "
-                    "encode it with more key frames, or raise kafka.object_bytes"
+                    f"{path}: the segment at {segment.began:.0f} s has more than {max_bytes} bytes; cut shorter segments, "
+                    "encode the file with more key frames, or raise kafka.object_bytes"
                 )
     except (av.error.FFmpegError, OSError) as error:
         if segment is not None:
             yield segment.close()
-        raise DecodeFailed(f"{path}: broke off ({error}); what came before was cut") from error
+        raise DecodeFailed(f"{path}: reading ended early ({error}); the segments before were cut") from error
     if segment is not None:
         yield segment.close()
 
 
 class SegmentFile:
-    """One that is being written. Packets keep their time base and are moved so that the first has pts 0."""
+    """A segment that is being written. Packets keep their time base and are shifted so that the first has pts 0.
 
-    def __init__(self, kind: str, stream: Any, first: Any, frame: float) -> None:
-        self.kind, self.frame, self.size = kind, frame, 0
+    Args:
+        kind: container format, a key of `FORMATS`.
+        stream: the `av.VideoStream` that packets come from.
+        first: the first packet, an intra frame; `add` it too.
+        frame_seconds: duration of packets that have none.
+
+    Attributes:
+        began: pts of the first packet, in seconds.
+        ends: end of the last packet shown, in seconds.
+        size: bytes of all packets.
+    """
+
+    def __init__(self, kind: str, stream: Any, first: Any, frame_seconds: float) -> None:
+        self.kind, self.frame_seconds, self.size = kind, frame_seconds, 0
         self.base, self.zero = first.time_base, first.pts
         self.began = self.ends = float(first.pts * first.time_base)
         self.file = io.BytesIO()
@@ -124,8 +142,9 @@ class SegmentFile:
         self.stream.time_base = self.base
 
     def add(self, packet: Any, at: float) -> None:
-        length = float(packet.duration * packet.time_base) if packet.duration else self.frame
-        self.ends = max(self.ends, at + length)
+        """Write a packet that is shown at `at` seconds."""
+        duration = float(packet.duration * packet.time_base) if packet.duration else self.frame_seconds
+        self.ends = max(self.ends, at + duration)
         self.size += packet.size
         packet.pts -= self.zero
         if packet.dts is not None:
@@ -134,5 +153,6 @@ class SegmentFile:
         self.out.mux(packet)
 
     def close(self) -> CutSegment:
+        """Finish the file."""
         self.out.close()
         return CutSegment(self.began, self.ends - self.began, self.file.getvalue(), FORMATS[self.kind])

@@ -1,9 +1,9 @@
-"""What a live segment is called wherever it lies: its stream, the UTC time of its first frame, and how long it lasts.
+"""Names of live segments: the stream, the UTC time of the first frame, and the duration.
 
     gate/2026-03-01/2026-03-01T08-00-00.123456Z_10.040000.mp4
 
-Names say everything that finding a segment needs, so a folder or bucket of them is its own index, complete as soon as
-the last file is. This module knows nothing of what is inside.
+A name holds everything that finding a segment needs, so a folder or bucket of segments is its own index and is complete
+as soon as the last file is written. This module knows nothing of the segments' contents.
 """
 
 from __future__ import annotations
@@ -28,36 +28,49 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True, order=True)
 class NamedSegment:
-    """start: UTC microseconds of the first frame. duration: seconds. name: relative to the folder."""
+    """What a segment's name tells. Ordered by stream and start."""
 
     stream: str
+    """Stream id."""
     start: int
+    """UTC microseconds of the first frame."""
     duration: float
+    """Seconds."""
     media_type: Media
+    """Media type of the file."""
     name: str
+    """Path relative to the folder of all streams."""
 
     @property
     def end(self) -> int:
+        """UTC microseconds of the end, exclusive."""
         return self.start + round(self.duration * 1e6)
 
 
-def _moment(micros: int) -> str:
+def _time_text(micros: int) -> str:
     at = datetime.fromtimestamp(micros // 1_000_000, UTC)
     return f"{at:%Y-%m-%dT%H-%M-%S}.{micros % 1_000_000:06d}Z"
 
 
 def day_of(micros: int) -> str:
-    """The folder of a day, `2026-03-01`."""
-    return _moment(micros)[:10]
+    """The name of a UTC day's folder, `2026-03-01`, for a time in UTC microseconds."""
+    return _time_text(micros)[:10]
 
 
 def segment_name(stream: str, start: int, duration: float, media_type: Media) -> str:
-    """`start` in UTC microseconds, `duration` in seconds."""
-    return f"{stream}/{day_of(start)}/{_moment(start)}_{duration:.6f}.{_SUFFIX[media_type]}"
+    """The path of a segment relative to the folder of all streams.
+
+    Args:
+        stream: stream id.
+        start: UTC microseconds of the first frame.
+        duration: seconds.
+        media_type: of the file.
+    """
+    return f"{stream}/{day_of(start)}/{_time_text(start)}_{duration:.6f}.{_SUFFIX[media_type]}"
 
 
 def parse_name(path: str) -> NamedSegment | None:
-    """What the end of a path says, None when it is no segment's."""
+    """What the end of a path or URL tells; None if it is not the name of a segment."""
     found = _NAME.search(path)
     if found is None or found.end() != len(path):
         return None

@@ -1,20 +1,21 @@
-"""When footage began, in UTC, and who says so."""
+"""The UTC time at which footage begins, and the source of that time."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import structlog
 
 from index.records import ClockSource, to_micros
 
-__all__ = ["began_at", "stream_name", "time_in_name"]
+__all__ = ["find_start", "stream_name", "time_in_name"]
 
 _TIME = re.compile(
     r"(?P<y>(?:19|20)\d\d)-?(?P<mo>[01]\d)-?(?P<d>[0-3]\d)[T_ -](?P<h>[0-2]\d)[-:]?(?P<mi>[0-5]\d)[-:]?(?P<s>[0-5]\d)(?P<z>Z)?"
 )
+_NOT_IN_STREAM_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _log = structlog.get_logger(__name__)
 
 
@@ -31,30 +32,32 @@ def time_in_name(name: str) -> datetime | None:
 
 
 def stream_name(path: str) -> str:
-    """The stream a file belongs to by its name: the stem without the time, in the letters a stream may have."""
+    """The stream id that a file's name gives: its stem without the time, invalid characters replaced by `-`."""
     stem = PurePosixPath(path).stem
-    bare = _TIME.sub("", stem)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bare).strip("-_.")
-    return (name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-_.") or "stream")[:128]
+    name = _NOT_IN_STREAM_ID.sub("-", _TIME.sub("", stem)).strip("-_.")
+    return (name or _NOT_IN_STREAM_ID.sub("-", stem).strip("-_.") or "stream")[:128]
 
 
-def began_at(
-    name: str, *, given: datetime | None, container: datetime | None, modified: datetime
-) -> tuple[int, ClockSource]:
-    """UTC microseconds of the first frame and where that is known from, the surest source first.
+def find_start(path: Path, *, given: datetime | None, created: datetime | None) -> tuple[int, ClockSource]:
+    """UTC microseconds of a local file's first frame, and the source of that time.
+
+    Sources in order of preference: `given`, the file's name, `created`, the file's modification time. The last is
+    a guess: it is the time at which the recording ended or was copied.
 
     Args:
-        name: the file's name.
-        given: what the user said.
-        container: the container's creation time.
-        modified: the file's mtime, of last resort: it is when the recording ended or was copied.
+        path: a local file.
+        given: start given by the user.
+        created: creation time in the container.
+
+    Raises:
+        UsageError: `given` has no time zone.
     """
     if given is not None:
         return to_micros(given), "given"
-    named = time_in_name(name)
+    named = time_in_name(path.name)
     if named is not None:
         return to_micros(named), "filename"
-    if container is not None and container.year > 1971:
-        return to_micros(container), "container"
-    _log.warning("no start time known, taking the file's modification time; pass --start", file=name)
-    return to_micros(modified), "mtime"
+    if created is not None and created.year > 1971:  # cameras without a clock write 1970, and QuickTime 1904
+        return to_micros(created), "container"
+    _log.warning("start time unknown, using the file's modification time; pass --start", file=path.name)
+    return to_micros(datetime.fromtimestamp(path.stat().st_mtime, UTC)), "mtime"

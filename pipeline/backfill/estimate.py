@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from index.errors import SourceError, UsageError
-from ingest.chunks import BATCH
+from ingest.chunks import BATCH_FRAMES
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import embed, picture
@@ -76,9 +76,9 @@ def dry_run(
             with fetched(entry.uri) as path, Decoding(path, limits=limits) as decoding:
                 duration = decoding.info().duration
                 if duration is None or not frames:
-                    some = [pixels for _, pixels in islice(decoding, None if duration is None else BATCH)]
+                    some = [pixels for _, pixels in islice(decoding, None if duration is None else BATCH_FRAMES)]
                     duration = duration or float(len(some))
-                    frames = frames or some[:BATCH]
+                    frames = frames or some[:BATCH_FRAMES]
                 seconds.append(duration)
                 sizes.append(path.stat().st_size)
         except SourceError:
@@ -107,7 +107,7 @@ def dry_run(
 
 def _speed(encoders: Encoders, frames: list[NDArray[np.uint8]]) -> float:
     """Frames a second, the median of some full batches after one that warms up."""
-    batch = (frames * BATCH)[:BATCH]
+    batch = (frames * BATCH_FRAMES)[:BATCH_FRAMES]
     embed(encoders, batch)
     took = []
     for _ in range(_MEASURED):

@@ -13,19 +13,28 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.commits import bulk
 from index.errors import SourceError, mask_url
-from index.records import FrameRecords, Segment, to_micros
+from index.records import ClockSource, FrameRecords, Segment, to_micros
 from index.store import Store
-from ingest.chunks import BATCH, Batches, ChunkWriter, SourceFootage, first_missing, identify, problem_of, stored_chunks
-from ingest.decoding.sandbox import Decoding
-from ingest.embedding import embed, picture
+from ingest.chunks import (
+    BATCH_FRAMES,
+    ChunkFrames,
+    ChunkWriter,
+    FrameReader,
+    SourceFootage,
+    decoding_problem,
+    first_missing_chunk,
+    identify_footage,
+    stored_chunks,
+)
+from ingest.decoding.frame import FrameBatch
+from ingest.decoding.sandbox import Decoding, VideoInfo
+from ingest.embedding import encode_records
 from ingest.sources.files import fetched
 from model.encoders.encoder import Encoders
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
@@ -45,17 +54,17 @@ def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> P
     """Open a file. Returns its result if nothing is left to do, because it is stored already or does not open."""
     name = mask_url(entry.uri)
     try:
-        with fetched(entry.uri) as path, Decoding(path, limits=settings.limits) as decoding:
+        with fetched(entry.uri) as path, Decoding(path, name=name, limits=settings.limits) as decoding:
             size = path.stat().st_size
             info = decoding.info()
-            footage = identify(path, name, entry.stream, entry.start, info)
+            footage = identify_footage(path, name, entry.stream, entry.start, info)
     except SourceError as error:
         return FileResult(uri=name, stream_id=entry.stream, state="lost", kind=type(error).__name__, problem=str(error))
     stored = stored_chunks(store, footage)
     if any(s.final for s in stored.values()):
         return _result(footage, stored.values(), size, state="skipped")
     start = None if entry.start is None else to_micros(entry.start)
-    return ProbedFile(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing(stored))
+    return ProbedFile(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing_chunk(stored))
 
 
 def plan(settings: WorkerSettings, stream: Iterable[ProbedFile]) -> Iterator[ChunkRange]:
@@ -93,7 +102,7 @@ class _OpenPiece:
 
     piece: ChunkRange
     writer: ChunkWriter
-    info: Any
+    info: VideoInfo
     resumed: bool
     chunks: list[tuple[int, str]] = field(default_factory=list)
     pending: int = 0  # frames decoded and not embedded
@@ -138,25 +147,28 @@ class Indexer:
             else:
                 yield StagedRange(piece, file.mode, ())
             return
-        first = first_missing(stored) if piece.alone else piece.first
+        first = first_missing_chunk(stored) if piece.alone else piece.first
         if not piece.alone and (held := self._staging.finished(file.footage, piece.first, piece.end, seconds)):
             yield StagedRange(piece, **held)
             return
         try:
-            with fetched(file.uri) as path, Decoding(path, limits=self._settings.limits) as decoding:
+            with (
+                fetched(file.uri) as path,
+                Decoding(path, name=file.footage.name, limits=self._settings.limits) as decoding,
+            ):
                 info = decoding.info()
                 decoding.after = first * seconds
                 decoding.until = None if piece.end is None else float(piece.end * seconds)
                 opened = self._open_piece(piece, info, first, resumed=bool(stored))
-                for item in Batches(decoding, file.footage.began, info.first, seconds):
+                for item in FrameReader(decoding, file.footage.began, info.first, seconds):
                     if isinstance(item, SourceError):
-                        opened.problem = problem_of(item, path, file.footage.name)
+                        opened.problem = decoding_problem(item)
                         opened.kind = type(item).__name__ if opened.problem or opened.writer.empty else None
                         opened.problem = opened.problem or (str(item) if opened.kind else None)
                         break
-                    self._enqueue(opened, *item)
+                    self._enqueue(opened, item)
         except SourceError as error:  # it opened when it was probed, and no longer does
-            opened = self._open_piece(piece, SimpleNamespace(mode=file.mode), first, resumed=bool(stored))
+            opened = self._open_piece(piece, VideoInfo(file.mode, 0.0, None, None), first, resumed=bool(stored))
             opened.kind, opened.problem = type(error).__name__, str(error)
         opened.ended = True
         yield from self._finished()
@@ -168,7 +180,7 @@ class Indexer:
         yield from self._finished()
         yield from self._committed()
 
-    def _open_piece(self, piece: ChunkRange, info: Any, first: int, *, resumed: bool) -> _OpenPiece:
+    def _open_piece(self, piece: ChunkRange, info: VideoInfo, first: int, *, resumed: bool) -> _OpenPiece:
         footage, opened = piece.file.footage, None
 
         def stage(segment: Segment, frames: FrameRecords | None) -> bool:
@@ -185,35 +197,25 @@ class Indexer:
         self._open.append(opened)
         return opened
 
-    def _enqueue(
-        self, opened: _OpenPiece, chunk: int, times: list[int], pts: list[float], frames: list[NDArray[np.uint8]]
-    ) -> None:
-        rows = zip(times, pts, frames, strict=True)
-        self._frames += [_PendingFrame(opened, chunk, at, seconds, pixels) for at, seconds, pixels in rows]
-        opened.pending += len(times)
-        while len(self._frames) >= BATCH:
-            self._embed(BATCH)
+    def _enqueue(self, opened: _OpenPiece, item: ChunkFrames) -> None:
+        rows = zip(item.frames.captured_at, item.frames.pts_seconds, item.frames.pixels, strict=True)
+        self._frames += [_PendingFrame(opened, item.chunk, at, seconds, pixels) for at, seconds, pixels in rows]
+        opened.pending += len(item.frames)
+        while len(self._frames) >= BATCH_FRAMES:
+            self._embed(BATCH_FRAMES)
 
     def _embed(self, count: int) -> None:
         some, self._frames = self._frames[:count], self._frames[count:]
-        vectors, pooled, patches = embed(self._encoders, [w.pixels for w in some])
-        at = 0
-        for (_, chunk), members in groupby(some, key=lambda w: (id(w.opened), w.chunk)):
-            mine = list(members)
-            opened, rows = mine[0].opened, slice(at, at + len(mine))
-            at += len(mine)
-            records = FrameRecords(
-                stream_id=opened.piece.file.footage.stream_id,
-                clock_source=opened.piece.file.footage.clock,
-                captured_at=np.asarray([w.captured_at for w in mine], np.int64),
-                pts_seconds=np.asarray([w.pts for w in mine], np.float64),
-                frame_vectors=vectors[rows],
-                patch_pooled=pooled[rows],
-                patches=patches[rows],
-                pictures=[picture(w.pixels) for w in mine],
-            )
-            opened.writer.add(chunk, records)
-            opened.pending -= len(mine)
+        groups = [list(group) for _, group in groupby(some, key=lambda w: (id(w.opened), w.chunk))]
+        batches: list[tuple[str, ClockSource, FrameBatch]] = []
+        for group in groups:
+            frames = FrameBatch([w.captured_at for w in group], [w.pts for w in group], [w.pixels for w in group])
+            footage = group[0].opened.piece.file.footage
+            batches.append((footage.stream_id, footage.clock, frames))
+        encoded = encode_records(self._encoders, batches, batch_frames=BATCH_FRAMES)
+        for group, records in zip(groups, encoded, strict=True):
+            group[0].opened.writer.add(group[0].chunk, records)
+            group[0].opened.pending -= len(group)
 
     def _finished(self) -> Iterator[FileResult | StagedRange]:
         while self._open and self._open[0].ended and not self._open[0].pending:
@@ -297,7 +299,7 @@ def commit_group(
                 assert isinstance(done, FileResult)  # for the type checker: a piece that is alone gives a FileResult
                 yield done
         else:
-            yield _commit(settings, store, staging, file, mine, first_missing(stored))
+            yield _commit(settings, store, staging, file, mine, first_missing_chunk(stored))
         staging.drop(file.footage)
 
 
@@ -307,7 +309,7 @@ def _commit(
     last = mine[-1]
     if last.kind and not last.chunks and not first and len(mine) == 1:
         return _lost(file, last.kind, last.problem)
-    info = SimpleNamespace(mode=file.mode)
+    info = VideoInfo(file.mode, 0.0, None, None)
     group = _CommitBuffer(store)
     writer = ChunkWriter(group.append, file.footage, info, segment_seconds=settings.segment_seconds, chunk=first)
     for staged in mine:

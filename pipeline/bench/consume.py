@@ -19,11 +19,11 @@ from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from ingest.embedding import embed, picture
 from ingest.kafka.clients import Sender, make_topics
+from ingest.kafka.fetch import read_segment
 from ingest.kafka.poller import consume
 from ingest.kafka.publisher import publish_files
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import parse_segment
-from ingest.segments.frames import read_segment
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.demo.render import render

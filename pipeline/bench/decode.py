@@ -1,6 +1,6 @@
 """`sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in the same run.
 
-Ours is measured as anybody would use it: `ingest.read_frames`, from starting the decoder's process to the last RGB
+Ours is measured as anybody would use it: `ingest.decoding.sandbox.read_frames`, from starting the decoder's process to the last RGB
 frame in this one. ffmpeg decodes, samples, converts nothing and writes nothing.
 """
 
@@ -18,9 +18,8 @@ import av
 import numpy as np
 from pydantic import BaseModel
 
-from ingest import read_frames
 from ingest.decoding.h264 import h264_disposable, length_bytes
-from ingest.decoding.sandbox import Decoding
+from ingest.decoding.sandbox import Decoding, read_frames
 from pipeline.bench.footage import camera_footage, repeated
 
 __all__ = ["DecodeReport", "bench_decode"]

@@ -1,6 +1,6 @@
 """Samples as the model takes them: frames read and resized by worker processes, encoded here, kept in a cache.
 
-A video gives `fps` frames a second of stream time, each the first with pts ≥ its second (`ingest.read_frames`). What is
+A video gives `fps` frames a second of stream time, each the first with pts ≥ its second (`ingest.decoding.sandbox.read_frames`). What is
 longer than `max_frames` is thinned evenly: every second frame, every fourth, and so on, so that a video of any length
 takes bounded memory. An image is one frame.
 

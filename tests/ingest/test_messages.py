@@ -1,4 +1,4 @@
-"""The messages of the three topics, the settings they travel by, and segments made into frames."""
+"""The messages of the Kafka topics, and the settings of Kafka."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from index.errors import DecodeFailed, MessageInvalid, NotVideo, SourceDenied, SourceNotFound, UsageError
-from ingest.decoding.limits import DecodeLimits
+from index.errors import MessageInvalid, UsageError
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import (
     DeadLetter,
@@ -23,8 +22,6 @@ from ingest.messages import (
     parse_segment,
     segment_message,
 )
-from ingest.segments.frames import check_clock, read_segment
-from tests.support.footage import make_video
 
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
 
@@ -119,12 +116,6 @@ def test_the_other_messages_come_back() -> None:
         parse_dead_letter(b"{}")
 
 
-def test_a_clock_far_ahead_is_refused() -> None:
-    check_clock(message(), ahead_seconds=300, now=BEGAN / 1e6 - 299)
-    with pytest.raises(MessageInvalid, match="301 s in the future, at 2024-03-01T08:00:00Z"):
-        check_clock(message(), ahead_seconds=300, now=BEGAN / 1e6 - 301)
-
-
 def test_settings_pass_security_through_and_hide_the_password() -> None:
     settings = KafkaSettings(
         servers="a:1, b:2",
@@ -142,82 +133,6 @@ def test_settings_pass_security_through_and_hide_the_password() -> None:
     assert "hunter2" not in settings.model_dump_json()
     with pytest.raises(ValidationError, match="needs sasl_mechanism, username and password"):
         KafkaSettings(security_protocol="SASL_SSL", username="u")
-
-
-# ---- segments made into frames -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    make_video(path, seconds=4, gop=10)
-    return path
-
-
-def at(start: int, film: Path, **more: Any) -> SegmentMessage:
-    return segment_message("front", start, 4.0, film.read_bytes(), **more)
-
-
-def test_a_segment_that_begins_inside_a_second_keeps_to_the_grid(film: Path) -> None:
-    whole = read_segment(at(BEGAN, film), settings=KafkaSettings(), limits=DecodeLimits())
-    assert [t - BEGAN for t in whole.captured_at] == [0, 1_000_000, 2_000_000, 3_000_000]
-    # Key frames stand at .7: of each second the first of them; second 8:00:00 has only what is left of it, and the last
-    # second, which ends before its key frame, the first frame there is.
-    later = read_segment(at(BEGAN + 700_000, film), settings=KafkaSettings(), limits=DecodeLimits())
-    assert [t - BEGAN for t in later.captured_at] == [700_000, 1_700_000, 2_700_000, 3_700_000, 4_000_000]
-
-
-def test_objects_are_read_from_where_it_is_allowed_only(film: Path, tmp_path: Path) -> None:
-    remote = at(BEGAN, film, uri=film.as_uri())
-    allowed = KafkaSettings(objects=(str(film.parent),))
-    assert len(read_segment(remote, settings=allowed, limits=DecodeLimits()).captured_at) == 4
-    link = tmp_path / "inside" / "link.mp4"
-    link.parent.mkdir()
-    link.symlink_to(film)
-    for uri, objects in (
-        (film.as_uri(), ()),
-        (film.as_uri(), (str(tmp_path / "inside"),)),
-        (link.as_uri(), (str(tmp_path / "inside"),)),
-        (f"{film.parent.as_uri()}/x/../../film.mp4", (str(film.parent / "x"),)),
-        ("http://169.254.169.254/latest", (str(film.parent),)),
-        ("s3://other/a.mp4", ("s3://bucket",)),
-        ("s3://bucket-of-another/a.mp4", ("s3://bucket",)),
-        ("s3://bucket/../other/a.mp4", ("s3://bucket",)),
-        ("ftp://user:hunter2@host/a.mp4", ("s3://bucket",)),
-    ):
-        with pytest.raises(SourceDenied, match="not under a place") as caught:
-            read_segment(at(BEGAN, film, uri=uri), settings=KafkaSettings(objects=objects), limits=DecodeLimits())
-        assert "hunter2" not in str(caught.value)
-
-
-def test_objects_that_are_gone_changed_or_endless_are_found(film: Path, tmp_path: Path) -> None:
-    settings = KafkaSettings(objects=(str(tmp_path), "file:///dev"))
-    path = tmp_path / "segment.mp4"
-    message_ = at(BEGAN, film, uri=path.as_uri())
-    with pytest.raises(SourceNotFound, match="no such object"):
-        read_segment(message_, settings=settings, limits=DecodeLimits())
-    path.write_bytes(film.read_bytes()[:-1])
-    with pytest.raises(MessageInvalid, match="checksum"):
-        read_segment(message_, settings=settings, limits=DecodeLimits())
-    endless = at(BEGAN, film, uri="file:///dev/zero")
-    with pytest.raises(MessageInvalid, match="checksum"):
-        read_segment(endless, settings=settings, limits=DecodeLimits())
-    with pytest.raises(MessageInvalid, match=r"over kafka\.object_bytes"):
-        read_segment(message_, settings=KafkaSettings(object_bytes=100), limits=DecodeLimits())
-
-
-def test_what_does_not_decode_says_which_segment(film: Path) -> None:
-    with pytest.raises(NotVideo, match="front at 2024-03-01T08:00:00Z"):
-        read_segment(message(b"not a video" * 99), settings=KafkaSettings(), limits=DecodeLimits())
-    with pytest.raises(DecodeFailed, match="limit of 100 pixels"):
-        read_segment(at(BEGAN, film), settings=KafkaSettings(), limits=DecodeLimits(pixels=100))
-
-
-def test_a_segment_that_lasts_longer_than_it_says_is_refused(tmp_path: Path) -> None:
-    make_video(tmp_path / "long.mp4", seconds=9, gop=10)
-    long = segment_message("front", BEGAN, 2.0, (tmp_path / "long.mp4").read_bytes())
-    with pytest.raises(MessageInvalid, match="longer than the 2 s"):
-        read_segment(long, settings=KafkaSettings(), limits=DecodeLimits())
 
 
 def test_settings_of_kafka_come_from_environment_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from index.errors import DecodeFailed
-from ingest import read_frames
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sampler import Sampler
-from ingest.decoding.sandbox import Decoding
+from ingest.decoding.sandbox import Decoding, read_frames
 from tests.support.footage import make_video
 
 B_FRAMES = ":bframes=3:b-adapt=0:b-pyramid=normal"
@@ -110,5 +109,5 @@ def test_a_size_that_changes_in_the_middle(tmp_path: Path) -> None:
 
 def test_pixels_that_are_not_square_do_not_break_the_limit(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mkv", seconds=1, size=(64, 48), aspect=Fraction(8))
-    with pytest.raises(DecodeFailed, match="512 × 48 is over the limit"):
+    with pytest.raises(DecodeFailed, match="512 × 48 exceeds the limit"):
         list(read_frames(tmp_path / "v.mkv", limits=DecodeLimits(pixels=64 * 48)))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from index.errors import SourceNotFound
-from ingest import read_frames
+from ingest.decoding.sandbox import read_frames
 from ingest.sources import files as ingest_sources
 from ingest.sources.files import expand, fetched
 from tests.support.footage import make_video

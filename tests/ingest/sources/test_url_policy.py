@@ -13,9 +13,9 @@ import pytest
 
 from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, mask_url
 from ingest.decoding.limits import DecodeLimits
+from ingest.kafka.fetch import read_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import segment_message
-from ingest.segments.frames import read_segment
 from ingest.sources.pinned_http import PinnedHttp
 from ingest.sources.url_policy import UrlPolicy, check_url
 from tests.support.footage import make_video

@@ -158,7 +158,7 @@ def test_bad_files_are_dead_letters_and_too_many_fail_the_job(
         ("abse", "lost", "SourceNotFound"),
         ("cut_", "stored", "DecodeFailed"),
     }
-    assert "cut off" in next(r["problem"] for r in letters if r["state"] == "stored")
+    assert "truncated" in next(r["problem"] for r in letters if r["state"] == "stored")
     with pytest.raises(BackfillFailed, match=r"2 of 4 files gave nothing, more than --max-lost 0\.2"):
         run(mixed, tmp_path / "store", profile, entries=entries, max_lost=0.2)
 
