@@ -1,7 +1,8 @@
-"""One Python worker process of Beam on a cluster: asks the runner where its services are, then does as it is told.
+"""One Python worker process of Beam on a cluster.
 
-What Beam's own boot program (written in Go, made for containers) does with the same arguments, less the staging of
-files: sightline is installed where the workers run. Knows nothing of backfills.
+It asks the runner for the addresses of its services and starts Beam's worker. It replaces Beam's boot program, which is
+written in Go for containers, takes the same arguments, and also stages files; here Sightline is installed where the workers
+run. This module knows nothing of backfills.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ _SECONDS = 60
 
 
 def environment(worker: str, provision: str) -> dict[str, str]:
-    """What the worker is started with: options, and the addresses of the runner's services, as protobuf text.
+    """Ask the runner for the worker's environment: options, and the addresses of its services as protobuf text.
 
     Args:
-        worker: the name that the runner gave. provision: host and port of its provision service.
+        worker: the name that the runner gave this worker.
+        provision: host and port of the runner's provision service.
 
     Raises:
-        grpc.RpcError: nobody answers there within a minute.
+        grpc.RpcError: the service does not answer within a minute.
     """
 
     with grpc.insecure_channel(provision) as channel:
@@ -49,12 +51,12 @@ def environment(worker: str, provision: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until the runner has no more work, or is gone."""
+    """Run until the runner has no more work or has ended."""
 
     parser = argparse.ArgumentParser(description="One Python worker process of Beam, started by a runner.")
     parser.add_argument("--id", required=True, help="the name that the runner gives")
     parser.add_argument("--provision_endpoint", required=True, help="host and port of its provision service")
-    given, _ = parser.parse_known_args(arguments)  # a runner may say more than is needed here
+    given, _ = parser.parse_known_args(arguments)  # a runner may pass arguments that are not needed here
     os.environ.update(environment(given.id, given.provision_endpoint))
     sdk_worker_main.main([])
 

@@ -1,4 +1,4 @@
-"""What a backfill would cost, from a look at some of its files and a measurement of the encoders on this machine."""
+"""Estimate of what a backfill costs, from a sample of its files and the encoders' speed on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.errors import SourceError, UsageError
 from ingest.chunks import BATCH_FRAMES
@@ -28,22 +28,30 @@ _MEASURED = 3
 
 
 class DryRun(BaseModel):
-    """Estimates for `files`, from `sampled` of them, of which `unreadable` did not open.
+    """Estimated cost of a backfill."""
 
-    `gpu_hours` are hours of one device like `device` at `frames_per_second`, which was measured or given; decoding is not
-    in it. `store_bytes` leaves out what Parquet and the logs add.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     files: int
+    """Files of the manifest."""
     sampled: int
+    """Files that were opened."""
     unreadable: int
+    """Sampled files that do not open."""
     hours: float
+    """Hours of footage."""
     frames: int
+    """Frames, one a second."""
     footage_bytes: int
+    """Bytes of the files."""
     store_bytes: int
+    """Bytes in the store, without what Parquet and the table logs add."""
     device: str
+    """Device of the encoders."""
     frames_per_second: float
+    """The encoders' speed, measured or given."""
     gpu_hours: float
+    """Hours of one such device; decoding is not included."""
 
 
 def dry_run(
@@ -55,14 +63,18 @@ def dry_run(
     limits: DecodeLimits | None = None,
     frames_per_second: float | None = None,
 ) -> DryRun:
-    """Look at `sample` files spread evenly over the manifest, and embed a few of their frames.
+    """Open `sample` files, spread evenly over the manifest, and embed a few of their frames.
 
     Args:
-        device: the name of what the encoders run on, for the report.
-        frames_per_second: the encoders' speed where the backfill will run; measured here when None.
+        entries: the files of the backfill.
+        encoders: the encoders of its profile.
+        device: name of the device that the encoders run on, for the report.
+        sample: number of files to open.
+        limits: limits of the decoder's process.
+        frames_per_second: the encoders' speed where the backfill will run; measured here if None.
 
     Raises:
-        UsageError: a sample below 1, or not one of the sampled files opens.
+        UsageError: `sample` is below 1, `frames_per_second` is not above 0, or none of the sampled files opens.
     """
     if sample < 1:
         raise UsageError(f"--sample must be at least 1, got {sample}")
@@ -106,7 +118,7 @@ def dry_run(
 
 
 def _speed(encoders: Encoders, frames: list[NDArray[np.uint8]]) -> float:
-    """Frames a second, the median of some full batches after one that warms up."""
+    """Measure frames a second: the median of a few full batches, after one that warms up."""
     batch = (frames * BATCH_FRAMES)[:BATCH_FRAMES]
     embed(encoders, batch)
     took = []

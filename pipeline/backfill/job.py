@@ -73,9 +73,11 @@ class _Probe(beam.DoFn):  # type: ignore[misc]
         self._settings = settings
 
     def setup(self) -> None:
+        """Open the store, once per worker."""
         self._store = Store.open(self._settings.store)
 
     def process(self, element: tuple[int, Entry]) -> Iterator[ProbedFile | FileResult]:
+        """Probe one file."""
         found = probe(self._settings, self._store, *element)
         _count("files_probed")
         if isinstance(found, FileResult):
@@ -90,6 +92,7 @@ class _Plan(beam.DoFn):  # type: ignore[misc]
         self._settings = settings
 
     def process(self, element: tuple[str, Iterable[ProbedFile]]) -> Iterator[ChunkRange]:
+        """Cut the files of one stream."""
         for piece in plan(self._settings, element[1]):
             _count("pieces")
             yield piece
@@ -102,6 +105,7 @@ class _WithModels(beam.DoFn):  # type: ignore[misc]
         self._settings, self._shared = settings, shared
 
     def setup(self) -> None:
+        """Load the models, or share those of another thread."""
         self._models: _Models = self._shared.acquire(lambda: _Models(self._settings))
 
 
@@ -109,13 +113,16 @@ class _Index(_WithModels):
     """Pieces → results of whole files, and staged pieces of others. Batches are filled across a bundle's pieces."""
 
     def start_bundle(self) -> None:
+        """Begin with empty batches."""
         self._indexer = Indexer(self._settings, self._models.store, self._models.encoders)
 
     def process(self, piece: ChunkRange) -> Iterator[FileResult | StagedRange]:
+        """Decode one piece, and yield what is finished."""
         for done in self._indexer.add(piece):
             yield _counted(done)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Embed the remaining frames, and yield the rest."""
         for done in self._indexer.flush():
             yield WindowedValue(_counted(done), MIN_TIMESTAMP, [GlobalWindow()])
 
@@ -124,6 +131,7 @@ class _Commit(_WithModels):
     """(group, its staged pieces) → results."""
 
     def process(self, element: tuple[str, Iterable[StagedRange]]) -> Iterator[FileResult]:
+        """Commit one group."""
         for result in commit_group(self._settings, self._models.store, self._models.encoders, element[1]):
             _count_result(result)
             yield result
@@ -136,6 +144,7 @@ class _Write(beam.DoFn):  # type: ignore[misc]
         self._folder = folder
 
     def process(self, element: tuple[int, Iterable[FileResult]]) -> None:
+        """Write one file of results."""
         lines = sorted(result.model_dump_json() for result in element[1])
         put(f"{self._folder}/results-{element[0]}.jsonl", "\n".join(lines).encode())
 

@@ -1,8 +1,8 @@
-"""What a backfill is to index: a manifest of files, or a glob and a pattern that reads their names.
+"""Input of a backfill: a manifest of files, or a glob with a pattern that reads stream and time from file names.
 
-A manifest is Parquet, CSV or JSON Lines with the columns `uri`, and if wanted `stream` and `start` (RFC 3339, or a
-Parquet timestamp with a zone). What it does not say is found out as `sightline ingest` does: the stream from the
-file's name, the start from name, container or modification time. Paths are relative to the manifest's folder.
+A manifest is Parquet, CSV or JSON Lines with the column `uri` and the optional columns `stream` and `start` (RFC 3339, or a
+Parquet timestamp with a time zone). Missing values are derived as `sightline ingest` derives them: the stream from the file's
+name; the start from the name, the container or the modification time. Paths are relative to the manifest's folder.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ _STREAM = r"[A-Za-z0-9][A-Za-z0-9._-]*?"
 
 
 class Entry(BaseModel):
-    """One file. `stream` is known once it is read; `start`, of the first frame, is None where footage must say it."""
+    """One file of a backfill."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     uri: str
+    """Path or URL of the file."""
     stream: str = ""
+    """The stream; derived from the file's name while the manifest is read."""
     start: AwareDatetime | None = None
+    """Capture time of the first frame; None if it must come from the footage."""
 
     @field_validator("uri")
     @classmethod
@@ -64,25 +67,28 @@ class Entry(BaseModel):
 
 
 def is_manifest(source: str) -> bool:
-    """Whether `source` names a manifest rather than footage."""
+    """Return whether `source` names a manifest; otherwise it names footage."""
     return source.lower().endswith(_SUFFIXES)
 
 
 def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
-    """Every file of a manifest, or of a folder, glob or URL, in its order.
+    """Read the files of a manifest, or of a folder, glob or URL, in its order.
 
     Args:
         source: a manifest (local or any URL of fsspec), or footage as `sightline ingest` takes it.
-        names: how file names are read, for instance `{stream}_{start:%Y%m%dT%H%M%S}.mp4` or `{stream}/*.mp4`: matched
-            against the end of each path; `*` is anything but a slash. Only for footage, not for manifests.
+        names: pattern of the file names, for example `{stream}_{start:%Y%m%dT%H%M%S}.mp4` or `{stream}/*.mp4`. It is matched
+            against the end of each path; `*` matches anything but a slash. Not allowed for manifests.
 
     Raises:
-        UsageError: a row or a name that does not fit, a file named twice, nothing at all; says which row.
-        SourceNotFound: no such manifest or footage.
+        UsageError: a row is invalid, a name does not match, a file is named twice, or there are no files; the message names
+            the row or file.
+        SourceNotFound: the manifest or footage does not exist.
     """
     if is_manifest(source):
         if names is not None:
-            raise UsageError(f"{mask_url(source)} is a manifest: it says stream and start itself, leave --names out")
+            raise UsageError(
+                f"{mask_url(source)} is a manifest and has columns for stream and start; leave --names out"
+            )
         entries = list(_from_manifest(source))
     else:
         entries = list(_from_names(source, names))
@@ -109,7 +115,7 @@ def _from_manifest(source: str) -> Iterator[Entry]:
             raise UsageError(f"{shown}: row {number}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         uri = entry.uri if "://" in entry.uri or folder is None else str(folder / Path(entry.uri).expanduser())
         if uri in seen:
-            raise UsageError(f"{shown}: row {number}: {mask_url(uri)} stands in row {seen[uri]} already; name it once")
+            raise UsageError(f"{shown}: row {number}: {mask_url(uri)} is in row {seen[uri]} already; list it once")
         seen[uri] = number
         try:
             stream = check_stream_id(entry.stream or stream_name(uri))
@@ -135,13 +141,13 @@ def _rows(source: str) -> Iterator[Mapping[str, Any]]:
             else:
                 yield from _json_lines(io.TextIOWrapper(file, "utf-8"), shown)
     except UnicodeDecodeError:
-        raise UsageError(f"{shown}: not UTF-8 text; write the manifest anew") from None
+        raise UsageError(f"{shown}: not UTF-8 text; save the manifest as UTF-8") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise SourceNotFound(f"{shown}: no manifest there ({error.strerror or error}); check --manifest") from None
     except (pa.ArrowException, csv.Error) as error:
         raise UsageError(f"{shown}: not a {suffix} manifest ({str(error).splitlines()[0]})") from None
     except (OSError, ImportError) as error:
-        raise SourceNotFound(f"{shown}: cannot be read ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{shown}: not readable ({mask_url(str(error))})") from None
 
 
 def _json_lines(lines: Iterator[str] | io.TextIOWrapper, shown: str) -> Iterator[Mapping[str, Any]]:
@@ -172,7 +178,7 @@ def _from_names(source: str, names: str | None) -> Iterator[Entry]:
             continue
         found = pattern.search(path)
         if found is None:
-            raise UsageError(f"{mask_url(path)}: its name does not read as {names}; narrow the glob or change --names")
+            raise UsageError(f"{mask_url(path)}: its name does not match {names}; narrow the glob or change --names")
         values = found.groupdict()
         digits = {name: int(value) for name, value in values.items() if name != "stream"}
         yield Entry(
@@ -183,7 +189,7 @@ def _from_names(source: str, names: str | None) -> Iterator[Entry]:
 
 
 def _pattern(names: str) -> re.Pattern[str]:
-    """A regular expression for names as `{stream}` and `{start:%Y…}` spell them, matched at the end of a path."""
+    """Compile a pattern of `{stream}`, `{start:%Y…}` and `*` to a regular expression that matches the end of a path."""
     parts: list[str] = []
     for piece in re.split(r"(\{[^}]*\}|\*)", names):
         if piece == "*":
@@ -223,4 +229,4 @@ def _start(digits: Mapping[str, int], path: str) -> datetime:
             return day.replace(**clock, tzinfo=UTC)
         return datetime(digits["Y"], digits["m"], digits["d"], **clock, tzinfo=UTC)
     except ValueError as error:
-        raise UsageError(f"{mask_url(path)}: the time in its name is none ({error})") from None
+        raise UsageError(f"{mask_url(path)}: the time in its name is invalid ({error})") from None

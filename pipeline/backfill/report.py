@@ -1,63 +1,95 @@
-"""What became of a backfill: one result a file, the whole as a model, and as a table for people."""
+"""Report of a backfill: one result for each file, their summary, and the summary as a table for people."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["BackfillReport", "FileResult", "summary", "table"]
 
 
 class FileResult(BaseModel):
-    """One file. `frames` are those the store holds of it now, `seconds` its footage, `bytes` its size.
+    """Result of one file."""
 
-    state: `stored`, `skipped` (it was stored before) or `lost` (nothing of it could be read). `kind` is the error's class
-    and `problem` its sentence; a file that was cut off is `stored` with a problem. `source` is its digest, where known.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     uri: str
+    """Path or URL, without credentials."""
     stream_id: str
+    """The stream the file belongs to."""
     state: str
+    """`stored`, `skipped` (it was stored before) or `lost` (nothing of it could be read)."""
     source: str = ""
+    """Digest of the file; empty where it is not known."""
     frames: int = 0
+    """Frames of the file that the store holds now."""
     seconds: float = 0.0
+    """Seconds of footage of the file that the store holds now."""
     bytes: int = 0
+    """Size of the file."""
     pieces: int = 1
+    """Number of pieces of work."""
     kind: str | None = None
+    """Class name of the error, if there was one."""
     problem: str | None = None
+    """Message of the error. A file that ends early is `stored` with a problem."""
 
 
 class BackfillReport(BaseModel):
-    """All files. `errors` counts problems by kind; `counters` are Beam's metrics, where retried work counts again."""
+    """Summary of all files of a run."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     runner: str
+    """Name of the engine."""
     store: str
+    """URL of the store."""
     files: int = 0
+    """Files that have a result."""
     stored: int = 0
+    """Files that this run stored."""
     skipped: int = 0
+    """Files that were stored before."""
     lost: int = 0
+    """Files of which nothing could be read."""
     frames: int = 0
+    """Frames that this run stored."""
     hours: float = 0.0
+    """Hours of footage that this run stored."""
     bytes: int = 0
+    """Bytes of the files that this run stored."""
     errors: dict[str, int] = Field(default_factory=dict)
+    """Number of files with a problem, by class name of the error."""
     counters: dict[str, int] = Field(default_factory=dict)
+    """Beam's counters; retried work counts again."""
     shards: int = 0
+    """FAISS shards that were written at the end."""
     wall_seconds: float = 0.0
+    """Seconds from start to end."""
     frames_per_second: float = 0.0
+    """Frames stored a second."""
     realtime_factor: float = 0.0
+    """Seconds of footage stored a second."""
     dead_letters: str | None = None
+    """Path or URL of the file that lists the files with a problem, if there are any."""
 
     @property
     def lost_ratio(self) -> float:
+        """Share of the files of which nothing could be read, in [0, 1]."""
         return self.lost / self.files if self.files else 0.0
 
 
 def summary(results: Iterable[FileResult], *, runner: str, store: str, before: Container[str]) -> BackfillReport:
-    """The report of all results; frames, hours and bytes are of files that this run stored.
+    """Summarize all results. Frames, hours and bytes count the files that this run stored.
 
-    `before` are the sources that were stored when the job began: what an engine tries again, it finds stored by itself.
+    Args:
+        results: one result for each file.
+        runner: name of the engine.
+        store: URL of the store.
+        before: digests of the sources that were stored when the job began. A source that is `skipped` without being among
+            them was stored by an earlier attempt of this run, so it counts as stored.
     """
     report, errors = BackfillReport(runner=runner, store=store), Counter[str]()
     for found in results:
@@ -76,7 +108,7 @@ def summary(results: Iterable[FileResult], *, runner: str, store: str, before: C
 
 
 def table(report: BackfillReport) -> str:
-    """The summary as aligned lines."""
+    """Return the summary as aligned lines."""
     rows = [
         ("files", f"{report.files} ({report.stored} stored, {report.skipped} stored before, {report.lost} lost)"),
         ("footage", f"{report.hours:.2f} hours, {report.bytes / 1e9:.2f} GB"),

@@ -1,9 +1,10 @@
-"""`sightline bench alerts`: how many of the things that were asked for are told of, and how many alerts are right.
+"""Benchmark of standing questions, `sightline bench alerts`: precision and recall of alerts on rendered footage.
 
-Each camera is asked four forms of question ("a dog", "a red dog", "a dog at the gate", "a red dog at the gate"), of each
-up to a dozen things that do appear there and a dozen that never do, by the workers' own scorer with the profile's rule.
-Beside it stand plain thresholds on raw cosines, one for all cameras and questions, with the same hysteresis, each chosen
-in hindsight: the one that is best on these very events. No rule that does not know the truth could choose it so well.
+Each camera has standing questions of four forms ("a dog", "a red dog", "a dog at the gate", "a red dog at the gate"): for
+each form, up to a dozen things that appear there and a dozen that never do. They are scored by the workers' own scorer with
+the profile's rule. The baselines are fixed thresholds on raw cosines with the same hysteresis, one threshold for all cameras
+and questions, chosen in hindsight: the one with the highest F1 on these events. A rule that does not know the truth cannot
+choose better.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.columns import digest
 from index.records import to_micros
@@ -37,39 +38,59 @@ __all__ = ["AlertsBench", "bench_alerts"]
 
 _EACH = 12
 _FORMS = ("actor", "actor + colour", "actor + place", "actor + colour + place")
-_SLACK = 1.0  # seconds: frames are a second apart
+_SLACK = 1.0  # seconds; frames are a second apart
 _SECOND = 1_000_000
-_CANDIDATES = 60  # thresholds that hindsight chooses from
+_CANDIDATES = 60  # thresholds to choose from in hindsight
 
 
 class Figures(BaseModel):
-    """precision: of the alerts. recall: of the events, each in each question that asks for it. never: questions about
-    things that never appear, and how many false alerts they gave. false_per_hour: false alerts of one question at one
-    camera in an hour. latency_seconds: from the actor's entrance to the frame that raised, median and 95 %."""
+    """Quality of one way to raise alerts."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     precision: Share
+    """Share of alerts that are right."""
     recall: Share
+    """Share of events that raise an alert; an event counts once for each question about it."""
     f1: float
+    """Harmonic mean of both."""
     false_alerts: int
+    """Number of wrong alerts."""
     false_per_hour: float
+    """Wrong alerts of one question at one camera in an hour."""
     false_never: int
+    """Wrong alerts of questions about things that never appear."""
     latency_seconds: tuple[float, float] | None
+    """Seconds from the actor's entrance to the frame that raises the alert: median and 95 % quantile; None without alerts."""
     by_form: dict[str, dict[str, Share]]
+    """Precision and recall by form of question."""
 
 
 class AlertsBench(BaseModel):
-    """`calibrated` is what workers do; `hindsight` the baselines, by signal, with the threshold that was best."""
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     seeds: list[int]
+    """Seeds of the rendered worlds."""
     minutes: float
+    """Length of each camera's footage."""
     cameras: int
+    """Cameras of each seed."""
     camera_hours: float
+    """Hours of footage that count, after the rule has warmed up."""
     questions: int
+    """Standing questions."""
     questions_never: int
+    """Those about things that never appear."""
     rule: AlertRule
+    """The rule of the alerts."""
     calibrated: Figures
+    """Quality of the workers' rule."""
     hindsight: dict[str, tuple[float, Figures]]
+    """Baselines by signal: the best fixed threshold, and its quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,8 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Camera:
+    """The scores of one camera, and the alerts they raise."""
+
     seconds: list[int]
     asked: list[_Asked]
     signals: dict[str, NDArray[np.int64]]  # by name, [frames, questions] in 1/UNIT
@@ -101,13 +124,15 @@ class _Camera:
 
 @dataclass(slots=True)
 class _Tally:
+    """Alerts and events by form of question, each with whether it is right or raised an alert."""
+
     alerts: dict[str, list[bool]] = field(default_factory=lambda: {form: [] for form in _FORMS})
     events: dict[str, list[bool]] = field(default_factory=lambda: {form: [] for form in _FORMS})
     never: int = 0
     late: list[float] = field(default_factory=list)
 
     def add(self, asked: _Asked, found: Iterable[_Found], counted: float) -> None:
-        """Alerts from UTC second `counted` on; what an event that began before gives is neither right nor wrong."""
+        """Count alerts from UTC second `counted` on. Alerts of events that began earlier are neither right nor wrong."""
         spans = [span for span in asked.spans if span[0] >= counted]
         before = [span for span in asked.spans if span[0] < counted]
         first: dict[tuple[float, float], float] = {}
@@ -123,6 +148,8 @@ class _Tally:
         self.late += first.values()
 
     def figures(self, question_hours: float) -> Figures:
+        """Return the figures; `question_hours` are hours of footage, summed over the questions."""
+
         def shares(forms: Sequence[str]) -> dict[str, Share]:
             alerts = [right for form in forms for right in self.alerts[form]]
             events = [seen for form in forms for seen in self.events[form]]
@@ -142,6 +169,7 @@ class _Tally:
         )
 
     def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
         alerts = [right for rows in self.alerts.values() for right in rows]
         events = [seen for rows in self.events.values() for seen in rows]
         precision, recall = sum(alerts) / max(1, len(alerts)), sum(events) / max(1, len(events))
@@ -164,8 +192,15 @@ def bench_alerts(
     cameras: int = 2,
     work: Path | None = None,
 ) -> AlertsBench:
-    """Render, ingest and ask; what is in `work` from an earlier run is taken as it is."""
+    """Render and ingest footage, and score standing questions on it.
 
+    Args:
+        profile: name of the profile, or the path of its TOML file.
+        seeds: seeds of the rendered worlds.
+        minutes: length of each camera's footage.
+        cameras: cameras of each seed.
+        work: folder that keeps footage and stores; results of an earlier run there are used again.
+    """
     chosen = load_profile(profile)
     encoders, rule = load_encoders(chosen), AlertRule(floor=chosen.alert_floor)
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
@@ -197,7 +232,6 @@ def bench_alerts(
 
 
 def _filled(work: Path, encoders: Encoders, seed: int, minutes: float, cameras: int) -> Store:
-
     name = f"{seed}-{minutes:g}-{cameras}"
     footage = work / f"footage-{name}"
     if not (footage / "truth.json").exists():
@@ -228,7 +262,7 @@ def _camera(store: Store, encoders: Encoders, rule: AlertRule, seed: int, number
             found[where[alert.question]].append(
                 _Found(one_found.start, one_found.raised, to_micros(alert.end) // _SECOND)
             )
-    for which, watch in watched.watches.items():  # what is still open at the end
+    for which, watch in watched.watches.items():  # alerts that are open at the end
         now = watch.hysteresis
         if now.start is not None and not watch.silent:
             raised = open_[digest(which, stream, now.start)].raised
@@ -293,7 +327,7 @@ def _tallied(seen: Sequence[_Camera], rule: AlertRule, found: Callable[[_Camera,
 
 
 def _best(seen: Sequence[_Camera], rule: AlertRule, signal: str) -> tuple[float, _Tally]:
-    """The one threshold for all cameras and questions that gives the highest F1 on these events."""
+    """Find the one threshold for all cameras and questions that has the highest F1 on these events."""
     scores = np.concatenate([camera.signals[signal].reshape(-1) for camera in seen])
     best: tuple[float, _Tally] | None = None
     for high in np.unique(np.quantile(scores, 1 - np.geomspace(0.2, 0.001, _CANDIDATES))).tolist():
@@ -309,7 +343,7 @@ def _best(seen: Sequence[_Camera], rule: AlertRule, signal: str) -> tuple[float,
 
 
 def _plain(seconds: Sequence[int], scores: Sequence[int], rule: AlertRule, high: float) -> list[_Found]:
-    """The same hysteresis with thresholds that never change."""
+    """Apply the same hysteresis with fixed thresholds."""
     state, found, raised = Hysteresis(rule), [], 0
     for second, score in zip(seconds, scores, strict=True):
         for turn in state.step(second, score, high, rule.low_share * high):

@@ -1,4 +1,4 @@
-"""`sightline bench backfill`: the pipeline beside plain ingest on the same files in the same run, and two workers beside one."""
+"""Benchmark of the Beam pipeline, `sightline bench backfill`: beside plain ingest of the same files, and two workers beside one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.store import Store
 from ingest.file_ingest import ingest_sources
@@ -24,30 +24,45 @@ _WORKERS = "--direct_running_mode=multi_processing"
 
 
 class BackfillBench(BaseModel):
-    """Seconds, medians. `overhead` is pipeline by ingest, less 1: both in one process with the same threads.
+    """Result of the benchmark; seconds are medians."""
 
-    `scaling` is one worker process by two, each with one thread; both include starting the workers and loading models.
-    `load` is the machine's load average before and after.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     files: int
+    """Files that are indexed."""
     footage_seconds: float
+    """Seconds of footage in all of them."""
     frames: int
+    """Frames in all of them."""
     ingest_seconds: float
+    """Plain ingest."""
     pipeline_seconds: float
+    """The pipeline in one process, with the same threads."""
     overhead: float
+    """`pipeline_seconds` by `ingest_seconds`, less 1."""
     one_worker_seconds: float
+    """The pipeline with one worker process of one thread; starting it and loading models included."""
     two_workers_seconds: float
+    """The same with two worker processes."""
     scaling: float
+    """`one_worker_seconds` by `two_workers_seconds`."""
     load: list[float]
+    """The machine's load average before and after."""
 
 
 def bench_backfill(
     profile: str = "micro", *, files: int = 30, minutes: float = 10.0, repeats: int = 3
 ) -> BackfillBench:
-    """Render `files` cameras, then index them in four ways, in turn; rendering does not count."""
+    """Render `files` cameras and index them in four ways, in turn. Rendering is not timed.
 
+    Args:
+        profile: name of the profile, or the path of its TOML file.
+        files: number of files.
+        minutes: length of each file.
+        repeats: runs of each way; medians count.
+    """
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
         folder = Path(name)
@@ -86,8 +101,7 @@ def bench_backfill(
 
 
 def _ingest(folder: Path, name: str, profile: str) -> float:
-    """What the command does: load the models, make the store, ingest."""
-
+    """Time what `sightline ingest` does: load the models, create the store, ingest."""
     since = perf_counter()
     encoders = load_encoders(load_profile(profile))
     ingest_sources([folder / "footage"], store=Store.create(folder / name, encoders.pair), encoders=encoders)

@@ -1,4 +1,4 @@
-"""`sightline bench consume`: segments a second from Kafka to the store, beside what the encoder alone could do."""
+"""Benchmark of the Kafka worker, `sightline bench consume`: segments a second into the store, beside the speed of its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.errors import KafkaProblem
 from index.store import Store
@@ -35,33 +35,46 @@ __all__ = ["ConsumeBench", "bench_consume"]
 
 
 class ConsumeBench(BaseModel):
-    """One run on one machine, each figure in segments a second of the same segments.
+    """Result of one run on one machine. Speeds are in segments a second, of the same segments."""
 
-    consumer: end to end, from the group's being joined to the last offset stored. encoder: both encoders alone, on the
-    same frames decoded before, in batches of the same size. decoder: fetching and decoding alone, as many at a time as
-    the worker does. pictures: the JPEGs alone. share_of_encoder: consumer by encoder. limit: what one after the other
-    allows where each uses all cores, 1 / (1/encoder + 1/decoder + 1/pictures); share_of_limit: consumer by that. load:
-    of the machine at the end, processes that wanted a core (one minute's mean), which all of the figures share.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     cores: int
+    """Cores of the machine."""
     load: float
+    """Load average of the machine at the end (one minute), which affects all speeds."""
     cameras: int
+    """Cameras that are consumed."""
     segments: int
+    """Segments that are consumed."""
     frames: int
+    """Frames in them."""
     segment_seconds: float
+    """Length of a segment."""
     consumer: float
+    """The worker, from joining the group to the last stored offset."""
     encoder: float
+    """Both encoders alone, on frames decoded before, in batches of the same size."""
     decoder: float
+    """Fetching and decoding alone, as many segments at a time as the worker decodes."""
     pictures: float
+    """Making the JPEG pictures alone."""
     share_of_encoder: float
+    """`consumer` by `encoder`."""
     limit: float
+    """Speed if the parts run one after the other and each uses all cores: 1 / (1/encoder + 1/decoder + 1/pictures)."""
     share_of_limit: float
+    """`consumer` by `limit`."""
     realtime_factor: float
+    """Seconds of footage stored a second."""
     commits: int
+    """Commits of the store."""
     commit_seconds_median: float
+    """Median duration of a commit."""
     commit_seconds_max: float
+    """Longest commit."""
 
 
 def bench_consume(
@@ -73,12 +86,20 @@ def bench_consume(
     seconds: float = 10.0,
     device: str | None = None,
 ) -> ConsumeBench:
-    """Render `cameras` × `minutes`, publish it in segments of `seconds` to topics of its own, and consume them once.
+    """Render footage, publish it in segments to new topics, and consume them once.
+
+    Args:
+        profile: name of the profile, or the path of its TOML file.
+        servers: address of the Kafka broker.
+        cameras: cameras that are rendered.
+        minutes: length of each camera's footage.
+        seconds: length of a segment.
+        device: `cpu`, `cuda`, or None to choose.
 
     Raises:
-        BrokerUnavailable, KafkaProblem: no broker at `servers`, or it does not do as asked.
+        BrokerUnavailable: there is no broker at `servers`.
+        KafkaProblem: the broker refuses a request, or a file is not published completely.
     """
-
     prefix = f"bench-{uuid.uuid4().hex[:12]}"
     kafka = KafkaSettings(servers=servers, prefix=prefix, partitions=4, session_seconds=30, inline_bytes=0)
     settings, limits = ConsumeSettings(), DecodeLimits()
@@ -105,7 +126,7 @@ def bench_consume(
             read = list(pool.map(lambda m: read_segment(m, settings=kafka, limits=limits), outbox.messages()))
         decoding = perf_counter() - began
         pixels = [frame for each in read for frame in each.pixels]
-        embed(encoders, pixels[: settings.batch_frames])  # what is made at the first call does not count
+        embed(encoders, pixels[: settings.batch_frames])  # not timed: the first call allocates and compiles
         began = perf_counter()
         for at in range(0, len(pixels), settings.batch_frames):
             embed(encoders, pixels[at : at + settings.batch_frames])
@@ -143,7 +164,7 @@ def bench_consume(
 
 
 class _Copying:
-    """An outbox that keeps the values of one topic, too."""
+    """An outbox that also keeps the values sent to one topic."""
 
     def __init__(self, sender: Sender, topic: str) -> None:
         self._sender, self._topic = sender, topic
@@ -157,13 +178,15 @@ class _Copying:
         self._sender.__exit__(*error)
 
     def send(self, topic: str, *, key: str | None, value: bytes | None) -> None:
+        """Send a message."""
         self._sender.send(topic, key=key, value=value)
         if topic == self._topic and value is not None:
             self._values.append(value)
 
     def flush(self) -> None:
+        """Wait until everything is sent."""
         self._sender.flush()
 
     def messages(self) -> Sequence[SegmentMessage]:
-
+        """Return the segments that were sent to the topic."""
         return [parse_segment(value) for value in self._values]

@@ -1,7 +1,7 @@
-"""FLOPs and bytes of a question's stages, counted from shapes; a multiply and an add are two FLOPs.
+"""Operations and bytes of the stages of a question, computed from shapes; a multiply and an add are two operations (FLOPs).
 
-Bytes are the least that must be moved: what a stage reads and writes once when nothing in between leaves the chip. The
-peaks of a device are its maker's figures for dense bfloat16 and for its memory.
+Bytes are a lower bound: what a stage reads and writes once if no intermediate result leaves the chip. The peaks of a device
+are its maker's figures for dense bfloat16 and for memory bandwidth.
 """
 
 from __future__ import annotations
@@ -15,33 +15,43 @@ __all__ = ["PEAKS", "Cost", "Counts", "Peak", "learned_dfm", "paper_dfm", "peak_
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """One question: frames that are merged, those of them before the first keyframe, keyframes, tokens a keyframe."""
+    """Numbers of one question."""
 
     merged: int
+    """Frames that are merged into one token."""
     before: int
+    """Those of them before the first keyframe."""
     keyframes: int
+    """Keyframes."""
     keyframe_tokens: int
+    """Tokens of a keyframe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`products` are FLOPs of matrix and vector products, `other` those of lengths and weighted sums' rest."""
+    """Cost of one stage."""
 
     products: int
+    """FLOPs of matrix and vector products."""
     other: int
+    """FLOPs of norms and of the rest of weighted sums."""
     bytes: int
+    """Least bytes to move."""
 
     @property
     def flops(self) -> int:
+        """All operations."""
         return self.products + self.other
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """FLOPs a second in dense bfloat16, and bytes a second from device memory."""
+    """Peak of a device."""
 
     flops: float
+    """FLOPs a second in dense bfloat16."""
     bandwidth: float
+    """Bytes a second from device memory."""
 
 
 PEAKS = {
@@ -56,12 +66,12 @@ PEAKS = {
 
 
 def peak_of(device: str) -> Peak | None:
-    """The peak of a device by the name its driver gives; None where it is not known."""
+    """Return the peak of a device by the name that its driver reports; None if it is not known."""
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def paper_dfm(shape: ModelShape, counts: Counts) -> Cost:
-    """Equations 5–10. One dot product a patch serves R_p and T_p, another makes the weighted sum."""
+    """DFM as in the paper (ViLAMP, equations 5–10): a dot product for each patch serves R_p and T_p, another the weighted sum."""
     values = counts.merged * shape.patches * shape.patch_dim
     references = counts.keyframes * shape.patches * shape.patch_dim
     return Cost(
@@ -72,7 +82,7 @@ def paper_dfm(shape: ModelShape, counts: Counts) -> Cost:
 
 
 def two_mlps(shape: ModelShape, counts: Counts, weight_bytes: int) -> Cost:
-    """MLP_k over all patches of keyframes, MLP_n over merged tokens."""
+    """The projectors: MLP_k over all patches of keyframes, MLP_n over merged tokens."""
     d, w = shape.patch_dim, shape.width
     rows = counts.keyframes * shape.patches + counts.merged
     moved = 2 * (d * w + w * w) * weight_bytes + rows * (d + w) * weight_bytes
@@ -80,7 +90,7 @@ def two_mlps(shape: ModelShape, counts: Counts, weight_bytes: int) -> Cost:
 
 
 def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored: bool = False) -> tuple[Cost, Cost]:
-    """The folded merger: what is told as `dfm`, and the tokens of keyframes (`projector`).
+    """The learned merger, with its layers folded: the stage `dfm`, and the tokens of keyframes (`projector`).
 
     A merged patch goes through the first layer of the projector and, unless the lengths are `stored`, through the two
     folded layers whose lengths are needed. A frame before the first keyframe goes through the second of these and the
@@ -88,7 +98,7 @@ def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored:
     """
     d, w, m = shape.patch_dim, shape.width, shape.patches
     patches, before, after = counts.merged * m, counts.before * m, (counts.merged - counts.before) * m
-    references = counts.keyframes * m  # at most: a keyframe that no frame follows needs none
+    references = counts.keyframes * m  # at most; a keyframe that no frame follows needs none
     products = (
         2 * patches * (d * w + 2 * w)  # g, relevance, weighted sum
         + (0 if stored else 2 * (patches + after) * w * w)  # lengths
@@ -114,7 +124,7 @@ def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored:
 def prefill(shape: ModelShape, tokens: int, piece: int, weight_bytes: int) -> Cost:
     """The language model over a prompt in pieces of `piece` tokens, and its head once; attention is causal.
 
-    Moved: all weights once a piece, and the keys and values of what came before once a piece.
+    Each piece reads all weights once, and the keys and values of all tokens before it once.
     """
     w, hidden = shape.width, shape.feed_forward
     narrow = w // shape.heads * shape.kv_heads

@@ -1,7 +1,12 @@
-"""`sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in the same run.
+"""Benchmark of decoding, `sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in turn.
 
+<<<<<<< HEAD
 Ours is measured as anybody would use it: `ingest.decoding.sandbox.read_frames`, from starting the decoder's process to the last RGB
 frame in this one. ffmpeg decodes, samples, converts nothing and writes nothing.
+=======
+The decoder is measured as users call it: `ingest.read_frames`, from starting the decoder's process to the last RGB frame in
+this process. ffmpeg decodes and samples, and neither converts nor writes anything.
+>>>>>>> 2c3e7b3 (Backfill and benchmarks: plain English, a docstring under each field)
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from time import perf_counter
 
 import av
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from ingest.decoding.h264 import h264_disposable, length_bytes
 from ingest.decoding.sandbox import Decoding, read_frames
@@ -26,48 +31,74 @@ __all__ = ["DecodeReport", "bench_decode"]
 
 _REPEATS = 3
 _GOPS = (250, 30)
-_CODED_FRAMES = 750  # 25 s: a whole number of groups of either length, repeated as often as it takes
+_CODED_FRAMES = 750  # 25 s: a whole number of groups of pictures of either length, repeated to the wanted length
 _START = "2024-03-01T08:00:00Z"
 
 
 class Run(BaseModel):
-    """One way of decoding a file: medians over the repeats. CPU seconds are of all threads and processes."""
+    """One way of decoding a file: medians over the repeats."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     wall_seconds: float
+    """Seconds of wall time."""
     cpu_seconds: float
+    """CPU seconds of all threads and processes."""
     realtime_factor: float
+    """Seconds of footage decoded a second."""
 
 
 class DecodeRow(BaseModel):
-    """One file. `disposable` is the part of H.264 frames that no other refers to (null for other codecs).
+    """One file."""
 
-    The ratios are ffmpeg's seconds by ours, in the same run: above 1, ours is faster.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     file: str
+    """Name of the file."""
     seconds: float
+    """Length of its footage."""
     megabits_per_second: float
+    """Bit rate."""
     disposable: float | None
+    """Share of H.264 frames that no other frame refers to; None for other codecs."""
     decode_mode: str
+    """How the decoder reads the file (see `ingest.decoding`)."""
     frames: int
+    """Frames that are sampled."""
     ours: Run
+    """The decoder of Sightline."""
     ffmpeg: Run | None
+    """ffmpeg; None if it is not installed."""
     ratio_to_ffmpeg: float | None
+    """ffmpeg's wall seconds by ours: above 1, ours is faster."""
     cpu_ratio_to_ffmpeg: float | None
+    """ffmpeg's CPU seconds by ours."""
 
 
 class DecodeReport(BaseModel):
-    """All files, and the machine: what it had to do beside (load average of a minute) before and after."""
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     ffmpeg: str | None
+    """Version of ffmpeg; None if it is not installed."""
     cores: int
+    """Cores of the machine."""
     load_before: float
+    """Load average before the benchmark (one minute)."""
     load_after: float
+    """Load average after it."""
     rows: list[DecodeRow]
+    """One row for each file."""
 
 
 def bench_decode(path: Path | None = None, *, seconds: float = 300.0) -> DecodeReport:
-    """Measure `path`, or two files made for it (GOP 250 and GOP 30); runs alternate, medians count."""
+    """Measure both decoders; runs alternate, medians count.
+
+    Args:
+        path: a video file; two files (GOP 250 and GOP 30) are made if None.
+        seconds: length of the files that are made.
+    """
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
         files = [path] if path else []
@@ -111,7 +142,7 @@ def _row(file: Path, *, there: bool) -> DecodeRow:
 
 
 def _clock() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Wall seconds, and CPU seconds of this process and of its children that have ended."""
+    """Wall seconds, and CPU seconds of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return np.array([perf_counter(), sum(u.ru_utime + u.ru_stime for u in used)])
 

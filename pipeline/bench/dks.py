@@ -1,4 +1,4 @@
-"""`sightline bench dks`: keyframe selection beside the naive algorithm, and beside what memory allows."""
+"""Benchmark of keyframe selection, `sightline bench dks`: beside the naive algorithm and the bandwidth of memory."""
 
 from __future__ import annotations
 
@@ -7,43 +7,61 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from model.profiles.profile import load_profile
 from model.selection import select_rows
 
 __all__ = ["DksReport", "bench_dks"]
 
-_NAIVE_FRAMES = 20_000  # beyond this the N × N matrix takes gigabytes
+_NAIVE_FRAMES = 20_000  # with more frames the N × N matrix takes gigabytes
 _REPEATS = 5
 
 
 class DksRow(BaseModel):
-    """One size. Seconds are medians; `bytes_read` is one pass over the vectors, the least any exact method must read."""
+    """One number of frames; seconds are medians."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     frames: int
+    """Frames to select from."""
     dimension: int
+    """Dimension of the vectors."""
     keyframes: int
+    """Selected keyframes."""
     seconds: float
+    """Selection by DKS."""
     naive_seconds: float | None
+    """The naive algorithm; None where its matrix is too large."""
     speedup: float | None
+    """`naive_seconds` by `seconds`."""
     bytes_read: int
+    """Bytes of all vectors: the least that an exact method must read."""
     flops: int
+    """Operations of two dot products a frame."""
     memory_bytes_per_second: float
+    """Bandwidth of memory, measured in the same run by summing the same array."""
     share_of_memory_bandwidth: float
+    """Bytes read a second by that bandwidth."""
 
 
 class DksReport(BaseModel):
-    """All sizes; the limit is memory bandwidth, measured in the same run by summing the same array."""
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     k: int
+    """Largest number of keyframes."""
     tau: float
+    """Similarity threshold τ."""
     limit: str
+    """What limits the speed, in words."""
     rows: list[DksRow]
+    """One row for each number of frames."""
 
 
 def _footage(n: int, d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors that come in scenes of about 50 similar frames, as footage does."""
+    """Make vectors in scenes of 50 similar frames, as in footage."""
     rng = np.random.default_rng(0)
     scenes = rng.standard_normal((max(1, n // 50), d), dtype=np.float32)
     frames = scenes[np.repeat(np.arange(len(scenes)), 50)[:n]]
@@ -52,7 +70,7 @@ def _footage(n: int, d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _naive(frames: NDArray[np.float32], query: NDArray[np.float32], k: int, tau: float) -> list[int]:
-    """Algorithm 1 with all pairs in one matrix."""
+    """ViLAMP, Algorithm 1, with the cosines of all pairs in one matrix."""
     unit = frames / np.linalg.norm(frames, axis=1, keepdims=True)
     scores = unit @ (query / np.linalg.norm(query))
     pairs = unit @ unit.T

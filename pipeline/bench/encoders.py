@@ -1,7 +1,7 @@
-"""`sightline bench encoders`: frames a second of CLIP and SigLIP, from decoded 1080p frames to vectors in memory.
+"""Benchmark of the encoders, `sightline bench encoders`: frames a second, from decoded 1080p frames to vectors in memory.
 
-The encoders are used as the ingest worker uses them, preprocessing and copies included; its part is measured beside.
-Random weights are honest here: speed does not depend on them.
+The encoders run as in ingest, preprocessing and copies included; preprocessing is also measured alone. With random weights
+the speed is the same, because it does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipConfig, SiglipModel
 
@@ -37,31 +37,51 @@ Pixels = NDArray[np.uint8]
 
 
 class EncoderRow(BaseModel):
-    """One encoder. Seconds are medians for all `frames`; `preprocessing_seconds` are part of `seconds`.
+    """One encoder; seconds are medians for all frames."""
 
-    `flops_a_frame` is counted over the model's matrix products as it runs; the fraction is of the device's peak.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     encoder: Literal["frame", "patch"]
+    """`frame` (CLIP) or `patch` (SigLIP)."""
     name: str
+    """Name of the encoder."""
     parameters: int
+    """Number of parameters."""
     batch: int
+    """Frames in a batch."""
     seconds: float
+    """Encoding, preprocessing included."""
     preprocessing_seconds: float
+    """Preprocessing alone."""
     frames_per_second: float
+    """Frames encoded a second."""
     flops_a_frame: float
+    """Operations of the matrix products of one frame, counted while the model runs."""
     flops_fraction: float | None
+    """Operations a second by the device's peak; None where that is not known."""
 
 
 class EncodersBench(BaseModel):
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     profile: str
+    """Name of the profile."""
     weights: Literal["random", "profile"]
+    """Whether the weights are random or those of the profile."""
     device: str
+    """Name of the device."""
     frames: int
+    """Frames that are encoded."""
     height: int = _HEIGHT
+    """Height of a frame in pixels."""
     width: int = _WIDTH
+    """Width of a frame in pixels."""
     repeats: int
+    """Measured runs."""
     rows: list[EncoderRow]
+    """One row for each encoder."""
 
 
 def bench_encoders(
@@ -75,14 +95,16 @@ def bench_encoders(
     """Measure both encoders of a profile on the same random frames.
 
     Args:
-        random_weights: make them from the profile's `encoder_shape` instead of loading them.
-        repeats: measured runs, after one that is not.
+        profile: name of the profile, or the path of its TOML file.
+        frames: number of random frames.
+        random_weights: build the encoders from the profile's `encoder_shape` instead of loading them.
+        device: `cpu`, `cuda`, or None to choose.
+        repeats: measured runs, after one that warms up.
 
     Raises:
-        UsageError: no frames, or a profile without `encoder_shape`.
-        ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
+        UsageError: `frames` or `repeats` is below 1, or the profile has no `encoder_shape`.
+        ModelError: the device is not available, or the weights cannot be loaded.
     """
-
     if frames < 1 or repeats < 1:
         raise UsageError("--frames and --repeats must be at least 1")
     chosen, where = load_profile(profile), pick_device(device)
@@ -109,9 +131,8 @@ def bench_encoders(
 def _row(
     which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], batch: int, device: torch.device, repeats: int
 ) -> EncoderRow:
-
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operation would count as nothing
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
     try:
         with FlopCounterMode(display=False) as counter:
             encoder.encode_frames(pixels[:batch])
@@ -139,7 +160,6 @@ def _row(
 
 
 def _median(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-
     def timed() -> float:
         since = perf_counter()
         run()
@@ -152,8 +172,7 @@ def _median(run: Callable[[], object], device: torch.device, repeats: int) -> fl
 
 
 def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
-    """Both encoders of `encoder_shape`, vision towers only as far as frames need them."""
-
+    """Build both encoders of `encoder_shape`; their text towers are minimal, because only frames are encoded."""
     shape = profile.encoder_shape
     if shape is None:
         raise UsageError(f"the profile {profile.name} has no [encoder_shape] section; add one to measure it")

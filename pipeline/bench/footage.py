@@ -1,4 +1,4 @@
-"""Footage to measure with: a synthetic surveillance camera, coded as x264 does by default, and any length by repetition."""
+"""Footage for benchmarks: a synthetic surveillance camera, coded by x264 with its defaults, of any length by repetition."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ _NOISE = 6
 
 
 def camera_footage(path: Path, *, gop: int, frames: int, size: tuple[int, int] = (1920, 1080), seed: int = 0) -> None:
-    """A fixed camera at 30 frames a second with sensor noise, a tree in the wind, people and cars that pass.
+    """Write footage of a fixed camera at 30 frames a second: sensor noise, a tree in the wind, passing people and cars.
 
-    x264's own defaults (preset medium, CRF 23, three B frames with pyramid, three references) but for the distance of
-    key frames.
+    Coded with x264's defaults (preset medium, CRF 23, three B frames with pyramid, three references), except for `gop`.
+
+    Args:
+        path: the file to write.
+        gop: distance of intra frames.
+        frames: number of frames.
+        size: width and height in pixels.
+        seed: seed of the noise and textures.
     """
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=30, options={"x264-params": f"keyint={gop}"})
@@ -33,7 +39,7 @@ def camera_footage(path: Path, *, gop: int, frames: int, size: tuple[int, int] =
 
 
 def repeated(source: Path, path: Path, *, times: int) -> None:
-    """`source` played `times` times in a row, without coding it again."""
+    """Write `source` `times` times in a row to `path`, without coding it again."""
     with av.open(str(path), "w") as out:
         into: Any = None
         shift = 0
@@ -105,7 +111,7 @@ def _even(value: float) -> int:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, octaves: tuple[tuple[int, float], ...]) -> _Plane:
-    """Smooth noise of several sizes (pixels) and strengths around mid-grey."""
+    """Make smooth noise of several sizes (in pixels) and strengths around mid-grey."""
     total = np.full((height, width), 120, np.float32)
     for step, strength in octaves:
         small = rng.normal(128, 40, (height // step + 2, width // step + 2)).clip(0, 255).astype(np.uint8)

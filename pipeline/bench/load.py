@@ -1,4 +1,4 @@
-"""How fast patches load, beside a plain sequential read of the same files in the same run."""
+"""Loading of patches from a store, measured beside a plain sequential read of the same files in the same run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import perf_counter, process_time
 import numpy as np
 from deltalake import DeltaTable
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.patches.codec import PatchEncoding
 from index.records import EncoderIdentity, EncoderPair, FrameRecords, Segment
@@ -25,28 +25,40 @@ _REPEATS = 3
 
 
 class LoadRow(BaseModel):
-    """Loading one window. Seconds are medians; `cold` is without, `warm` with the files in the page cache.
+    """Loading one window; seconds are medians."""
 
-    `share_of_plain_read` is the plain read's seconds over ours, both cold. `first_touch` is a load into memory that
-    was never written before, the others fill the same array again. `cpu` is the processor's time over all threads: where
-    the machine does other work, it says what the seconds do not.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     encoding: str
+    """How the store keeps patches."""
     frames: int
+    """Frames of the window."""
     shape: list[int]
+    """Patches a frame and their dimension, [M, D]."""
     file_bytes: int
+    """Bytes of the Parquet files."""
     patch_bytes: int
+    """Bytes of the loaded patches."""
     write_seconds: float
+    """Writing the store."""
     plain_cold_seconds: float
+    """Reading the files and nothing else, not in the page cache."""
     plain_bytes_per_second: float
+    """Bytes of the files read a second by that."""
     load_cold_seconds: float
+    """Loading the patches, files not in the page cache."""
     load_warm_seconds: float
+    """Loading the patches, files in the page cache."""
     load_warm_cpu_seconds: float
+    """CPU seconds of all threads for that; comparable where the machine does other work."""
     first_touch_warm_seconds: float
+    """Loading into memory that was never written before; the other loads fill the same array again."""
     file_bytes_per_second: float
+    """Bytes of the files a second, cold."""
     patch_bytes_per_second: float
+    """Bytes of patches a second, cold."""
     share_of_plain_read: float
+    """`plain_cold_seconds` by `load_cold_seconds`."""
 
 
 def patch_files(store: Store) -> list[Path]:
@@ -55,14 +67,22 @@ def patch_files(store: Store) -> list[Path]:
 
 
 def patch_bytes(store: Store) -> int:
-    """Bytes on disk of a local store's patches."""
+    """Return the bytes on disk of a local store's patches."""
     return sum(path.stat().st_size for path in patch_files(store))
 
 
 def fill(
     url: Path, pair: EncoderPair, encoding: PatchEncoding, patches: NDArray[np.float16], captured_at: NDArray[np.int64]
 ) -> Store:
-    """A store of one stream, `camera`, with nothing but patches, float16[N, M, D], in segments of five minutes."""
+    """Create a store of one stream, `camera`, in segments of five minutes.
+
+    Args:
+        url: folder of the store.
+        pair: identity of the encoders.
+        encoding: how the store keeps patches.
+        patches: float16[N, M, D]; the frame vectors are zero.
+        captured_at: capture times, UTC microseconds, int64[N].
+    """
     store = Store.create(url, pair, encoding)
     for chunk, first in enumerate(range(0, len(patches), SEGMENT)):
         some = slice(first, min(first + SEGMENT, len(patches)))
@@ -93,7 +113,11 @@ def fill(
 
 
 def full_size(frames: int, *, m: int = 729, d: int = 1152) -> tuple[EncoderPair, NDArray[np.float16]]:
-    """Patches of the size SigLIP-so400m has, out of a generator: still, with noise, a twentieth of them changing."""
+    """Make patches of the size of SigLIP-so400m: a still scene with noise, in which a twentieth of the patches changes.
+
+    Returns:
+        Identity of the synthetic encoders, and patches float16[frames, m, d].
+    """
     rng = np.random.default_rng(0)
     noise = rng.standard_normal(m * d + frames, dtype=np.float32)
     scene = rng.standard_normal((m, d), dtype=np.float32)
@@ -114,7 +138,7 @@ def full_size(frames: int, *, m: int = 729, d: int = 1152) -> tuple[EncoderPair,
 def bench_load(
     work: Path | None, pair: EncoderPair, encoding: PatchEncoding, patches: NDArray[np.float16], frames: int
 ) -> LoadRow:
-    """Write `frames` frames, `patches` over and over, and load them again."""
+    """Write `frames` frames, repeating `patches`, to a store in `work`, and time loading them."""
     rows = np.arange(frames) % len(patches)
     captured_at = BEGAN + np.arange(frames, dtype=np.int64) * 1_000_000
     with tempfile.TemporaryDirectory(prefix="sightline-bench-", dir=work) as folder:
@@ -161,7 +185,7 @@ def _timed(store: Store, window: Window, out: NDArray[np.float16] | None) -> flo
 
 
 def _plain(files: list[Path]) -> float:
-    """Every file from start to end, 4 MiB at a time into one buffer, as `dd bs=4M` does."""
+    """Time reading every file from start to end, 4 MiB at a time into one buffer, as `dd bs=4M` does."""
     buffer = bytearray(4 * 2**20)
     since = perf_counter()
     for path in files:
@@ -172,7 +196,7 @@ def _plain(files: list[Path]) -> float:
 
 
 def _forget_cache(files: list[Path]) -> None:
-    """Write the files out and drop their pages; the kernel takes this as advice and, pages being clean, follows it."""
+    """Sync the files and drop their pages from the cache. The kernel follows this advice for clean pages."""
     for path in files:
         handle = os.open(path, os.O_RDONLY)
         try:

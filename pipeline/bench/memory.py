@@ -1,8 +1,8 @@
-"""`sightline bench memory`: does ingesting hours take more memory than ingesting minutes? (Linux: it reads /proc.)
+"""Benchmark of memory, `sightline bench memory`: peak memory of ingesting minutes and of ingesting hours. Linux only.
 
-The same minute of footage, repeated to two lengths without coding it again, is ingested into a fresh store by a fresh
-process each time; `python -m pipeline.bench.memory FILE STORE PROFILE` is that process. Peaks are VmHWM: a child's
-`ru_maxrss` would include what its parent held when it was forked.
+The same minute of footage, repeated to two lengths without coding it again, is ingested into a new store by a new process
+each time; `python -m pipeline.bench.memory FILE STORE PROFILE` is that process. Peaks are VmHWM from /proc, because a child's
+`ru_maxrss` includes the memory of its parent at the fork.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.errors import UsageError
 from index.store import Store
@@ -32,31 +32,48 @@ _MOST_SECONDS = 4 * 3600
 
 
 class Peaks(BaseModel):
-    """One ingest: highest resident memory of the ingesting process and of the decoder's process, in bytes."""
+    """One ingest."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     minutes: float
+    """Length of the footage."""
     frames: int
+    """Frames ingested."""
     ingest_seconds: float
+    """Seconds of the ingest."""
     ingest_peak_bytes: int
+    """Peak resident memory of the ingesting process."""
     decoder_peak_bytes: int
+    """Peak resident memory of the decoder's process."""
 
 
 class MemoryReport(BaseModel):
-    """Both lengths; the ratios are the long one's peak by the short one's."""
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     rows: list[Peaks]
+    """The short and the long ingest."""
     ingest_ratio: float
+    """Peak of the ingesting process: long by short."""
     decoder_ratio: float
+    """Peak of the decoder's process: long by short."""
 
 
 def bench_memory(profile: str = "micro", *, short_minutes: int = 10, long_minutes: int = 180) -> MemoryReport:
     """Ingest both lengths.
 
-    Raises:
-        UsageError: not on Linux, or the lengths are not 1 ≤ short < long.
-    """
+    Args:
+        profile: name of the profile, or the path of its TOML file.
+        short_minutes: the short length.
+        long_minutes: the long length.
 
+    Raises:
+        UsageError: the system is not Linux, or not 1 ≤ short < long.
+    """
     if not Path("/proc/self/status").exists():
         raise UsageError("bench memory reads /proc and runs on Linux only")
     if not 1 <= short_minutes < long_minutes:
@@ -90,18 +107,20 @@ def _in_fresh_process(film: Path, store: Path, profile: str, minutes: int) -> Pe
 
 
 class _ChildrenPeak(threading.Thread):
-    """Looks at this process's children now and then, and remembers the highest VmHWM of any."""
+    """Thread that polls the children of this process and keeps the highest VmHWM of any."""
 
     def __init__(self) -> None:
         super().__init__(name="children-peak", daemon=True)
         self.peak, self._stop_asked = 0, threading.Event()
 
     def run(self) -> None:
+        """Poll until asked to stop."""
         while not self._stop_asked.wait(_EVERY_SECONDS):
             for child in _children():
                 self.peak = max(self.peak, _peak_of(child))
 
     def stop(self) -> int:
+        """Stop polling and return the peak in bytes."""
         self._stop_asked.set()
         self.join()
         return self.peak
@@ -116,7 +135,7 @@ def _children() -> list[str]:
 
 
 def _peak_of(pid: str) -> int:
-    """VmHWM in bytes; 0 of a process that has ended."""
+    """Return VmHWM in bytes; 0 for a process that has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -125,7 +144,6 @@ def _peak_of(pid: str) -> int:
 
 
 def _ingest(film: str, store: str, profile: str) -> Peaks:
-
     encoders = load_encoders(load_profile(profile))
     children = _ChildrenPeak()
     children.start()

@@ -1,8 +1,8 @@
-"""`sightline bench model`: seconds, memory, FLOPs and bytes of a question, stage by stage, for windows of many sizes.
+"""Benchmark of the model, `sightline bench model`: seconds, memory, FLOPs and bytes of a question by stage and window size.
 
-With random weights no checkpoint is needed: the sizes stand in the profile, the model is made on the device, and speed
-does not depend on the numbers in it. Patches are random too, and come from a file whose pages were dropped from the
-system's cache where the system lets one.
+With random weights no checkpoint is needed: the sizes are in the profile, the model is built on the device, and speed does
+not depend on the weights. Patches are random too; they come from a file whose pages are dropped from the system's cache
+where the system allows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from transformers import Qwen2Config
 
 from index.errors import BudgetExceeded, UsageError
@@ -45,58 +45,94 @@ if TYPE_CHECKING:
 __all__ = ["ModelBench", "ModelRow", "Stage", "bench_model"]
 
 _REPEATS = 3
-_TEXT_TOKENS = 90  # of system turn, question and template, as in the published prompts
-_BLOCK_FRAMES = 16  # written over and over
+_TEXT_TOKENS = 90  # system turn, question and template, as in the published prompts
+_BLOCK_FRAMES = 16  # written repeatedly
 _SEED = 7
 
 
 class Stage(BaseModel):
-    """Median seconds, FLOPs and least bytes of one stage; fractions of the device's peak where it is known."""
+    """One stage; seconds are medians."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     seconds: float
+    """Seconds of the stage."""
     flops: int
+    """Its operations."""
     bytes: int
+    """Least bytes it must move."""
     flops_fraction: float | None
+    """Operations a second by the device's peak; None where that is not known."""
     bandwidth_fraction: float | None
+    """Bytes a second by the device's memory bandwidth; None where that is not known."""
 
 
 class ModelRow(BaseModel):
-    """One window size. `first_token_seconds` runs from the first byte read to the first token, `resident_seconds` is
-    the same without the waiting for patches: what it takes where they come fast enough. Patches are read ahead of what
-    is done with them, so `patch_load` is the time that the reading took longer."""
+    """One window size."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     frames: int
+    """Frames of the question."""
     keyframes: int
+    """Keyframes among them."""
     visual_tokens: int
+    """Tokens of all frames."""
     prompt_tokens: int
+    """Tokens of the whole prompt."""
     patch_bytes: int
+    """Bytes of patches that are read."""
     cache_bytes: int
+    """Bytes of the language model's keys and values."""
     stages: dict[str, Stage] = {}
+    """Stages by name. Patches are read ahead of their use: `patch_load` is the time spent waiting for them."""
     first_token_seconds: float | None = None
+    """Seconds from the first byte read to the first token."""
     resident_seconds: float | None = None
+    """The same without waiting for patches: the time if they come fast enough."""
     flops: int = 0
+    """Operations of all stages."""
     flops_fraction: float | None = None
+    """Operations a second by the device's peak; None where that is not known."""
     peak_memory_bytes: int | None = None
+    """Peak memory, as `memory_is` of the result describes."""
     refused: str | None = None
+    """Why the size was not measured; None if it was."""
 
 
 class ModelBench(BaseModel):
-    """All sizes of one profile on one device."""
+    """Result of the benchmark: all sizes of one profile on one device."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     dfm: str
+    """Mode of DFM."""
     stored_lengths: bool
+    """Whether lengths of patches count as stored at ingest."""
     weights: Literal["random", "profile"]
+    """Whether the weights are random or those of the profile."""
     parameters: int
+    """Parameters of the language model."""
     dtype: str
+    """Data type of the weights."""
     device: str
+    """Name of the device."""
     device_kind: str
+    """`CPU` or `CUDA`."""
     peak_flops: float | None
+    """Peak operations a second of the device, if known."""
     peak_bandwidth: float | None
+    """Memory bandwidth of the device in bytes a second, if known."""
     memory_is: str
+    """What `peak_memory_bytes` measures, in words."""
     patches_from: str
+    """Where patches are read from, in words."""
     repeats: int
+    """Measured runs of each size."""
     rows: list[ModelRow]
+    """One row for each size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +144,12 @@ class _Bench:
     stored: bool
 
     def row(self, folder: Path, frames: int, repeats: int) -> ModelRow:
+        """Measure one window size, with the patches in `folder`."""
 
         shape, language, device = self.shape, self.language, self.language.device
         keyframe = np.zeros(frames, bool)
         keyframe[np.linspace(0, frames, min(self.profile.k, frames), endpoint=False).astype(int)] = True
-        keyframe = np.roll(keyframe, frames // (2 * self.profile.k + 1))  # a few frames stand before the first
+        keyframe = np.roll(keyframe, frames // (2 * self.profile.k + 1))  # a few frames come before the first keyframe
         keyframes = int(keyframe.sum())
         visual = count_visual(keyframes, frames, self.visual.keyframe_tokens) + self.visual.closing_tokens
         stamps = 4 * keyframes if self.profile.timestamps else 0
@@ -166,7 +203,6 @@ class _Bench:
         return row
 
     def _costs(self, counts: Counts, prompt: int) -> dict[str, Cost]:
-
         size = self.language.dtype.itemsize
         loaded = 2 * (counts.merged + counts.keyframes) * self.shape.patches * self.shape.patch_dim
         if self.profile.dfm.mode == "released":
@@ -221,13 +257,12 @@ class _Bench:
             yield piece.to(language.device, language.dtype)
 
     def _norms(self, rows: slice) -> torch.Tensor:
-        """In place of what a store would give: any numbers above 0."""
-
+        """Stand-in for the lengths that a store would give: any numbers above 0."""
         return torch.ones(rows.stop - rows.start, self.shape.patches, 2, device=self.language.device)
 
 
 def _reader(file: Any) -> Callable[[slice, np.ndarray[Any, np.dtype[np.float16]]], None]:
-    """Patches straight from the file, one chunk after the other."""
+    """Return a function that reads patches from the file, one chunk after the other."""
 
     def read(_: slice, out: np.ndarray[Any, np.dtype[np.float16]]) -> None:
         left = memoryview(cast("bytes", out)).cast("B")
@@ -241,16 +276,16 @@ def _reader(file: Any) -> Callable[[slice, np.ndarray[Any, np.dtype[np.float16]]
 
 
 class _NoEncoder:
-    """Widths without weights: what `build_visual` asks of an encoder."""
+    """Stand-in for an encoder: the widths that `build_visual` needs, without weights."""
 
     def __init__(self, patches: int, dimension: int) -> None:
-
         self.patches = patches
         self.identity = EncoderIdentity(
             name="random", revision="none", weights_digest="none", preprocessing_digest="none", dimension=dimension
         )
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return random vectors."""
         rows = np.random.default_rng(_SEED).standard_normal((len(texts), self.identity.dimension))
         unit: np.ndarray[Any, np.dtype[np.float32]] = rows.astype(np.float32)
         return unit
@@ -270,18 +305,17 @@ def bench_model(
     """Measure a profile's model over windows of several sizes.
 
     Args:
-        profile: a name or a TOML path.
-        frames: window sizes; every one has the profile's K keyframes, evenly spaced.
-        random_weights: make the model from the profile's `shape` instead of loading it.
-        stored_lengths: as if the lengths that the learned merger needs of every patch had been stored at ingest.
-        device: `cpu`, `cuda`, …; CUDA where there is one by default.
-        repeats: measured runs of each size, after one that is not; the medians are reported.
+        profile: name of the profile, or the path of its TOML file.
+        frames: window sizes; each has the profile's K keyframes, evenly spaced.
+        random_weights: build the model from the profile's `shape` instead of loading it.
+        stored_lengths: measure as if ingest had stored the lengths that the learned merger needs of every patch.
+        device: `cpu`, `cuda`, …; CUDA if available when None.
+        repeats: measured runs of each size, after one that warms up; medians are reported.
 
     Raises:
-        UsageError: no frames, a profile without `shape`, or a disk too small for the patches.
-        ModelError: see `model.encoders.encoder.pick_device`; with real weights, whatever loading them raises.
+        UsageError: `frames` is empty or has a number below 1, the profile has no `shape`, or the disk is too small for the patches.
+        ModelError: the device is not available, or the weights cannot be loaded.
     """
-
     chosen = load_profile(profile)
     if not frames or min(frames) < 1:
         raise UsageError("give at least one number of frames, each above 0")
@@ -289,7 +323,7 @@ def bench_model(
         raise UsageError(f"the profile {chosen.name} has no [shape] section; add one to measure it")
     where = pick_device(device)
     if stored_lengths and chosen.dfm.mode != "released":
-        raise UsageError(f"--stored-lengths belongs to the learned merger; {chosen.name} merges in paper mode")
+        raise UsageError(f"--stored-lengths needs the learned merger; {chosen.name} merges in paper mode")
     visual, language = random_model(chosen, where) if random_weights else _real_model(chosen, where)
     bench = _Bench(chosen, chosen.shape, visual, language, stored_lengths)
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
@@ -319,11 +353,10 @@ def bench_model(
 
 
 def random_model(profile: Profile, device: torch.device) -> tuple[Visual, TransformersLanguage]:
-    """Connector and language model of the profile's `shape`, made on `device` (which may be `meta`).
+    """Build connector and language model of the profile's `shape` on `device` (which may be `meta`).
 
-    On CUDA in the profile's dtype, else in float32.
+    On CUDA they have the profile's dtype, elsewhere float32.
     """
-
     shape = profile.shape
     assert shape is not None
     dtype = getattr(torch, profile.language_model.dtype) if device.type == "cuda" else torch.float32
@@ -368,7 +401,6 @@ class _Pair:
 
 
 def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, TransformersLanguage]:
-
     answerer = load_answerer(profile, load_encoders(profile, str(device)), str(device))
     if not isinstance(answerer.language, TransformersLanguage):
         raise UsageError("the benchmark measures the transformers engine; set engine to transformers in the profile")
@@ -376,7 +408,7 @@ def _real_model(profile: Profile, device: torch.device) -> tuple[Visual, Transfo
 
 
 def _write_patches(folder: Path, frames: int, shape: ModelShape) -> bool:
-    """A file of random float16 patches; true where its pages can be dropped from the cache."""
+    """Write a file of random float16 patches. Returns whether its pages can be dropped from the cache."""
     path, frame_bytes = folder / "patches.f16", 2 * shape.patches * shape.patch_dim
     free = shutil.disk_usage(folder).free
     if frames * frame_bytes > free - 2**30:
@@ -403,14 +435,13 @@ def _drop_pages(path: Path) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-
+    """Return the name of a device: that of its driver, or `CPU` with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _peak_memory(device: torch.device) -> int:
-
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

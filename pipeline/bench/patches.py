@@ -1,7 +1,7 @@
-"""`sightline bench patches`: what each way to keep patches costs in bytes and in exactness.
+"""Benchmark of patch encodings, `sightline bench patches`: bytes on disk, exactness and loading speed of each.
 
-The same footage is kept as fp16, as int8 and differentially with several ε; what each store gives back is compared
-with the fp16 patches: cosines with the questions, DFM's weights, its tokens, and the answers.
+The same footage is stored as fp16, as int8 and differentially with several ε. The patches that each store returns are
+compared with those of fp16: cosines with the questions, weights and tokens of DFM, and the answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.patches.codec import PatchEncoding, chains, decode_chain, encode_chain
 from index.store import Store
@@ -36,60 +36,81 @@ _BISECTIONS = 6
 
 
 class EncodingRow(BaseModel):
-    """One way to keep patches, beside fp16.
+    """One encoding of patches, compared with fp16."""
 
-    `bytes_an_hour` at a frame a second, as on disk. `delta_cosine` is |cos(p, q) − cos(p̂, q)| over all patches and
-    questions; `bound` is √(2 max(1 − cos(p, p̂))), which it cannot exceed. `weight_variation` is half the L1 distance of
-    DFM's weights of a frame, `token_error` |t − t̂| / |t|; both over all frames but keyframes, and all questions.
-    `answers_changed` of `answers`; `right` are those that are the truth; None where nothing is known to be true.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     encoding: str
+    """Kind of the encoding."""
     epsilon: float | None = None
+    """ε of a differential encoding."""
     bytes_an_hour: float
+    """Bytes on disk for an hour of footage at one frame a second."""
     share_of_fp16: float
+    """Bytes by those of fp16."""
     worst_cosine: float
+    """Smallest cosine of a patch with its original."""
     delta_cosine_max: float
+    """Largest |cos(p, q) − cos(p̂, q)| over all patches and questions."""
     delta_cosine_p999: float
+    """Its 99.9 % quantile."""
     delta_cosine_mean: float
+    """Its mean."""
     bound: float
+    """√(2 max(1 − cos(p, p̂))), an upper bound of `delta_cosine_max`."""
     weight_variation_max: float
+    """Largest half L1 distance of DFM's weights of a frame, over all questions."""
     weight_variation_mean: float
+    """Its mean."""
     token_error_max: float
+    """Largest |t − t̂| / |t| of DFM's tokens."""
     token_error_mean: float
+    """Its mean."""
     answers: int | None = None
+    """Answers that were compared; None if there were none."""
     answers_changed: int | None = None
+    """Answers that differ from those with fp16."""
     right: int | None = None
+    """Answers that are right; None where the truth is not known."""
 
 
 class PatchesReport(BaseModel):
-    """`largest_epsilon` still meets the goal for |Δcos|, found by bisection; None when none does.
+    """Result of the benchmark."""
 
-    `stillness` are quantiles of 1 − cos between a patch and its place one second before: what an ε has to be above of
-    for anything to be left out. `still_delta_cosine` are quantiles of |cos(p, q) − cos(p', q)| for the stiller half of
-    them, p' being the patch a second before: what the camera's noise alone does to a cosine.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     footage: str
+    """The footage, in words."""
     frames: int
+    """Frames of the footage."""
     shape: list[int]
+    """Patches a frame and their dimension, [M, D]."""
     questions: int
+    """Questions that were asked."""
     delta_cosine_goal: float = COSINE_GOAL
+    """Goal for |Δcos|."""
     share_of_fp16_goal: float = BYTES_GOAL
+    """Goal for the bytes by those of fp16."""
     largest_epsilon: float | None
+    """Largest ε that meets the goal for |Δcos|, found by bisection; None if none does."""
     goal_met: bool
+    """Whether a differential row meets both goals."""
     stillness: dict[str, float]
+    """Quantiles of 1 − cos between a patch and the patch at its place a second before; an ε below them leaves nothing out."""
     still_delta_cosine: dict[str, float]
+    """Quantiles of |cos(p, q) − cos(p', q)| for the stiller half of the patches, p' being the patch a second before: the effect of the camera's noise."""
     rows: list[EncodingRow]
+    """One row for each encoding."""
     loading: list[LoadRow]
+    """Loading speed of each encoding."""
 
 
 class _Truth:
-    """The fp16 patches of one stream and everything that is compared with them."""
+    """The fp16 patches of one stream, and everything that is compared with them."""
 
     def __init__(self, profile: str, seed: int, minutes: float, store: Any, *, each: int, answers: bool) -> None:
-
         self.settings = load_profile(profile)
         encoders = load_encoders(self.settings)
         self.window = store.window(store.streams()[0].stream_id.split(), None, None)
@@ -114,7 +135,7 @@ class _Truth:
         return result
 
     def _merged(self, patches: NDArray[np.float16], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """DFM's weights float32[n, M] and tokens float32[n, D] of every frame that is no keyframe, for one question."""
+        """Weights float32[n, M] and tokens float32[n, D] of DFM for every frame that is not a keyframe, for one question."""
 
         def both(
             patches: torch.Tensor,
@@ -144,7 +165,6 @@ class _Truth:
         return found[:, : patches.shape[1]], found[:, patches.shape[1] :]
 
     def _answers(self, patches: NDArray[np.float16]) -> list[str] | None:
-
         if self.answerer is None:
             return None
         texts = []
@@ -167,7 +187,7 @@ class _Truth:
         return moved
 
     def compare(self, encoding: PatchEncoding, size: int, fp16_size: int, patches: NDArray[np.float16]) -> EncodingRow:
-        """Everything about what a store gave back."""
+        """Compare the patches that a store returned with those of fp16."""
         moved = self.delta_cosine(patches)
         apart = _apart(self.patches, patches)
         variation, error = [], []
@@ -202,7 +222,7 @@ class _Truth:
         )
 
     def largest_epsilon(self) -> float | None:
-        """The largest ε, to within a factor of 1.3, whose |Δcos| meets the goal; None when the smallest does not."""
+        """Find the largest ε, to within a factor of 1.3, whose |Δcos| meets the goal; None if no ε does."""
 
         def meets(epsilon: float) -> bool:
             worst = 0.0
@@ -231,7 +251,7 @@ def _unit(patches: NDArray[np.float16]) -> NDArray[np.float32]:
 
 
 def _apart(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
-    """1 − cosine of each patch, as half the squared distance of the unit vectors: exact where they are close."""
+    """1 − cosine of each patch, as half the squared distance of the unit vectors, which is exact where they are close."""
     result: NDArray[np.float32] = 0.5 * np.square(_unit(a) - _unit(b)).sum(axis=-1)
     return result
 
@@ -249,19 +269,21 @@ def bench_patches(
     full_frames: int = 0,
     work: Path | None = None,
 ) -> PatchesReport:
-    """Measure; see `EncodingRow` and `LoadRow`.
+    """Measure every encoding; see `EncodingRow` and `LoadRow`.
 
     Args:
-        path: a video file in place of rendered footage. The questions of `seed` are asked of it all the same, their
-            answers are not counted.
-        store: a finished fp16 store of the rendered footage of `seed` and `minutes`; its first stream is taken.
+        profile: name of the profile, or the path of its TOML file.
+        path: a video file in place of rendered footage. The questions of `seed` are asked about it, and their answers are
+            not counted.
+        store: a store of fp16 patches of the rendered footage of `seed` and `minutes`; its first stream is used.
+        seed: seed of the rendered footage and the questions.
+        minutes: length of the rendered footage.
         each: questions of every kind.
         epsilons: of the differential rows, beside the largest that meets the goal.
-        load_frames: frames whose loading is timed, those of the footage over and over.
-        full_frames: the same with synthetic patches of the full size.
-        work: folder for the stores, on the disk to be measured.
+        load_frames: frames whose loading is timed; the footage is repeated.
+        full_frames: the same with synthetic patches of full size.
+        work: folder for the stores, on the disk to measure.
     """
-
     with tempfile.TemporaryDirectory(prefix="sightline-bench-", dir=work) as name:
         folder = Path(name)
         if store is None:

@@ -1,4 +1,4 @@
-"""`sightline bench ingest` and `sightline bench ask`: where the seconds go, stage by stage."""
+"""Benchmarks of a whole ingest and a whole question, `sightline bench ingest` and `sightline bench ask`, stage by stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.records import FrameRecords, Segment
 from index.store import Store
@@ -27,36 +27,54 @@ _REPEATS = 3
 
 
 class IngestBench(BaseModel):
-    """The whole ingest of rendered footage; `stages` as in the ingest report, peak memory of this process."""
+    """Result of ingesting rendered footage."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     frames: int
+    """Frames ingested."""
     frames_per_second: float
+    """Frames ingested a second."""
     realtime_factor: float
+    """Seconds of footage ingested a second."""
     stages: dict[str, float]
+    """Seconds by stage, as in the report of an ingest."""
     peak_rss_bytes: int
+    """Peak resident memory of this process."""
 
 
 class AskRow(BaseModel):
-    """One window size; seconds by stage, medians over the repeats."""
+    """One window size; seconds are medians."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     frames: int
+    """Frames of the question."""
     keyframes: int
+    """Keyframes among them."""
     visual_tokens: int
+    """Tokens of all frames."""
     patch_bytes: int
+    """Bytes of patches that are read."""
     seconds: dict[str, float]
+    """Seconds by stage; `wall` is the whole question."""
 
 
 class AskReport(BaseModel):
-    """All sizes of one profile."""
+    """Result of the benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     rows: list[AskRow]
+    """One row for each size."""
 
 
 def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench:
-    """Render one camera, then time its ingest (rendering does not count)."""
-
+    """Render `minutes` of one camera and time its ingest. Rendering is not timed."""
     encoders = load_encoders(load_profile(profile))
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
         render(11, minutes, 1, Path(folder) / "footage")
@@ -74,7 +92,6 @@ def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench
 
 def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -> AskReport:
     """Ask about stores of several sizes, filled with encodings of drawn scenes."""
-
     encoders = load_encoders(load_profile(profile))
     camera, clips = make_camera(11), make_timeline(11, 600)
     pictures = [draw(camera, [e for c in clips for e in c.events], t, "", t)[0] for t in range(600)]

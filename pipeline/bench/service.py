@@ -1,8 +1,8 @@
-"""`sightline bench service`: many clients at a model service of their own, for a while.
+"""Load test of the model service, `sightline bench service`: many clients at once for some minutes.
 
-The service is a process of its own, started as a user would start it, with a token. Every client asks as soon as it
-has its last answer, waits when it is told to (429), and compares what it gets with the answer the same question got
-when nobody else was asking: nothing may be lost, nothing mixed up. Needs no torch in this process.
+The service is a separate process, started as a user starts it, with a token. Every client sends its next question as soon as
+it has an answer, waits when the service refuses (429), and compares each answer with the answer that the same question got
+without load: no answer may be lost or belong to another question.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import IO, Any
 import httpx
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from index.errors import ServiceUnavailable, UsageError
 from pipeline.demo.render import camera_name, questions
@@ -49,50 +49,76 @@ _SAMPLES = 60
 
 
 class Quantiles(BaseModel):
-    """Seconds."""
+    """Quantiles of a duration in seconds."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     p50: float
+    """Median."""
     p95: float
+    """95 % quantile."""
     p99: float
+    """99 % quantile."""
     most: float
+    """Maximum."""
 
 
 class LoadSample(BaseModel):
-    """The service's memory and queue, so many seconds after the clients began."""
+    """State of the service at one time."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     at_seconds: float
+    """Seconds since the clients began."""
     rss_bytes: int
+    """Resident memory of the service's process."""
     queue_depth: int
+    """Questions in its queue."""
 
 
 class LoadReport(BaseModel):
-    """What `clients` saw in `seconds`.
+    """Result of the load test."""
 
-    `latency` runs from the first try to the whole answer, waits after a refusal included. `refused` counts 429s, each of
-    which was asked again. `lost` are questions without an answer, by what came instead; `wrong` are answers that differ
-    from those without load. Memory is that of the service's process: `start` after every question was asked once,
-    `end` after the last answer.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     machine: str
+    """The machine, in words."""
     clients: int
+    """Clients at once."""
     seconds: float
+    """How long they asked."""
     questions: int
+    """Different questions."""
     frames: int
+    """Frames of the largest question."""
     requests: int
+    """Questions sent."""
     answered: int
+    """Questions answered."""
     lost: dict[str, int]
+    """Questions without an answer, by what came instead."""
     wrong: int
+    """Answers that differ from those without load."""
     refused: int
+    """Refusals (429), each of which was asked again."""
     answers_per_second: float
+    """Answers a second."""
     latency: Quantiles
+    """From the first attempt to the whole answer; waits after a refusal are included."""
     first_token: Quantiles
+    """From the first attempt to the first token."""
     rss_bytes: dict[str, int]
+    """Resident memory of the service's process: `start` after every question was asked once, `middle`, `end` after the last answer, and `most`."""
     rss_growth: float
+    """`end` by `start`, less 1."""
     deepest_queue: int
+    """Largest number of questions in the queue."""
     samples: list[LoadSample]
+    """States of the service over time."""
     exit_code: int
+    """Exit code of the service's process after SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,8 @@ class _Task:
 
 @dataclass(slots=True)
 class _Tally:
+    """What all clients measured so far."""
+
     latency: list[float] = field(default_factory=list)
     first_token: list[float] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
@@ -118,10 +146,17 @@ class _Tally:
 def bench_service(
     profile: str = "micro", *, clients: int = 50, seconds: float = 180.0, minutes: float = 2.0
 ) -> LoadReport:
-    """Render and ingest footage, start a service, ask for `seconds` with `clients` at once.
+    """Render and ingest footage, start a service, and ask it for some time.
+
+    Args:
+        profile: name of the profile, or the path of its TOML file.
+        clients: clients at once.
+        seconds: how long they ask.
+        minutes: length of the footage.
 
     Raises:
-        ServiceUnavailable: the service did not start.
+        ServiceUnavailable: the service does not start.
+        UsageError: the footage is too short for any question.
     """
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
         store = _store(Path(folder), profile, minutes)
@@ -158,7 +193,7 @@ def bench_service(
 
 
 def _store(folder: Path, profile: str, minutes: float) -> str:
-    """Footage that was rendered and ingested; the store's URL. In a process of its own, so that torch stays there."""
+    """Render and ingest footage in processes of their own, and return the URL of the store."""
     store = str(folder / "store")
     command = [sys.executable, "-m", "pipeline.cli"]
     footage = str(folder / "footage")
@@ -173,7 +208,7 @@ def _store(folder: Path, profile: str, minutes: float) -> str:
 def _service(
     store: str, profile: str, token: SecretStr, *, waiting: int
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A model service as a process; its URL once it listens. Killed at the end if it still lives."""
+    """Run a model service as a process and yield it with its URL once it listens. It is killed at the end if it still runs."""
     options = ["--port", "0", "--waiting", str(waiting), "--deadline", str(_DEADLINE_SECONDS)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "model-service", "--store", store, "--profile", profile, *options],
@@ -194,7 +229,7 @@ def _service(
 
 
 def _first_line(stream: IO[str]) -> str:
-    """The first line, or nothing when the stream ends or the time is up before it comes."""
+    """Return the first line, or an empty string if the stream ends or the time is up before it comes."""
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
     reader.start()
@@ -203,8 +238,7 @@ def _first_line(stream: IO[str]) -> str:
 
 
 def _tasks(store: str, url: str, token: SecretStr, minutes: float) -> tuple[list[_Task], int]:
-    """Questions about every camera, open ones and ones with options, each asked once; and the frames of one."""
-
+    """Ask questions about every camera once, every other one with options. Returns them, and the frames of the largest."""
     tasks, frames = [], 0
     with ServiceClient(url, token, deadline_seconds=_DEADLINE_SECONDS) as client:
         asker = Asker(store, service=client)
@@ -226,14 +260,16 @@ def _tasks(store: str, url: str, token: SecretStr, minutes: float) -> tuple[list
                 tasks.append(_Task(content, last.answer.text, last.answer.probabilities))
                 frames = max(frames, len(window))
     if not tasks:
-        raise UsageError(f"--minutes {minutes:g}: nothing happens in so short footage; give more, such as 1.5")
+        raise UsageError(
+            f"--minutes {minutes:g}: the footage is too short for a question; give more minutes, such as 1.5"
+        )
     return tasks, frames
 
 
 async def _load(
     url: str, token: SecretStr, tasks: Sequence[_Task], clients: int, seconds: float, tally: _Tally
 ) -> float:
-    """Run all clients to their last answer; how many seconds it took."""
+    """Run all clients until each has its last answer, and return the seconds that took."""
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"}
     limits = httpx.Limits(max_connections=clients + 2, max_keepalive_connections=clients + 2)
     timeout = httpx.Timeout(_DEADLINE_SECONDS + 30, pool=None)
@@ -265,7 +301,7 @@ async def _load(
 
 
 async def _ask(http: httpx.AsyncClient, task: _Task, tally: _Tally) -> None:
-    """One question to its answer, or to what came in its place."""
+    """Send one question and count its answer, or the error in its place."""
     tally.requests += 1
     began = time.monotonic()
     headers = {"Content-Type": "application/json"}

@@ -53,7 +53,7 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
         ('{"uri": "a.mp4", "start": "noon"}', "row 1: start"),
         ('{"uri": "a.mp4", "start": 5}', "row 1: start: 5 is not a time"),
         ('{"uri": "a.mp4", "stream": "../x"}', "row 1: '../x' cannot name a stream"),
-        ('{"uri": "a.mp4"}\n{"uri": "b.mp4"}\n{"uri": "./a.mp4"}', "row 3: .*a.mp4 stands in row 1 already"),
+        ('{"uri": "a.mp4"}\n{"uri": "b.mp4"}\n{"uri": "./a.mp4"}', "row 3: .*a.mp4 is in row 1 already"),
         ('{"uri": "a.mp4"}\n["b.mp4"]', "line 2: not an object"),
         ('{"uri": "a.mp4"}\n{oops', "line 2: not JSON"),
         ("", "names no file"),
@@ -112,7 +112,7 @@ def test_names_are_read_by_a_pattern(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ("{stream}-*.mp4", "does not read as"),
+        ("{stream}-*.mp4", "does not match"),
         ("{camera}/*", r"\{camera\} is unknown"),
         ("{start:%Y-%q}.mp4", "%q is unknown"),
         ("{start:%H%M%S}.mp4", "needs a year and a day"),
@@ -126,7 +126,7 @@ def test_patterns_that_do_not_fit(tree: Path, names: str, says: str) -> None:
 
 def test_a_time_in_a_name_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "cam_20240231.mp4").write_bytes(b"x")
-    with pytest.raises(UsageError, match="the time in its name is none"):
+    with pytest.raises(UsageError, match="the time in its name is invalid"):
         read_manifest(str(tmp_path), names="{stream}_{start:%Y%m%d}.mp4")
 
 
