@@ -1,1 +1,1 @@
-"""The patch store: rows of the `patches` table and how patches are encoded."""
+"""Patch tokens in the store: the encodings of patches as bytes, and the rows of the table `patches`."""

@@ -1,6 +1,7 @@
-"""The patches of one store: how frames become rows of the `patches` table, and rows frames again.
+"""The patch tokens of one store: frames encoded as rows of the table `patches`, and rows decoded to frames.
 
-Layouts of a row and what they cost in exactness stand in `index.patches.codec`; here is which rows belong together.
+`index.patches.codec` defines the bytes of a row and their error. This module knows which rows belong together: a
+differential row is decoded from the rows of its chain, which are those of one segment and UTC day with the same `head`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from index.delta_table import THREADS, StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
     PatchEncoding,
-    chains,
+    Row,
     check_row,
-    cut_chain,
     decode_chain,
     decode_int8,
+    drop_first_rows,
     encode_chain,
     encode_int8,
+    split_chains,
 )
 from index.records import EncoderPair, FrameRecords, rfc3339
 from index.row_filter import RowFilter, in_window
@@ -36,25 +38,24 @@ from index.window import Window
 
 __all__ = ["PatchStore", "patch_table"]
 
-_GROUP_BYTES = 32 * 2**20
+_ROW_GROUP_BYTES = 32 * 2**20
 _BATCH_BYTES = 8 * 2**20
-_BLOB_BYTES = 2**30  # an Arrow array of binaries holds less than 2 GiB
+_ARRAY_BYTES = 2**30  # an Arrow array of binaries holds less than 2 GiB
 _SCHEMAS = {"fp16": PATCHES, "int8": PATCHES_INT8, "differential": PATCHES_DIFFERENTIAL}
 
-Row = NDArray[np.uint8]
 _Chain = tuple[str, str, int]  # stream, segment, captured_at of the head
 
 
 def patch_table(uri: str, encoders: EncoderPair, encoding: PatchEncoding) -> StoreTable:
-    """The `patches` table of a store."""
-    rows = max(1, _GROUP_BYTES // (2 * encoders.patches * encoders.patch.dimension))
+    """The table `patches` of a store at `uri` with these encoders and encoding."""
+    rows = max(1, _ROW_GROUP_BYTES // (2 * encoders.patches * encoders.patch.dimension))
     writer = patch_writer(compressed=encoding.kind != "fp16", rows=rows)
     return StoreTable(uri, "patches", schema=_SCHEMAS[encoding.kind], writer=writer)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of a differential table as they were read: places in `data`, whose rows share memory with Parquet's buffers."""
+class _ChainRows:
+    """Rows of a differential table, column-wise; the rows of `data` share memory with Arrow's buffers."""
 
     stream_ids: list[str]
     segments: list[str]
@@ -64,7 +65,14 @@ class _Rows:
 
 
 class PatchStore:
-    """float16[M, D] of every frame, written and read; `url` is for messages."""
+    """Encodes and decodes the patch tokens of one store, float16[M, D] of every frame.
+
+    Args:
+        table: the table `patches`.
+        encoders: the store's encoders, which define M and D.
+        encoding: how patches are stored.
+        url: the store, for messages.
+    """
 
     def __init__(self, table: StoreTable, encoders: EncoderPair, encoding: PatchEncoding, url: str) -> None:
         self._table, self._encoding, self._url = table, encoding, url
@@ -74,54 +82,57 @@ class PatchStore:
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def rows(self, key: str, frames: FrameRecords) -> pa.Table:
-        """The rows of one segment for the table; `key` names the segment.
+        """The rows of one segment for the table; `key` is its `segment_key`.
 
         Raises:
-            UsageError: a value that is not finite, where the encoding cannot hold it.
+            UsageError: a value is not finite and the encoding is not fp16.
         """
         captured_at, patches = frames.captured_at, frames.patches
         keys = key_columns(frames.stream_id, key, captured_at)
         if self._encoding.kind == "fp16":
             raw = np.ascontiguousarray(patches, "<f2").reshape(len(patches), -1).view(np.uint8)
-            return pa.Table.from_arrays([*keys, _blobs(raw)], schema=PATCHES)
+            return pa.Table.from_arrays([*keys, _binary_array(raw)], schema=PATCHES)
         if self._encoding.kind == "int8":
-            return pa.Table.from_arrays([*keys, _blobs(encode_int8(patches))], schema=PATCHES_INT8)
+            return pa.Table.from_arrays([*keys, _binary_array(encode_int8(patches))], schema=PATCHES_INT8)
         data: list[Row] = []
         heads = captured_at.copy()
-        # Rows of two days are in two files; a chain stays in one.
+        # The rows of two days are in two files; a chain must be in one.
         days = np.flatnonzero(np.diff(captured_at // MICROS_PER_DAY)) + 1
         for first, last in pairwise([0, *days.tolist(), len(captured_at)]):
-            for part in chains(last - first):
-                chain = slice(first + part.start, first + part.stop)
+            for positions in split_chains(last - first):
+                chain = slice(first + positions.start, first + positions.stop)
                 data += encode_chain(patches[chain], self._encoding.epsilon)
                 heads[chain] = captured_at[chain.start]
-        return pa.Table.from_arrays([*keys, _times(heads), _blobs(data)], schema=PATCHES_DIFFERENTIAL)
+        return pa.Table.from_arrays([*keys, _timestamps(heads), _binary_array(data)], schema=PATCHES_DIFFERENTIAL)
 
     def make_independent(self, stream_id: str, before: int) -> None:
-        """Make the frames from `before` on (UTC microseconds) independent of those earlier, which may then be deleted.
+        """Make the frames from `before` on (UTC microseconds) decodable without earlier ones, which may then be deleted.
 
-        Each chain that `before` falls into is written anew from there, in one commit. What a patch was in a forgotten
-        frame stays in it only where a frame that is kept still looks the same.
+        Each chain that contains `before` is split there, in one commit. Where a patch of a later frame had not changed
+        since an earlier frame, its value is kept with the later frame.
+
+        Raises:
+            StoreCorrupt: a chain cannot be decoded.
         """
         if self._encoding.kind != "differential":
             return
         at = pa.scalar(int(before), pa.timestamp("us", "UTC"))
         where = in_window([stream_id], before, None) & (pads.field("head") < at)
-        cutting = self._table.read(["head"], where)["head"].cast(pa.int64())
-        if not len(cutting):
+        affected = self._table.read(["head"], where)["head"].cast(pa.int64())
+        if not len(affected):
             return
-        low = int(cutting.to_numpy().min())
-        for (_, segment, head), (captured_at, data) in self._chains(in_window([stream_id], low, None)).items():
+        low = int(affected.to_numpy().min())
+        for (_, segment, head), (captured_at, data) in self._read_chains(in_window([stream_id], low, None)).items():
             first = int(np.searchsorted(captured_at, before))
             if head >= before or first == len(captured_at):
                 continue
             try:
-                left = cut_chain(data, first, self._m, self._d)
+                left = drop_first_rows(data, first, self._m, self._d)
             except ValueError as error:
                 raise self._corrupt(stream_id, head, error) from None
             times = captured_at[first:]
             heads = np.full(len(times), times[0])
-            columns = [*key_columns(stream_id, segment, times), _times(heads), _blobs(left)]
+            columns = [*key_columns(stream_id, segment, times), _timestamps(heads), _binary_array(left)]
             self._table.replace(
                 pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
                 f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= {sql_timestamp(int(times[0]))} "
@@ -133,67 +144,75 @@ class PatchStore:
     def read(
         self, window: Window, out: NDArray[np.float16] | None = None
     ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-        """float16[N, M, D] in the window's row order, and bool[N]: which frames have no patches.
+        """The patch tokens of a window's frames, in its row order.
 
-        Row groups are read and rebuilt side by side, each frame straight into the one result, which is `out` if given.
+        Row groups are read and decoded side by side, each frame directly into the result.
+
+        Args:
+            window: the frames.
+            out: float16[N, M, D] to fill; allocated when None.
+
+        Returns:
+            float16[N, M, D], which is `out` if given, and bool[N]: which frames have no patches.
 
         Raises:
-            UsageError: `out` of another shape or dtype.
-            StoreCorrupt: a row of another size, or a chain with a row missing.
+            UsageError: `out` has another shape or dtype.
+            StoreCorrupt: a row has another size, or a row of a chain is missing.
         """
         shape = (len(window), self._m, self._d)
         if out is not None and (out.shape != shape or out.dtype != np.float16):
-            raise UsageError(f"out should be float16 {shape}, got {out.dtype} {out.shape}")
+            raise UsageError(f"expected out of float16 {shape}, got {out.dtype} {out.shape}")
         result = np.empty(shape, np.float16) if out is None else out
         missing = np.ones(len(window), bool)
         if len(window) == 0:
             return result, missing
         where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
         if self._encoding.kind == "differential":
-            self._read_chains(window, where, result, missing)
+            self._decode_chains(window, where, result, missing)
             return result, missing
 
-        def keep(batch: pa.RecordBatch) -> None:
+        def decode(batch: pa.RecordBatch) -> None:
             rows = window.locate(batch.column("stream_id"), batch.column("captured_at").cast(pa.int64()).to_numpy())
             inside = rows >= 0
             column = batch.column("patches")
             try:
                 if self._encoding.kind == "fp16":
-                    block = self._block(column)
+                    block = self._fp16_view(column)
                     if inside.all() and (np.diff(rows) == 1).all():
                         result[rows[0] : rows[-1] + 1] = block
                     else:
                         result[rows[inside]] = block[inside]
                 else:
-                    data = _views(column)
+                    data = _row_views(column)
                     some = np.flatnonzero(inside)
                     decode_int8([data[i] for i in some], self._m, self._d, [result[rows[i]] for i in some])
             except ValueError as error:
-                raise StoreCorrupt(f"{mask_url(self._url)}: patches of {error}; run `sightline verify`") from None
+                raise StoreCorrupt(f"{mask_url(self._url)}: patches have {error}; run `sightline verify`") from None
             missing[rows[inside]] = False
 
-        for _ in self._table.map_batches(["stream_id", "captured_at", "patches"], where, self._batch, keep):
+        for _ in self._table.map_batches(["stream_id", "captured_at", "patches"], where, self._batch, decode):
             pass
         return result, missing
 
-    def _block(self, column: pa.Array) -> NDArray[np.float16]:
-        """float16[n, M, D] over Arrow's own buffer."""
+    def _fp16_view(self, column: pa.Array) -> NDArray[np.float16]:
+        """The rows of an fp16 column as float16[n, M, D] in Arrow's memory. Raises ValueError for another size."""
         _, offsets, data = column.buffers()
         at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
         if not (np.diff(at) == 2 * self._m * self._d).all():
-            raise ValueError(f"another size than [{self._m}, {self._d}]")
+            raise ValueError(f"another size than float16 [{self._m}, {self._d}]")
         count = len(column) * self._m * self._d
         return np.frombuffer(data, "<f2", count=count, offset=int(at[0])).reshape(-1, self._m, self._d)
 
-    def _read_chains(
+    def _decode_chains(
         self, window: Window, where: RowFilter, result: NDArray[np.float16], missing: NDArray[np.bool_]
     ) -> None:
+        """Fill `result` from differential rows, and set `missing` to false for each frame that was found."""
         heads = self._table.read(["head"], where)["head"].cast(pa.int64()).to_numpy()
         if not len(heads):
             return
-        found = self._chains(in_window(window.streams, int(heads.min()), int(window.captured_at.max()) + 1))
+        found = self._read_chains(in_window(window.streams, int(heads.min()), int(window.captured_at.max()) + 1))
 
-        def rebuild(item: tuple[_Chain, tuple[NDArray[np.int64], list[Row]]]) -> None:
+        def decode(item: tuple[_Chain, tuple[NDArray[np.int64], list[Row]]]) -> None:
             (stream, _, head), (captured_at, data) = item
             rows = window.locate(pa.array([stream] * len(captured_at)), captured_at)
             inside = np.flatnonzero(rows >= 0)
@@ -208,13 +227,13 @@ class PatchStore:
             missing[rows[inside]] = False
 
         with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(rebuild, found.items()):
+            for _ in pool.map(decode, found.items()):
                 pass
 
-    def _chains(self, where: RowFilter) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
-        """Times int64[n], ascending, and rows of every chain; held as they are stored, at most half of what they become."""
+    def _read_chains(self, where: RowFilter) -> dict[_Chain, tuple[NDArray[np.int64], list[Row]]]:
+        """Times int64[n], ascending, and encoded rows of every chain; at most half the bytes of the decoded frames."""
         columns = ["stream_id", "segment", "captured_at", "head", "patches"]
-        parts = list(self._table.map_batches(columns, where, self._batch, _kept))
+        parts = list(self._table.map_batches(columns, where, self._batch, _chain_rows))
         if not parts:
             return {}
         streams = np.array([s for part in parts for s in part.stream_ids])
@@ -234,30 +253,30 @@ class PatchStore:
             result[key] = (captured_at[some], [data[i] for i in some])
         return result
 
-    # ---- care --------------------------------------------------------------------------------------------------
+    # ---- maintenance --------------------------------------------------------------------------------------------------
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each stream with rows that cannot be rebuilt."""
+        """One sentence for each stream with rows that cannot be decoded."""
         columns = ["stream_id", "segment", "captured_at", "head", "patches"]
         if self._encoding.kind != "differential":
             columns.remove("head")
         seen: dict[_Chain, list[int]] = {}
-        for part in self._table.map_batches(columns, None, self._batch, self._placed):
-            for key, place in part:
-                seen.setdefault(key, []).append(place)
-        bad = Counter(key[0] for key, places in seen.items() if sorted(places) != list(range(len(places))))
+        for batch in self._table.map_batches(columns, None, self._batch, self._positions):
+            for key, position in batch:
+                seen.setdefault(key, []).append(position)
+        bad = Counter(key[0] for key, found in seen.items() if sorted(found) != list(range(len(found))))
         for stream, count in sorted(bad.items()):
-            yield f"{stream}: {count} rows or chains of patches cannot be rebuilt; forget the stream and ingest again"
+            yield f"{stream}: {count} rows or chains of patches cannot be decoded; forget the stream and ingest again"
 
-    def _placed(self, batch: pa.RecordBatch) -> list[tuple[_Chain, int]]:
-        """Chain and place in it of every row, place −1 for a row of a wrong size; rows that stand alone are heads."""
+    def _positions(self, batch: pa.RecordBatch) -> list[tuple[_Chain, int]]:
+        """Chain of every row and position in it: 0 for a row of its own, −1 for a row of a wrong size."""
         times = batch.column("captured_at" if self._encoding.kind != "differential" else "head").cast(pa.int64())
         names = zip(
             batch.column("stream_id").to_pylist(), batch.column("segment").to_pylist(), times.to_pylist(), strict=True
         )
-        return list(zip(names, map(self._place, _views(batch.column("patches"))), strict=True))
+        return list(zip(names, map(self._position, _row_views(batch.column("patches"))), strict=True))
 
-    def _place(self, row: Row) -> int:
+    def _position(self, row: Row) -> int:
         if self._encoding.kind == "differential":
             try:
                 return check_row(row, self._m, self._d)
@@ -268,41 +287,42 @@ class PatchStore:
 
     def _corrupt(self, stream_id: str, head: int, error: ValueError) -> StoreCorrupt:
         return StoreCorrupt(
-            f"{mask_url(self._url)}: {stream_id}: patches from {rfc3339(head)} on do not rebuild ({error}); "
+            f"{mask_url(self._url)}: {stream_id}: patches from {rfc3339(head)} on cannot be decoded ({error}); "
             "run `sightline verify`"
         )
 
 
-def _kept(batch: pa.RecordBatch) -> _Rows:
-    return _Rows(
+def _chain_rows(batch: pa.RecordBatch) -> _ChainRows:
+    return _ChainRows(
         batch.column("stream_id").to_pylist(),
         batch.column("segment").to_pylist(),
         batch.column("captured_at").cast(pa.int64()).to_numpy(),
         batch.column("head").cast(pa.int64()).to_numpy(),
-        _views(batch.column("patches")),
+        _row_views(batch.column("patches")),
     )
 
 
-def _views(column: pa.Array) -> list[Row]:
-    """Each binary as uint8[size], over Arrow's own buffer."""
+def _row_views(column: pa.Array) -> list[Row]:
+    """Each value of a binary column as uint8[size] in Arrow's memory."""
     _, offsets, data = column.buffers()
     at = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
     whole = np.frombuffer(data, np.uint8)
     return [whole[first:last] for first, last in pairwise(at)]
 
 
-def _times(micros: NDArray[np.int64]) -> pa.Array:
+def _timestamps(micros: NDArray[np.int64]) -> pa.Array:
+    """int64[N] UTC microseconds as an Arrow array."""
     return pa.array(micros).cast(pa.timestamp("us", "UTC"))
 
 
-def _blobs(rows: Sequence[Row] | NDArray[np.uint8]) -> pa.ChunkedArray:
-    """Rows as binaries, in arrays that are small enough for Arrow."""
+def _binary_array(rows: Sequence[Row] | NDArray[np.uint8]) -> pa.ChunkedArray:
+    """Rows as a binary column, split into arrays that are small enough for Arrow."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     chunks = []
     first = 0
     while first < len(rows):
         before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + _BLOB_BYTES, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, before + _ARRAY_BYTES, side="right")))
         offsets = np.concatenate([[0], ends[first:last] - before]).astype(np.int32)
         some = rows[first:last]
         data = some.reshape(-1) if isinstance(some, np.ndarray) else np.concatenate(some)

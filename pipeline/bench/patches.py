@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from index.patches.codec import PatchEncoding, chains, decode_chain, encode_chain
+from index.patches.codec import PatchEncoding, decode_chain, encode_chain, split_chains
 from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.answerer import AnswerRequest, load_answerer
@@ -226,7 +226,7 @@ class _Truth:
 
         def meets(epsilon: float) -> bool:
             worst = 0.0
-            for part in chains(len(self.patches)):
+            for part in split_chains(len(self.patches)):
                 true = self.patches[part]
                 rebuilt = np.empty_like(true)
                 decode_chain(encode_chain(true, epsilon), true.shape[1], true.shape[2], list(rebuilt))

@@ -17,13 +17,13 @@ from index.errors import StoreCorrupt, UsageError
 from index.patches.codec import (
     CHAIN,
     PatchEncoding,
-    chains,
     check_row,
-    cut_chain,
     decode_chain,
     decode_int8,
+    drop_first_rows,
     encode_chain,
     encode_int8,
+    split_chains,
 )
 from index.records import FrameRecords
 from index.schemas import TABLES
@@ -142,12 +142,12 @@ def test_slow_drift_never_leaves_the_bound() -> None:
     assert cosine.min() < 0.999  # it does skip
 
 
-def test_a_cut_chain_rebuilds_the_same() -> None:
+def test_a_chain_without_its_first_rows_decodes_the_same() -> None:
     true = scene(3, 30, 9, 8, 0.02, 0.1)
     rows = encode_chain(true, 1e-3)
     whole = decoded(rows, 9, 8)
     for first in (1, 7, 29):
-        left = cut_chain(rows, first, 9, 8)
+        left = drop_first_rows(rows, first, 9, 8)
         assert check_row(left[0], 9, 8) == 0
         assert np.array_equal(decoded(left, 9, 8), whole[first:])
 
@@ -180,7 +180,7 @@ def test_values_that_are_not_finite_are_refused(encode: object) -> None:
 
 
 def test_chains_cover_everything() -> None:
-    assert chains(2 * CHAIN + 1) == [slice(0, CHAIN), slice(CHAIN, 2 * CHAIN), slice(2 * CHAIN, 2 * CHAIN + 1)]
+    assert split_chains(2 * CHAIN + 1) == [slice(0, CHAIN), slice(CHAIN, 2 * CHAIN), slice(2 * CHAIN, 2 * CHAIN + 1)]
 
 
 # ---- stores --------------------------------------------------------------------------------------------------------
@@ -292,8 +292,8 @@ def test_verify_and_reading_notice_a_lost_row(tmp_path: Path) -> None:
     store.append(make_segment(some), some)
     at = f"arrow_cast({BEGAN + 4 * SECOND}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
     store.tables.patches.delete(f"captured_at = {at}")
-    assert any("cannot be rebuilt" in problem for problem in store.verify())
-    with pytest.raises(StoreCorrupt, match="front: patches from 2024-03-01T08:00:00Z on do not rebuild"):
+    assert any("cannot be decoded" in problem for problem in store.verify())
+    with pytest.raises(StoreCorrupt, match="front: patches from 2024-03-01T08:00:00Z on cannot be decoded"):
         store.patches(store.window())
 
 
