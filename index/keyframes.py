@@ -1,14 +1,14 @@
-"""Differential Keyframe Selection (ViLAMP, Algorithm 1), exact, without an N × N matrix.
+"""Differential keyframe selection (DKS; ViLAMP, Algorithm 1), exact and without an N × N matrix; and its baselines.
 
     R_n = cos(f_n, q)                                   relevance, equation 3
     accept f in descending R while max cos(f, accepted) < τ, until K are accepted
 
-What "exact" means: cosines are those of float64 arithmetic on the float32 values, rounded to 12 decimals because the
-last bits of float64 depend on the order of summation. So cosines that are equal on paper are ties, the earlier frame
-goes first, and a cosine that equals τ on paper is not below it. Most of the work is done in float32, whose error is
-bounded; whatever that bound leaves undecided is computed again in float64.
+Exact means: the cosines are those of float64 arithmetic on the float32 values, rounded to 12 decimals, because the last
+bits of a float64 sum depend on its order. So cosines that are mathematically equal are ties, which the earlier frame wins,
+and a cosine that is mathematically equal to τ is not below τ. Most of the work is done in float32, whose error is bounded;
+what that bound leaves undecided is computed again in float64.
 
-The baselines that keyframes are compared with stand here too.
+This module uses numpy only. It does not know where frames come from, nor which K and τ a model needs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ from index.errors import UsageError
 
 __all__ = ["fill_gaps", "relevance", "select_keyframes", "select_top_k", "select_uniform"]
 
-_BLOCK = 64  # candidates that are looked at together
-_WIDE = 4096  # the same where nearly all of them repeat what was accepted
-_SCAN_BYTES = 1 << 19  # rows that stay in cache between the two things done with them
+_BLOCK = 64  # candidates that are compared together
+_WIDE = 4096  # the same where nearly all of them are similar to an accepted frame
+_SCAN_BYTES = 1 << 19  # bytes of rows that stay in the CPU's cache between the two products computed from them
 _DECIMALS = 12
 
 
 def relevance(frames: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """R_f of every frame, float32[N]: the cosine of each row of `frames` [N, d] and `query` [d]; 0 for zero vectors."""
-    return _Footage(frames, query).scores
+    """Relevance of every frame, float32[N]: its cosine to the query (equation 3), 0 for a zero vector.
+
+    Args:
+        frames: float32[N, d]; rows need not be normalized.
+        query: float32[d].
+
+    Raises:
+        UsageError: arrays of other shapes, or a value that is not finite.
+    """
+    return _ScoredFrames(frames, query).scores
 
 
 def select_keyframes(
@@ -41,92 +49,105 @@ def select_keyframes(
     floor: float = -1.0,
     inclusive: bool = False,
 ) -> NDArray[np.int64]:
-    """Positions of at most `k` keyframes in the order of selection.
+    """Positions of at most `k` keyframes, in the order of selection (Algorithm 1).
 
-    Candidates are walked in descending relevance, a block at a time, and a block is compared with the frames accepted
-    so far by one small matrix product. So the work is proportional to the candidates looked at: a few hundred where
-    footage is varied, all N only where nearly everything repeats what was accepted.
+    Candidates are visited in descending relevance, a block at a time; one small matrix product compares a block with the
+    frames accepted so far. So the work is proportional to the number of candidates visited: a few hundred in varied
+    footage, all N only where nearly all frames are similar to accepted ones.
 
     Args:
-        frames: float32[N, d]; rows need not be normalised.
+        frames: float32[N, d]; rows need not be normalized.
         query: float32[d].
-        k: most keyframes, at least 1.
-        tau: τ, a frame is accepted when its largest cosine to the accepted ones is below it; in (−1, 1].
-        fill: afterwards fill the gaps between keyframes evenly until there are min(k, N) (see `fill_gaps`).
-        floor: frames whose relevance is below it are not selected (but may be filled in); in [−1, 1].
-        inclusive: a frame whose largest cosine equals τ is accepted too, as in the released code.
+        k: K, the largest number of keyframes, at least 1.
+        tau: τ in (−1, 1]; a frame is accepted if its largest cosine to the accepted frames is below τ.
+        fill: afterwards fill the gaps between keyframes evenly until there are min(k, N); see `fill_gaps`.
+        floor: in [−1, 1]; frames of lower relevance are not selected, but may be filled in.
+        inclusive: also accept a frame whose largest cosine equals τ, as the released code does.
 
     Returns:
-        int64[≤ k].
+        int64[n], n ≤ k.
 
     Raises:
-        UsageError: k, τ or the floor out of range, arrays of another shape, or a value that is not finite.
+        UsageError: k, τ or floor is out of range, arrays have other shapes, or a value is not finite.
     """
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     if not -1.0 < tau <= 1.0:
-        raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
+        raise UsageError(f"tau must be above −1 and at most 1, got {tau}")
     if not -1.0 <= floor <= 1.0:
-        raise UsageError(f"the relevance floor must lie between −1 and 1, got {floor}")
-    footage = _Footage(frames, query)
-    selected = _walk(footage, k, tau, floor, inclusive)
-    return fill_gaps(selected, len(footage.frames), k) if fill else selected
+        raise UsageError(f"the relevance floor must be between −1 and 1, got {floor}")
+    scored = _ScoredFrames(frames, query)
+    selected = _select(scored, k, tau, floor, inclusive)
+    return fill_gaps(selected, len(scored), k) if fill else selected
 
 
-def _walk(footage: _Footage, k: int, tau: float, floor: float, inclusive: bool) -> NDArray[np.int64]:
-    """Algorithm 1: positions in the order of acceptance."""
-    order, slack = _Order(footage.scores), footage.slack
+def _select(scored: _ScoredFrames, k: int, tau: float, floor: float, inclusive: bool) -> NDArray[np.int64]:
+    """Algorithm 1: positions in the order of acceptance.
+
+    1. Take candidates in float32 order into `queue`, without those that the bound alone shows to be similar.
+    2. Compute the exact relevance of the first candidates. Those above `horizon` precede all others, so they are sorted.
+    3. Accept or refuse them in that order; where the float32 cosine is within the bound of τ, compute it exactly.
+    """
+    ranking, slack = _Ranking(scored.scores), scored.slack
     if inclusive:
-        slack *= 2  # what equals τ must not be refused by the bound, which it may just reach
+        slack *= 2  # the bound may be reached, and must not refuse a frame that equals τ
     limit, least = round(tau, _DECIMALS), round(floor, _DECIMALS)
-    accepted = np.empty((min(k, len(footage)), footage.frames.shape[1]), np.float32)
+    accepted = np.empty((min(k, len(scored)), scored.frames.shape[1]), np.float32)
     chosen: list[int] = []
-    queue = np.zeros(0, np.int64)  # descending in float32 relevance, none of it refused yet
+    queue = np.zeros(0, np.int64)  # descending in float32 relevance, none refused yet
     block = front = _BLOCK
     while len(chosen) < k:
-        while len(queue) <= front and len(order):
-            fresh = order.take(block)
-            live = fresh[footage.nearness(fresh, accepted[: len(chosen)]) < tau + slack]
-            block = min(2 * block, _WIDE) if 8 * len(live) < len(fresh) else _BLOCK
-            queue = np.concatenate([queue, live])
+        while len(queue) <= front and len(ranking):
+            fresh = ranking.take(block)
+            remaining = fresh[scored.largest_cosines(fresh, accepted[: len(chosen)]) < tau + slack]
+            block = min(2 * block, _WIDE) if 8 * len(remaining) < len(fresh) else _BLOCK
+            queue = np.concatenate([queue, remaining])
         if len(queue) == 0:
             break
-        turn, queue = queue[:front], queue[front:]
-        # Beyond this relevance nothing outside `turn` can come first, so there the exact order is known.
-        horizon = slack + (footage.scores[queue[0]] if len(queue) else order.best())
-        near = footage.nearness(turn, accepted[: len(chosen)])
-        turn, near = turn[near < tau + slack], near[near < tau + slack]
-        exact = _cosines(footage.frames, turn, footage.query)
+        candidates, queue = queue[:front], queue[front:]
+        # No frame outside `candidates` is more relevant than this, so above it the exact order is known.
+        horizon = slack + (scored.scores[queue[0]] if len(queue) else ranking.best())
+        nearest = scored.largest_cosines(candidates, accepted[: len(chosen)])
+        candidates, nearest = candidates[nearest < tau + slack], nearest[nearest < tau + slack]
+        exact = _exact_cosines(scored.frames, candidates, scored.query)
         settled = np.flatnonzero(exact > horizon)
-        settled = settled[np.lexsort((turn[settled], -exact[settled]))]
+        settled = settled[np.lexsort((candidates[settled], -exact[settled]))]
         for place, i in enumerate(settled.tolist()):
             if exact[i] < least:
                 return np.asarray(chosen, np.int64)
-            if near[i] >= tau + slack:
-                continue  # an acceptance of this turn repeats it
-            if chosen and near[i] > tau - slack:
-                close = float(_cosines(footage.frames, np.asarray(chosen), footage.frames[turn[i]]).max())
+            if nearest[i] >= tau + slack:
+                continue  # similar to a frame that was accepted from these candidates
+            if chosen and nearest[i] > tau - slack:
+                close = float(_exact_cosines(scored.frames, np.asarray(chosen), scored.frames[candidates[i]]).max())
                 if close > limit or (close == limit and not inclusive):
                     continue
-            accepted[len(chosen)] = footage.unit(int(turn[i]))
-            chosen.append(int(turn[i]))
+            accepted[len(chosen)] = scored.unit(int(candidates[i]))
+            chosen.append(int(candidates[i]))
             if len(chosen) == k:
                 break
             rest = settled[place + 1 :]
-            near[rest] = np.maximum(near[rest], footage.nearness(turn[rest], accepted[len(chosen) - 1 : len(chosen)]))
-        open_ = exact <= horizon
-        # Where more frames than a turn holds are as good as equal, the next turn is longer.
-        front = _BLOCK if len(settled) or not open_.any() else 2 * front
-        queue = np.concatenate([turn[open_], queue])
+            newest = accepted[len(chosen) - 1 : len(chosen)]
+            nearest[rest] = np.maximum(nearest[rest], scored.largest_cosines(candidates[rest], newest))
+        unsettled = exact <= horizon
+        # If no candidate could be settled, more frames than these are about equal: take more next time.
+        front = _BLOCK if len(settled) or not unsettled.any() else 2 * front
+        queue = np.concatenate([candidates[unsettled], queue])
     return np.asarray(chosen, np.int64)
 
 
 def fill_gaps(selected: NDArray[np.int64], n: int, k: int) -> NDArray[np.int64]:
-    """`selected` and as many frames from the gaps between them as make it min(k, n), the filled ones in time order.
+    """Fill the gaps between selected frames until there are min(k, n), as the released code does.
 
-    With R frames wanted, the smallest integer D is found for which Σ(⌈len/D⌉ − 1) ≤ R over the maximal runs of
-    unselected frames; each run receives ⌈len/D⌉ − 1 frames, evenly spaced; what is left over goes backwards from the
-    end of the last run (the released code's gap fill).
+    For R missing frames, D is the smallest integer with Σ(⌈len/D⌉ − 1) ≤ R over the maximal runs of unselected frames.
+    Each run receives ⌈len/D⌉ − 1 frames, evenly spaced. Frames still missing are taken backwards from the last run's end.
+
+    Args:
+        selected: int64[m], positions of selected frames.
+        n: number of frames.
+        k: wanted number of frames.
+
+    Returns:
+        int64[min(k, n)], or `selected` if it has as many already: first `selected`, then the added ones in time order.
     """
     wanted = min(k, n) - len(selected)
     if wanted <= 0:
@@ -155,34 +176,51 @@ def fill_gaps(selected: NDArray[np.int64], n: int, k: int) -> NDArray[np.int64]:
 
 
 def select_top_k(frames: NDArray[np.float32], query: NDArray[np.float32], *, k: int) -> NDArray[np.int64]:
-    """Plain query-guided selection: the `k` most relevant frames, whatever they repeat. int64[min(k, N)].
+    """A baseline: the `k` most relevant frames, however similar they are.
+
+    Args:
+        frames: float32[N, d]; rows need not be normalized.
+        query: float32[d].
+        k: number of frames, at least 1.
+
+    Returns:
+        int64[min(k, N)], the most relevant first.
 
     Raises:
         UsageError: as `select_keyframes`.
     """
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
-    footage = _Footage(frames, query)
-    if k < len(footage):
-        cut = np.partition(footage.scores, len(footage) - k)[len(footage) - k]
-        near = np.flatnonzero(footage.scores >= cut - 2 * footage.slack)
+    scored = _ScoredFrames(frames, query)
+    if k < len(scored):
+        cut = np.partition(scored.scores, len(scored) - k)[len(scored) - k]
+        near = np.flatnonzero(scored.scores >= cut - 2 * scored.slack)
     else:
-        near = np.arange(len(footage))
-    return near[np.argsort(-_cosines(footage.frames, near, footage.query), kind="stable")[:k]]
+        near = np.arange(len(scored))
+    return near[np.argsort(-_exact_cosines(scored.frames, near, scored.query), kind="stable")[:k]]
 
 
 def select_uniform(n: int, *, k: int) -> NDArray[np.int64]:
-    """The midpoints of `k` equal stretches of `n` frames, ascending. int64[min(k, n)]."""
+    """A baseline: the midpoints of `k` equal stretches of `n` frames, ascending, int64[min(k, n)].
+
+    Raises:
+        UsageError: k is less than 1.
+    """
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     k = min(k, n)
     return ((2 * np.arange(k, dtype=np.int64) + 1) * n) // (2 * max(k, 1))
 
 
-class _Footage:
-    """Checked frames with their float32 relevance and lengths.
+class _ScoredFrames:
+    """Checked frames with their relevance and norms in float32.
 
-    `scores` and `norms` are float32[N]; no score, and no cosine of two rows, is off by more than `slack`.
+    Attributes:
+        frames: float32[N, d].
+        query: float32[d], scaled by a power of two.
+        scores: float32[N], relevance.
+        norms: float32[N], norms; 1 for a zero row.
+        slack: bound on the error of a score, and of a cosine of two rows.
     """
 
     def __init__(self, frames: NDArray[np.float32], query: NDArray[np.float32]) -> None:
@@ -190,16 +228,16 @@ class _Footage:
         if frames.ndim != 2 or query.ndim != 1 or frames.shape[1:] != query.shape:
             raise UsageError(f"expected frames [N, d] and query [d], got {frames.shape} and {query.shape}")
         self.frames, self.query = frames, _scaled(query[None])[0]
-        # Unit roundoff times the additions of a dot product (d) and of two lengths (d / 2 each), in any order, and a
-        # few for the square roots and divisions.
+        # Unit roundoff times the additions of a dot product (d) and of two norms (d / 2 each), in any order, plus a few
+        # for square roots and divisions.
         self.slack = float(2 * frames.shape[1] + 16) * 2.0**-24
         self.scores, self.norms = np.empty(len(frames), np.float32), np.empty(len(frames), np.float32)
         self._scan()
-        odd = np.flatnonzero(~((self.norms > 1e-30) & (self.norms < 1e30)))
-        odd = odd[self.frames[odd].any(axis=1)]
-        if len(odd):  # squares that float32 cannot hold, or a NaN
+        extreme = np.flatnonzero(~((self.norms > 1e-30) & (self.norms < 1e30)))
+        extreme = extreme[self.frames[extreme].any(axis=1)]
+        if len(extreme):  # squares that overflow or underflow in float32, or a NaN
             self.frames = self.frames.copy()
-            self.frames[odd] = _scaled(self.frames[odd])
+            self.frames[extreme] = _scaled(self.frames[extreme])
             self._scan()
         np.sqrt(self.norms, out=self.norms)
         self.norms[self.norms == 0] = 1.0
@@ -209,22 +247,23 @@ class _Footage:
         return len(self.frames)
 
     def _scan(self) -> None:
-        """Products with the query's direction and squared lengths, in one pass over memory."""
+        """Compute products with the query's direction, and squared norms, in one pass over memory."""
         length = np.sqrt(np.dot(self.query, self.query))
         direction = self.query / (length if length > 0 else np.float32(1))
         rows = max(1, _SCAN_BYTES // max(1, 4 * self.frames.shape[1]))
-        with np.errstate(over="ignore", invalid="ignore"):  # `__init__` looks for it
+        with np.errstate(over="ignore", invalid="ignore"):  # `__init__` checks for it
             for first in range(0, len(self.frames), rows):
                 block = self.frames[first : first + rows]
                 np.einsum("nd,nd->n", block, block, out=self.norms[first : first + rows])
                 np.dot(block, direction, out=self.scores[first : first + rows])
 
     def unit(self, position: int) -> NDArray[np.float32]:
+        """A row scaled to unit norm, float32[d]."""
         row: NDArray[np.float32] = self.frames[position] / self.norms[position]
         return row
 
-    def nearness(self, positions: NDArray[np.int64], accepted: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The largest cosine of each row to the accepted ones (float32[k, d], unit length); −2 without any."""
+    def largest_cosines(self, positions: NDArray[np.int64], accepted: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The largest cosine of each row to the rows of `accepted`, float32[k, d] of unit norm; −2 if k is 0."""
         result = np.full(len(positions), -2.0, np.float32)
         if len(accepted):
             for first in range(0, len(positions), _WIDE):
@@ -233,7 +272,7 @@ class _Footage:
         return result
 
 
-class _Order:
+class _Ranking:
     """Positions by descending float32 relevance, sorted only as far as they are taken."""
 
     def __init__(self, scores: NDArray[np.float32]) -> None:
@@ -245,16 +284,18 @@ class _Order:
         return len(self._sorted) + len(self._rest)
 
     def best(self) -> float:
-        """The relevance of the next, −∞ when there is none."""
+        """The relevance of the next position, −∞ if there is none."""
         self._sort(1)
         return float(self._scores[self._sorted[0]]) if len(self) else -np.inf
 
     def take(self, count: int) -> NDArray[np.int64]:
+        """Remove and return the next `count` positions, or all that are left."""
         self._sort(count)
         taken, self._sorted = self._sorted[:count], self._sorted[count:]
         return taken
 
     def _sort(self, count: int) -> None:
+        """Sort at least the next `count` positions."""
         if len(self._sorted) >= count or len(self._rest) == 0:
             return
         scores = self._scores[self._rest]
@@ -269,18 +310,18 @@ class _Order:
 
 
 def _scaled(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`rows` times powers of two, without rounding, so that float32 can hold the square of their lengths."""
+    """Each row times a power of two, without rounding, so that its squared norm neither overflows nor underflows."""
     if not np.isfinite(rows).all():
-        raise UsageError("frames and query must be finite; there is a NaN or infinity among them")
+        raise UsageError("frames and query must be finite; they contain a NaN or an infinity")
     _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0, keepdims=True))
     scaled: NDArray[np.float32] = np.ldexp(rows, -exponents).astype(np.float32)
     return scaled
 
 
-def _cosines(
+def _exact_cosines(
     frames: NDArray[np.float32], positions: NDArray[np.int64], other: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Exact cosines of rows to `other`, float64[len(positions)]; every row is summed in the same order."""
+    """Cosines of rows to `other`, float64[len(positions)], rounded to 12 decimals; all rows are summed in one order."""
     result = np.zeros(len(positions))
     wide = other.astype(np.float64)
     length = np.sqrt(np.einsum("d,d->", wide, wide))

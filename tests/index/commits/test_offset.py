@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from index.records import FrameRecords
 from index.schemas import SEGMENTS
 from index.second_grid import phase_of, seconds_of
 from index.store import Store
+from ingest.decoding.sampler import Sampler
 from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
 
 ROOT = Path(__file__).parents[3]
@@ -141,6 +143,7 @@ import sys, time
 from index import delta_table as table
 from index.commits.offset import OffsetCommitter, OffsetAdvance
 from index.store import Store
+from ingest.decoding.sampler import Sampler
 from tests.support.records import PAIR
 from tests.support.records import APP, piece
 url, stop = sys.argv[1:]
@@ -213,13 +216,9 @@ def test_seconds_that_are_held_are_left_out(store: Store) -> None:
 
 def _sampled(stream: str, start: int, at: list[int]) -> FrameRecords:
     """Frames at these microseconds after `start`, of each second the first, as the decoder's sampler takes them."""
-    from ingest.decoding.sampler import Sampler
-
     sampler = Sampler(first=-phase_of(start))
     taken = [t for t in at if sampler.take(t / SECOND)]
-    records = make_records(stream, start, len(taken))
-    records.captured_at[:] = np.array(taken) + start
-    return records
+    return replace(make_records(stream, start, len(taken)), captured_at=np.array(taken, np.int64) + start)
 
 
 @settings(max_examples=30, deadline=None)
