@@ -1,12 +1,7 @@
 """Benchmark of decoding, `sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in turn.
 
-<<<<<<< HEAD
-Ours is measured as anybody would use it: `ingest.decoding.sandbox.read_frames`, from starting the decoder's process to the last RGB
-frame in this one. ffmpeg decodes, samples, converts nothing and writes nothing.
-=======
-The decoder is measured as users call it: `ingest.read_frames`, from starting the decoder's process to the last RGB frame in
-this process. ffmpeg decodes and samples, and neither converts nor writes anything.
->>>>>>> 2c3e7b3 (Backfill and benchmarks: plain English, a docstring under each field)
+The decoder is measured as users call it: `read_frames`, from starting the decoder's process to the last RGB frame in this
+process. ffmpeg decodes and samples, and neither converts nor writes anything.
 """
 
 from __future__ import annotations
