@@ -57,6 +57,10 @@ pass everything that may be a URL through `mask_url` first.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 __all__ = [
     "BackfillFailed",
@@ -106,6 +110,7 @@ __all__ = [
     "WeightsInvalid",
     "WeightsNotFound",
     "mask_url",
+    "validation_message",
 ]
 
 
@@ -316,3 +321,12 @@ _SECRET_QUERY = re.compile(
 def mask_url(text: str) -> str:
     """Replace user names, passwords and secret query values of all URLs in `text` by `***`."""
     return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))
+
+
+def validation_message(error: ValidationError) -> str:
+    """The first problem that pydantic found, as `FIELD.FIELD: MESSAGE`; contains neither the value nor credentials."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    unknown = first["type"] == "extra_forbidden"
+    message = "this key is not known" if unknown else first["msg"].removeprefix("Value error, ")
+    return mask_url(f"{place}: {message}" if place else message)

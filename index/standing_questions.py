@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index.columns import digest
-from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, mask_url
+from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, mask_url, validation_message
 from index.files import write_atomically
 from index.records import EncoderIdentity
 from index.schemas import check_stream_id
@@ -205,8 +205,9 @@ class StandingQuestionStore:
             try:
                 found.append(StandingQuestion.model_validate_json(data))
             except ValidationError as error:
-                first = error.errors(include_input=False)[0]
-                _log.warning("invalid standing question; remove and add it", file=path, problem=first["msg"])
+                _log.warning(
+                    "invalid standing question; remove and add it", file=path, problem=validation_message(error)
+                )
         return sorted(found, key=lambda question: (question.created_at, question.id))
 
     def add(self, question: StandingQuestion) -> None:

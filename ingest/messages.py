@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from index.errors import MessageInvalid, mask_url
+from index.errors import MessageInvalid, validation_message
 from index.records import ClockSource, from_micros, to_micros
 from index.schemas import StreamId
 
@@ -272,9 +272,7 @@ def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
     try:
         return model.model_validate_json(value)
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise MessageInvalid(f"{what}: {where}: {mask_url(first['msg'])}; produce it again") from None
+        raise MessageInvalid(f"{what}: {validation_message(error)}; produce it again") from None
 
 
 def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessage:

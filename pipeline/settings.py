@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from index.errors import UsageError
-from index.validation import validation_message
+from index.errors import UsageError, validation_message
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.live.config import LiveSettings

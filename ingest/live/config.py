@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from index.errors import UsageError, mask_url
+from index.errors import UsageError, mask_url, validation_message
 from index.schemas import StreamId
 from ingest.sources.start_time import stream_name
 from ingest.sources.url_policy import LIVE_SCHEMES, UrlPolicy
@@ -131,6 +131,4 @@ def _checked(values: object, where: str) -> CameraList:
     try:
         return CameraList.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}: {place + ': ' if place else ''}{mask_url(first['msg'])}") from None
+        raise UsageError(f"{where}: {validation_message(error)}") from None

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from index.errors import WeightsInvalid
+from index.errors import WeightsInvalid, validation_message
 from model.checkpoints.files import renamed
 
 __all__ = ["VilampConfig", "clip_names", "connector_names", "language_names"]
@@ -74,9 +74,7 @@ class VilampConfig(BaseModel):
         try:
             return cls.model_validate(_json(path))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "it"
-            raise WeightsInvalid(f"{path}: {where}: {first['msg']}") from None
+            raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
 
     def keyframe_tokens(self, patches: int) -> int:
         """How many tokens a keyframe of `patches` patches keeps.

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from torch.nn import functional
 
-from index.errors import UsageError, WeightsInvalid
+from index.errors import UsageError, WeightsInvalid, validation_message
 
 __all__ = ["Preprocessing"]
 
@@ -99,9 +99,7 @@ class Preprocessing(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise WeightsInvalid(f"{source}: preprocessing {where}: {first['msg']}") from None
+            raise WeightsInvalid(f"{source}: preprocessing: {validation_message(error)}") from None
 
     def digest(self, **extra: object) -> str:
         """SHA-256 of the settings, and of `extra` (whatever else changes the vectors), as canonical JSON; hex."""

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from index.errors import ProfileInvalid
+from index.errors import ProfileInvalid, validation_message
 
 __all__ = [
     "ConnectorSpec",
@@ -277,9 +277,7 @@ def load_profile(name: str | Path) -> Profile:
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise ProfileInvalid(f"{path}: {where}: {first['msg']}") from None
+        raise ProfileInvalid(f"{path}: {validation_message(error)}") from None
 
 
 def _make_absolute(data: dict[str, object], base: Path) -> None:

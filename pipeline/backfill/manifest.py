@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
-from index.errors import SourceNotFound, UsageError, mask_url
+from index.errors import SourceNotFound, UsageError, mask_url, validation_message
 from index.schemas import check_stream_id
 from ingest.sources.files import expand
 from ingest.sources.start_time import stream_name
@@ -110,9 +110,7 @@ def _from_manifest(source: str) -> Iterator[Entry]:
         try:
             entry = Entry.model_validate({name: value for name, value in row.items() if value is not None})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "row"
-            raise UsageError(f"{shown}: row {number}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise UsageError(f"{shown}: row {number}: {validation_message(error)}") from None
         uri = entry.uri if "://" in entry.uri or folder is None else str(folder / Path(entry.uri).expanduser())
         if uri in seen:
             raise UsageError(f"{shown}: row {number}: {mask_url(uri)} is in row {seen[uri]} already; list it once")

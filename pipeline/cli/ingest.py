@@ -11,14 +11,13 @@ from index.errors import UsageError
 from index.patches.codec import PatchEncoding
 from index.records import from_micros, parse_time
 from index.store import Store
-from index.validation import validate
 from ingest.file_ingest import FileReport, IngestProgress, ingest_sources
 from model.encoders.encoder import load_encoders, pick_device
 from model.profiles.profile import load_profile
 from pipeline.backfill.estimate import dry_run as estimate_backfill
 from pipeline.backfill.manifest import read_manifest
 from pipeline.backfill.report import table
-from pipeline.cli.options import Json, ProfileName, StoreUrl, settings_of
+from pipeline.cli.options import Json, ProfileName, StoreUrl, settings_of, validate
 from pipeline.console import print_error, print_json, print_line, progress
 
 __all__ = ["app", "backfill", "ingest"]

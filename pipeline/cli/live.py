@@ -14,7 +14,6 @@ import typer
 from index.errors import UsageError
 from index.records import parse_time
 from index.store import Store
-from index.validation import validate
 from ingest.kafka.clients import Sender, make_topics
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
@@ -29,7 +28,16 @@ from ingest.outbox import Outbox, publish_alerts
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.cli.alerts import alert_line
-from pipeline.cli.options import Json, MetricsPort, ProfileName, Servers, StoreUrl, kafka_settings, settings_of
+from pipeline.cli.options import (
+    Json,
+    MetricsPort,
+    ProfileName,
+    Servers,
+    StoreUrl,
+    kafka_settings,
+    settings_of,
+    validate,
+)
 from pipeline.console import print_json, print_line, print_note, stop_event
 from pipeline.settings import Settings
 

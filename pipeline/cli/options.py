@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
-from index.errors import UsageError
+from index.errors import UsageError, validation_message
 from index.records import parse_time
 from index.store import Store
 from pipeline.settings import Settings, load_settings
@@ -31,7 +32,10 @@ __all__ = [
     "open_store",
     "settings_of",
     "time_range",
+    "validate",
 ]
+
+ModelType = TypeVar("ModelType", bound=BaseModel)
 
 StoreUrl = Annotated[str | None, typer.Option("--store", help="URL or path of the store.")]
 ProfileName = Annotated[
@@ -83,3 +87,11 @@ def time_range(streams: list[str] | None, start: str | None, end: str | None) ->
     if low is not None and high is not None and low >= high:
         raise UsageError(f"--from {start} is not before --to {end}")
     return {"streams": streams or None, "start": low, "end": high}
+
+
+def validate(model: type[ModelType], values: dict[str, Any], option: str) -> ModelType:
+    """Validate the values of options. Raises UsageError, whose message begins with `option`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{option}: {validation_message(error)}") from None

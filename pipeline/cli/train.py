@@ -9,8 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import TaskID
 
-from index.errors import UsageError
-from index.validation import validation_message
+from index.errors import UsageError, validation_message
 from pipeline.cli.options import settings_of
 from pipeline.console import print_line, progress
 

@@ -26,6 +26,7 @@ from index.errors import (
     SightlineError,
     UsageError,
     mask_url,
+    validation_message,
 )
 from index.records import EncoderIdentity
 from index.window import Window
@@ -250,9 +251,7 @@ def _body(kind: type[M], **fields: Any) -> M:
     try:
         return kind(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where or 'question'}: {first['msg']}") from None
+        raise UsageError(validation_message(error)) from None
 
 
 def _json(body: BaseModel) -> dict[str, Any]:

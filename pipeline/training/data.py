@@ -22,7 +22,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from index.errors import TrainingDataInvalid, UsageError
+from index.errors import TrainingDataInvalid, UsageError, validation_message
 from model.training.conversation import Turn, bare_question, check_turns
 from model.training.plan import DatasetSpec, TrainingPlan
 
@@ -197,7 +197,7 @@ def _read(file: _File, row: NDArray[np.int64]) -> Conversation:
             opened.seek(int(row[0]))
             record = _Record.model_validate(json.loads(opened.read(int(row[1]))))
     except ValidationError as error:
-        raise TrainingDataInvalid(f"{where}: {_first(error)}; mend the sample or leave it out") from None
+        raise TrainingDataInvalid(f"{where}: {validation_message(error)}; mend the sample or leave it out") from None
     except ValueError as error:  # JSON and UTF-8
         raise TrainingDataInvalid(f"{where}: not JSON ({error}); write one sample a line, or one list") from None
     except OSError as error:
@@ -240,7 +240,7 @@ def load_plan(path: Path) -> TrainingPlan:
     try:
         return TrainingPlan.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_first(error)}") from None
+        raise UsageError(f"{path}: {validation_message(error)}") from None
 
 
 def _datasets(values: dict[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -251,15 +251,8 @@ def _datasets(values: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     try:
         found = _DATASETS.validate_python(values["datasets"])
     except ValidationError as error:
-        raise UsageError(f"{path}: datasets.{_first(error)}") from None
+        raise UsageError(f"{path}: datasets.{validation_message(error)}") from None
     return [spec.model_dump() | {"json_path": path.parent / spec.json_path.expanduser()} for spec in found]
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    said = "this key is not known" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_the_listed_help_is_that_of_the_command(name: str) -> None:
 
 
 def test_the_help_of_commands_imports_no_models() -> None:
-    heavy = ["torch", "transformers", "open_clip", "faiss", "apache_beam", "kafka", "fastapi"]
+    heavy = ["torch", "transformers", "open_clip", "apache_beam", "fastapi"]
     code = (
         "import sys, json\nfrom pipeline.cli.main import COMMANDS, load_command\n"
         "for name in COMMANDS:\n    load_command(name)\n"
