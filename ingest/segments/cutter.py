@@ -1,8 +1,8 @@
 """Cutting of a file into segments of about ten seconds, without decoding and without encoding again.
 
-Segments begin at intra frames, so a segment is at least as long as requested and at most one group of pictures longer.
-Where groups are open, the frames that follow an intra frame and are shown before it are dropped: they refer to the
-previous segment, which holds a frame of their second already.
+Segments begin at intra frames, so two of them begin at least as far apart as requested, and at most one group of pictures
+farther. Where groups are open, the frames that follow an intra frame and are shown before it are dropped: they refer to
+the previous segment, which holds a frame of their second already.
 
 A segment keeps the file's time base where the container allows it (MP4), and its first frame has pts 0.
 """
@@ -49,7 +49,7 @@ def cut(path: Path, *, seconds: float = 10.0, max_bytes: int = 256 * 2**20) -> I
 
     Args:
         path: a local file.
-        seconds: least duration of every segment except the last.
+        seconds: least distance from the start of a segment to the start of the next.
         max_bytes: most bytes of packets in a segment.
 
     Raises:
@@ -143,8 +143,10 @@ class SegmentFile:
 
     def add(self, packet: Any, at: float) -> None:
         """Write a packet that is shown at `at` seconds."""
-        duration = float(packet.duration * packet.time_base) if packet.duration else self.frame_seconds
-        self.ends = max(self.ends, at + duration)
+        if not packet.duration:
+            # MPEG-TS has none. Without the last one, MP4's edit list would hide the frame that is shown last.
+            packet.duration = max(1, round(self.frame_seconds / packet.time_base))
+        self.ends = max(self.ends, at + float(packet.duration * packet.time_base))
         self.size += packet.size
         packet.pts -= self.zero
         if packet.dts is not None:

@@ -1,0 +1,140 @@
+"""Files cut into segments, against a reference that looks at all packets at once."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.errors import DecodeFailed, MessageTooLarge, NotVideo
+from ingest.segments.cutter import CutSegment, cut
+from tests.support.footage import make_video
+
+B_FRAMES = ":bframes=2:b-adapt=0"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One packet of a file, in decoding order."""
+
+    pts: float
+    key: bool
+
+
+def packets(path: Path) -> list[Shown]:
+    with av.open(str(path)) as container:
+        found = [
+            Shown(float(packet.pts * packet.time_base), packet.is_keyframe)
+            for packet in container.demux(container.streams.video[0])
+            if packet.pts is not None and packet.time_base is not None
+        ]
+    return found
+
+
+def groups(path: Path, seconds: float, frame: float) -> list[list[float]]:
+    """The reference: pts of each segment's frames, from all packets of the file."""
+    segments: list[list[float]] = []
+    for packet in packets(path):
+        if packet.key and (not segments or packet.pts - segments[-1][0] >= seconds - frame / 2):
+            segments.append([])
+        if segments and (not segments[-1] or packet.pts >= segments[-1][0]):
+            segments[-1].append(packet.pts)
+    return [sorted(segment) for segment in segments]
+
+
+def shown(segment: CutSegment) -> list[float]:
+    """pts in the file of every frame that decodes from a segment alone."""
+    with av.open(io.BytesIO(segment.payload)) as container:
+        frames = list(container.decode(container.streams.video[0]))
+    assert not any(frame.is_corrupt for frame in frames)
+    return [segment.pts + float(frame.pts * frame.time_base) for frame in frames if frame.pts is not None]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([10, 25, Fraction(30_000, 1001)]),
+    st.integers(3, 40),
+    st.sampled_from(["", B_FRAMES, B_FRAMES + ":open-gop=1"]),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from(["v.mp4", "v.mkv", "v.ts"]),
+    st.sampled_from([0.0, 2.3]),
+)
+def test_segments_are_those_of_looking_at_all_packets(
+    rate: Fraction | int, gop: int, x264: str, seconds: float, name: str, first: float
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        make_video(path, seconds=5, rate=rate, gop=gop, x264=x264, first=first)
+        frame = 1 / float(rate)
+        expected = groups(path, seconds, frame)
+        found = list(cut(path, seconds=seconds))
+    assert len(found) == len(expected)
+    for segment, times in zip(found, expected, strict=True):
+        assert segment.pts == pytest.approx(times[0], abs=2e-3)
+        assert shown(segment) == pytest.approx(times, abs=2e-3)
+        assert segment.duration == pytest.approx(times[-1] - times[0] + frame, abs=5e-3)
+    for segment, after in pairwise(found):
+        assert after.pts - segment.pts >= seconds - frame / 2 - 5e-3
+        assert segment.pts + segment.duration <= after.pts + 5e-3
+
+
+def test_the_last_frame_of_a_transport_stream_is_shown(tmp_path: Path) -> None:
+    """Its packets have no duration, and MP4 hides frames beyond the sum of durations where there are B frames."""
+    times = make_video(tmp_path / "v.ts", seconds=2, gop=250, x264=B_FRAMES)
+    [segment] = cut(tmp_path / "v.ts", seconds=10)
+    assert segment.media_type == "video/mp4"
+    assert len(shown(segment)) == len(times)
+
+
+def test_closed_groups_lose_no_frame(tmp_path: Path) -> None:
+    times = make_video(tmp_path / "v.mp4", seconds=12, gop=15, x264=B_FRAMES)
+    found = list(cut(tmp_path / "v.mp4", seconds=3))
+    assert [segment.media_type for segment in found] == ["video/mp4"] * 4
+    assert [pts for segment in found for pts in shown(segment)] == pytest.approx(times, abs=1e-3)
+
+
+def test_frames_of_an_open_group_that_are_shown_first_are_dropped(tmp_path: Path) -> None:
+    times = make_video(tmp_path / "v.mp4", seconds=12, gop=15, x264=B_FRAMES + ":open-gop=1")
+    found = [pts for segment in cut(tmp_path / "v.mp4", seconds=3) for pts in shown(segment)]
+    assert found == sorted(found)
+    assert len(times) - 6 <= len(found) < len(times)  # two B frames at each of three borders
+
+
+def test_a_codec_that_mp4_lacks_goes_into_matroska(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mkv", seconds=2, codec="libvpx")
+    assert {segment.media_type for segment in cut(tmp_path / "v.mkv")} == {"video/x-matroska"}
+
+
+def test_a_segment_over_the_bound_is_refused(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mp4", seconds=4, gop=10)
+    whole = [len(segment.payload) for segment in cut(tmp_path / "v.mp4", seconds=1)]
+    assert len(whole) == 4
+    with pytest.raises(MessageTooLarge, match="more than 200 bytes"):
+        list(cut(tmp_path / "v.mp4", seconds=1, max_bytes=200))
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(NotVideo):
+        list(cut(tmp_path / "v.mp4"))
+
+
+def test_a_truncated_file_gives_the_segments_before(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.ts", seconds=20, gop=10)
+    raw = (tmp_path / "v.ts").read_bytes()
+    (tmp_path / "v.ts").write_bytes(raw[: len(raw) // 2])
+    found = []
+    try:
+        for segment in cut(tmp_path / "v.ts", seconds=2):
+            found.append(segment)  # noqa: PERF402
+    except DecodeFailed as error:
+        assert "reading ended early" in str(error)  # noqa: PT017
+    assert 2 < len(found) < 10
