@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from index.columns import digest, to_matrix
 from index.commits.append import append
+from index.delta.row_filter import in_window, of_streams
 from index.errors import EmptyWindow, StoreCorrupt, UnknownStream, UsageError
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
@@ -38,7 +39,6 @@ from index.maintenance.retention import forget
 from index.maintenance.verification import verify
 from index.patches.codec import PatchEncoding
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
-from index.row_filter import in_window, of_streams
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 from index.search.vector_search import VectorSearch

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from index.delta_table import StoreTable
+from index.delta.row_filter import of_streams
+from index.delta.table import StoreTable
 from index.errors import IdentityMismatch, StoreCorrupt, StoreNotFound, StoreVersion, UsageError, mask_url
 from index.patches.codec import PatchEncoding
 from index.patches.store import PatchStore, patch_table
 from index.records import EncoderPair, Segment
-from index.row_filter import of_streams
 from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, GENERATION_KEY, PATCHES_KEY, SEGMENTS
 
 __all__ = ["Tables", "is_remote", "normalize_url", "store_exists"]

@@ -18,9 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from index.columns import digest, frame_rows, segment_key, segment_row, string_field
+from index.delta.row_filter import in_window, of_streams
 from index.errors import UsageError
 from index.records import EncoderPair, FrameRecords, Segment
-from index.row_filter import in_window, of_streams
 from index.schemas import SEGMENTS, check_stream_id
 from index.tables import Tables
 

@@ -27,7 +27,7 @@ from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
 from index.commits.append import find_new
-from index.delta_table import StoreTable, translate_errors
+from index.delta.table import StoreTable, translate_errors
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS

@@ -29,9 +29,9 @@ from deltalake.exceptions import CommitFailedError
 
 from index.columns import frame_rows, segment_key, segment_row, string_field
 from index.commits.append import check_frames
+from index.delta.row_filter import in_window, of_streams
 from index.errors import CommitFenced, StoreError, mask_url
 from index.records import FrameRecords, Segment
-from index.row_filter import in_window, of_streams
 from index.schemas import SEGMENTS, check_stream_id
 from index.second_grid import seconds_of
 from index.tables import Tables

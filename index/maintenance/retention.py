@@ -15,8 +15,8 @@ import fsspec
 import pyarrow.compute as pc
 
 from index.columns import day_of, segment_key, sql_timestamp
+from index.delta.row_filter import of_streams
 from index.errors import UnknownStream
-from index.row_filter import of_streams
 from index.schemas import GENERATION_KEY, check_stream_id
 from index.search.faiss_shards import FaissShards
 from index.standing_questions import StandingQuestionStore

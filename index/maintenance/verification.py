@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.delta_table import StoreTable
+from index.delta.row_filter import on_day
+from index.delta.table import StoreTable
 from index.errors import StoreError
-from index.row_filter import on_day
 from index.schemas import ENCODERS_KEY, TABLES
 from index.search.vector_search import VectorSearch
 from index.tables import Tables

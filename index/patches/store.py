@@ -18,7 +18,8 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from index.columns import MICROS_PER_DAY, key_columns, sql_timestamp
-from index.delta_table import THREADS, StoreTable, patch_writer
+from index.delta.row_filter import RowFilter, in_window
+from index.delta.table import THREADS, StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
     PatchEncoding,
@@ -32,7 +33,6 @@ from index.patches.codec import (
     split_chains,
 )
 from index.records import EncoderPair, FrameRecords, rfc3339
-from index.row_filter import RowFilter, in_window
 from index.schemas import PATCHES, PATCHES_DIFFERENTIAL, PATCHES_INT8
 from index.window import Window
 

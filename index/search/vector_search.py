@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from index.columns import string_field, to_matrix
-from index.delta_table import StoreTable
-from index.row_filter import in_window, on_day
+from index.delta.row_filter import in_window, on_day
+from index.delta.table import StoreTable
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 

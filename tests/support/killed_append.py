@@ -9,7 +9,7 @@ from tests.support.processes import ROOT
 
 KILLED = """
 import sys, time
-from index.delta_table import StoreTable
+from index.delta.table import StoreTable
 from tests.support.records import PAIR, make_records, make_segment
 from index.store import Store
 url, stop = sys.argv[1:]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from index.commits import bulk
+from index.delta.row_filter import in_window
 from index.errors import StoreCorrupt
 from index.patches.codec import PatchEncoding
 from index.records import FrameRecords
-from index.row_filter import in_window
 from index.store import Store
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 from tests.support.stores import assert_same

@@ -19,7 +19,6 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import delta_table as table
 from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
 from index.errors import CommitFenced
 from index.patches.codec import PatchEncoding
@@ -130,7 +129,7 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
             thread.join(60)
         write(*args, **kwargs)
 
-    monkeypatch.setattr(table, "write_deltalake", late)
+    monkeypatch.setattr("index.delta.table.write_deltalake", late)
     with pytest.raises(CommitFenced):
         OffsetCommitter(store.tables).commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
     assert not thread.is_alive()
@@ -140,20 +139,20 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
 
 KILLED = """
 import sys, time
-from index import delta_table as table
 from index.commits.offset import OffsetCommitter, OffsetAdvance
+from index.delta.table import StoreTable
 from index.store import Store
 from ingest.decoding.sampler import Sampler
 from tests.support.records import PAIR
 from tests.support.records import APP, piece
 url, stop = sys.argv[1:]
-append = table.StoreTable.append_and_advance
+append = StoreTable.append_and_advance
 def halting(self, rows, steps, replace=""):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
     return append(self, rows, steps, replace)
-table.StoreTable.append_and_advance = halting
+StoreTable.append_and_advance = halting
 OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([piece(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
 """
 

@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter
-from index.delta_table import patch_writer
+from index.delta.table import patch_writer
 from index.errors import StoreBusy, UnknownStream
 from index.maintenance.compaction import TableCompaction, count_log_entries
 from index.patches.codec import PatchEncoding

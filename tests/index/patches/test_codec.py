@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.delta_table import StoreTable
+from index.delta.table import StoreTable
 from index.errors import StoreCorrupt, UsageError
 from index.patches.codec import (
     CHAIN,

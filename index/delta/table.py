@@ -31,8 +31,8 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from index.delta.row_filter import RowFilter
 from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
-from index.row_filter import RowFilter
 from index.schemas import TABLES
 
 __all__ = ["GRACE_HOURS", "THREADS", "StoreTable", "patch_writer", "retry_conflicts", "translate_errors"]
