@@ -1,7 +1,7 @@
-"""Who may use the model, and when: one worker thread, a bounded queue before it, deadlines and cancellation.
+"""Admission control of the model: one worker thread, a bounded queue, deadlines and cancellation.
 
-Does not know HTTP, models or questions: a job is a function that yields items, and asks `QueuedRequest.check` between its steps
-whether it should go on.
+A job is a function that yields items; it calls `QueuedRequest.check` between its steps, which raises if the job must
+end. Does not know HTTP, models or questions.
 """
 
 from __future__ import annotations
@@ -17,43 +17,50 @@ from typing import Any
 
 from index.errors import DeadlineExceeded, ServiceBusy, ServiceUnavailable
 
-__all__ = ["Admission", "Cancelled", "End", "QueuedRequest"]
+__all__ = ["Admission", "JobEnd", "QueuedRequest", "RequestCancelled"]
 
-_LONGEST_RETRY_SECONDS = 60
-_FORGETTING = 0.2  # weight of the newest job in the mean that Retry-After is made of
+_MAX_RETRY_SECONDS = 60
+_MEAN_WEIGHT = 0.2  # weight of the newest job in the moving average of job times, from which Retry-After is computed
 
 
-class Cancelled(Exception):
-    """Whoever asked has gone; nobody is left to be told."""
+class RequestCancelled(Exception):
+    """The client has closed the connection, so that there is no reply to send."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The last thing a job says: what went wrong, or None."""
+class JobEnd:
+    """The last item of every job."""
 
     error: Exception | None
+    """The error that ended the job, None if it finished."""
 
 
 @dataclass(eq=False, slots=True)
 class QueuedRequest:
-    """One admitted request. `deadline`, `submitted` and `started` are `time.monotonic()` seconds."""
+    """One admitted request. Times are seconds of `time.monotonic()`."""
 
     work: Callable[[QueuedRequest], Iterator[Any]] | None
+    """The job; None once it has started or is cancelled."""
     deadline: float
+    """Time at which the request fails with DeadlineExceeded."""
     emit: Callable[[Any], None]
+    """Receives each item of the job and its JobEnd, on the worker's thread."""
     submitted: float = field(default_factory=time.monotonic)
+    """Time of admission."""
     started: float | None = None
-    _stop: Exception | None = None
+    """Time at which the job left the queue."""
+    cancelled_with: Exception | None = None
+    """The error that `check` raises, once the request is cancelled."""
 
     def check(self) -> None:
-        """Go on, or raise why not.
+        """Return if the job may continue.
 
         Raises:
-            Cancelled, ServiceUnavailable: what `Admission.cancel` was told.
-            DeadlineExceeded: the time is up.
+            RequestCancelled, ServiceUnavailable: `Admission.cancel` was called; the error is its `reason`.
+            DeadlineExceeded: the deadline has passed.
         """
-        if self._stop is not None:
-            raise self._stop
+        if self.cancelled_with is not None:
+            raise self.cancelled_with
         if time.monotonic() > self.deadline:
             raise DeadlineExceeded(
                 f"no answer within {self.deadline - self.submitted:.1f} s; allow more time, or ask about fewer frames"
@@ -61,17 +68,17 @@ class QueuedRequest:
 
     @property
     def waited(self) -> float:
-        """Seconds in the queue."""
+        """Time in the queue, in seconds."""
         return (self.started or time.monotonic()) - self.submitted
 
 
 class Admission:
-    """Runs one job at a time, in the order they came; refuses those for whom there is no room.
+    """Runs jobs one at a time in the order of their admission, and refuses a job if the queue is full.
 
     Args:
-        waiting: most jobs in the queue, beside the one that runs.
-        translate: turns what a job raised into the error its owner is told. It is called with the exception's frames
-            cleared, so nothing the job held is alive by then.
+        waiting: largest number of jobs in the queue, besides the one that runs.
+        translate: maps an exception of a job to the error that is emitted. The frames of the exception are cleared
+            before the call, so that the objects of the job are freed.
     """
 
     def __init__(self, *, waiting: int, translate: Callable[[Exception], Exception] = lambda error: error) -> None:
@@ -88,28 +95,33 @@ class Admission:
 
     @property
     def depth(self) -> int:
-        """Jobs that wait."""
+        """Number of jobs in the queue."""
         return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Jobs that run: 0 or 1."""
+        """Number of running jobs: 0 or 1."""
         return int(self._running is not None)
 
     @property
+    def current(self) -> QueuedRequest | None:
+        """The request whose job runs."""
+        return self._running
+
+    @property
     def accepting(self) -> bool:
-        """Whether a new job would be looked at: the worker lives and nobody has asked it to stop."""
+        """Whether the worker thread is alive and not stopping."""
         return self._thread.is_alive() and not self._draining
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds after which there is likely room again, 1 to 60."""
-        return min(_LONGEST_RETRY_SECONDS, max(1, math.ceil(self._mean_seconds)))
+        """Estimated seconds until the queue has room again, 1 to 60."""
+        return min(_MAX_RETRY_SECONDS, max(1, math.ceil(self._mean_seconds)))
 
     def submit(
         self, work: Callable[[QueuedRequest], Iterator[Any]], *, deadline: float, emit: Callable[[Any], None]
     ) -> QueuedRequest:
-        """Queue `work`; `emit` gets each item it yields, then one `End`, all on the worker's thread.
+        """Add a job to the queue. `emit` receives its items and one `JobEnd`, on the worker's thread.
 
         Raises:
             ServiceBusy: the queue is full.
@@ -117,10 +129,10 @@ class Admission:
         """
         with self._changed:
             if not self.accepting:
-                raise ServiceUnavailable("the service is stopping; ask again when it is back")
+                raise ServiceUnavailable("the service is stopping; try again when it is back")
             if len(self._queue) >= self.waiting:
                 raise ServiceBusy(
-                    f"{len(self._queue)} requests wait already, as many as may; try again in {self.retry_after} s",
+                    f"the queue is full ({len(self._queue)} requests wait); try again in {self.retry_after} s",
                     self.retry_after,
                 )
             job = QueuedRequest(work, deadline, emit)
@@ -129,33 +141,37 @@ class Admission:
             return job
 
     def cancel(self, job: QueuedRequest, reason: Exception | None = None) -> None:
-        """Give `job` up: at once if it waits, at its next `check` if it runs. A job that is over stays so."""
+        """Cancel a job: at once if it waits, at its next `check` if it runs. Does nothing if the job has ended."""
         with self._changed:
-            job._stop = job._stop or reason or Cancelled()
+            job.cancelled_with = job.cancelled_with or reason or RequestCancelled()
             waited = job in self._queue
             if waited:
                 self._queue.remove(job)
                 job.work = None
             self._changed.notify_all()
         if waited:
-            job.emit(End(job._stop))
+            job.emit(JobEnd(job.cancelled_with))
 
     def drain(self) -> None:
-        """Take nothing new; what waits and runs goes on. Safe in a signal handler: takes no lock."""
+        """Refuse new jobs; admitted jobs continue. Takes no lock, so a signal handler may call it."""
         self._draining = True
 
     def stop(self, timeout: float) -> bool:
-        """Finish what runs and waits for at most `timeout` seconds, then give the rest up; whether all was finished."""
+        """Wait up to `timeout` seconds for the admitted jobs, then cancel those that are left.
+
+        Returns:
+            Whether all jobs finished.
+        """
         self.drain()
         with self._changed:
             finished = self._changed.wait_for(lambda: not self._queue and self._running is None, timeout)
             left = [*self._queue, *([self._running] if self._running else [])]
         for job in left:
-            self.cancel(job, ServiceUnavailable("the service is stopping and could not finish; ask again later"))
+            self.cancel(job, ServiceUnavailable("the service is stopping before it could answer; try again later"))
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(1.0)  # a daemon: one that hangs inside the model does not keep the process
+        self._thread.join(1.0)  # a daemon thread: a job that hangs does not keep the process alive
         return finished
 
     # ---- the worker's thread -----------------------------------------------------------------------------------
@@ -171,16 +187,16 @@ class Admission:
             with self._changed:
                 self._running = None
                 self._changed.notify_all()
-            job.emit(End(error))
-            del job, error  # nothing of a finished job stays alive while the worker waits for the next
+            job.emit(JobEnd(error))
+            del job, error  # free the objects of a finished job while the worker waits for the next one
 
     def _run(self, job: QueuedRequest) -> Exception | None:
-        """Run one job to its end; everything it held is free on return."""
+        """Run one job to its end and return its error. Objects of the job are freed on return."""
         job.started = time.monotonic()
         work, job.work = job.work, None
         try:
             job.check()
-            assert work is not None  # only waiting jobs lose it, and they are no longer in the queue
+            assert work is not None  # set to None only by `cancel`, which removes the job from the queue
             items = work(job)
             try:
                 for item in items:
@@ -188,23 +204,23 @@ class Admission:
                     job.emit(item)
             finally:
                 if isinstance(items, Generator):
-                    items.close()  # what it holds goes now, not when somebody collects it
+                    items.close()  # free its objects now, not at the next garbage collection
         except Exception as error:
             for each in _chain(error):
-                # A traceback keeps every frame alive, and with them tensors, caches and patches.
+                # A traceback keeps every frame alive, and with it tensors, caches and patches.
                 traceback.clear_frames(each.__traceback__)
-            told = self._translate(error)
-            told.__traceback__ = told.__cause__ = told.__context__ = None
-            return told
+            translated = self._translate(error)
+            translated.__traceback__ = translated.__cause__ = translated.__context__ = None
+            return translated
         finally:
             del work
             seconds = time.monotonic() - job.started
-            self._mean_seconds += _FORGETTING * (seconds - self._mean_seconds)
+            self._mean_seconds += _MEAN_WEIGHT * (seconds - self._mean_seconds)
         return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and everything it came from, each once."""
+    """`error` and its causes and contexts, each once."""
     seen: set[int] = set()
     pending = [error]
     while pending:

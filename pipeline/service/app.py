@@ -38,13 +38,13 @@ from index.errors import (
     UnknownStream,
     UsageError,
 )
-from pipeline.service.admission import Admission, Cancelled, QueuedRequest
-from pipeline.service.engine import Done, Engine, rows_of
-from pipeline.service.flow import Flow, unless_gone
-from pipeline.service.gate import Gate
+from pipeline.service.admission import Admission, QueuedRequest, RequestCancelled
+from pipeline.service.engine import FinishedAnswer, ServiceEngine, frame_references
+from pipeline.service.guard import RequestGuard
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.metrics import ServiceMetrics
-from pipeline.service.reply_format import AnswerForm, ChatForm, Form
+from pipeline.service.reply_format import AnswerFormat, ChatFormat, ReplyFormat
+from pipeline.service.request_stream import RequestStream, unless_disconnected
 from pipeline.service.schemas import (
     AnswerBody,
     Budget,
@@ -78,14 +78,16 @@ _SLOW_READER_SECONDS = 30.0
 class ModelService:
     """`app` is the ASGI application, gate and all. `drain` refuses new work, `stop` ends what is left."""
 
-    def __init__(self, engine: Engine, *, token: SecretStr | None = None, limits: ServiceLimits | None = None) -> None:
+    def __init__(
+        self, engine: ServiceEngine, *, token: SecretStr | None = None, limits: ServiceLimits | None = None
+    ) -> None:
         self.engine, self.limits = engine, limits or ServiceLimits()
-        self.admission = Admission(waiting=self.limits.waiting, translate=engine.explain)
+        self.admission = Admission(waiting=self.limits.waiting, translate=engine.translate_error)
         self.metrics = ServiceMetrics(
             depth=lambda: self.admission.depth, running=lambda: self.admission.running, capacity=self.limits.waiting
         )
         self.routes = self._routes()
-        self.app = Gate(self.routes, token=token, max_body_bytes=self.limits.max_body_bytes)
+        self.app = RequestGuard(self.routes, token=token, max_body_bytes=self.limits.max_body_bytes)
 
     @property
     def ready(self) -> bool:
@@ -110,7 +112,7 @@ class ModelService:
         # The interactive pages load scripts from elsewhere; the schema itself is served.
         app = FastAPI(title="Sightline model service", docs_url=None, redoc_url=None, lifespan=lifespan)
         app.add_exception_handler(SightlineError, self._sightline_error)
-        app.add_exception_handler(Cancelled, self._gone)
+        app.add_exception_handler(RequestCancelled, self._gone)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._http_error)
         app.get("/healthz")(self.healthz)
@@ -145,7 +147,7 @@ class ModelService:
         return await asyncio.to_thread(self.engine.budget, body.question, body.options, body.keyframes)
 
     async def answer(self, request: Request, body: AnswerBody) -> Response:
-        rows = rows_of(body.frames)
+        rows = frame_references(body.frames)
         try:
             await asyncio.to_thread(self.engine.check, rows, body.question, body.options)
         except BudgetExceeded as error:
@@ -157,10 +159,10 @@ class ModelService:
                 max_tokens=self.engine.answerer.language.max_context,
             )
 
-        def work(job: QueuedRequest) -> Iterator[str | Done]:
+        def work(job: QueuedRequest) -> Iterator[str | FinishedAnswer]:
             return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens)
 
-        return await self._answered(request, "answer", work, body.deadline_seconds, AnswerForm(), stream=body.stream)
+        return await self._answered(request, "answer", work, body.deadline_seconds, AnswerFormat(), stream=body.stream)
 
     async def embed_text(self, request: Request, body: EmbedBody) -> Embedded:
         flow = self._flow("embed", lambda _: self.engine.embed(body.texts, body.encoder), body.deadline_seconds)
@@ -169,7 +171,7 @@ class ModelService:
         async def collect() -> list[Any]:
             return [piece async for piece in pieces]
 
-        (vectors,) = await unless_gone(request, collect())
+        (vectors,) = await unless_disconnected(request, collect())
         return Embedded(
             encoder=getattr(self.engine.answerer.encoders.pair, body.encoder).name,
             vectors=vectors.tolist(),
@@ -189,7 +191,7 @@ class ModelService:
         notices = [self.engine.answerer.notice] if self.engine.answerer.notice else []
         if len(body.messages) > 1:
             notices.append("The model reads one question: the last message. Earlier messages were not read.")
-        form = ChatForm(
+        form = ChatFormat(
             profile.name,
             limit=min(limit or profile.language_model.max_new_tokens, profile.language_model.max_new_tokens),
             usage=bool((body.stream_options or {}).get("include_usage")),
@@ -199,7 +201,7 @@ class ModelService:
         where = body.sightline
         options = where.options if where is not None else []
         if where is None:
-            rows = rows_of([])
+            rows = frame_references([])
             await asyncio.to_thread(self.engine.check, rows, question, options)
             work = partial(self.engine.answer, question=question, options=options, rows=rows, max_new_tokens=limit)
         else:
@@ -211,12 +213,12 @@ class ModelService:
 
     # ---- one request -------------------------------------------------------------------------------------------
 
-    def _flow(self, route: str, work: Callable[[QueuedRequest], Iterator[Any]], seconds: float | None) -> Flow:
+    def _flow(self, route: str, work: Callable[[QueuedRequest], Iterator[Any]], seconds: float | None) -> RequestStream:
         """Admit the request. Raises ServiceBusy, ServiceUnavailable."""
         try:
             if self.engine.broken:
                 raise ServiceUnavailable("the GPU of the service has failed; it must be started again")
-            return Flow(
+            return RequestStream(
                 self.admission,
                 work,
                 seconds=min(seconds or self.limits.deadline_seconds, self.limits.deadline_seconds),
@@ -225,7 +227,7 @@ class ModelService:
             self.metrics.requests.labels(route, code_of(type(error))).inc()
             raise
 
-    async def _pieces(self, route: str, flow: Flow) -> AsyncGenerator[Any]:
+    async def _pieces(self, route: str, flow: RequestStream) -> AsyncGenerator[Any]:
         """What the job yields, counted; however this ends, the job ends with it."""
         outcome, first = "cancelled", True
         try:
@@ -234,7 +236,7 @@ class ModelService:
                     self.metrics.first_token_seconds.observe(monotonic() - flow.began)
                     self.metrics.queue_seconds.observe(flow.job.waited)
                 first = False
-                if isinstance(item, Done):
+                if isinstance(item, FinishedAnswer):
                     self._count(item, flow)
                 yield item
             outcome = "ok"
@@ -245,7 +247,7 @@ class ModelService:
             flow.cancel()
             self.metrics.requests.labels(route, outcome).inc()
 
-    def _count(self, done: Done, flow: Flow) -> None:
+    def _count(self, done: FinishedAnswer, flow: RequestStream) -> None:
         metrics, usage, decode = self.metrics, done.usage, done.answer.timings.get("decode", 0.0)
         metrics.answer_seconds.observe(monotonic() - flow.began)
         metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
@@ -260,7 +262,7 @@ class ModelService:
         route: str,
         work: Callable[[QueuedRequest], Iterator[Any]],
         seconds: float | None,
-        form: Form,
+        form: ReplyFormat,
         *,
         stream: bool,
     ) -> Response:
@@ -276,8 +278,8 @@ class ModelService:
 
         try:
             if not stream:
-                return JSONResponse(form.whole(await unless_gone(request, whole())))
-            first = await unless_gone(request, _next(pieces))
+                return JSONResponse(form.whole(await unless_disconnected(request, whole())))
+            first = await unless_disconnected(request, _next(pieces))
         except BaseException:
             await pieces.aclose()
             raise
@@ -286,9 +288,9 @@ class ModelService:
             item = first
             try:
                 while item is not None:
-                    yield form.end(item) if isinstance(item, Done) else form.piece(item)
+                    yield form.end(item) if isinstance(item, FinishedAnswer) else form.piece(item)
                     item = await _next(pieces)
-            except (SightlineError, Cancelled) as error:
+            except (SightlineError, RequestCancelled) as error:
                 yield form.error(problem_of(error))
 
         return _Events(events(), pieces, flow)
@@ -341,7 +343,7 @@ def _problem(status: int, problem: Problem) -> JSONResponse:
 class _Events(StreamingResponse):
     """Server-sent events; the job ends when the response does, whichever side ends it."""
 
-    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], flow: Flow) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], flow: RequestStream) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._events, self._pieces, self._flow = events, pieces, flow

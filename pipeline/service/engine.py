@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from index.errors import BudgetExceeded, ModelError, OutOfMemory, SightlineError, mask_url
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer, AnswerPiece
-from pipeline.service.admission import Cancelled, QueuedRequest
+from pipeline.service.admission import QueuedRequest, RequestCancelled
 from pipeline.service.schemas import Budget, ServedProfile, StreamFrames, Usage
 
-__all__ = ["Done", "Engine", "FrameSource", "Rows", "rows_of"]
+__all__ = ["FinishedAnswer", "FrameReferences", "FrameSource", "ServiceEngine", "frame_references"]
 
 _log = structlog.get_logger("sightline.service")
 # What a CPU allocator and some CUDA libraries say in a plain RuntimeError.
@@ -30,7 +30,7 @@ _MEMORY_WORDS = ("can't allocate memory", "out of memory", "cublas_status_alloc_
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FrameReferences:
     """Frames by name; row i of every array is the same frame, grouped by stream and ascending in time inside each.
 
     Shapes: stream_index int32[N] into `stream_ids`, captured_at int64[N] (UTC microseconds), keyframe bool[N].
@@ -49,14 +49,14 @@ class Rows:
         return int(np.count_nonzero(self.keyframe))
 
 
-def rows_of(frames: Sequence[StreamFrames]) -> Rows:
+def frame_references(frames: Sequence[StreamFrames]) -> FrameReferences:
     """The rows that a request names, stream by stream in its order."""
     index = [np.full(len(part.captured_at), i, np.int32) for i, part in enumerate(frames)]
     times = [np.asarray(part.captured_at, np.int64) for part in frames]
     masks = [np.zeros(len(part.captured_at), np.bool_) for part in frames]
     for mask, part in zip(masks, frames, strict=True):
         mask[part.keyframes] = True
-    return Rows(
+    return FrameReferences(
         [part.stream_id for part in frames],
         np.concatenate([np.zeros(0, np.int32), *index]),
         np.concatenate([np.zeros(0, np.int64), *times]),
@@ -67,7 +67,7 @@ def rows_of(frames: Sequence[StreamFrames]) -> Rows:
 class FrameSource(Protocol):
     """The store, as far as the service needs it. For one request at a time, but `patches` in a thread of its own."""
 
-    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
+    def patches(self, rows: FrameReferences, part: slice, out: NDArray[np.float16]) -> None:
         """Fill float16[n, M, Dp] with the rows of `part`.
 
         Raises:
@@ -75,7 +75,7 @@ class FrameSource(Protocol):
             StoreError: it cannot be read.
         """
 
-    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
         """The frame encoder's float32[n, Df] of the rows of `part`. Raises as `patches`."""
 
     def choose(
@@ -88,7 +88,7 @@ class FrameSource(Protocol):
         k: int | None,
         tau: float | None,
         most: Callable[[int], int],
-    ) -> Rows:
+    ) -> FrameReferences:
         """Keyframes by DKS over a window, and the other frames, `most(keyframes)` at most in all. Times are RFC 3339.
 
         Raises:
@@ -97,16 +97,16 @@ class FrameSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FinishedAnswer:
     """The end of an answer: what the model said of it, what it took, and the rows it was read from."""
 
     answer: Answer
     usage: Usage
-    rows: Rows
+    rows: FrameReferences
     queue_seconds: float
 
 
-class Engine:
+class ServiceEngine:
     """One answerer over one store. Every method that yields is the work of a job; the others may be called anywhere."""
 
     def __init__(self, answerer: Answerer, store: FrameSource) -> None:
@@ -135,7 +135,7 @@ class Engine:
             unknown_words=self.answerer.unknown_words(question),
         )
 
-    def check(self, rows: Rows, question: str, options: Sequence[str]) -> None:
+    def check(self, rows: FrameReferences, question: str, options: Sequence[str]) -> None:
         """Refuse before anything is read what cannot fit. Raises BudgetExceeded, with the numbers in its message."""
         most = self.answerer.profile.max_frames
         if len(rows) > most:
@@ -148,9 +148,14 @@ class Engine:
         )
 
     def answer(
-        self, job: QueuedRequest, question: str, options: Sequence[str], rows: Rows, max_new_tokens: int | None
-    ) -> Iterator[str | Done]:
-        """Texts as they are decoded, then one `Done`. Raises what `Answerer.answer` and the store raise."""
+        self,
+        job: QueuedRequest,
+        question: str,
+        options: Sequence[str],
+        rows: FrameReferences,
+        max_new_tokens: int | None,
+    ) -> Iterator[str | FinishedAnswer]:
+        """Texts as they are decoded, then one `FinishedAnswer`. Raises what `Answerer.answer` and the store raise."""
         read = 0
 
         def read_patches(part: slice, out: NDArray[np.float16]) -> None:
@@ -185,7 +190,7 @@ class Engine:
                 keyframes=rows.keyframes,
                 patch_bytes=read,
             )
-            yield Done(answer, usage, rows, job.waited)
+            yield FinishedAnswer(answer, usage, rows, job.waited)
         finally:
             self._job = None
 
@@ -196,7 +201,7 @@ class Engine:
         options: Sequence[str],
         max_new_tokens: int | None,
         where: dict[str, Any],
-    ) -> Iterator[str | Done]:
+    ) -> Iterator[str | FinishedAnswer]:
         """As `answer`, with the frames chosen here; `where` as in `FrameSource.choose`."""
         rows = self.store.choose(
             question, most=lambda k: self.answerer.max_frames(k, question, tuple(options)), **where
@@ -209,9 +214,9 @@ class Engine:
         """One array float32[n, D] of unit norm."""
         yield getattr(self.answerer.encoders, encoder).encode_text(list(texts))
 
-    def explain(self, error: Exception) -> Exception:
+    def translate_error(self, error: Exception) -> Exception:
         """What the owner of a failed job is told. Memory that ran out is one request's error; a GPU that broke is all's."""
-        if isinstance(error, SightlineError | Cancelled):
+        if isinstance(error, SightlineError | RequestCancelled):
             return error
         if _is_memory(error):
             if torch.cuda.is_available():
@@ -223,7 +228,7 @@ class Engine:
         if isinstance(error, getattr(torch, "AcceleratorError", ())):
             self.broken = True  # a CUDA context does not recover from this; /readyz says so and a supervisor restarts
         _log.error("a request failed", details=mask_url("".join(traceback.format_exception(error))))
-        return ModelError("the service failed on this request; its log says why")
+        return ModelError("the service failed to process the request; see its log")
 
     # ---- ourselves ---------------------------------------------------------------------------------------------
 

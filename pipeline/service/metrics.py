@@ -1,4 +1,4 @@
-"""What the model service counts, as Prometheus reads it. One registry a service, so that two can live in a process."""
+"""Prometheus metrics of the model service, in a registry of their own, so that a process can hold two services."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 class ServiceMetrics:
-    """Counters and gauges; `depth` and `running` are asked when somebody reads them."""
+    """Counters, gauges and histograms.
+
+    Args:
+        depth: returns the number of requests in the queue; called at every scrape.
+        running: returns the number of running requests; called at every scrape.
+        capacity: largest number of requests in the queue.
+    """
 
     def __init__(self, *, depth: Callable[[], int], running: Callable[[], int], capacity: int) -> None:
         self.registry = CollectorRegistry()
@@ -24,27 +30,30 @@ class ServiceMetrics:
         def gauge(name: str, text: str, value: Callable[[], float]) -> None:
             Gauge(name, text, registry=self.registry).set_function(value)
 
-        gauge("sightline_queue_depth", "Requests that wait for the model", depth)
-        gauge("sightline_requests_running", "Requests the model works on", running)
-        gauge("sightline_queue_capacity", "Most requests that may wait", lambda: capacity)
+        gauge("sightline_queue_depth", "Requests in the queue", depth)
+        gauge("sightline_requests_running", "Requests that the model processes", running)
+        gauge("sightline_queue_capacity", "Largest number of requests in the queue", lambda: capacity)
         self.requests = Counter(
             "sightline_requests", "Finished requests by route and outcome", ["route", "outcome"], registry=self.registry
         )
         self.queue_seconds = Histogram(
-            "sightline_queue_seconds", "Waiting for the model", buckets=_SECONDS, registry=self.registry
+            "sightline_queue_seconds", "Time in the queue", buckets=_SECONDS, registry=self.registry
         )
         self.first_token_seconds = Histogram(
             "sightline_time_to_first_token_seconds",
-            "From arrival to the first piece of the answer",
+            "Time from arrival to the first part of the answer",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.answer_seconds = Histogram(
-            "sightline_answer_seconds", "From arrival to the whole answer", buckets=_SECONDS, registry=self.registry
+            "sightline_answer_seconds",
+            "Time from arrival to the complete answer",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.tokens_a_second = Histogram(
             "sightline_tokens_per_second",
-            "Tokens of open answers by the seconds of decoding",
+            "Tokens of open answers per second of decoding",
             buckets=_RATES,
             registry=self.registry,
         )
@@ -63,5 +72,5 @@ class ServiceMetrics:
         memory.labels("peak").set_function(torch.cuda.max_memory_allocated)
 
     def text(self) -> bytes:
-        """The Prometheus text format."""
+        """The metrics in the Prometheus text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""How an answer is written: as our own events, or in OpenAI's shape. One form a request; nothing here waits or reads."""
+"""Formats of an answer: the events of `/v1/answer`, and OpenAI's chat completions. Pure functions of the answer."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ import uuid
 from typing import Any, Protocol
 
 from index.records import rfc3339
-from pipeline.service.engine import Done
+from pipeline.service.engine import FinishedAnswer
 from pipeline.service.schemas import AnswerDone, Problem, TokenText
 
-__all__ = ["AnswerForm", "ChatForm", "Form"]
+__all__ = ["AnswerFormat", "ChatFormat", "ReplyFormat"]
 
 
 def _event(data: Any, name: str | None = None) -> bytes:
-    """One server-sent event. JSON has no raw line breaks, so one `data:` line is enough."""
+    """One server-sent event. JSON contains no raw line breaks, so one `data:` line is enough."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
-class Form(Protocol):
-    """`piece`, then `end` or `error`, for a stream; `whole` for one JSON."""
-
-    def piece(self, text: str) -> bytes: ...
-
-    def end(self, done: Done) -> bytes: ...
-
-    def error(self, problem: Problem) -> bytes: ...
-
-    def whole(self, done: Done) -> dict[str, Any]: ...
-
-
-class AnswerForm:
-    """`POST /v1/answer`: events `token`, `answer`, `error`."""
+class ReplyFormat(Protocol):
+    """Serializes one answer: `piece`, then `end` or `error`, as server-sent events; `whole` as one JSON object."""
 
     def piece(self, text: str) -> bytes:
+        """The event for the next part of the answer."""
+
+    def end(self, done: FinishedAnswer) -> bytes:
+        """The last events of a complete answer."""
+
+    def error(self, problem: Problem) -> bytes:
+        """The event for an error after the stream has begun."""
+
+    def whole(self, done: FinishedAnswer) -> dict[str, Any]:
+        """The complete answer as one JSON object."""
+
+
+class AnswerFormat:
+    """Format of `POST /v1/answer`: events `token`, `answer`, `error`."""
+
+    def piece(self, text: str) -> bytes:
+        """The event for the next part of the answer."""
         return _event(TokenText(text=text).model_dump(), "token")
 
-    def end(self, done: Done) -> bytes:
+    def end(self, done: FinishedAnswer) -> bytes:
+        """The last events of a complete answer."""
         return _event(self.whole(done), "answer")
 
     def error(self, problem: Problem) -> bytes:
+        """The event for an error after the stream has begun."""
         return _event({"error": problem.model_dump()}, "error")
 
-    def whole(self, done: Done) -> dict[str, Any]:
+    def whole(self, done: FinishedAnswer) -> dict[str, Any]:
+        """The complete answer as one JSON object."""
         answer = done.answer
         return AnswerDone(
             text=answer.text,
@@ -55,10 +63,17 @@ class AnswerForm:
         ).model_dump()
 
 
-class ChatForm:
-    """`POST /v1/chat/completions`: chunks and `[DONE]`, or one completion.
+class ChatFormat:
+    """Format of `POST /v1/chat/completions`: chunks and `[DONE]`, or one completion.
 
-    What OpenAI has no place for stands under `sightline`, in the last chunk with a choice or beside the choices.
+    Fields that OpenAI's format does not have are under `sightline`: in the last chunk with a choice, or beside the
+    choices of a completion.
+
+    Args:
+        model: name of the profile.
+        limit: largest number of tokens of an open answer; an answer of that length has the finish reason `length`.
+        usage: whether the stream ends with the number of tokens.
+        notices: remarks about the answer.
     """
 
     def __init__(self, model: str, *, limit: int, usage: bool, notices: list[str]) -> None:
@@ -67,29 +82,33 @@ class ChatForm:
         self._begun = False
 
     def piece(self, text: str) -> bytes:
+        """The event for the next part of the answer."""
         role = {} if self._begun else {"role": "assistant"}
         self._begun = True
         return _event(self._chunk([{"index": 0, "delta": {**role, "content": text}, "finish_reason": None}]))
 
-    def end(self, done: Done) -> bytes:
+    def end(self, done: FinishedAnswer) -> bytes:
+        """The last events of a complete answer."""
         begin = b"" if self._begun else self.piece("")
         last = self._chunk([{"index": 0, "delta": {}, "finish_reason": self._reason(done)}])
-        written = begin + _event({**last, "sightline": self._beside(done)})
+        written = begin + _event({**last, "sightline": self._extension(done)})
         if self.usage:
             written += _event({**self._chunk([]), "usage": self._usage(done)})
         return written + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem) -> bytes:
+        """The event for an error after the stream has begun."""
         return _event({"error": problem.model_dump()})
 
-    def whole(self, done: Done) -> dict[str, Any]:
+    def whole(self, done: FinishedAnswer) -> dict[str, Any]:
+        """The complete answer as one JSON object."""
         message = {"role": "assistant", "content": done.answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
         return {
             **self._chunk([choice]),
             "object": "chat.completion",
             "usage": self._usage(done),
-            "sightline": self._beside(done),
+            "sightline": self._extension(done),
         }
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -101,22 +120,22 @@ class ChatForm:
             "choices": choices,
         }
 
-    def _reason(self, done: Done) -> str:
+    def _reason(self, done: FinishedAnswer) -> str:
         chosen = done.answer.option is not None
         return "length" if not chosen and done.usage.completion_tokens >= self.limit else "stop"
 
     @staticmethod
-    def _usage(done: Done) -> dict[str, int]:
+    def _usage(done: FinishedAnswer) -> dict[str, int]:
         prompt, completion = done.usage.prompt_tokens, done.usage.completion_tokens
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
-    def _beside(self, done: Done) -> dict[str, Any]:
+    def _extension(self, done: FinishedAnswer) -> dict[str, Any]:
         rows = done.rows
         keyframes = [
             {"stream_id": rows.stream_ids[int(rows.stream_index[i])], "captured_at": rfc3339(int(rows.captured_at[i]))}
             for i in rows.keyframe.nonzero()[0].tolist()
         ]
-        answer = AnswerForm().whole(done)
+        answer = AnswerFormat().whole(done)
         return {
             "keyframes": keyframes,
             "option": answer["option"],

@@ -1,6 +1,7 @@
-"""What goes over the wire between the model service and those who ask it. Needs no torch, so that clients need none.
+"""Requests and replies of the model service. Imports no torch, so that clients need none.
 
-Every list and text has a most; what is larger is refused by validation. Bodies as a whole are bounded by the gate.
+Every list and every text has a largest length, which validation enforces; `pipeline.service.guard` limits the size of a
+whole body. The descriptions of the fields are those of the OpenAPI schema.
 """
 
 from __future__ import annotations
@@ -34,32 +35,39 @@ __all__ = [
 ]
 
 _LAST_MICROSECOND = 253_402_300_799_999_999  # the end of the year 9999
-_MOST_OPTIONS = 64
-_MOST_TEXTS = 64
-_MOST_STREAMS = 1024
-_MOST_MESSAGES = 256
+_MAX_OPTIONS = 64
+_MAX_TEXTS = 64
+_MAX_STREAMS = 1024
+_MAX_MESSAGES = 256
 
 Micros = Annotated[int, Field(ge=0, le=_LAST_MICROSECOND, strict=True)]
 Position = Annotated[int, Field(ge=0, strict=True)]
-# Words without any visible letter would be an empty question; the pattern refuses them here, as `ask` does.
+# The pattern refuses a question of white space only, as `ask` does.
 Words = Annotated[str, StringConstraints(min_length=1, max_length=8_000, pattern=r"\S")]
 Option = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"\S")]
-Options = Annotated[list[Option], Field(max_length=_MOST_OPTIONS)]
+Options = Annotated[list[Option], Field(max_length=_MAX_OPTIONS)]
 StreamName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 NewTokens = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class StreamFrames(_Body):
-    """Frames of one stream: capture times (UTC microseconds, ascending) and which positions are keyframes."""
+class _Reply(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class StreamFrames(_Request):
+    """References to frames of one stream in the service's store."""
 
     stream_id: StreamName
+    """The stream."""
     captured_at: list[Micros] = Field(min_length=1)
+    """Capture times of the frames in UTC microseconds, ascending."""
     keyframes: list[Position] = Field(default_factory=list)
+    """Positions in `captured_at` of the frames that are keyframes, ascending."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -72,15 +80,21 @@ class StreamFrames(_Body):
         return self
 
 
-class AnswerBody(_Body):
-    """`POST /v1/answer`. Without frames the model answers blind. `stream` chooses server-sent events over one JSON."""
+class AnswerBody(_Request):
+    """Request of `POST /v1/answer`."""
 
     question: Words
+    """The question."""
     options: Options = Field(default_factory=list)
-    frames: list[StreamFrames] = Field(default_factory=list, max_length=_MOST_STREAMS)
+    """Answers to choose from; an open question if empty."""
+    frames: list[StreamFrames] = Field(default_factory=list, max_length=_MAX_STREAMS)
+    """Frames that the model reads; without frames it answers from the question alone."""
     stream: bool = True
+    """Reply with server-sent events (`token`, then `answer` or `error`) instead of one JSON object."""
     deadline_seconds: Seconds | None = None
+    """Longest time of the request, the wait in the queue included; the service's own limit if null."""
     max_new_tokens: NewTokens | None = None
+    """Largest number of tokens of an open answer; the profile's limit if null."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -91,162 +105,223 @@ class AnswerBody(_Body):
         return self
 
 
-class TokenText(BaseModel):
-    """Event `token`: the next piece of the answer's text."""
+class TokenText(_Reply):
+    """Event `token`: the next part of the answer."""
 
     text: str
+    """Text of the part."""
 
 
-class Usage(BaseModel):
-    """What a question took. Visual tokens are among the prompt's; `patch_bytes` were read from the store."""
+class Usage(_Reply):
+    """Resources that a question used."""
 
     prompt_tokens: int
+    """Tokens of the prompt, the visual tokens included."""
     completion_tokens: int
+    """Tokens of the answer."""
     visual_tokens: int
+    """Tokens of the frames."""
     frames: int
+    """Frames that the model read, the keyframes included."""
     keyframes: int
+    """Keyframes."""
     patch_bytes: int
+    """Bytes of patches read from the store."""
 
 
-class AnswerDone(BaseModel):
-    """Event `answer`, the last one. `option` is a position in the options; `timings` in seconds, `queue` among them."""
+class AnswerDone(_Reply):
+    """Event `answer`, the last one; also the whole reply if `stream` is false."""
 
     text: str
+    """The answer."""
     option: int | None
+    """Position of the chosen answer in `options`; null for an open question."""
     probabilities: list[float]
+    """Probability of each option; empty for an open question."""
     usage: Usage
+    """Resources that the question used."""
     timings: dict[str, float]
+    """Seconds of each stage; `queue` is the wait in the queue."""
 
 
-class BudgetBody(_Body):
-    """`POST /v1/budget`: what a question with so many keyframes may bring along."""
+class BudgetBody(_Request):
+    """Request of `POST /v1/budget`: how many frames fit a question."""
 
     question: Words
+    """The question."""
     options: Options = Field(default_factory=list)
+    """Answers to choose from."""
     keyframes: int = Field(ge=0, le=1_000_000)
+    """Number of keyframes."""
 
 
-class Budget(BaseModel):
-    """The most frames, keyframes among them, and the words of the question that the model does not know."""
+class Budget(_Reply):
+    """Reply of `POST /v1/budget`."""
 
     max_frames: int
+    """Largest number of frames, the keyframes included."""
     unknown_words: list[str]
+    """Words of the question that the model does not know."""
 
 
-class ServedProfile(BaseModel):
-    """`GET /v1/profile`: what the service runs. `k`, `tau` and `dfm` steer DKS, `encoders` are whose vectors it reads.
-
-    On the wire `dfm` has only the fields that its profile sets: its own rules tell a default from what was written.
-    """
+class ServedProfile(_Reply):
+    """Reply of `GET /v1/profile`: the model profile of the service."""
 
     name: str
+    """Name of the profile."""
     notice: str
+    """A limitation of the model that users should know; empty if there is none."""
     k: int
+    """Largest number of keyframes (DKS)."""
     tau: float
+    """Similarity threshold τ (DKS)."""
     max_frames: int
+    """Largest number of frames of a question."""
     dfm: DfmSpec
+    """Settings of DFM. The reply contains only the fields that the profile sets, because their defaults depend on each
+    other."""
     encoders: EncoderPair
+    """Identity of the encoders whose vectors the model reads."""
 
 
-class EmbedBody(_Body):
-    """`POST /v1/embed/text`: by the frame encoder (keyframes, search) or the patch encoder (R_p)."""
+class EmbedBody(_Request):
+    """Request of `POST /v1/embed/text`."""
 
-    texts: list[Words] = Field(min_length=1, max_length=_MOST_TEXTS)
+    texts: list[Words] = Field(min_length=1, max_length=_MAX_TEXTS)
+    """The texts."""
     encoder: Literal["frame", "patch"] = "frame"
+    """The frame encoder (keyframes and search) or the patch encoder (patch relevance, standing questions)."""
     deadline_seconds: Seconds | None = None
+    """Longest time of the request, the wait in the queue included; the service's own limit if null."""
 
 
-class Embedded(BaseModel):
-    """One vector of unit norm a text; each number is exactly the encoder's float32."""
+class Embedded(_Reply):
+    """Reply of `POST /v1/embed/text`."""
 
     encoder: str
+    """Name of the encoder."""
     vectors: list[list[float]]
+    """One vector of unit norm for each text; each number is exactly the encoder's float32."""
     timings: dict[str, float]
+    """Seconds: `queue` (the wait in the queue) and `total`."""
 
 
-class FootageScope(_Body):
-    """The `sightline` field of a chat: which footage the question is about. An empty one means all of it."""
+class FootageScope(_Request):
+    """The footage that a chat is about; the whole store if it is empty."""
 
-    streams: list[StreamName] | None = Field(default=None, max_length=_MOST_STREAMS)
+    streams: list[StreamName] | None = Field(default=None, max_length=_MAX_STREAMS)
+    """Stream ids; all streams if null."""
     start: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Start of the window, inclusive, as RFC 3339."""
     end: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """End of the window, exclusive, as RFC 3339."""
     options: Options = Field(default_factory=list)
+    """Answers to choose from; an open question if empty."""
     k: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Largest number of keyframes; the profile's if null."""
     tau: float | None = Field(default=None, gt=-1, le=1)
+    """Similarity threshold τ of DKS; the profile's if null."""
 
 
 class _Message(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     role: Literal["system", "developer", "user", "assistant"]
+    """Author of the message."""
     content: str | list[dict[str, Any]] | None = None
+    """Text, or parts of type `text`."""
 
 
 class ChatBody(BaseModel):
-    """`POST /v1/chat/completions` as OpenAI shapes it, with `sightline` for the footage.
+    """Request of `POST /v1/chat/completions`: OpenAI's request, and the footage in `sightline`.
 
-    Fields that only steer sampling (temperature, top_p, seed, …) are taken and ignored: decoding is greedy. Fields
-    that would change what is returned are refused.
+    Sampling parameters (temperature, top_p, seed, …) are ignored, because decoding is greedy. Parameters that would
+    change the form of the reply are refused.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     model: str
-    messages: list[_Message] = Field(min_length=1, max_length=_MOST_MESSAGES)
+    """Name of the profile that the service runs, see `GET /v1/models`."""
+    messages: list[_Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
+    """The last message is the question; the model does not read the others."""
     stream: bool = False
+    """Reply with server-sent events instead of one JSON object."""
     stream_options: dict[str, Any] | None = None
+    """`{"include_usage": true}` adds the number of tokens to the last event."""
     max_tokens: NewTokens | None = None
+    """Largest number of tokens of an open answer; the profile's limit if null."""
     max_completion_tokens: NewTokens | None = None
+    """The newer name of `max_tokens`; takes precedence over it."""
     n: Literal[1] | None = None
+    """Number of answers; only 1 is supported."""
     stop: None = None
+    """Not supported; must be null."""
     tools: None = None
+    """Not supported; must be null."""
     functions: None = None
+    """Not supported; must be null."""
     logprobs: Literal[False] | None = None
+    """Not supported; must be false or null."""
     response_format: dict[str, Any] | None = None
+    """Only `{"type": "text"}` is supported."""
     deadline_seconds: Seconds | None = None
+    """Longest time of the request, the wait in the queue included; the service's own limit if null."""
     sightline: FootageScope | None = None
+    """The footage; without it the model answers from the question alone."""
 
     @model_validator(mode="after")
     def _plain_text(self) -> Self:
         if self.response_format is not None and self.response_format.get("type") != "text":
-            raise ValueError("response_format: only text is written")
+            raise ValueError("response_format: only text is supported")
         return self
 
     def question(self) -> str:
         """The text of the last message.
 
         Raises:
-            ValueError: it is not the user's, holds anything but text, or is too long.
+            ValueError: the message is not the user's, contains anything but text, is empty, or is too long.
         """
         last = self.messages[-1]
         if last.role != "user":
             raise ValueError("messages: the last one must be the user's question")
         parts = last.content if isinstance(last.content, list) else [{"type": "text", "text": last.content or ""}]
         if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
-            raise ValueError("messages: only text is read; name footage in the field `sightline`")
+            raise ValueError("messages: only text is supported; name the footage in the field `sightline`")
         text = "\n".join(str(part["text"]) for part in parts).strip()
         if not text:
             raise ValueError("messages: the question is empty")
         if len(text) > 8_000:
-            raise ValueError(f"messages: the question has {len(text)} characters, the most is 8000")
+            raise ValueError(f"messages: the question has {len(text)} characters, at most 8000 are allowed")
         return text
 
 
 class Problem(BaseModel):
-    """Every error's body, under the key `error`. `type` names the class of `index.errors` in snake case."""
+    """An error, under the key `error` of a reply. Further fields hold numbers that explain it, such as `max_frames`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     type: str
+    """Kind of the error: the class of `index.errors` in snake case, or OpenAI's `invalid_request_error`."""
     message: str
+    """One sentence: what happened and what to do."""
     code: str
+    """Code of the error, such as `budget_exceeded`."""
 
 
 def code_of(kind: type[Exception]) -> str:
-    """`BudgetExceeded` → `budget_exceeded`."""
+    """Code of a class of errors: its name in snake case, such as `budget_exceeded`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def problem_of(error: Exception, **numbers: int | float | None) -> Problem:
-    """What a client may know of `error`: ours as they are, without credentials; of any other only that it happened."""
+    """The reply for an error, with `numbers` as further fields.
+
+    An error of Sightline is reported with its message, without credentials. Of any other error the reply says only that
+    it happened; the details are in the log.
+    """
     if isinstance(error, SightlineError):
         code, message = code_of(type(error)), mask_url(str(error))
     else:
-        code, message = "internal_error", "the service failed on this request; its log says why"
+        code, message = "internal_error", "the service failed to process the request; see its log"
     return Problem(type=code, message=message, code=code, **{k: v for k, v in numbers.items() if v is not None})

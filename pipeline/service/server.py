@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from index.errors import ServiceUnavailable, UsageError
 from pipeline.service.app import ModelService
-from pipeline.service.gate import is_loopback
+from pipeline.service.guard import is_loopback
 
 __all__ = ["check_address", "run_service"]
 

@@ -15,7 +15,7 @@ from model.answerer import AnswerRequest
 from model.selection import keyframe_mask, rows_to_read
 from pipeline.questions.asker import Asker
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Engine, Rows
+from pipeline.service.engine import FrameReferences, ServiceEngine
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.server import check_address, run_service
 
@@ -31,7 +31,7 @@ class StoreFrames:
     def __init__(self, asker: Asker) -> None:
         self._asker, self._store = asker, asker.store
 
-    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
+    def patches(self, rows: FrameReferences, part: slice, out: NDArray[np.float16]) -> None:
         """Fill float16[n, M, Dp]. Raises UnknownFrame, StoreError."""
         times = rows.captured_at[part]
         nothing = np.zeros((len(times), 0), np.float32)
@@ -52,15 +52,15 @@ class StoreFrames:
         k: int | None,
         tau: float | None,
         most: Callable[[int], int],
-    ) -> Rows:
+    ) -> FrameReferences:
         """DKS over the window, then an even choice of the rest. Raises UsageError, UnknownStream, EmptyWindow."""
         selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
         window = selection.window
         rows = rows_to_read(len(window), selection.keyframes, most(len(selection.keyframes)))
         mask = keyframe_mask(selection.keyframes, len(window))
-        return Rows(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
+        return FrameReferences(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
 
-    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
         """float32[n, Df]. Raises UnknownFrame, StoreError."""
         index, times = rows.stream_index[part], rows.captured_at[part]
         found = np.empty((len(times), self._store.encoders.frame.dimension), np.float32)
@@ -110,7 +110,7 @@ def make_service(
     )
     for _ in asker.answerer.answer(warm):
         pass
-    return ModelService(Engine(asker.answerer, StoreFrames(asker)), token=token, limits=limits)
+    return ModelService(ServiceEngine(asker.answerer, StoreFrames(asker)), token=token, limits=limits)
 
 
 def serve(

@@ -19,7 +19,7 @@ from index.errors import UnknownFrame, UnknownStream
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer, AnswerPiece
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Rows
+from pipeline.service.engine import FrameReferences
 from tests.support.tiny_checkpoints import CLIP_WIDTH, PATCHES, WIDTH
 
 BEGAN = 1_709_280_000_000_000
@@ -47,17 +47,19 @@ class Footage:
         }
         self.asked: list[dict[str, Any]] = []
 
-    def patches(self, rows: Rows, part: slice, out: NDArray[np.float16]) -> None:
+    def patches(self, rows: FrameReferences, part: slice, out: NDArray[np.float16]) -> None:
         names = [rows.stream_ids[i] for i in rows.stream_index[part].tolist()]
         for row, name, at in zip(out, names, rows.captured_at[part].tolist(), strict=True):
             if (name, at) not in self.frames:
                 raise UnknownFrame(f"{name}: the store has no frame at {at}")
             row[:] = self.frames[name, at]
 
-    def vectors(self, rows: Rows, part: slice) -> NDArray[np.float32]:
+    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
         return np.ones((len(rows.captured_at[part]), CLIP_WIDTH), np.float32)
 
-    def choose(self, question: str, *, streams: Sequence[str] | None, most: Callable[[int], int], **where: Any) -> Rows:
+    def choose(
+        self, question: str, *, streams: Sequence[str] | None, most: Callable[[int], int], **where: Any
+    ) -> FrameReferences:
         self.asked.append({"question": question, "streams": streams, **where})
         names = sorted(streams or LENGTHS)
         for name in names:
@@ -67,7 +69,7 @@ class Footage:
         keyframe = np.concatenate([np.arange(len(each)) % 4 == 0 for each in times])
         assert sum(map(len, times)) <= most(int(keyframe.sum()))
         index = np.concatenate([np.full(len(each), i, np.int32) for i, each in enumerate(times)])
-        return Rows(names, index, np.concatenate([np.asarray(each, np.int64) for each in times]), keyframe)
+        return FrameReferences(names, index, np.concatenate([np.asarray(each, np.int64) for each in times]), keyframe)
 
 
 Script = Callable[[AnswerRequest], Iterator[str]]

@@ -30,7 +30,7 @@ from index.store import Store
 from pipeline.questions.asker import Asker
 from pipeline.service.app import ModelService
 from pipeline.service.client import ServiceClient
-from pipeline.service.engine import Rows
+from pipeline.service.engine import FrameReferences
 from pipeline.service.schemas import ServedProfile
 from pipeline.service.store_frames import StoreFrames, make_service
 from tests.support.command import FRAMES, Command
@@ -122,14 +122,16 @@ def test_vectors_and_patches_of_named_frames_are_the_stores(filled: str, profile
     frames = StoreFrames(Asker(filled, profile, "cpu"))
     window = Store.open(filled).window()
     keep = np.arange(len(window)) % 3 != 1
-    rows = Rows(window.stream_ids, window.stream_index[keep], window.captured_at[keep], np.zeros(keep.sum(), np.bool_))
+    rows = FrameReferences(
+        window.stream_ids, window.stream_index[keep], window.captured_at[keep], np.zeros(keep.sum(), np.bool_)
+    )
     part = slice(2, 17)
     np.testing.assert_array_equal(frames.vectors(rows, part), window.frame_vectors[keep][part])
     expected = Store.open(filled).patches(window)[keep][part]
     got = np.zeros_like(expected)
     frames.patches(rows, part, got)
     np.testing.assert_array_equal(got, expected)
-    shifted = Rows(rows.stream_ids, rows.stream_index, rows.captured_at + 1, rows.keyframe)
+    shifted = FrameReferences(rows.stream_ids, rows.stream_index, rows.captured_at + 1, rows.keyframe)
     with pytest.raises(UnknownFrame, match=r"no such frame \(6 in all\)"):
         frames.vectors(shifted, part)
     with pytest.raises(UnknownFrame, match=r"no such frame \(6 in all\)"):

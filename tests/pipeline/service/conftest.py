@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from model.answerer import Answerer
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Engine
+from pipeline.service.engine import ServiceEngine
 from pipeline.service.limits import ServiceLimits
 from tests.support.model_service import Footage, Script, Scripted, Serve, client, served
 from tests.support.tiny_models import answerer, checkpoints, encoders, own_digest_memory, profile
@@ -32,7 +32,7 @@ def serve(answerer: Answerer, footage: Footage) -> Iterator[Serve]:
 
         def start(script: Script | None = None, *, token: str | None = None, **limits: Any) -> httpx.Client:
             service = ModelService(
-                Engine(Scripted.of(answerer, script), footage),
+                ServiceEngine(Scripted.of(answerer, script), footage),
                 token=SecretStr(token) if token else None,
                 limits=ServiceLimits(**{"stop_seconds": 5.0, **limits}),
             )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from index.errors import DeadlineExceeded, ServiceBusy, ServiceUnavailable
-from pipeline.service.admission import Admission, Cancelled, End, QueuedRequest
+from pipeline.service.admission import Admission, JobEnd, QueuedRequest, RequestCancelled
 
 WAIT = 60.0
 
@@ -36,7 +36,7 @@ def later(seconds: float = WAIT) -> float:
 def ends(items: queue.Queue[Any]) -> tuple[list[Any], Exception | None]:
     """What a job emitted, and its end."""
     got = []
-    while not isinstance(item := items.get(timeout=WAIT), End):
+    while not isinstance(item := items.get(timeout=WAIT), JobEnd):
         got.append(item)
     return got, item.error
 
@@ -79,7 +79,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(admission: Admission) -
     assert first.began.wait(WAIT)
     for _ in range(2):
         admission.submit(lambda job: iter(()), deadline=later(), emit=lambda _: None)
-    with pytest.raises(ServiceBusy, match="2 requests wait already") as busy:
+    with pytest.raises(ServiceBusy, match=r"full \(2 requests wait\)") as busy:
         admission.submit(lambda job: iter(()), deadline=later(), emit=lambda _: None)
     assert 1 <= busy.value.retry_after <= 60
     first.go.set()
@@ -102,7 +102,7 @@ def test_a_waiting_job_that_is_cancelled_makes_room_at_once_and_never_runs(admis
     assert admission.depth == 0
     got, error = ends(items)
     assert got == []
-    assert isinstance(error, Cancelled)
+    assert isinstance(error, RequestCancelled)
     last: queue.Queue[Any] = queue.Queue()
     admission.submit(lambda job: iter(("after",)), deadline=later(), emit=last.put)
     first.go.set()
@@ -134,7 +134,7 @@ def test_a_running_job_ends_at_its_next_check_and_frees_what_it_held(admission: 
     between.set()
     got, error = ends(items)
     assert got == []
-    assert isinstance(error, Cancelled)
+    assert isinstance(error, RequestCancelled)
     assert alive[0]() is None
 
 

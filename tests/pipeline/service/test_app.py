@@ -17,9 +17,9 @@ from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer
 from model.language.transformers_engine import TransformersLanguage
 from model.profiles.profile import DfmSpec
-from pipeline.service.admission import Cancelled, QueuedRequest
+from pipeline.service.admission import QueuedRequest, RequestCancelled
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Engine, rows_of
+from pipeline.service.engine import ServiceEngine, frame_references
 from pipeline.service.schemas import ServedProfile, StreamFrames
 from tests.support.model_service import (
     LENGTHS,
@@ -41,7 +41,7 @@ from tests.support.model_service import (
 
 def local(answerer: Answerer, footage: Footage, streams: tuple[str, ...], options: tuple[str, ...] = ()) -> Answer:
     """What the answerer says in this process of the frames that `body(streams=…)` names."""
-    rows = rows_of([StreamFrames(**part) for part in body(streams=streams)["frames"]])
+    rows = frame_references([StreamFrames(**part) for part in body(streams=streams)["frames"]])
     request = AnswerRequest(
         question=QUESTION,
         options=options,
@@ -126,7 +126,7 @@ def test_a_profile_of_released_weights_arrives_as_it_is(answerer: Answerer, foot
     released = DfmSpec(mode="released", reference_frame="segment_index", relevance_floor=0.2, gap_fill=True)
     changed = Scripted.of(answerer)
     changed.profile = answerer.profile.model_copy(update={"dfm": released})
-    with served(ModelService(Engine(changed, footage))) as url, client(url) as opened:
+    with served(ModelService(ServiceEngine(changed, footage))) as url, client(url) as opened:
         assert ServedProfile.model_validate(opened.get("/v1/profile").json()).dfm == released
 
 
@@ -204,20 +204,20 @@ def test_a_client_that_leaves_the_queue_is_never_answered(serve: Serve) -> None:
 
 def test_a_prefill_that_nobody_waits_for_ends(answerer: Answerer, footage: Footage) -> None:
     """The language model itself asks the job before every pass."""
-    engine = Engine(answerer, footage)
+    engine = ServiceEngine(answerer, footage)
     job = QueuedRequest(None, deadline=float("inf"), emit=lambda _: None)
     passes = 0
 
     def count(*_: Any) -> None:
         nonlocal passes
         passes += 1
-        job._stop = Cancelled()  # while the first pass runs
+        job.cancelled_with = RequestCancelled()  # while the first pass runs
 
     assert isinstance(answerer.language, TransformersLanguage)
     handle = answerer.language.model.model.register_forward_hook(count)
     try:
-        rows = rows_of([StreamFrames(**part) for part in body()["frames"]])
-        with pytest.raises(Cancelled):
+        rows = frame_references([StreamFrames(**part) for part in body()["frames"]])
+        with pytest.raises(RequestCancelled):
             list(engine.answer(job, QUESTION, (), rows, None))
     finally:
         handle.remove()
@@ -236,7 +236,7 @@ def test_a_deadline_ends_a_request_that_runs_and_one_that_waits(serve: Serve) ->
         assert next(running)[0] == "token"
         waiting = opened.post("/v1/answer", json=body(deadline_seconds=0.05))
         assert (waiting.status_code, waiting.json()["error"]["code"]) == (504, "deadline_exceeded")
-        opened.service.admission._running.deadline = 0.0  # type: ignore[attr-defined]
+        opened.service.admission.current.deadline = 0.0  # type: ignore[attr-defined]
         *_, last = running
     assert last[0] == "error"
     assert last[1]["error"]["code"] == "deadline_exceeded"

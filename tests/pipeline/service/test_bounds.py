@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from index.errors import UsageError
 from model.answerer import Answerer, AnswerRequest
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Engine
-from pipeline.service.gate import Gate, is_loopback
+from pipeline.service.engine import ServiceEngine
+from pipeline.service.guard import RequestGuard, is_loopback
 from pipeline.service.server import check_address
 from pipeline.service.token import read_token
 from tests.support.model_service import (
@@ -226,7 +226,7 @@ def test_no_more_of_a_body_is_held_than_may_be() -> None:
     async def send(message: Any) -> None:
         said.append(message)
 
-    gate = Gate(app, token=None, max_body_bytes=1_000)
+    gate = RequestGuard(app, token=None, max_body_bytes=1_000)
     scope = {"type": "http", "path": "/v1/answer", "headers": [(b"host", b"localhost")]}
     asyncio.run(gate(scope, receive, send))
     assert said[0]["status"] == 413
@@ -234,7 +234,7 @@ def test_no_more_of_a_body_is_held_than_may_be() -> None:
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for(answerer: Answerer, footage: Footage) -> None:
-    service = ModelService(Engine(answerer, footage))
+    service = ModelService(ServiceEngine(answerer, footage))
     service.app.body_seconds = 0.2
     with served(service) as url:
         port = httpx.URL(url).port
@@ -298,5 +298,5 @@ def test_tokens(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as refused:
             read_token(file, None)
         assert wrong.strip() == "" or wrong not in str(refused.value)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="not readable"):
         read_token(tmp_path / "none", None)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from model.answerer import Answerer
 from pipeline.service.app import ModelService
-from pipeline.service.engine import Engine
+from pipeline.service.engine import ServiceEngine
 from tests.support.model_service import LENGTHS, QUESTION, Footage, Scripted, served
 
 TOKEN = "a-token-of-twenty-or-so"
@@ -25,7 +25,7 @@ def footage() -> Footage:
 
 @pytest.fixture(scope="module")
 def url(answerer: Answerer, footage: Footage) -> Iterator[str]:
-    with served(ModelService(Engine(Scripted.of(answerer), footage), token=SecretStr(TOKEN))) as found:
+    with served(ModelService(ServiceEngine(Scripted.of(answerer), footage), token=SecretStr(TOKEN))) as found:
         yield found
 
 

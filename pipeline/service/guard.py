@@ -1,7 +1,7 @@
-"""In front of every route: the token, the size of the body, and how long it may take to arrive. Plain ASGI.
+"""ASGI middleware in front of all routes: checks the token, and limits the size and the transfer time of bodies.
 
-Without a token the service listens on loopback only; then the gate asks for a loopback `Host` instead, so that a web
-page in a browser on the same machine cannot reach it under a name of its own.
+A service without a token listens on loopback addresses only. It then requires a loopback `Host` header, so that a web
+page in a browser on the same machine cannot reach it under another name (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -18,26 +18,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from index.errors import ServiceDenied
 from pipeline.service.schemas import Problem, problem_of
 
-__all__ = ["Gate", "is_loopback"]
+__all__ = ["RequestGuard", "is_loopback"]
 
-_OPEN = frozenset({"/healthz", "/readyz"})
-_DISCARDED_BYTES = 8 * 2**20
+_PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
+_MAX_DISCARDED_BYTES = 8 * 2**20
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
+    """Whether `host` is a loopback address or name, which only this machine can reach."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-class _Gone(Exception):
-    """The client left before its body was whole."""
+class _Disconnected(Exception):
+    """The client closed the connection before its body was complete."""
 
 
-class Gate:
-    """ASGI middleware; `max_body_bytes` and `body_seconds` bound every body, `token` guards every route but health."""
+class RequestGuard:
+    """ASGI middleware that authenticates requests and reads their bodies.
+
+    Args:
+        app: the application.
+        token: bearer token that every route but the health checks requires; without it, a loopback `Host` header.
+        max_body_bytes: largest body.
+        body_seconds: longest time for a body to arrive.
+    """
 
     def __init__(
         self, app: ASGIApp, *, token: SecretStr | None, max_body_bytes: int, body_seconds: float = 30.0
@@ -50,7 +57,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if scope["path"] not in _OPEN and (refusal := self._refusal(headers)) is not None:
+        if scope["path"] not in _PUBLIC_PATHS and (refusal := self._refusal(headers)) is not None:
             await refusal(scope, receive, send)
             return
         declared = headers.get(b"content-length", b"0")
@@ -58,7 +65,7 @@ class Gate:
         try:
             async with asyncio.timeout(self.body_seconds):
                 body = await self._body(receive, hold=not too_large)
-        except _Gone:
+        except _Disconnected:
             return
         except TimeoutError:
             await _answer(408, "request_timeout", f"the body did not arrive within {self.body_seconds:g} s")(
@@ -76,28 +83,30 @@ class Gate:
             name = host if host.count(":") > 1 and not host.startswith("[") else _without_port(host)
             if is_loopback(name):
                 return None
-            return _answer(421, "misdirected_request", "this service has no token and answers to loopback names only")
+            return _answer(
+                421, "misdirected_request", "this service has no token, so it answers requests to loopback names only"
+            )
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        # Digests are of one length whatever was sent, so that comparing them tells nothing about the token.
+        # Digests have one length whatever was sent, so the time of the comparison reveals nothing about the token.
         right = hmac.compare_digest(_digest(given.strip()), self._digest)
         if scheme.lower() == b"bearer" and right:
             return None
-        error = ServiceDenied("the service wants its token: send `Authorization: Bearer …`")
+        error = ServiceDenied("a token is required: send `Authorization: Bearer …`")
         response = JSONResponse({"error": problem_of(error).model_dump()}, 401)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     async def _body(self, receive: Receive, *, hold: bool) -> bytes | None:
-        """The whole body, or None when there is more of it than may be; no more than that is ever held.
+        """The body, or None if it is larger than allowed. Never holds more than `max_body_bytes` and one message.
 
-        Of a body that is too large some more is read and thrown away: a client that is cut off while it writes would
-        not hear why.
+        The rest of a body that is too large is read and discarded, up to a limit: a client whose connection is closed
+        while it still sends would not receive the error.
         """
         held, size = bytearray(), 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise _Disconnected
             part = message.get("body", b"")
             size += len(part)
             if size > self.max_body_bytes:
@@ -105,14 +114,14 @@ class Gate:
                 held.clear()
             if hold:
                 held += part
-            if size > self.max_body_bytes + _DISCARDED_BYTES:
+            if size > self.max_body_bytes + _MAX_DISCARDED_BYTES:
                 return None
             if not message.get("more_body", False):
                 return bytes(held) if hold else None
 
     def _too_large(self) -> JSONResponse:
         response = _answer(413, "body_too_large", f"the body is larger than {self.max_body_bytes} bytes")
-        response.headers["Connection"] = "close"  # there may be more of it
+        response.headers["Connection"] = "close"  # the rest of the body is not read
         return response
 
 
@@ -129,7 +138,7 @@ def _answer(status: int, code: str, message: str) -> JSONResponse:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body` once, then what the server says (a disconnection)."""
+    """A `receive` that returns `body` once, and after that the messages of the server (a disconnection)."""
     sent = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""One admitted job as the event loop sees it: items that arrive from the worker's thread, an end, a deadline."""
+"""Bridge from a job on the worker thread to the event loop: items, end, deadline, disconnection."""
 
 from __future__ import annotations
 
@@ -11,38 +11,44 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from index.errors import DeadlineExceeded
-from pipeline.service.admission import Admission, Cancelled, End, QueuedRequest
+from pipeline.service.admission import Admission, JobEnd, QueuedRequest, RequestCancelled
 
-__all__ = ["Flow", "unless_gone"]
+__all__ = ["RequestStream", "unless_disconnected"]
 
 T = TypeVar("T")
 
-# At its deadline a job usually ends itself, between two steps; the event loop waits this much longer before it says so
-# in the model's place.
+# A job normally ends itself at its deadline, between two steps. The event loop waits this much longer before it reports
+# the deadline itself.
 _GRACE_SECONDS = 0.25
 
 
-class Flow(AsyncIterator[Any]):
-    """Submits `work` and yields what it yields; raises what ended it.
+class RequestStream(AsyncIterator[Any]):
+    """Submits a job, and iterates over its items on the event loop.
+
+    Args:
+        admission: the queue of the model.
+        work: the job, see `Admission.submit`.
+        seconds: longest time of the request, the wait in the queue included.
 
     Raises:
-        ServiceBusy, ServiceUnavailable: on construction, the job was not taken.
-        DeadlineExceeded: while iterating, after `seconds` (the wait in the queue counts).
-        Cancelled: while iterating, after `cancel`.
+        ServiceBusy, ServiceUnavailable: the job was not admitted; raised by the constructor.
+        DeadlineExceeded: the deadline has passed; raised by the iteration, as are the other errors of the job.
+        RequestCancelled: `cancel` was called; raised by the iteration.
     """
 
     def __init__(self, admission: Admission, work: Callable[[QueuedRequest], Iterator[Any]], *, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the answer's length
+        self._items: asyncio.Queue[Any] = asyncio.Queue()  # its length is limited by that of the answer
         self._admission, self.seconds, self.began = admission, seconds, monotonic()
         self.job = admission.submit(work, deadline=self.began + seconds, emit=self._emit)
 
     def cancel(self) -> None:
-        """Give the job up; nothing happens when it is over."""
+        """Cancel the job; does nothing if it has ended."""
         self._admission.cancel(self.job)
 
     @property
     def seconds_left(self) -> float:
+        """Time until the deadline, in seconds; 0 after it."""
         return max(0.0, self.job.deadline - monotonic())
 
     async def __anext__(self) -> Any:
@@ -50,37 +56,37 @@ class Flow(AsyncIterator[Any]):
             async with asyncio.timeout(self.seconds_left + _GRACE_SECONDS):
                 item = await self._items.get()
         except TimeoutError:
-            late = DeadlineExceeded(f"no answer within {self.seconds:.1f} s; allow more time, or ask again later")
+            late = DeadlineExceeded(f"no answer within {self.seconds:.1f} s; allow more time, or try again later")
             self._admission.cancel(self.job, late)
             raise late from None
-        if not isinstance(item, End):
+        if not isinstance(item, JobEnd):
             return item
         if item.error is not None:
             raise item.error
         raise StopAsyncIteration
 
     def _emit(self, item: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has stopped and nobody listens
+        with suppress(RuntimeError):  # the loop is closed, because the server has stopped
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns; it is cancelled as soon as the client closes its connection.
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, and cancel it as soon as the client closes the connection.
 
     Raises:
-        Cancelled: the client has gone.
+        RequestCancelled: the client has closed the connection.
     """
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    task, watch = asyncio.create_task(work), asyncio.create_task(gone())
+    task, watch = asyncio.create_task(work), asyncio.create_task(disconnected())
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Cancelled
+        raise RequestCancelled
     finally:
         for each in (task, watch):
             each.cancel()
