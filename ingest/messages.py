@@ -1,12 +1,13 @@
-"""What travels through Kafka: versioned JSON, one pydantic model a topic.
+"""Messages in Kafka: versioned JSON, one pydantic model for each topic.
 
-    sightline.segments    SegmentMessage   key = stream id    footage of about ten seconds, inside or by URI
-    sightline.indexed     IndexedMessage   key = stream id    what was stored of it, for followers
-    sightline.deadletter  DeadLetter       key = origin       what could not be stored, and why; no value = dealt with
-    sightline.alerts      AlertMessage     key = stream id    a standing question raised or cleared, with a picture
+    sightline.segments    SegmentMessage   key = stream id    footage of about ten seconds, as bytes or by URI
+    sightline.indexed     IndexedMessage   key = stream id    what was stored of a segment
+    sightline.deadletter  DeadLetter       key = origin       a message that could not be stored, and the error; a record
+                                                              without a value marks the letter as handled
+    sightline.alerts      AlertMessage     key = stream id    a standing question was raised or cleared, with a picture
 
-A reader refuses a version it does not know: guessing at footage would be worse than waiting for a person. This module
-knows nothing of brokers.
+A reader rejects a version that it does not know, because a message that is only half understood could store footage
+under the wrong stream or time. This module knows nothing of brokers.
 """
 
 from __future__ import annotations
@@ -38,53 +39,62 @@ __all__ = [
 ]
 
 VERSION: Literal[1] = 1
-PICTURE_BYTES = 256 * 2**10  # the largest picture in an alert
+"""Version of the messages' schema."""
+PICTURE_BYTES = 256 * 2**10
+"""Most bytes of the picture in an alert."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 checksum in hexadecimal."""
 
 
 def origin_of(topic: str, partition: int, offset: int) -> str:
-    """The name of one message of a topic, `topic/partition/offset`: the key of its dead letter."""
+    """What identifies one message of a topic, `topic/partition/offset`. It is the key of the message's dead letter."""
     return f"{topic}/{partition}/{offset}"
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: Literal[1] = VERSION
+    """Version of the message's schema."""
 
     def to_bytes(self) -> bytes:
-        """Compact JSON in UTF-8."""
+        """The message as compact JSON in UTF-8. Fields that are None are left out."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
 class SegmentMessage(_Message):
-    """A piece of a stream's footage: exactly one of `uri` and `data`.
-
-    start: UTC time of its first frame, with microseconds. duration: seconds from there to the end of the last frame.
-    data: the file's bytes in base64. size and sha256: of the file, wherever it is. clock: whence `start` is known.
-    """
+    """One segment of a stream. Its footage is in exactly one of `uri` and `data`."""
 
     stream: StreamId
+    """Stream id, also the key of the record."""
     start: AwareDatetime
+    """Time of the first frame, with microseconds."""
     duration: float = Field(gt=0, le=3600)
+    """Seconds from the first frame to the end of the last."""
     media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4"
+    """Container format of the footage."""
     size: int = Field(gt=0)
+    """Bytes of the footage."""
     sha256: Sha256
+    """SHA-256 of the footage, in hexadecimal."""
     uri: str | None = Field(default=None, max_length=2048)
+    """Where the footage is, if it is not in the message."""
     data: str | None = None
+    """The footage in base64, if it is in the message."""
     clock: ClockSource = "arrival"
+    """The source of `start`."""
 
     @field_validator("start")
     @classmethod
     def _plausible(cls, value: AwareDatetime) -> AwareDatetime:
         if not 1971 <= value.year <= 2999:
-            raise ValueError(f"starts in the year {value.year}")
+            raise ValueError(f"the year {value.year} is not between 1971 and 2999")
         return value
 
     @model_validator(mode="after")
     def _one_place(self) -> SegmentMessage:
         if (self.uri is None) == (self.data is None):
-            raise ValueError("needs either uri or data, not both and not neither")
+            raise ValueError("exactly one of uri and data must be given")
         return self
 
     @property
@@ -93,10 +103,10 @@ class SegmentMessage(_Message):
         return to_micros(self.start)
 
     def payload(self) -> bytes | None:
-        """The bytes that came inside, checked; None when there is a URI instead.
+        """The footage in the message, or None if it has a URI instead.
 
         Raises:
-            MessageInvalid: not base64, or not of the promised size and checksum.
+            MessageInvalid: `data` is not base64, or does not have the message's size and checksum.
         """
         if self.data is None:
             return None
@@ -110,11 +120,11 @@ class SegmentMessage(_Message):
         return payload
 
     def check(self, payload: bytes) -> None:
-        """Raises MessageInvalid when `payload` is not the file that was promised."""
+        """Raise MessageInvalid unless `payload` has the message's size and checksum."""
         if len(payload) != self.size or hashlib.sha256(payload).hexdigest() != self.sha256:
             raise MessageInvalid(
-                f"{self.stream} at {self.start.isoformat()}: the segment has {len(payload)} bytes that are not the {self.size} "
-                "promised, or their checksum differs; it was damaged on its way, produce it again"
+                f"{self.stream} at {self.start.isoformat()}: the footage has {len(payload)} bytes and the message announces "
+                f"{self.size}, or the checksum differs; it was damaged in transit, produce it again"
             )
 
 
@@ -128,11 +138,16 @@ def segment_message(
     media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4",
     clock: ClockSource = "arrival",
 ) -> SegmentMessage:
-    """The message of a segment file `payload`, which goes inside unless it lies at `uri`.
+    """The message of one segment.
 
     Args:
+        stream: stream id.
         start: UTC microseconds of the first frame.
         duration: seconds.
+        payload: the footage. It is put into the message if `uri` is None.
+        uri: where the footage is.
+        media_type: container format of the footage.
+        clock: the source of `start`.
     """
     return SegmentMessage(
         stream=stream,
@@ -148,51 +163,70 @@ def segment_message(
 
 
 class IndexedMessage(_Message):
-    """What the store holds of one segment; `frames` may be 0 where each second of it was there already."""
+    """What the store holds of one segment."""
 
     stream: str
+    """Stream id."""
     start: AwareDatetime
+    """Time of the segment's first frame."""
     end: AwareDatetime
+    """End of the segment, exclusive."""
     frames: int = Field(ge=0)
+    """Frames stored; 0 if the store held a frame of each of the segment's seconds."""
     decode_mode: str
+    """How the segment was decoded: `keyframes`, `nonref` or `all`."""
     problem: str | None = None
+    """The error that ended decoding early."""
     topic: str
+    """Topic of the segment's message."""
     partition: int = Field(ge=0)
+    """Partition of the segment's message."""
     offset: int = Field(ge=0)
+    """Offset of the segment's message."""
 
 
 class DeadLetter(_Message):
-    """A message that could not be stored, and why.
-
-    text or data: the original's value, as UTF-8 or else in base64; neither when it was too large to be sent on, and
-    then it lies at its origin for as long as the topic keeps it. attempt: how many times it has been tried in all,
-    replays included. error: the name of the error. where: the step that failed.
-    """
+    """A message that could not be stored, and the error. Its value is in one of `text` and `data`, unless it is too large."""
 
     topic: str
+    """Topic of the original."""
     partition: int = Field(ge=0)
+    """Partition of the original."""
     offset: int = Field(ge=0)
+    """Offset of the original. A value that is too large for a dead letter can be read there, until the topic expires it."""
     key: str | None = None
+    """Key of the original."""
     failed_at: AwareDatetime
+    """Time of the last attempt."""
     error: str
+    """Name of the error, see `index.errors`."""
     reason: str
+    """The error's message."""
     where: Literal["message", "clock", "fetch", "decode"]
+    """The step that failed."""
     attempt: int = Field(ge=1)
+    """How often the message has been tried, replays included."""
     group: str
+    """Consumer group of the worker."""
     size: int = Field(ge=0)
+    """Bytes of the original's value."""
     sha256: Sha256
+    """SHA-256 of the original's value, in hexadecimal."""
     text: str | None = None
+    """The original's value, if it is UTF-8."""
     data: str | None = None
+    """The original's value in base64, if it is not UTF-8."""
 
     @property
     def origin(self) -> str:
+        """What identifies the original, see `origin_of`."""
         return origin_of(self.topic, self.partition, self.offset)
 
     @classmethod
     def of(
         cls, value: bytes | None, *, topic: str, partition: int, offset: int, key: bytes | None, **rest: Any
     ) -> DeadLetter:
-        """The dead letter of the record with this `value` and `key`; `rest` are the other fields."""
+        """The dead letter of the record with this value, position and key; `rest` are the other fields."""
         raw = value or b""
         try:
             text, data = raw.decode(), None
@@ -211,49 +245,58 @@ class DeadLetter(_Message):
         )
 
     def without_original(self) -> DeadLetter:
-        """The same for an original that does not fit into a message."""
+        """A copy without the original's value, for a value that is too large for a message."""
         return self.model_copy(update={"text": None, "data": None})
 
     def original(self) -> bytes | None:
-        """The original's value, or None when it was too large to be kept here."""
+        """The original's value, or None if it was too large for the dead letter."""
         if self.text is not None:
             return self.text.encode()
         return None if self.data is None else base64.b64decode(self.data)
 
 
 class AlertMessage(_Message):
-    """A standing question that was raised at a camera, or cleared: two messages an episode, with the same id.
+    """A standing question was raised for a stream, or cleared. The two messages of one episode have the same `id`.
 
-    id: digest of question, stream and start; whoever reads drops what has an `id` and `state` it has had, for a message
-    may come twice. question, text, name: of the question. start: the first second of the episode, at: the second of the
-    frame that raised or cleared it, end: the last second that still looked like it, only when cleared. peak and score:
-    the best second so far and its cosine, threshold: what that had to pass. picture: JPEG of the frame that raised it, in
-    base64; none in the message that clears, or where it is larger than `PICTURE_BYTES`.
+    A message can be delivered more than once; a reader must ignore a pair of `id` and `state` that it has seen.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Digest of question, stream and start of the episode."""
     question: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    """Id of the standing question."""
     text: str = Field(max_length=500)
+    """Text of the question."""
     name: str = Field(max_length=80)
+    """Name of the question."""
     stream: str
+    """Stream id."""
     state: Literal["raised", "cleared"]
+    """What happened."""
     start: AwareDatetime
+    """First second of the episode."""
     at: AwareDatetime
+    """Second of the frame that raised or cleared the question."""
     end: AwareDatetime | None = None
+    """Last second whose score passed the threshold; only if cleared."""
     peak: AwareDatetime
+    """Second of the episode's highest score so far."""
     score: float
+    """That score, a cosine."""
     threshold: float
+    """The score that a second must pass."""
     picture: str | None = Field(default=None, max_length=4 * (PICTURE_BYTES // 3 + 1))
+    """JPEG of the frame that raised the question, in base64; only if raised, and if it has at most `PICTURE_BYTES`."""
 
     def jpeg(self) -> bytes | None:
-        """The picture's bytes. Raises MessageInvalid when they are not base64."""
+        """The picture, or None if there is none. Raises MessageInvalid if it is not base64."""
         try:
             return None if self.picture is None else base64.b64decode(self.picture, validate=True)
         except binascii.Error as error:
             raise MessageInvalid(f"{self.stream}: the picture of alert {self.id} is not base64 ({error})") from None
 
     def without_picture(self) -> AlertMessage:
-        """The same for a topic that takes no message of this size."""
+        """A copy without the picture, for a topic whose messages must be smaller."""
         return self.model_copy(update={"picture": None})
 
 
@@ -267,7 +310,8 @@ def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
     version = fields.get("version") if isinstance(fields, dict) else None
     if version != VERSION or isinstance(version, bool):
         raise MessageInvalid(
-            f"{what}: schema version {str(version)[:20]}, this Sightline reads version {VERSION}; install the one it was made for"
+            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; install the "
+            "version of Sightline that the producer uses"
         )
     try:
         return model.model_validate_json(value)
@@ -276,26 +320,28 @@ def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
 
 
 def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessage:
-    """A message of `sightline.segments`.
+    """Parse a record of `sightline.segments`.
 
     Raises:
-        MessageInvalid: empty, not JSON, another version, a field that does not fit, or a key that is not its stream.
+        MessageInvalid: the value is empty, not JSON, of another version, or has an invalid field; or the key is not the
+            stream id.
     """
     message: SegmentMessage = _parsed(SegmentMessage, value, "segment")
     if key is not None and key != message.stream.encode():
         raise MessageInvalid(
-            f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, which keeps a camera's segments in order"
+            f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, so that the segments of a stream "
+            "stay in order"
         )
     return message
 
 
 def parse_dead_letter(value: bytes | None) -> DeadLetter:
-    """A message of `sightline.deadletter`. Raises MessageInvalid."""
+    """Parse a record of `sightline.deadletter`. Raises MessageInvalid as `parse_segment` does."""
     letter: DeadLetter = _parsed(DeadLetter, value, "dead letter")
     return letter
 
 
 def parse_alert(value: bytes | None) -> AlertMessage:
-    """A message of `sightline.alerts`. Raises MessageInvalid."""
+    """Parse a record of `sightline.alerts`. Raises MessageInvalid as `parse_segment` does."""
     alert: AlertMessage = _parsed(AlertMessage, value, "alert")
     return alert

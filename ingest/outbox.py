@@ -1,4 +1,4 @@
-"""Where messages for Kafka go, and alerts among them."""
+"""Publishing of messages: the interface to a producer of Kafka messages, and the publishing of alerts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ __all__ = ["Outbox", "publish_alerts"]
 
 
 class Outbox(Protocol):
-    """What those who produce messages need of `ingest.kafka.clients.Sender`."""
+    """The part of `ingest.kafka.clients.Sender` that publishers of messages use."""
 
-    def send(self, topic: str, *, key: str | None, value: bytes | None) -> None: ...
-    def flush(self) -> None: ...
+    def send(self, topic: str, *, key: str | None, value: bytes | None) -> None:
+        """Queue a record. Raises MessageTooLarge or another KafkaProblem."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until the broker has acknowledged all records. Raises MessageTooLarge or another KafkaProblem."""
+        ...
 
 
-def publish_alerts(outbox: Outbox, topic: str, told: Sequence[AlertMessage]) -> None:
-    """Publish what the standing questions found; at least once, by stream in order. Raises KafkaProblem."""
-    for alert in told:
+def publish_alerts(outbox: Outbox, topic: str, alerts: Sequence[AlertMessage]) -> None:
+    """Publish alerts, keyed by stream and in order; one that is too large goes without its picture.
+
+    Alerts are acknowledged one by one. After an error, the caller must publish all of them again.
+
+    Raises:
+        KafkaProblem: the broker does not accept them.
+    """
+    for alert in alerts:
         try:
             outbox.send(topic, key=alert.stream, value=alert.to_bytes())
             outbox.flush()
         except MessageTooLarge:
             outbox.send(topic, key=alert.stream, value=alert.without_picture().to_bytes())
-    if told:
+    if alerts:
         outbox.flush()

@@ -1,4 +1,4 @@
-"""Writes RGB frames to an H.264 MP4 file whose container carries the UTC start."""
+"""Writer of H.264 MP4 files from RGB frames, with the UTC start in the container."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["VideoWriter"]
 
 
 class VideoWriter:
-    """A context manager; the file gets its name when the block ends without an error, and is `.part` until then.
+    """A context manager that writes one file. The file has the suffix `.part` until the block ends without an error.
 
     Args:
+        path: of the file.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
         fps: frames a second.
-        gop: frames from one key frame to the next.
-        created: UTC start, written as the container's creation time.
+        gop: frames from one sync point to the next.
+        created: time of the first frame, written as the container's creation time.
     """
 
     def __init__(self, path: Path, width: int, height: int, *, fps: int = 10, gop: int = 20, created: datetime) -> None:
@@ -35,7 +38,11 @@ class VideoWriter:
         self._written = 0
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
-        """Append one frame, uint8[height, width, 3] RGB."""
+        """Append one frame, RGB uint8[height, width, 3].
+
+        Raises:
+            ValueError: the frame has another shape or dtype.
+        """
         if pixels.shape != self.shape or pixels.dtype != np.uint8:
             raise ValueError(f"expected uint8 {self.shape}, got {pixels.dtype} {pixels.shape}")
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

@@ -1,1 +1,1 @@
-"""Where footage is read from: files, URLs, the URL policy, start times."""
+"""Sources of footage: files and URLs, the URL policy, start times."""

@@ -1,4 +1,8 @@
-"""Where footage is: files, folders, globs, http(s) and object-store URLs, and what may be read at all."""
+"""Sources that a user names: files, folders, globs, http(s) and object-store URLs.
+
+`expand` lists the files that sources name, `fetched` makes one of them available as a local file. Remote files are read
+through fsspec. The user is trusted: the URL policy (`ingest.sources.url_policy`) does not apply here.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +30,26 @@ VIDEO_SUFFIXES = frozenset(
 )
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "gcs", "az", "abfs"})
 _MAX_BYTES = 200 * 2**30
-_BLOCK = 8 * 2**20
-_PATIENCE_SECONDS = 60.0  # for a server that accepts and then says nothing
+_BLOCK_BYTES = 8 * 2**20
+TIMEOUT_SECONDS = 60.0
+"""Longest wait for an HTTP server to accept a connection, or to send the next bytes."""
 
 
 @dataclass(slots=True)
 class Expansion:
-    """The files that sources name, and what of them could not be taken, with reasons."""
+    """The files that sources name."""
 
     files: list[str] = field(default_factory=list)
+    """Paths and URLs, each once."""
     problems: list[tuple[str, SourceError]] = field(default_factory=list)
+    """Sources that cannot be read, credentials masked, with the error."""
 
 
 def expand(sources: Sequence[str | Path]) -> Expansion:
-    """Every file that `sources` (file, folder, glob or URL) name, in a stable order, each once.
+    """List the files that `sources` (files, folders, globs or URLs) name, in a stable order.
 
-    In a folder everything that has not the suffix of a video is passed over; a file that is named outright is always
-    tried. A source that cannot be read becomes a problem, not an exception.
+    In a folder, only files with a suffix in `VIDEO_SUFFIXES` count; a file that is itself a source always counts. A
+    source that cannot be read becomes a problem; nothing is raised.
     """
     result = Expansion()
     for source in sources:
@@ -59,7 +66,7 @@ def _expand(source: str) -> list[str]:
     scheme = urlsplit(source).scheme if "://" in source else ""
     if scheme and scheme not in SCHEMES:
         raise SourceDenied(
-            f"{mask_url(source)}: {scheme}:// is not among the schemes that may be read ({', '.join(sorted(SCHEMES))})"
+            f"{mask_url(source)}: {scheme}:// is not one of the supported schemes ({', '.join(sorted(SCHEMES))})"
         )
     if scheme and scheme != "file":
         return _expand_remote(source, scheme)
@@ -68,12 +75,12 @@ def _expand(source: str) -> list[str]:
         if path.is_dir():
             found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
             if not found:
-                raise SourceNotFound(f"{path}: no video files in this folder")
+                raise SourceNotFound(f"{path}: the folder has no video files")
             return found
         if path.exists():
             return [str(path)]
     except PermissionError:
-        raise SourceNotFound(f"{path}: no permission to read it; run as a user who may, or change its mode") from None
+        raise SourceNotFound(f"{path}: no permission to read it; change its mode, or run as another user") from None
     if glob.has_magic(str(path)):
         found = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
         if found:
@@ -98,16 +105,20 @@ def _expand_remote(source: str, scheme: str) -> list[str]:
     except (OSError, ImportError, ValueError) as error:
         raise SourceNotFound(f"{mask_url(source)}: cannot be listed ({mask_url(str(error))})") from None
     if not names:
-        raise SourceNotFound(f"{mask_url(source)}: nothing there")
+        raise SourceNotFound(f"{mask_url(source)}: no such file; check the address")
     return [name if "://" in name else f"{scheme}://{name}" for name in sorted(names)]
 
 
 @contextmanager
 def fetched(source: str) -> Iterator[Path]:
-    """A local path of one file; what is remote is copied to a temporary file for as long as the block lasts.
+    """A context manager that gives the local path of one file. A remote file is copied, and removed at the end.
+
+    Args:
+        source: a path or URL, as in `Expansion.files`.
 
     Raises:
-        SourceNotFound: it is not there or may not be read. SourceDenied: its scheme is not allowed.
+        SourceNotFound: the file does not exist or cannot be read.
+        SourceDenied: the scheme of the URL is not one of `SCHEMES`.
     """
     if "://" not in source or source.startswith("file://"):
         path = Path(source.removeprefix("file://")).expanduser()
@@ -117,16 +128,14 @@ def fetched(source: str) -> Iterator[Path]:
         except IsADirectoryError:
             raise SourceNotFound(f"{path}: is a folder; name a file in it") from None
         except PermissionError:
-            raise SourceNotFound(
-                f"{path}: no permission to read it; run as a user who may, or change its mode"
-            ) from None
+            raise SourceNotFound(f"{path}: no permission to read it; change its mode, or run as another user") from None
         except OSError as error:
             raise SourceNotFound(f"{path}: {error.strerror or error}") from None
         yield path
         return
     shown = mask_url(source)
     if urlsplit(source).scheme not in SCHEMES:
-        raise SourceDenied(f"{shown}: this scheme may not be read; use one of {', '.join(sorted(SCHEMES))}")
+        raise SourceDenied(f"{shown}: the scheme is not one of the supported ones ({', '.join(sorted(SCHEMES))})")
     name = Path(urlsplit(source).path).name or "video"
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder) / name
@@ -135,7 +144,7 @@ def fetched(source: str) -> Iterator[Path]:
 
 
 def _copy(source: str, path: Path) -> None:
-    """The whole of a remote file, with the time it was last changed, where that is known: it may have to be its clock."""
+    """Copy a remote file and its modification time, if that is known: it can be the only source of the start time."""
     import fsspec
 
     shown, copied = mask_url(source), 0
@@ -143,32 +152,32 @@ def _copy(source: str, path: Path) -> None:
     if urlsplit(source).scheme in ("http", "https"):
         import aiohttp
 
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE_SECONDS, sock_read=_PATIENCE_SECONDS)
-        # One request for the whole: not every server answers for ranges.
-        options = {"client_kwargs": {"timeout": patience}, "block_size": 0}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
+        # One request for the whole file: not every server supports ranges.
+        options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
     try:
         with fsspec.open(source, "rb", **options) as remote, path.open("wb") as local:
-            while block := remote.read(_BLOCK):
+            while block := remote.read(_BLOCK_BYTES):
                 copied += len(block)
                 if copied > _MAX_BYTES:
-                    raise SourceNotFound(f"{shown}: larger than {_MAX_BYTES} bytes; split it")
+                    raise SourceNotFound(f"{shown}: the file has more than {_MAX_BYTES} bytes; split it")
                 local.write(block)
-            changed = _changed(remote.fs.info(remote.path))
+            modified = _modified(remote.fs.info(remote.path))
     except SourceError:
         raise
     except FileNotFoundError:
-        raise SourceNotFound(f"{shown}: nothing there, or nobody answers; check the address") from None
+        raise SourceNotFound(f"{shown}: no such file, or no server at this address; check the address") from None
     except PermissionError:
         raise SourceNotFound(f"{shown}: no permission to read it; check the credentials") from None
-    except Exception as error:  # every file system of fsspec brings its own kind
-        said = mask_url(str(error) or type(error).__name__).splitlines()[0]
-        raise SourceNotFound(f"{shown}: cannot be fetched ({said}); try again") from None
-    if changed is not None:
-        os.utime(path, (changed, changed))
+    except Exception as error:  # each fsspec file system raises its own exception types
+        reason = mask_url(str(error) or type(error).__name__).splitlines()[0]
+        raise SourceNotFound(f"{shown}: cannot be fetched ({reason}); try again") from None
+    if modified is not None:
+        os.utime(path, (modified, modified))
 
 
-def _changed(details: dict[str, Any]) -> float | None:
-    """Seconds since 1970 of a remote file's last change: a datetime in object stores, an HTTP date elsewhere."""
+def _modified(details: dict[str, Any]) -> float | None:
+    """Modification time of a remote file in seconds since 1970: a datetime in object stores, an HTTP date elsewhere."""
     known = details.get("LastModified") or details.get("last_modified") or details.get("Last-Modified")
     try:
         return (parsedate_to_datetime(known) if isinstance(known, str) else known).timestamp() if known else None
