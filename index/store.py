@@ -10,9 +10,9 @@
     search, seal, reindex      `index.search`
     verify, compact, forget    `index.maintenance`
 
-What is promised on a local disk when the power fails: shards and standing questions are synced (`index.files`). Delta
-commits are atomic and survive a killed process, but `deltalake` does not sync them, so the last seconds of commits may be
-lost or damaged; `verify` finds that, and a source that still has the footage is read again from the stored offset.
+What survives a power cut on a local disk: shards and standing questions do (`index.files`). Delta commits are atomic and
+survive a killed process, but deltalake 1.6.6 does not sync what it writes: commits of the last seconds may be lost or
+damaged. `verify` finds that; a source that still has the footage is then read again from the stored offset.
 
 This module does not know how frames are decoded or encoded, nor what a question is.
 """

@@ -1,8 +1,7 @@
 """Deleting a stream's footage for good: from the tables, their old versions, the FAISS shards and pending work.
 
-`forget` deletes the rows of frames, patches and segments, in this order, and then the files that held them. If it is
-killed before the segments are deleted, the same call completes it. If it is killed later, the files are deleted by the
-next `forget` of any stream, or by the next compaction after an hour.
+`forget` deletes the rows of patches, frames and segments and then the files that held them. One that was killed at any
+moment is completed by the same call.
 
 This module does not decide what is old: the caller names the stream and the time.
 """
@@ -39,7 +38,7 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
         UsageError: not a valid name of a stream.
     """
     check_stream_id(stream_id)
-    if not tables.read_segments(stream_id):
+    if not tables.read_segments(stream_id) and not _has_files(tables, stream_id):
         raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
     of_stream = f"stream_id = '{stream_id}'"
     earlier = of_stream if before is None else f"{of_stream} AND captured_at < {sql_timestamp(before)}"
@@ -63,6 +62,15 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
     if files.exists(staging):
         files.rm(staging, recursive=True)
     return removed
+
+
+def _has_files(tables: Tables, stream_id: str) -> bool:
+    """Whether any table has files of a stream, listed or not: those of a `forget` that was killed before it deleted them."""
+    for table in tables.all():
+        files, folder = fsspec.core.url_to_fs(f"{table.uri}/stream_id={stream_id}")
+        if files.exists(folder):
+            return True
+    return False
 
 
 def _delete_segments(tables: Tables, stream_id: str, before: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
+from index.delta.table import StoreTable
 from index.errors import (
     EmptyWindow,
     IdentityMismatch,
@@ -162,6 +163,39 @@ def test_what_is_forgotten_is_nowhere_in_the_bytes(store: Store, before: int | N
     assert {s.stream_id for s in store.streams()} == (
         {"public-camera"} if before is None else {"public-camera", "secret-camera"}
     )
+
+
+@pytest.mark.parametrize("stop", ["delete", "purge"])
+@pytest.mark.parametrize("table", ["frames", "patches", "segments"])
+def test_a_forget_that_was_killed_is_completed_by_the_same_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stop: str, table: str
+) -> None:
+    records = make_records("yard", mark="KEEPNOT")
+    store.append(make_segment(records), records)
+    act = getattr(StoreTable, stop)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self: StoreTable, *args: object) -> object:
+        if self.name == table:
+            raise Killed
+        return act(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreTable, stop, dies)
+        with pytest.raises(Killed):
+            store.forget("yard")
+    Store.open(store.url).forget("yard")
+    files = [path for path in Path(store.url).rglob("*") if path.is_file()]
+    assert not [
+        path
+        for path in files
+        if "yard" in str(path) or any(secret in path.read_bytes() for secret in (b"yard", b"KEEPNOT"))
+    ]
+    assert store.verify() == []
+    with pytest.raises(UnknownStream):
+        store.forget("yard")
 
 
 def test_forgotten_footage_can_come_again(store: Store, fill: Fill) -> None:

@@ -1,4 +1,4 @@
-"""An append in a process of its own that stops between two commits, to be killed there."""
+"""An append in a process of its own that stops between two commits, where a test kills it."""
 
 from __future__ import annotations
 
@@ -26,4 +26,5 @@ Store.open(url, encoders=PAIR).append(make_segment(records), records)
 
 
 def start(code: str, *args: str) -> subprocess.Popen[str]:
+    """Run Python `code` with these arguments in a process of its own; its standard output is a pipe."""
     return subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Frames and segments made up for the store's tests."""
+"""Small synthetic frames and segments for tests of the store; no encoder and no footage is needed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import numpy as np
 from index.commits.offset import OffsetSegment
 from index.records import EncoderIdentity, EncoderPair, FrameRecords, Segment
 
-BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
-
+BEGAN = 1_709_280_000_000_000
+"""2024-03-01T08:00:00Z, where the footage of most tests begins; UTC microseconds."""
 
 SECOND = 1_000_000
+"""One second in microseconds."""
+
+APP = "footage/0"
+"""The application id of `offset_segment`."""
 
 
 def identity(name: str, dimension: int) -> EncoderIdentity:
+    """An encoder of this name whose vectors have `dimension` floats."""
     return EncoderIdentity(name=name, revision="1", weights_digest="aa", preprocessing_digest="bb", dimension=dimension)
 
 
 PAIR = EncoderPair(frame=identity("clip", 16), patch=identity("siglip", 12), patches=4)
+"""The encoders of all records here: Df = 16, Dp = 12, M = 4."""
 
 
 def make_records(stream: str = "front", start: int = BEGAN, n: int = 20, seed: int = 0, mark: str = "") -> FrameRecords:
+    """`n` frames of random vectors, one a second from `start`; the pictures contain `mark`."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, 16)).astype(np.float32)
     return FrameRecords(
@@ -36,6 +43,7 @@ def make_records(stream: str = "front", start: int = BEGAN, n: int = 20, seed: i
 
 
 def make_segment(records: FrameRecords, chunk: int = 0, source: str = "file") -> Segment:
+    """The segment of these records; its URI has credentials."""
     return Segment(
         stream_id=records.stream_id,
         source=source,
@@ -49,11 +57,10 @@ def make_segment(records: FrameRecords, chunk: int = 0, source: str = "file") ->
     )
 
 
-APP = "footage/0"
-
-
-def piece(offset: int, n: int = 5, stream: str = "front", start: int | None = None, app: str = APP) -> OffsetSegment:
-    """Footage of `n` seconds that follows the piece of the offset before."""
+def offset_segment(
+    offset: int, n: int = 5, stream: str = "front", start: int | None = None, app: str = APP
+) -> OffsetSegment:
+    """`n` seconds of footage at an offset of `app`, right after those of the offset before unless `start` is given."""
     began = BEGAN + offset * n * SECOND if start is None else start
     records = make_records(stream, began, n, seed=offset)
     return OffsetSegment(app, make_segment(records, offset, app), records)

@@ -1,4 +1,4 @@
-"""Two stores, row for row."""
+"""Comparison of two stores, row by row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from index.store import Store
 
 
 def assert_same(found: Store, expected: Store) -> None:
-    """Every row of every table, and nothing more; vectors to the last bits, as batches are filled differently."""
+    """Assert that both have the same rows. Vectors may differ in the last bits, because encoder batches are filled differently."""
     order = {"frames": ["stream_id", "captured_at"], "patches": ["stream_id", "captured_at"]}
     for name in ("segments", "frames", "patches"):
         got, want = (getattr(store.tables, name).dataset().to_table() for store in (found, expected))

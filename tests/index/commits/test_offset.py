@@ -1,4 +1,4 @@
-"""Batches with offsets: exactly once through fences, kills between two tables, and pieces cut anywhere."""
+"""Batches with offsets: exactly once through fences, kills between two tables, and batch cut anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from index.schemas import SEGMENTS
 from index.second_grid import phase_of, seconds_of
 from index.store import Store
 from ingest.decoding.sampler import Sampler
-from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
+from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, offset_segment
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,9 +39,9 @@ def times(store: Store, stream: str = "front") -> list[int]:
 def test_a_batch_of_two_partitions_moves_both(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
     assert writer.offsets(["footage/0", "footage/1"]) == {"footage/0": None, "footage/1": None}
-    pieces = [piece(0), piece(1), piece(0, stream="back", app="footage/1")]
+    batch = [offset_segment(0), offset_segment(1), offset_segment(0, stream="back", app="footage/1")]
     stored = writer.commit(
-        pieces, {"footage/0": OffsetAdvance(None, 2, "footage/0@a"), "footage/1": OffsetAdvance(None, 7)}
+        batch, {"footage/0": OffsetAdvance(None, 2, "footage/0@a"), "footage/1": OffsetAdvance(None, 7)}
     )
     assert [(s.stream_id, s.chunk, s.frames) for s in stored] == [("front", 0, 5), ("front", 1, 5), ("back", 0, 5)]
     assert writer.offsets(["footage/0", "footage/0@a", "footage/1"]) == {
@@ -59,18 +59,21 @@ def test_a_batch_of_two_partitions_moves_both(store: Store) -> None:
 def test_a_batch_without_footage_moves_the_offset_too(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
     assert writer.commit([], {APP: OffsetAdvance(None, 3)}) == []
-    assert writer.commit([OffsetSegment(APP, piece(3).segment, None, rejected=True)], {APP: OffsetAdvance(3, 4)}) == []
+    assert (
+        writer.commit([OffsetSegment(APP, offset_segment(3).segment, None, rejected=True)], {APP: OffsetAdvance(3, 4)})
+        == []
+    )
     assert writer.offsets([APP]) == {APP: 4}
     assert store.segments() == []
 
 
 def test_delta_takes_a_lower_version_and_the_writer_does_not(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
-    writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    writer.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     with pytest.raises(CommitFenced, match="footage/0 is at 2, this worker expected None"):
-        writer.commit([piece(0)], {APP: OffsetAdvance(None, 1)})
+        writer.commit([offset_segment(0)], {APP: OffsetAdvance(None, 1)})
     with pytest.raises(CommitFenced):
-        writer.commit([piece(4)], {APP: OffsetAdvance(4, 5)})  # ahead: two and three would be lost
+        writer.commit([offset_segment(4)], {APP: OffsetAdvance(4, 5)})  # ahead: two and three would be lost
     assert writer.offsets([APP]) == {APP: 2}
     assert times(store) == list(range(10))
     assert store.verify() == []
@@ -88,12 +91,12 @@ def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pyt
 
     def late(rows: object, steps: object, remove: str = "") -> None:
         monkeypatch.undo()
-        other.commit([piece(0), piece(1), piece(2)], {APP: OffsetAdvance(None, 3)})
+        other.commit([offset_segment(0), offset_segment(1), offset_segment(2)], {APP: OffsetAdvance(None, 3)})
         append(table, rows, steps, remove)  # type: ignore[arg-type]
 
     monkeypatch.setattr(table, "append_and_advance", late)
     with pytest.raises(CommitFenced):
-        one.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+        one.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     assert times(store) == list(range(15))
     assert store.verify() == []
 
@@ -115,8 +118,8 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
 
     def two_batches() -> None:
         writer = OffsetCommitter(other.tables)
-        writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
-        writer.commit([piece(2)], {APP: OffsetAdvance(2, 3)})
+        writer.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
+        writer.commit([offset_segment(2)], {APP: OffsetAdvance(2, 3)})
 
     thread = threading.Thread(target=two_batches)
     thread.start()
@@ -131,7 +134,7 @@ def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
 
     monkeypatch.setattr("index.delta.table.write_deltalake", late)
     with pytest.raises(CommitFenced):
-        OffsetCommitter(store.tables).commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+        OffsetCommitter(store.tables).commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     assert not thread.is_alive()
     assert times(store) == list(range(15))
     assert store.verify() == []
@@ -144,7 +147,7 @@ from index.delta.table import StoreTable
 from index.store import Store
 from ingest.decoding.sampler import Sampler
 from tests.support.records import PAIR
-from tests.support.records import APP, piece
+from tests.support.records import APP, offset_segment
 url, stop = sys.argv[1:]
 append = StoreTable.append_and_advance
 def halting(self, rows, steps, replace=""):
@@ -153,7 +156,7 @@ def halting(self, rows, steps, replace=""):
         time.sleep(600)
     return append(self, rows, steps, replace)
 StoreTable.append_and_advance = halting
-OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([piece(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
+OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([offset_segment(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
 """
 
 
@@ -161,7 +164,7 @@ OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([piece(i) for i in
 @pytest.mark.parametrize("stop", ["patches", "frames", "segments"])
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store, stop: str, size: int) -> None:
-    OffsetCommitter(store.tables).commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    OffsetCommitter(store.tables).commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, store.url, stop], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -175,21 +178,21 @@ def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store,
     assert writer.offsets([APP]) == {APP: 2}
     for first in range(2, 8, size):
         offsets = list(range(first, min(8, first + size)))
-        pieces = [piece(i) for i in offsets]
+        batch = [offset_segment(i) for i in offsets]
         if 3 in offsets:  # could be stored by the one that was killed, and by this one it cannot
-            pieces[offsets.index(3)] = OffsetSegment(APP, piece(3).segment, None, rejected=True)
-        writer.commit(pieces, {APP: OffsetAdvance(first, offsets[-1] + 1)})
+            batch[offsets.index(3)] = OffsetSegment(APP, offset_segment(3).segment, None, rejected=True)
+        writer.commit(batch, {APP: OffsetAdvance(first, offsets[-1] + 1)})
     assert times(again) == [t for t in range(40) if t // 5 != 3]
     assert again.verify() == []
-    expected = np.concatenate([piece(i).frames.patches for i in range(8) if i != 3])  # type: ignore[union-attr]
+    expected = np.concatenate([offset_segment(i).frames.patches for i in range(8) if i != 3])  # type: ignore[union-attr]
     assert (again.patches(again.window()) == expected).all()
 
 
 def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
-    writer.commit([piece(0), piece(1)], {APP: OffsetAdvance(None, 2)})
+    writer.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     with pytest.raises(CommitFenced):
-        writer.commit([piece(0, start=BEGAN + 90 * SECOND)], {APP: OffsetAdvance(None, 1)})
+        writer.commit([offset_segment(0, start=BEGAN + 90 * SECOND)], {APP: OffsetAdvance(None, 1)})
     writer.reset([APP])
     assert writer.offsets([APP]) == {APP: 0}
     later = make_records("front", BEGAN + 90 * SECOND, 5, seed=9)
@@ -200,16 +203,16 @@ def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) 
 
 def test_seconds_that_are_held_are_left_out(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
-    writer.commit([piece(0)], {APP: OffsetAdvance(None, 1)})
-    late = piece(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the piece before has
-    early = piece(2, start=BEGAN - 3 * SECOND)
-    stored = writer.commit([late, early, piece(3, start=BEGAN + 4 * SECOND)], {APP: OffsetAdvance(1, 4)})
+    writer.commit([offset_segment(0)], {APP: OffsetAdvance(None, 1)})
+    late = offset_segment(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the piece before has
+    early = offset_segment(2, start=BEGAN - 3 * SECOND)
+    stored = writer.commit([late, early, offset_segment(3, start=BEGAN + 4 * SECOND)], {APP: OffsetAdvance(1, 4)})
     assert [s.frames for s in stored] == [3, 3, 1]
     assert times(store) == [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert store.verify() == []
     fresh = OffsetCommitter(Store.open(store.url).tables)  # one that remembers nothing decides alike
-    assert fresh.commit([piece(4, start=BEGAN)], {APP: OffsetAdvance(4, 5)})[0].frames == 0
-    assert fresh.commit([piece(5, n=2, start=BEGAN + 8 * SECOND)], {APP: OffsetAdvance(5, 6)})[0].frames == 1
+    assert fresh.commit([offset_segment(4, start=BEGAN)], {APP: OffsetAdvance(4, 5)})[0].frames == 0
+    assert fresh.commit([offset_segment(5, n=2, start=BEGAN + 8 * SECOND)], {APP: OffsetAdvance(5, 6)})[0].frames == 1
     assert store.verify() == []
 
 
@@ -235,15 +238,15 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
     rng = np.random.default_rng(0)
     at = [BEGAN + start + round(i / rate * SECOND) for i in range(400)]
     edges = sorted({0, 400, *[c for c in cuts if c < 400]})
-    pieces = []
+    batch = []
     for offset, (low, high) in enumerate(pairwise(edges)):
         began = at[low] + int(rng.integers(-jitter, jitter + 1))  # what a container's time base does to times
         records = _sampled("front", began, [t - at[low] for t in at[low:high]])
-        pieces.append(OffsetSegment(APP, make_segment(records, offset, APP), records))
-    half = len(pieces) // 2
+        batch.append(OffsetSegment(APP, make_segment(records, offset, APP), records))
+    half = len(batch) // 2
     if half:
-        writer.commit(pieces[:half], {APP: OffsetAdvance(None, half)})
-    writer.commit(pieces[half:], {APP: OffsetAdvance(half or None, len(pieces))})
+        writer.commit(batch[:half], {APP: OffsetAdvance(None, half)})
+    writer.commit(batch[half:], {APP: OffsetAdvance(half or None, len(batch))})
     found = seconds_of(store.window().captured_at)
     assert found.tolist() == sorted(set(seconds_of(np.array(at)).tolist()))
     assert store.verify() == []
@@ -253,9 +256,9 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
 def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: Literal["int8", "differential"]) -> None:
     encoding = PatchEncoding(kind=kind)
     batched, appended = (Store.create(tmp_path / name, PAIR, encoding) for name in ("batched", "appended"))
-    pieces = [piece(0), piece(1)]
-    OffsetCommitter(batched.tables).commit(pieces, {APP: OffsetAdvance(None, 2)})
-    for one in pieces:
+    batch = [offset_segment(0), offset_segment(1)]
+    OffsetCommitter(batched.tables).commit(batch, {APP: OffsetAdvance(None, 2)})
+    for one in batch:
         appended.append(one.segment, one.frames)
     assert batched.verify() == []
     np.testing.assert_array_equal(batched.patches(batched.window()), appended.patches(appended.window()))
@@ -267,7 +270,7 @@ def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: L
 def test_a_scan_that_nobody_finishes_does_not_end_the_process(store: Store) -> None:
     """Threads of Arrow that call into Python while the interpreter ends abort it, or it hangs."""
     for offset in range(12):
-        one = piece(offset)
+        one = offset_segment(offset)
         store.append(one.segment, one.frames)
     code = (
         "import sys\nfrom index.store import Store\n"

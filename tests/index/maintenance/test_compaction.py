@@ -23,7 +23,7 @@ from index.patches.codec import PatchEncoding
 from index.store import Store
 from tests.support.killed_append import start
 from tests.support.offset_batches import BACK, MARK, feed
-from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, piece
+from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, offset_segment
 
 
 def contents(store: Store) -> list[Any]:
@@ -116,7 +116,7 @@ def test_everything_works_on_a_compacted_store(tmp_path: Path, kind: Any) -> Non
     assert store.append(make_segment(late, 0, "late"), late) is False
     assert len(store.window(["front"])) == 13
     feed(store, 6, 8)
-    behind = piece(8, start=BEGAN + 26 * SECOND, n=3)
+    behind = offset_segment(8, start=BEGAN + 26 * SECOND, n=3)
     again = OffsetCommitter(store.tables).commit([behind], {APP: OffsetAdvance(8, 9, MARK)})
     assert [s.frames for s in again] == [0]
     assert store.verify() == []
@@ -139,7 +139,7 @@ def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -
     real = store.tables.segments.append_and_advance
     store.tables.segments.append_and_advance = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        writer.commit([piece(5)], {APP: OffsetAdvance(5, 6, MARK)})
+        writer.commit([offset_segment(5)], {APP: OffsetAdvance(5, 6, MARK)})
     store.tables.segments.append_and_advance = real
     assert store.verify() != []
     store.compact()
@@ -273,7 +273,7 @@ def test_a_worker_keeps_the_logs_short_by_itself(store: Store) -> None:
     writer = OffsetCommitter(store.tables, clean_every=5)
     longest = 0
     for n in range(17):
-        writer.commit([piece(n)], {APP: OffsetAdvance(n or None, n + 1, MARK)})
+        writer.commit([offset_segment(n)], {APP: OffsetAdvance(n or None, n + 1, MARK)})
         for entry in Path(store.url).glob("*/_delta_log/[0-9]*"):
             os.utime(entry, (BEGAN / 1e6, BEGAN / 1e6))  # older than the ten minutes that they stay
         longest = max(longest, *(count_log_entries(table) for table in store.tables.all()))
