@@ -14,7 +14,6 @@ from index.records import rfc3339
 from index.standing_questions import AlertRule, StandingQuestion, StandingQuestionStore, make_question
 from index.store import Store
 from ingest.alerts.scorer import replay
-from ingest.kafka.alert_reader import follow, save_picture
 from ingest.messages import AlertMessage
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
@@ -153,6 +152,8 @@ def alerts_remove(
 
 
 def _print_alert(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -> None:
+    from ingest.kafka.alert_reader import save_picture
+
     saved = save_picture(alert, pictures) if pictures is not None else None
     if as_json:
         fields = alert.model_dump(mode="json", exclude={"picture", "version"}, exclude_none=True)
@@ -182,6 +183,8 @@ def alerts_watch(
 
     Runs until it is interrupted. With --json every alert is one line of JSON.
     """
+    from ingest.kafka.alert_reader import follow  # needs the extra kafka
+
     kafka = kafka_settings(settings_of(context), servers)
     for alert in follow(kafka, beginning=beginning, drain=drain, stop=stop_event()):
         _print_alert(alert, as_json=as_json, pictures=pictures)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from index.errors import UsageError
+from index.extras import require_extra
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import print_json, print_line
 from pipeline.figures import figures_page
@@ -294,6 +295,8 @@ def bench_service(
 
     Reports latency, memory over time, and lost or wrong answers.
     """
+    require_extra("service", "sightline bench service")
+
     from pipeline.bench import service
 
     report = service.bench_service(

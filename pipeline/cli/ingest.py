@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from index.errors import UsageError
+from index.extras import require_extra
 from index.patches.codec import PatchEncoding
 from index.records import from_micros, parse_time
 from index.store import Store
@@ -152,6 +153,8 @@ def backfill(
 
     The same command resumes a run that was interrupted; a run that is repeated changes nothing.
     """
+    if not dry_run:
+        require_extra("beam", "sightline backfill")
     settings = settings_of(context, store=store, profile=profile)
     entries = read_manifest(manifest, names=names)
     if dry_run:

@@ -14,7 +14,6 @@ import typer
 from index.errors import UsageError
 from index.records import parse_time
 from index.store import Store
-from ingest.kafka.clients import Sender, make_topics
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
 from ingest.live.config import CameraList, LiveSettings, cameras_of
@@ -85,6 +84,8 @@ def _run(cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str
 
 def _outbox(settings: Settings, servers: str | None, stack: ExitStack) -> tuple[KafkaSettings, Outbox]:
     """The Kafka settings, and a sender that `stack` closes; creates missing topics."""
+    from ingest.kafka.clients import Sender, make_topics  # needs the extra kafka
+
     kafka = kafka_settings(settings, servers)
     make_topics(kafka)
     return kafka, stack.enter_context(Sender(kafka))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from index.extras import require_extra
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
 from pipeline.console import print_line
 from pipeline.service.limits import ServiceLimits
@@ -43,6 +44,7 @@ def model_service(
 
     SIGTERM stops the service when the admitted requests are finished.
     """
+    require_extra("service", "sightline model-service")
     settings = settings_of(context, store=store, profile=profile)
     token = read_token(token_file or settings.service_token_file, settings.service_token)
 

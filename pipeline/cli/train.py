@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.progress import TaskID
 
 from index.errors import UsageError, validation_message
+from index.extras import require_extra
 from pipeline.cli.options import settings_of
 from pipeline.console import print_line, progress
 
@@ -33,6 +34,8 @@ def train_micro(
 
     Takes about two hours on two cores. The same command resumes a run that was interrupted.
     """
+    require_extra("train", "sightline train micro")
+
     from model.training.micro import recipe  # loads torch
 
     chosen = recipe.MicroPlan(seed=seed) if plan is None else _read_plan(plan, recipe.MicroPlan)
@@ -70,6 +73,8 @@ def train_run(
     The same command resumes a run that was interrupted.
     On several GPUs: accelerate launch -m pipeline.cli train run PLAN --out DIR
     """
+    require_extra("train", "sightline train run")
+
     from pipeline.training import run  # loads torch
 
     with progress() as bar:
