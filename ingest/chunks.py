@@ -60,7 +60,9 @@ class SourceFootage:
 
 
 class _SegmentStore(Protocol):
-    def segments(self, stream_id: str | None = None) -> list[Segment]: ...
+    def segments(self, stream_id: str | None = None) -> list[Segment]:
+        """The stored segments of a stream, or of all."""
+        ...
 
 
 def source_digest(path: Path, stream_id: str, began: int) -> str:

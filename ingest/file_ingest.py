@@ -74,7 +74,7 @@ class IngestProgress:
     seconds: float
     """Seconds of footage done."""
     duration: float | None
-    """Seconds of footage in the file, None if the container does not tell."""
+    """Seconds of footage in the file, None if the container does not state it."""
     frames: int
     """Frames encoded so far."""
 
@@ -175,6 +175,7 @@ def ingest_sources(
         def advance(
             seconds: float, duration: float | None, frames: int, name: str = name, number: int = number
         ) -> None:
+            """Report the progress of this file."""
             on_progress(IngestProgress(name, number, len(expansion.files), seconds, duration, frames))
 
         file = FileReport(file=name)

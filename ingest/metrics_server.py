@@ -27,6 +27,7 @@ class _WithProcessMetrics:
         self._source = source
 
     def collect(self) -> Iterator[Metric]:
+        """The metrics of both."""
         yield from REGISTRY.collect()
         yield from self._source.collect()
 

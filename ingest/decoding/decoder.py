@@ -61,7 +61,9 @@ class RgbFrame:
     pts: float
     """Seconds."""
     width: int
+    """Pixels in a row."""
     height: int
+    """Number of rows."""
     stride: int
     """Bytes from one row to the next."""
     turns: int
@@ -85,7 +87,7 @@ class OpenVideo:
     first_pts: float
     """Presentation time of the first frame, in seconds."""
     duration: float | None
-    """Seconds, None if the container does not tell."""
+    """Seconds, None if the container does not state it."""
     created: datetime | None
     """Creation time in the container's metadata."""
     head: list[Any] = field(default_factory=list)

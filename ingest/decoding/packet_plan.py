@@ -89,7 +89,7 @@ class PacketPlan(Generic[T]):
                 yield from self._next_sync_point()
             else:
                 yield from self._next_exact()
-            if self._time_missing:  # only the decoder can tell the frames' times
+            if self._time_missing:  # the times of frames are known after decoding only
                 self.mode = "all"
             elif self._ended and not self._held:
                 return

@@ -48,7 +48,7 @@ class VideoInfo:
     first: float
     """pts of the first frame, in seconds."""
     duration: float | None
-    """Seconds, None if the container does not tell."""
+    """Seconds, None if the container does not state it."""
     created: datetime | None
     """Creation time in the container, None if there is none."""
 

@@ -45,13 +45,16 @@ class _ParentPipes:
         self.out, self.orders = out, orders
 
     def send_json(self, kind: bytes, **values: Any) -> None:
+        """Send a message whose body is JSON."""
         self.send(kind, json.dumps(values).encode())
 
     def send(self, kind: bytes, body: bytes) -> None:
+        """Send a message."""
         self.out.write(HEADER.pack(kind, len(body)) + body)
         self.out.flush()
 
     def receive_order(self) -> Any:
+        """Wait for the arguments of `decode`."""
         line = self.orders.readline()
         if not line:
             sys.exit(0)

@@ -33,6 +33,7 @@ class _PinnedConnection(http.client.HTTPConnection):
         self._checked = checked
 
     def connect(self) -> None:
+        """Connect to the address."""
         self.sock = socket.create_connection((self._checked.address, self._checked.port), self.timeout)
 
 
@@ -40,6 +41,7 @@ class _PinnedTlsConnection(_PinnedConnection):
     """The same with TLS. The certificate must be valid for the URL's host."""
 
     def connect(self) -> None:
+        """Connect to the address and start TLS."""
         super().connect()
         context = ssl.create_default_context()
         self.sock = context.wrap_socket(self.sock, server_hostname=self._checked.host)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -15,11 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from index.errors import DecodeFailed, NoFrames, NotVideo, SourceDenied, SourceNotFound, UsageError, mask_url
+from index.errors import DecodeFailed, NoFrames, NotVideo, SourceDenied, SourceNotFound, UsageError
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding, read_frames
-from ingest.sources.files import expand
-from ingest.sources.start_time import stream_name, time_in_name
 from tests.support.footage import make_video
 from tests.support.tools import need
 
@@ -123,26 +120,6 @@ def test_a_naive_start_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
-def test_a_file_nobody_may_read(tmp_path: Path) -> None:
-    path = tmp_path / "locked.mp4"
-    make_video(path, seconds=1)
-    path.chmod(0)
-    code = (
-        "import os, sys, pathlib\n"
-        "from ingest.sources.files import fetched\n"
-        "from index.errors import SourceNotFound\n"
-        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "try:\n    fetched(sys.argv[1]).__enter__()\nexcept SourceNotFound as e: print(e)\n"
-    )
-    for folder in [tmp_path, *tmp_path.parents][:3]:
-        folder.chmod(folder.stat().st_mode | 0o055)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=Path(__file__).parents[3]
-    )
-    assert "permission" in done.stdout or "Permission" in done.stdout, done.stderr
-
-
-@pytest.mark.system
 def test_a_decoder_that_is_killed_fails_its_file_alone(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=60, size=(640, 480), gop=10)
     with Decoding(tmp_path / "v.mp4") as decoding:
@@ -187,37 +164,6 @@ def test_the_childs_environment_has_no_secrets(tmp_path: Path, monkeypatch: pyte
         environment = Path(f"/proc/{decoding.process.pid}/environ").read_bytes()
     assert b"PATH=" in environment
     assert b"hunter2" not in environment
-
-
-def test_a_folder_of_mixed_junk(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    for name in ("a.mp4", "deep/b.MKV", "notes.txt", ".hidden", "c.jpg"):
-        (tmp_path / name).write_bytes(b"x")
-    assert [Path(f).name for f in expand([tmp_path]).files] == ["a.mp4", "b.MKV"]
-    assert [Path(f).name for f in expand([tmp_path / "*.mp4", tmp_path / "a.mp4"]).files] == ["a.mp4"]
-    problems = expand([tmp_path / "none", "ftp://user:secret@host/x.mp4", tmp_path / "*.avi"]).problems
-    assert [type(error) for _, error in problems] == [SourceNotFound, SourceDenied, SourceNotFound]
-    assert not any("secret" in name + str(error) for name, error in problems)
-
-
-@pytest.mark.parametrize(
-    ("name", "stream", "time_"),
-    [
-        ("front_2024-03-01T08-00-00Z.mp4", "front", "2024-03-01T08:00:00+00:00"),
-        ("20240301_080000.mkv", "20240301_080000", "2024-03-01T08:00:00+00:00"),
-        ("yard cam 3.mp4", "yard-cam-3", None),
-        ("front_2024-13-41T08-00-00Z.mp4", "front", None),
-    ],
-)
-def test_names_of_files(name: str, stream: str, time_: str | None) -> None:
-    found = time_in_name(name)
-    assert (found.isoformat() if found else None) == time_
-    if time_ is not None or "cam" in name:
-        assert stream_name(name) == stream
-
-
-def test_credentials_are_masked() -> None:
-    assert mask_url("rtsp://admin:pa55@cam/live?token=abc&x=1") == "rtsp://***@cam/live?token=***&x=1"
 
 
 def test_frames_do_not_share_memory(tmp_path: Path) -> None:

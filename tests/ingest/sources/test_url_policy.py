@@ -118,6 +118,7 @@ def test_no_message_shows_a_password() -> None:
             check_url(url, OUTSIDE, resolve=names())
         assert "ter2" not in str(caught.value)
     assert mask_url("rtsp://a:b@c@host/x?y=1") == "rtsp://***@host/x?y=1"
+    assert mask_url("rtsp://admin:pa55@cam/live?token=abc&x=1") == "rtsp://***@cam/live?token=***&x=1"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
