@@ -1,4 +1,4 @@
-"""A small store and frames to put into it."""
+"""Fixtures: an empty store, and a function that fills it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Appends that are killed, that run side by side, and that find the disk full."""
+"""Appends that are killed, concurrent appends, and a full disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from tests.support.killed_append import KILLED, start
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
 ROOT = Path(__file__).parents[2]
-
-# Appends one segment and stops, alive, right before the named table's commit until it is killed.
 
 APPENDS = """
 import sys

@@ -1,4 +1,4 @@
-"""Atomic writes: whole or not at all, in this order, and nothing left behind."""
+"""Atomic writes: the order of syncs and rename, errors, kills, and what is left behind."""
 
 from __future__ import annotations
 

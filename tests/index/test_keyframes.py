@@ -177,7 +177,7 @@ def test_rows_need_not_be_normalised() -> None:
     assert select_keyframes(scaled, 7 * query).tolist() == select_keyframes(frames, query).tolist()
 
 
-def test_zero_rows_are_relevant_to_nothing_and_harm_nobody() -> None:
+def test_zero_rows_have_no_relevance_and_change_nothing_else() -> None:
     frames = np.zeros((5, 3), np.float32)
     frames[3] = [1, 0, 0]
     assert select_keyframes(frames, np.array([1, 0, 0], np.float32), k=5).tolist() == [3, 0, 1, 2, 4]

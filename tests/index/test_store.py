@@ -1,4 +1,4 @@
-"""The store as its users meet it: exactly once, in order, searchable, forgettable."""
+"""The interface of the store: exactly-once appends, windows, search, verification and deletion."""
 
 from __future__ import annotations
 
@@ -212,16 +212,16 @@ def test_forgotten_seconds_do_not_come_back_with_the_rest(store: Store, fill: Fi
     assert not store.append(make_segment(records[0], 0), records[0])
     assert store.streams()[0].frames == 30
     more = make_records("front", BEGAN + 40 * SECOND, seed=9)
-    assert store.append(make_segment(more, 2), more)  # beside files that the deletion has written anew
+    assert store.append(make_segment(more, 2), more)  # next to files that the deletion has rewritten
     store.seal(today="1970-01-01")
     best = store.search(more.frame_vectors[3], top=1)[0]
     assert best.captured_at == int(more.captured_at[3])
     assert store.verify() == []
 
 
-def test_pieces_that_wait_for_a_backfill_are_forgotten_too(store: Store, fill: Fill) -> None:
+def test_staged_frames_of_a_backfill_are_deleted_too(store: Store, fill: Fill) -> None:
     fill(chunks=1)
-    waiting = Path(store.url, "staging", "piece", "0.parquet")
+    waiting = Path(store.url, "staging", "footage", "0.parquet")
     waiting.parent.mkdir(parents=True)
     waiting.write_bytes(b"frames")
     store.forget("front")
@@ -240,7 +240,7 @@ def test_a_newer_format_is_refused(store: Store) -> None:
         Store.open(store.url)
 
 
-def test_vectors_of_another_encoder_never_meet(store: Store) -> None:
+def test_vectors_of_another_encoder_are_refused(store: Store) -> None:
     other = PAIR.model_copy(update={"frame": identity("clip", 16).model_copy(update={"weights_digest": "cc"})})
     with pytest.raises(IdentityMismatch, match="ingest the footage again"):
         Store.open_or_create(store.url, other)
@@ -249,13 +249,13 @@ def test_vectors_of_another_encoder_never_meet(store: Store) -> None:
 def test_unknown_streams_and_empty_windows(store: Store, fill: Fill) -> None:
     fill()
     with pytest.raises(UnknownStream, match="front"):
-        store.window(["nobody"])
+        store.window(["unknown"])
     with pytest.raises(EmptyWindow, match="2024-03-01T08:00:00Z"):
         store.window(["front"], BEGAN + 3600 * SECOND)
     with pytest.raises(UsageError, match="ends"):
         store.window(["front"], BEGAN + SECOND, BEGAN)
     with pytest.raises(UnknownStream):
-        store.forget("nobody")
+        store.forget("unknown")
 
 
 def test_records_of_another_shape_are_refused(store: Store) -> None:

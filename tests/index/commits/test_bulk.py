@@ -1,4 +1,4 @@
-"""Chunks that are written first and committed later are those that `append` stores, however often that is done."""
+"""Bulk commits store the same rows as `append`, also when they are repeated or killed."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_one_commit_a_group_and_the_rows_of_append(tmp_path: Path, kind: str) ->
         other.append(make_segment(records, chunk), records)
     group = written(store, footage())
     assert versions(store) == [0, 0, 0]
-    assert not store.segments()  # nobody sees what is not committed
+    assert not store.segments()  # readers do not see what is not committed
     assert bulk.commit(store.tables, group) == 6
     assert versions(store) == [1, 1, 1]
     assert_same(store, other)
 
 
-def test_done_again_in_other_groups_it_changes_nothing(store: Store, appended: Store) -> None:
+def test_repeated_in_other_groups_it_changes_nothing(store: Store, appended: Store) -> None:
     first, second, third = (written(store, footage()) for _ in range(3))
     bulk.commit(store.tables, [*first[:2], *first[3:4]])
     assert bulk.commit(store.tables, second) == 3
@@ -71,7 +71,7 @@ def test_done_again_in_other_groups_it_changes_nothing(store: Store, appended: S
     assert_same(store, appended)
 
 
-def test_what_was_killed_between_two_tables_is_finished(
+def test_a_commit_killed_between_two_tables_is_completed(
     store: Store, appended: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(Exception):
@@ -93,7 +93,7 @@ def test_what_was_killed_between_two_tables_is_finished(
     assert_same(store, appended)
 
 
-def test_many_at_once_with_the_same_chunks(store: Store, appended: Store) -> None:
+def test_concurrent_commits_of_the_same_chunks(store: Store, appended: Store) -> None:
     tries = [written(store, footage()) for _ in range(4)]
     opened = [Store.open(store.url) for _ in tries]
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""Batches with offsets: exactly once through fences, kills between two tables, and batch cut anywhere."""
+"""Offset commits: exactly once with fenced workers, kills between two tables, and segments cut anywhere."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_batch_without_footage_moves_the_offset_too(store: Store) -> None:
     assert store.segments() == []
 
 
-def test_delta_takes_a_lower_version_and_the_writer_does_not(store: Store) -> None:
+def test_delta_accepts_a_lower_version_and_the_committer_does_not(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
     writer.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     with pytest.raises(CommitFenced, match="footage/0 is at 2, this worker expected None"):
@@ -83,7 +83,7 @@ def test_delta_takes_a_lower_version_and_the_writer_does_not(store: Store) -> No
     assert writer.offsets([APP]) == {APP: 1}
 
 
-def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_concurrent_commits_is_fenced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one commits after this one has read the tables and before it writes the last."""
     one, other = OffsetCommitter(store.tables), OffsetCommitter(Store.open(store.url).tables)
     table = store.tables.segments
@@ -101,7 +101,7 @@ def test_of_two_that_commit_at_once_one_is_fenced(store: Store, monkeypatch: pyt
     assert store.verify() == []
 
 
-def test_a_worker_that_is_fenced_while_it_replaces_rows_takes_none_away(
+def test_a_worker_that_is_fenced_while_it_replaces_rows_deletes_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two have one batch: one waits after its patches, and goes on while the other puts its own in their place."""
@@ -163,7 +163,7 @@ OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([offset_segment(i)
 @pytest.mark.system
 @pytest.mark.parametrize("stop", ["patches", "frames", "segments"])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store, stop: str, size: int) -> None:
+def test_killed_between_two_tables_and_continued_in_other_batches(store: Store, stop: str, size: int) -> None:
     OffsetCommitter(store.tables).commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, store.url, stop], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -188,7 +188,7 @@ def test_killed_between_two_tables_and_taken_over_in_other_batches(store: Store,
     assert (again.patches(again.window()) == expected).all()
 
 
-def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) -> None:
+def test_a_recreated_source_starts_over_only_after_a_reset(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
     writer.commit([offset_segment(0), offset_segment(1)], {APP: OffsetAdvance(None, 2)})
     with pytest.raises(CommitFenced):
@@ -204,7 +204,7 @@ def test_a_source_that_was_made_again_starts_over_only_on_purpose(store: Store) 
 def test_seconds_that_are_held_are_left_out(store: Store) -> None:
     writer = OffsetCommitter(store.tables)
     writer.commit([offset_segment(0)], {APP: OffsetAdvance(None, 1)})
-    late = offset_segment(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the piece before has
+    late = offset_segment(1, start=BEGAN + 3 * SECOND + 500_000)  # begins in second 3, which the segment before has
     early = offset_segment(2, start=BEGAN - 3 * SECOND)
     stored = writer.commit([late, early, offset_segment(3, start=BEGAN + 4 * SECOND)], {APP: OffsetAdvance(1, 4)})
     assert [s.frames for s in stored] == [3, 3, 1]
@@ -230,7 +230,7 @@ def _sampled(stream: str, start: int, at: list[int]) -> FrameRecords:
     cuts=st.lists(st.integers(1, 400), max_size=8),
     jitter=st.integers(0, 6),
 )
-def test_wherever_a_stream_is_cut_each_second_is_there_once(
+def test_each_second_is_stored_once_wherever_the_stream_is_cut(
     tmp_path_factory: pytest.TempPathFactory, start: int, rate: float, cuts: list[int], jitter: int
 ) -> None:
     store = Store.create(tmp_path_factory.mktemp("store"), PAIR)
@@ -253,7 +253,9 @@ def test_wherever_a_stream_is_cut_each_second_is_there_once(
 
 
 @pytest.mark.parametrize("kind", ["int8", "differential"])
-def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: Literal["int8", "differential"]) -> None:
+def test_offset_commits_use_the_patch_encoding_of_the_store(
+    tmp_path: Path, kind: Literal["int8", "differential"]
+) -> None:
     encoding = PatchEncoding(kind=kind)
     batched, appended = (Store.create(tmp_path / name, PAIR, encoding) for name in ("batched", "appended"))
     batch = [offset_segment(0), offset_segment(1)]
@@ -267,7 +269,7 @@ def test_a_store_keeps_its_patch_encoding_whoever_writes(tmp_path: Path, kind: L
     assert batched.verify() == []
 
 
-def test_a_scan_that_nobody_finishes_does_not_end_the_process(store: Store) -> None:
+def test_an_unfinished_scan_does_not_abort_the_process_at_exit(store: Store) -> None:
     """Threads of Arrow that call into Python while the interpreter ends abort it, or it hangs."""
     for offset in range(12):
         one = offset_segment(offset)

@@ -1,4 +1,4 @@
-"""Small files merged: the same rows, the same offsets, whoever appends, reads or forgets meanwhile."""
+"""Compaction keeps rows and offsets, also with concurrent appends, reads and deletions."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -
     assert len(store.window(["front"])) == 30
 
 
-def test_appends_reads_and_a_second_compaction_beside_it(store: Store) -> None:
+def test_concurrent_appends_reads_and_a_second_compaction(store: Store) -> None:
     batch_count = 60
     feed(store, 0, 8)
     failures: list[BaseException] = []
@@ -199,7 +199,9 @@ def test_appends_reads_and_a_second_compaction_beside_it(store: Store) -> None:
     assert store.verify() == []
 
 
-def test_a_partition_that_changed_meanwhile_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_that_changed_during_the_merge_is_merged_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed(store, 0, 5)
     table = store.tables.frames
     real, opened = table.open, 0
@@ -291,7 +293,7 @@ compact(Store.open(sys.argv[1]).tables, on_partition=lambda *_: os.kill(os.getpi
 
 
 @pytest.mark.system
-def test_a_compaction_that_was_killed_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_killed_compaction_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(store, 0, 5)
     assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
     with pytest.raises(StoreBusy, match="another compaction"):

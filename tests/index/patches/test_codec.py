@@ -1,4 +1,4 @@
-"""Patches in fewer bytes: what comes back, how far from the truth, and that stores of every encoding go on working."""
+"""Patch encodings: sizes, error bounds, damaged rows, and stores of every encoding."""
 
 from __future__ import annotations
 
