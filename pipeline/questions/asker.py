@@ -1,6 +1,9 @@
-"""A question over the store: keyframes by DKS, everything else thinned only where it must be, then the model.
+"""Questions over a store: select keyframes, read the frames, let the model answer.
 
-question ─CLIP text─▶ DKS over every frame of the window ─▶ rows ─patches─▶ DFM, prefill, answer
+    question ─ text encoder ─▶ DKS over all frames of the window ─▶ frames to read ─ patches ─▶ DFM, prefill, answer
+
+All frames of the window are read unless the model cannot hold them; then every keyframe and an even selection of the
+others. The models run in this process, or in a model service. Does not know how they work, nor the layout of the store.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import ModelError, UsageError
 from index.keyframes import relevance
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Asked",
     "Asker",
+    "FootageStarts",
     "Keyframe",
     "Selection",
     "ask",
@@ -43,31 +47,53 @@ MAX_FRAMES = 10_000
 
 
 class Keyframe(BaseModel):
-    """One keyframe: when it was captured (RFC 3339 UTC), seconds from its own video's first frame, and R_f."""
+    """One keyframe of a question."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     stream_id: str
+    """The stream."""
     captured_at: str
+    """Capture time as RFC 3339, UTC."""
     offset_seconds: float
+    """Time since the first frame of the footage that the frame belongs to, in seconds."""
     score: float
+    """Relevance R_f: cosine of the frame and the question."""
 
 
 class Asked(BaseModel):
-    """The answer with what it rests on; `frames` is what the model read, `option` the chosen option's text."""
+    """An answer, and the frames that it is based on."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     question: str
+    """The question."""
     answer: str
+    """The answer."""
     option: str | None = None
+    """The chosen option; None for an open question."""
     probabilities: dict[str, float] = Field(default_factory=dict)
+    """Probability of each option; empty for an open question."""
     keyframes: list[Keyframe]
+    """The keyframes, stream by stream in the order of time."""
     frames: int
+    """Number of frames that the model read, the keyframes included."""
     window_frames: int
+    """Number of frames in the window, among which the keyframes were selected."""
     visual_tokens: int
+    """Number of tokens that represent the frames."""
     timings_seconds: dict[str, float]
+    """Time of each stage, and their `total`, in seconds."""
     notices: list[str] = Field(default_factory=list)
+    """Remarks that limit the trust in the answer, for the user."""
 
 
 def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
-    """As `model.selection.check_selection`, for what only answering needs. Raises UsageError."""
+    """Check the arguments of an answer before anything is loaded; see also `model.selection.check_selection`.
+
+    Raises:
+        UsageError: `max_frames` is below 1, or an option is empty or given twice.
+    """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"--max-frames must be at least 1, got {max_frames}")
     if not all(option.strip() for option in options or ()):
@@ -78,26 +104,30 @@ def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """DKS over one window: rows of keyframes in the order of selection, R_f of every row, the query, what it took."""
+    """The keyframes of a question in a window of N frames."""
 
     window: Window
+    """All frames of the window."""
     keyframes: NDArray[np.int64]
+    """Rows of the keyframes in the order of their selection, int64[≤ k]."""
     scores: NDArray[np.float32]
+    """Relevance R_f of every frame, float32[N]."""
     timings: dict[str, float]
+    """Time of each stage, in seconds."""
 
 
-class _Origins:
-    """When each piece of footage began, so that a frame can be found again in its own file."""
+class FootageStarts:
+    """The start of each source of footage, to express a capture time as a position in its file."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = segments
         self.began = {(s.stream_id, s.source): s.start for s in segments if s.chunk == 0}
 
     def offset(self, stream_id: str, at: int, pts_seconds: float) -> float:
-        """Seconds from the first frame of the footage that `at` belongs to.
+        """Time from the first frame of the footage that contains `at` (UTC microseconds), in seconds.
 
-        The frame's own pts where that beginning has been forgotten; the two differ for files whose clock does not
-        start at 0.
+        If that first frame is no longer in the store the result is `pts_seconds`, the pts of the frame itself. The two
+        differ in files whose pts do not start at 0.
         """
         within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
         if not within:
@@ -107,7 +137,8 @@ class _Origins:
         return pts_seconds if began is None else (at - began) / 1e6
 
 
-def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
+def _forward_text(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
+    """Yield `pieces`, and call `on_text` with the text of each."""
     for piece in pieces:
         if piece.text:
             on_text(piece.text)
@@ -115,13 +146,18 @@ def _told(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iter
 
 
 class Asker:
-    """A store and a profile, loaded once for any number of questions.
+    """Answers questions over one store with one model profile; loads the models once.
 
-    With `service` the models are those of a model service, nothing is loaded here, and `profile` and `device` are its.
+    Args:
+        store: an open store, or the URL or path of one.
+        profile: name of a model profile, or the path of its TOML file.
+        device: device of the models, such as "cpu" or "cuda"; a GPU if there is one if None.
+        service: a model service that runs the models; `profile` and `device` are ignored then, and no model is loaded.
 
     Raises:
-        StoreNotFound, StoreVersion, IdentityMismatch: the store, or that the profile is not the one that wrote it.
-        ProfileInvalid, WeightsNotFound, WeightsInvalid: the profile.
+        StoreNotFound, StoreVersion: the store cannot be opened.
+        IdentityMismatch: the store was written with other encoders than those of the profile.
+        ProfileInvalid, WeightsNotFound, WeightsInvalid: the profile cannot be loaded.
     """
 
     def __init__(
@@ -146,10 +182,10 @@ class Asker:
 
     @property
     def answerer(self) -> Answerer:
-        """Connector and language model, loaded when the first question needs them.
+        """Connector and language model, which the first question loads.
 
         Raises:
-            ModelError: they are in a model service.
+            ModelError: the models are in a model service.
         """
         if self._answerer is None:
             from model import answerer  # loads torch, which a question to a model service does not need
@@ -174,7 +210,21 @@ class Asker:
         tau: float | None = None,
         fill: bool = False,
     ) -> Selection:
-        """DKS alone. Raises UsageError, UnknownStream, EmptyWindow."""
+        """Select the keyframes for a question (DKS).
+
+        Args:
+            question: the question.
+            streams: stream ids; all streams if None.
+            start, end: the window, `end` exclusive: datetimes with a time zone, RFC 3339 texts or UTC microseconds.
+            k: largest number of keyframes; the profile's K if None.
+            tau: similarity threshold τ (ViLAMP, Algorithm 1); the profile's if None.
+            fill: fill the gaps between keyframes until there are min(k, N).
+
+        Raises:
+            UsageError: an argument is invalid.
+            UnknownStream: the store has no such stream.
+            EmptyWindow: the window has no frames.
+        """
         check_selection(question, k, tau)
         since = perf_counter()
         window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
@@ -189,17 +239,17 @@ class Asker:
         return Selection(window, keyframes, scores, timings)
 
     def keyframes(self, question: str, **where: Any) -> list[Keyframe]:
-        """What `select` chose, in temporal order."""
+        """The keyframes for a question, stream by stream in the order of time; `where` holds arguments of `select`."""
         return self.listed(self.select(question, **where))
 
     def listed(self, selection: Selection) -> list[Keyframe]:
-        """The keyframes of a selection, streams together and in time inside each."""
+        """The keyframes of a selection, stream by stream in the order of time."""
         window = selection.window
-        origins = _Origins(self.store.segments())
+        starts = FootageStarts(self.store.segments())
         result = []
         for row in np.sort(selection.keyframes).tolist():
             name, at = window.stream_ids[window.stream_index[row]], int(window.captured_at[row])
-            offset = origins.offset(name, at, float(window.pts_seconds[row]))
+            offset = starts.offset(name, at, float(window.pts_seconds[row]))
             score = round(float(selection.scores[row]), 6)
             result.append(
                 Keyframe(stream_id=name, captured_at=rfc3339(at), offset_seconds=round(offset, 6), score=score)
@@ -249,11 +299,11 @@ class Asker:
         count = len(selection.keyframes)
         most = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
         if most < count:
-            raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k too")
+            raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k as well")
         rows = rows_to_read(len(window), selection.keyframes, most)
         mask = keyframe_mask(selection.keyframes, len(window))
         read = window if len(rows) == len(window) else window.take(rows)
-        *pieces, last = _told(self._pieces(question, choices, read, mask[rows]), on_text)
+        *pieces, last = _forward_text(self._pieces(question, choices, read, mask[rows]), on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
         timings = {**selection.timings, "load": loading, **last.answer.timings}
@@ -299,7 +349,7 @@ class Asker:
             notices.append(f"The {self.profile.name} profile does not know the {words}; the answer may be a guess.")
         if read < frames:
             notices.append(
-                f"Keyframes were chosen among all {frames} frames; of the other frames an even selection was read, "
+                f"Keyframes were selected among all {frames} frames; of the other frames an even selection was read, "
                 f"{read} frames in all."
             )
         return notices

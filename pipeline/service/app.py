@@ -1,12 +1,12 @@
 """The model service: routes over one engine and one admission queue.
 
-    POST /v1/answer             frame references in, server-sent events out: token …, answer
-    POST /v1/budget             how many frames a question may bring
+    POST /v1/answer             an answer from given frames, as server-sent events or JSON
+    POST /v1/budget             largest number of frames of a question
     POST /v1/embed/text         vectors of texts
-    POST /v1/chat/completions   OpenAI's shape; `sightline: {streams, start, end}` names the footage
+    POST /v1/chat/completions   OpenAI's format; `sightline: {streams, start, end}` names the footage
     GET  /v1/profile  /v1/models  /metrics  /healthz  /readyz
 
-Does not know which process it runs in, nor where the store lies.
+Does not know the process that it runs in, nor the location of the store.
 """
 
 from __future__ import annotations
@@ -72,11 +72,17 @@ _STATUS: dict[type[SightlineError], int] = {
     DeadlineExceeded: 504,
     OutOfMemory: 507,
 }
-_SLOW_READER_SECONDS = 30.0
+_MAX_READ_DELAY_SECONDS = 30.0
 
 
 class ModelService:
-    """`app` is the ASGI application, gate and all. `drain` refuses new work, `stop` ends what is left."""
+    """The routes over one engine and one queue. `app` is the complete ASGI application.
+
+    Args:
+        engine: the model and the store.
+        token: bearer token that clients must send; without it only loopback names are answered.
+        limits: limits of requests.
+    """
 
     def __init__(
         self, engine: ServiceEngine, *, token: SecretStr | None = None, limits: ServiceLimits | None = None
@@ -91,14 +97,15 @@ class ModelService:
 
     @property
     def ready(self) -> bool:
+        """Whether the service accepts requests: it is not stopping and its GPU has not failed."""
         return self.admission.accepting and not self.engine.broken
 
     def drain(self) -> None:
-        """Refuse new requests; those admitted go on. Safe in a signal handler."""
+        """Refuse new requests; admitted ones continue. A signal handler may call it."""
         self.admission.drain()
 
     def stop(self) -> bool:
-        """Wait at most `stop_seconds` for what was admitted; whether all of it was finished."""
+        """Wait up to `limits.stop_seconds` for the admitted requests, cancel the rest; returns whether all finished."""
         return self.admission.stop(self.limits.stop_seconds)
 
     # ---- routes ------------------------------------------------------------------------------------------------
@@ -109,10 +116,10 @@ class ModelService:
             yield
             await asyncio.to_thread(self.admission.stop, 0.0)
 
-        # The interactive pages load scripts from elsewhere; the schema itself is served.
+        # The interactive pages would load scripts from other hosts; the OpenAPI schema is served.
         app = FastAPI(title="Sightline model service", docs_url=None, redoc_url=None, lifespan=lifespan)
         app.add_exception_handler(SightlineError, self._sightline_error)
-        app.add_exception_handler(RequestCancelled, self._gone)
+        app.add_exception_handler(RequestCancelled, self._disconnected)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._http_error)
         app.get("/healthz")(self.healthz)
@@ -127,26 +134,33 @@ class ModelService:
         return app
 
     async def healthz(self) -> dict[str, str]:
+        """Whether the process answers."""
         return {"status": "ok"}
 
     async def readyz(self) -> JSONResponse:
+        """Whether the service accepts requests; status 503 if it does not."""
         state = "broken" if self.engine.broken else "ready" if self.ready else "stopping"
         return JSONResponse({"status": state}, 200 if self.ready else 503)
 
     async def metrics_text(self) -> Response:
+        """Metrics in the Prometheus text format."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def profile(self) -> ServedProfile:
+        """The model profile of the service."""
         return self.engine.profile
 
     async def models(self) -> dict[str, Any]:
+        """The list of models in OpenAI's format; it has one entry, the profile."""
         entry = {"id": self.engine.answerer.profile.name, "object": "model", "created": 0, "owned_by": "sightline"}
         return {"object": "list", "data": [entry]}
 
     async def budget(self, body: BudgetBody) -> Budget:
+        """The largest number of frames of a question, and its unknown words."""
         return await asyncio.to_thread(self.engine.budget, body.question, body.options, body.keyframes)
 
     async def answer(self, request: Request, body: AnswerBody) -> Response:
+        """Answer a question from the frames that the request refers to."""
         rows = frame_references(body.frames)
         try:
             await asyncio.to_thread(self.engine.check, rows, body.question, body.options)
@@ -165,8 +179,9 @@ class ModelService:
         return await self._answered(request, "answer", work, body.deadline_seconds, AnswerFormat(), stream=body.stream)
 
     async def embed_text(self, request: Request, body: EmbedBody) -> Embedded:
-        flow = self._flow("embed", lambda _: self.engine.embed(body.texts, body.encoder), body.deadline_seconds)
-        pieces = self._pieces("embed", flow)
+        """Encode texts as vectors."""
+        submitted = self._submit("embed", lambda _: self.engine.embed(body.texts, body.encoder), body.deadline_seconds)
+        pieces = self._pieces("embed", submitted)
 
         async def collect() -> list[Any]:
             return [piece async for piece in pieces]
@@ -175,13 +190,14 @@ class ModelService:
         return Embedded(
             encoder=getattr(self.engine.answerer.encoders.pair, body.encoder).name,
             vectors=vectors.tolist(),
-            timings={"queue": flow.job.waited, "total": monotonic() - flow.began},
+            timings={"queue": submitted.job.waited, "total": monotonic() - submitted.began},
         )
 
     async def chat(self, request: Request, body: ChatBody) -> Response:
+        """Answer a question about footage that the service selects, in OpenAI's format."""
         profile = self.engine.answerer.profile
         if body.model != profile.name:
-            message = f"the service runs the model {profile.name!r} only"
+            message = f"unknown model; the service runs {profile.name!r}"
             return _problem(404, Problem(type="invalid_request_error", message=message, code="model_not_found"))
         try:
             question = body.question()
@@ -213,11 +229,13 @@ class ModelService:
 
     # ---- one request -------------------------------------------------------------------------------------------
 
-    def _flow(self, route: str, work: Callable[[QueuedRequest], Iterator[Any]], seconds: float | None) -> RequestStream:
-        """Admit the request. Raises ServiceBusy, ServiceUnavailable."""
+    def _submit(
+        self, route: str, work: Callable[[QueuedRequest], Iterator[Any]], seconds: float | None
+    ) -> RequestStream:
+        """Submit the job of a request. Raises ServiceBusy, ServiceUnavailable."""
         try:
             if self.engine.broken:
-                raise ServiceUnavailable("the GPU of the service has failed; it must be started again")
+                raise ServiceUnavailable("the GPU of the service has failed; restart the service")
             return RequestStream(
                 self.admission,
                 work,
@@ -227,29 +245,29 @@ class ModelService:
             self.metrics.requests.labels(route, code_of(type(error))).inc()
             raise
 
-    async def _pieces(self, route: str, flow: RequestStream) -> AsyncGenerator[Any]:
-        """What the job yields, counted; however this ends, the job ends with it."""
+    async def _pieces(self, route: str, submitted: RequestStream) -> AsyncGenerator[Any]:
+        """The items of the job, with metrics. The job is cancelled when the iteration ends, in whatever way."""
         outcome, first = "cancelled", True
         try:
-            async for item in flow:
+            async for item in submitted:
                 if first and route != "embed":
-                    self.metrics.first_token_seconds.observe(monotonic() - flow.began)
-                    self.metrics.queue_seconds.observe(flow.job.waited)
+                    self.metrics.first_token_seconds.observe(monotonic() - submitted.began)
+                    self.metrics.queue_seconds.observe(submitted.job.waited)
                 first = False
                 if isinstance(item, FinishedAnswer):
-                    self._count(item, flow)
+                    self._count(item, submitted)
                 yield item
             outcome = "ok"
         except SightlineError as error:
             outcome = code_of(type(error))
             raise
         finally:
-            flow.cancel()
+            submitted.cancel()
             self.metrics.requests.labels(route, outcome).inc()
 
-    def _count(self, done: FinishedAnswer, flow: RequestStream) -> None:
+    def _count(self, done: FinishedAnswer, submitted: RequestStream) -> None:
         metrics, usage, decode = self.metrics, done.usage, done.answer.timings.get("decode", 0.0)
-        metrics.answer_seconds.observe(monotonic() - flow.began)
+        metrics.answer_seconds.observe(monotonic() - submitted.began)
         metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
         metrics.tokens.labels("completion").inc(usage.completion_tokens)
         metrics.patch_bytes.inc(usage.patch_bytes)
@@ -266,9 +284,9 @@ class ModelService:
         *,
         stream: bool,
     ) -> Response:
-        """Run `work` and write it in `form`. Errors before the first piece have a status of their own."""
-        flow = self._flow(route, work, seconds)
-        pieces = self._pieces(route, flow)
+        """Run a job and reply in the format `form`. An error before the first item determines the status of the reply."""
+        submitted = self._submit(route, work, seconds)
+        pieces = self._pieces(route, submitted)
 
         async def whole() -> Any:
             last: Any = None
@@ -293,7 +311,7 @@ class ModelService:
             except (SightlineError, RequestCancelled) as error:
                 yield form.error(problem_of(error))
 
-        return _Events(events(), pieces, flow)
+        return _Events(events(), pieces, submitted)
 
     # ---- errors ------------------------------------------------------------------------------------------------
 
@@ -312,15 +330,15 @@ class ModelService:
         assert isinstance(error, SightlineError)
         return self._refused(error)
 
-    async def _gone(self, _: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it; the log of requests does
+    async def _disconnected(self, _: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # not received by the client, which has closed the connection
 
     async def _invalid(self, _: Request, error: Exception) -> JSONResponse:
-        """What does not validate, and where; never the value itself."""
+        """The first invalid fields and why; never their values, which may be secret."""
         assert isinstance(error, RequestValidationError)
         found = error.errors()[:5]
-        says = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
-        problem = Problem(type="invalid_request_error", message=says[:1_000], code="invalid_request")
+        message = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
+        problem = Problem(type="invalid_request_error", message=message[:1_000], code="invalid_request")
         return _problem(422, problem)
 
     async def _http_error(self, _: Request, error: Exception) -> JSONResponse:
@@ -332,7 +350,7 @@ class ModelService:
 
 
 async def _next(pieces: AsyncGenerator[Any]) -> Any:
-    """The next piece, or None at the end."""
+    """The next item, or None at the end."""
     return await anext(pieces, None)
 
 
@@ -341,21 +359,21 @@ def _problem(status: int, problem: Problem) -> JSONResponse:
 
 
 class _Events(StreamingResponse):
-    """Server-sent events; the job ends when the response does, whichever side ends it."""
+    """A stream of server-sent events; the job is cancelled when the response ends, whichever side ends it."""
 
-    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], flow: RequestStream) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], submitted: RequestStream) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._pieces, self._flow = events, pieces, flow
+        self._events, self._pieces, self._submitted = events, pieces, submitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # A client that stops reading without leaving would hold the response for ever.
-            async with asyncio.timeout(self._flow.seconds_left + _SLOW_READER_SECONDS):
+            # A client that stops reading without closing the connection would keep the response open for ever.
+            async with asyncio.timeout(self._submitted.seconds_left + _MAX_READ_DELAY_SECONDS):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            _log.warning("a client did not read its answer")
+            _log.warning("a client did not read its answer in time")
         finally:
-            self._flow.cancel()
+            self._submitted.cancel()
             await self._events.aclose()
             await self._pieces.aclose()

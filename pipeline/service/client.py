@@ -1,7 +1,8 @@
-"""The other side of the model service: what `sightline ask --service URL` asks. Needs no torch.
+"""Client of the model service, which `sightline ask --service URL` uses. Imports no torch.
 
-`ServiceClient` stands where an answerer stands (`max_frames`, `unknown_words`, `notice`), and its `encoders` where the
-encoders stand, so that a question takes the same way with and without a service.
+`ServiceClient` has the methods of an answerer (`max_frames`, `unknown_words`, `notice`), and its `encoders` encode texts
+at the service, so that `Asker` works in the same way with and without a service. Replies are limited in size and time:
+a hostile or defective service can neither exhaust the memory nor block the caller.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ from pipeline.service.schemas import (
 
 __all__ = ["ServiceClient", "references"]
 
-M = TypeVar("M", bound=BaseModel)
+ModelType = TypeVar("ModelType", bound=BaseModel)
 
-_MOST_REPLY_BYTES = 32 * 2**20
-_PIECE_BYTES = 64 * 2**10
-_SLACK_SECONDS = 10.0  # the service's own deadline comes first and says more
+_MAX_REPLY_BYTES = 32 * 2**20
+_READ_BYTES = 64 * 2**10
+_SLACK_SECONDS = 10.0  # so that the service's own deadline, whose error is more precise, comes first
 
 
 class _TextEncoder:
-    """An encoder of the service. It encodes texts; frames are encoded where footage is ingested."""
+    """An encoder of the service, for texts only; frames are encoded by `ingest`."""
 
     def __init__(self, client: ServiceClient, which: Literal["frame", "patch"], profile: ServedProfile) -> None:
         self._client, self._which = client, which
@@ -62,28 +63,32 @@ class _TextEncoder:
         self.patches = profile.encoders.patches
 
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NoReturn:
+        """Raise UsageError: a model service does not encode frames."""
         raise UsageError(f"a model service does not encode frames ({len(frames)} were given); ingest without --service")
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32[n, D] of unit norm, to the bit what the service's encoder gave."""
+        """Vectors of texts, float32[n, D] of unit norm, equal to the bit to those of the service's encoder."""
         body = _body(EmbedBody, texts=list(texts), encoder=self._which)
         return np.asarray(self._client.post("/v1/embed/text", body, Embedded).vectors, np.float32)
 
     def text_features(self, texts: Sequence[str]) -> NoReturn:
+        """Raise UsageError: a model service merges frames itself."""
         raise UsageError(f"a model service merges frames itself ({len(texts)} texts were given); ask it with --service")
 
 
 class ServiceClient:
-    """One model service.
+    """A connection to one model service.
 
     Args:
-        url: where it listens, `http://host:port`.
-        token: its token, if it wants one.
-        deadline_seconds: longest time of one question, waiting for room at the service included.
+        url: address of the service, `http://host:port`.
+        token: bearer token of the service, if it requires one.
+        deadline_seconds: longest time of one question, the wait for room in the service's queue included.
+        transport: transport of httpx, for tests.
 
     Raises:
-        UsageError: not an http(s) URL, or one with credentials in it.
-        ServiceUnavailable, ServiceDenied: it cannot be reached, or wants another token.
+        UsageError: the URL is not http(s), or contains credentials.
+        ServiceUnavailable: the service is not reachable.
+        ServiceDenied: the token is missing or wrong.
     """
 
     def __init__(
@@ -94,18 +99,18 @@ class ServiceClient:
         deadline_seconds: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.shown, self.deadline_seconds = mask_url(url).rstrip("/"), deadline_seconds
+        self.display_url, self.deadline_seconds = mask_url(url).rstrip("/"), deadline_seconds
         try:
             parsed = httpx.URL(url.rstrip("/"))
         except httpx.InvalidURL:
-            raise UsageError(f"--service {self.shown}: not a URL; give http://host:port") from None
+            raise UsageError(f"--service {self.display_url}: not a URL; give http://host:port") from None
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
             raise UsageError(
-                f"--service {self.shown}: give http://host:port without credentials; a token goes into "
+                f"--service {self.display_url}: give http://host:port without credentials, and the token in "
                 "SIGHTLINE_SERVICE_TOKEN or SIGHTLINE_SERVICE_TOKEN_FILE"
             )
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-        # The service is on one's own network: a proxy for the web would only see questions that are not its business.
+        # trust_env=False: questions must not pass through a web proxy of the environment.
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,
@@ -124,6 +129,7 @@ class ServiceClient:
         )
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -134,21 +140,22 @@ class ServiceClient:
     ) -> None:
         self.close()
 
-    # ---- what an answerer has ------------------------------------------------------------------------------------
+    # ---- methods of an answerer ------------------------------------------------------------------------------------
 
     @property
     def notice(self) -> str:
+        """A limitation of the model that users should know; empty if there is none."""
         return self.profile.notice
 
     def max_frames(self, k: int, question: str = "", options: tuple[str, ...] = ()) -> int:
-        """As `Answerer.max_frames`. Raises BudgetExceeded."""
+        """Largest number of frames with `k` keyframes, as `Answerer.max_frames`. Raises BudgetExceeded."""
         body = _body(BudgetBody, question=question, options=list(options), keyframes=k)
         budget = self.post("/v1/budget", body, Budget)
         self._budget = (question, budget)
         return budget.max_frames
 
     def unknown_words(self, question: str) -> list[str]:
-        """As `Answerer.unknown_words`."""
+        """Words of the question that the model does not know, as `Answerer.unknown_words`."""
         if self._budget is None or self._budget[0] != question:
             self.max_frames(0, question)
         assert self._budget is not None
@@ -157,11 +164,11 @@ class ServiceClient:
     def answer(
         self, question: str, options: tuple[str, ...], window: Window, keyframe: NDArray[np.bool_]
     ) -> Iterator[AnswerPiece]:
-        """The answer from the frames of `window`, of which `keyframe` (bool[N]) marks the keyframes.
+        """Answer a question from the frames of `window`, whose keyframes are marked in `keyframe`, bool[N].
 
         Raises:
-            SightlineError: what the service refused it with, as the class it would have been in this process.
-            ServiceUnavailable: the connection broke before the answer was whole.
+            SightlineError: an error of the service, as the same class that this process would raise.
+            ServiceUnavailable: the connection was lost before the answer was complete.
         """
         body = _body(AnswerBody, question=question, options=list(options), frames=references(window, keyframe))
         until = time.monotonic() + self.deadline_seconds
@@ -170,7 +177,7 @@ class ServiceClient:
             try:
                 yield from self._answer_once(body, until)
                 return
-            except ServiceBusy as busy:  # nothing has been yielded: the service refuses before it begins
+            except ServiceBusy as busy:  # nothing has been yielded: the service refuses before it starts
                 if time.monotonic() + busy.retry_after >= until:
                     raise
                 time.sleep(busy.retry_after)
@@ -178,40 +185,49 @@ class ServiceClient:
     def _answer_once(self, body: AnswerBody, until: float) -> Iterator[AnswerPiece]:
         try:
             with self._http.stream("POST", "/v1/answer", **_json(body)) as response:
-                self._refuse(response)
+                self._raise_for_status(response)
                 for name, data in _events(response):
                     if time.monotonic() > until + _SLACK_SECONDS:
-                        raise DeadlineExceeded(f"{self.shown}: no answer within {self.deadline_seconds:g} s")
+                        raise DeadlineExceeded(f"{self.display_url}: no answer within {self.deadline_seconds:g} s")
                     if name == "token":
                         yield AnswerPiece(str(data["text"]))
                     elif name == "answer":
                         done = AnswerDone.model_validate(data)
-                        told = (done.usage.visual_tokens, done.usage.prompt_tokens, done.timings)
-                        yield AnswerPiece("", Answer(done.text, done.option, tuple(done.probabilities), *told))
+                        answer = Answer(
+                            done.text,
+                            done.option,
+                            tuple(done.probabilities),
+                            done.usage.visual_tokens,
+                            done.usage.prompt_tokens,
+                            done.timings,
+                        )
+                        yield AnswerPiece("", answer)
                         return
                     elif name == "error":
-                        raise _typed(data, 500, self.shown)
+                        raise _error_of(data, 500, self.display_url)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         except (ValidationError, ValueError, KeyError, TypeError):
-            raise self._foreign() from None
-        raise ServiceUnavailable(f"{self.shown}: the connection closed before the answer was whole; ask again")
+            raise self._invalid_reply() from None
+        raise ServiceUnavailable(
+            f"{self.display_url}: the connection was closed before the answer was complete; ask again"
+        )
 
-    # ---- plumbing ------------------------------------------------------------------------------------------------
+    # ---- requests ------------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, kind: type[M]) -> M:
-        return self._whole("GET", path, kind, {})
+    def _get(self, path: str, kind: type[ModelType]) -> ModelType:
+        return self._request("GET", path, kind, {})
 
-    def post(self, path: str, body: BaseModel, kind: type[M]) -> M:
-        """One JSON request and its reply. Raises as `answer`."""
-        return self._whole("POST", path, kind, _json(body))
+    def post(self, path: str, body: BaseModel, kind: type[ModelType]) -> ModelType:
+        """Send one JSON request and validate the reply. Raises as `answer`."""
+        return self._request("POST", path, kind, _json(body))
 
-    def _whole(self, method: str, path: str, kind: type[M], content: dict[str, Any]) -> M:
+    def _request(self, method: str, path: str, kind: type[ModelType], content: dict[str, Any]) -> ModelType:
         until = time.monotonic() + self.deadline_seconds
         while True:
             try:
                 with self._http.stream(method, path, **content) as response:
-                    self._refuse(response)
+                    self._raise_for_status(response)
                     return kind.model_validate_json(_bounded(response))
             except ServiceBusy as busy:
                 if time.monotonic() + busy.retry_after >= until:
@@ -220,17 +236,17 @@ class ServiceClient:
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from None
             except ValidationError:
-                raise self._foreign() from None
+                raise self._invalid_reply() from None
 
-    def _refuse(self, response: httpx.Response) -> None:
-        """Raise what the service said, unless it said 200."""
+    def _raise_for_status(self, response: httpx.Response) -> None:
+        """Raise the error that a reply describes, unless its status is 200."""
         if response.status_code == 200:
             return
         try:
             data = json.loads(_bounded(response))
         except ValueError:
-            raise self._foreign() from None
-        error = _typed(data, response.status_code, self.shown)
+            raise self._invalid_reply() from None
+        error = _error_of(data, response.status_code, self.display_url)
         if isinstance(error, ServiceBusy):
             after = response.headers.get("retry-after", "1")
             error.retry_after = min(60, max(1, int(after))) if after.isdigit() else 1
@@ -238,16 +254,18 @@ class ServiceClient:
 
     def _unreachable(self, error: httpx.HTTPError) -> SightlineError:
         if isinstance(error, httpx.ReadTimeout):
-            return DeadlineExceeded(f"{self.shown}: no answer within {self.deadline_seconds:g} s")
+            return DeadlineExceeded(f"{self.display_url}: no answer within {self.deadline_seconds:g} s")
         reason = mask_url((str(error).splitlines() or [""])[0]) or type(error).__name__
-        return ServiceUnavailable(f"{self.shown}: the model service cannot be reached ({reason}); is it running?")
+        return ServiceUnavailable(f"{self.display_url}: the model service is not reachable ({reason}); is it running?")
 
-    def _foreign(self) -> SightlineError:
-        return ServiceUnavailable(f"{self.shown}: the reply is not that of a model service of this version")
+    def _invalid_reply(self) -> SightlineError:
+        return ServiceUnavailable(
+            f"{self.display_url}: invalid reply; not a model service, or another version of Sightline"
+        )
 
 
-def _body(kind: type[M], **fields: Any) -> M:
-    """A request's body. Raises UsageError: what the service would refuse."""
+def _body(kind: type[ModelType], **fields: Any) -> ModelType:
+    """Validate the body of a request. Raises UsageError for what the service would refuse."""
     try:
         return kind(**fields)
     except ValidationError as error:
@@ -259,7 +277,7 @@ def _json(body: BaseModel) -> dict[str, Any]:
 
 
 def references(window: Window, keyframe: NDArray[np.bool_]) -> list[StreamFrames]:
-    """The window's frames by name, stream by stream in the window's order."""
+    """References to the frames of a window, stream by stream in the order of the window."""
     found = []
     for index in np.unique(window.stream_index).tolist():
         rows = np.flatnonzero(window.stream_index == index)
@@ -275,19 +293,19 @@ def references(window: Window, keyframe: NDArray[np.bool_]) -> list[StreamFrames
 
 def _bounded(response: httpx.Response) -> bytes:
     held = bytearray()
-    for part in response.iter_bytes(_PIECE_BYTES):
+    for part in response.iter_bytes(_READ_BYTES):
         held += part
-        if len(held) > _MOST_REPLY_BYTES:
+        if len(held) > _MAX_REPLY_BYTES:
             raise ValueError("the reply is too large")
     return bytes(held)
 
 
 def _events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and data of each server-sent event. Raises ValueError: a reply that is too large or no JSON."""
+    """Name and data of each server-sent event. Raises ValueError if the reply is too large or not JSON."""
     held, total = b"", 0
     for part in response.iter_bytes():
         total += len(part)
-        if total > _MOST_REPLY_BYTES:
+        if total > _MAX_REPLY_BYTES:
             raise ValueError("the reply is too large")
         *whole, held = (held + part).split(b"\n\n")
         for event in whole:
@@ -296,19 +314,21 @@ def _events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield fields.get("event", "message"), json.loads(fields["data"])
 
 
-def _kinds(kind: type[SightlineError]) -> Iterator[type[SightlineError]]:
+def _subclasses(kind: type[SightlineError]) -> Iterator[type[SightlineError]]:
     yield kind
     for below in kind.__subclasses__():
-        yield from _kinds(below)
+        yield from _subclasses(below)
 
 
-def _typed(data: Any, status: int, shown: str) -> SightlineError:
-    """The error that a reply describes, as the class it has in `index.errors`."""
+def _error_of(data: Any, status: int, shown: str) -> SightlineError:
+    """The error that a reply describes, as its class in `index.errors`."""
     problem = data.get("error") if isinstance(data, dict) else None
     if not isinstance(problem, dict) or not isinstance(problem.get("message"), str):
-        return ServiceUnavailable(f"{shown}: status {status}, not from a model service of this version")
+        return ServiceUnavailable(
+            f"{shown}: invalid reply with status {status}; not a model service, or another version of Sightline"
+        )
     message = mask_url(problem["message"])
-    kind = {code_of(kind): kind for kind in _kinds(SightlineError)}.get(str(problem.get("code")))
+    kind = {code_of(kind): kind for kind in _subclasses(SightlineError)}.get(str(problem.get("code")))
     if kind is ServiceDenied:
         message += "; set SIGHTLINE_SERVICE_TOKEN or SIGHTLINE_SERVICE_TOKEN_FILE"
     if kind is not None:

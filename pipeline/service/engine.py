@@ -1,6 +1,7 @@
-"""The work behind the routes: frame references in, pieces of an answer out, one job at a time on the worker's thread.
+"""Answers for the routes of the model service: frame references in, parts of an answer out.
 
-Does not know HTTP. The store is behind `FrameSource`, which whoever starts the service hands in.
+Methods that yield are jobs of `pipeline.service.admission` and run one at a time on its worker thread. Does not know
+HTTP; the store is behind the protocol `FrameSource`.
 """
 
 from __future__ import annotations
@@ -25,32 +26,37 @@ from pipeline.service.schemas import Budget, ServedProfile, StreamFrames, Usage
 __all__ = ["FinishedAnswer", "FrameReferences", "FrameSource", "ServiceEngine", "frame_references"]
 
 _log = structlog.get_logger("sightline.service")
-# What a CPU allocator and some CUDA libraries say in a plain RuntimeError.
-_MEMORY_WORDS = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+# Messages of a CPU allocator and of CUDA libraries that raise RuntimeError when memory is exhausted.
+_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReferences:
-    """Frames by name; row i of every array is the same frame, grouped by stream and ascending in time inside each.
+    """N frames of a store by stream and time: row i of every array is the same frame.
 
-    Shapes: stream_index int32[N] into `stream_ids`, captured_at int64[N] (UTC microseconds), keyframe bool[N].
+    The rows are grouped by stream and ascend in time within each stream.
     """
 
     stream_ids: list[str]
+    """The streams."""
     stream_index: NDArray[np.int32]
+    """Position of each frame's stream in `stream_ids`, int32[N]."""
     captured_at: NDArray[np.int64]
+    """Capture times in UTC microseconds, int64[N]."""
     keyframe: NDArray[np.bool_]
+    """Whether each frame is a keyframe, bool[N]."""
 
     def __len__(self) -> int:
         return len(self.captured_at)
 
     @property
     def keyframes(self) -> int:
+        """Number of keyframes."""
         return int(np.count_nonzero(self.keyframe))
 
 
 def frame_references(frames: Sequence[StreamFrames]) -> FrameReferences:
-    """The rows that a request names, stream by stream in its order."""
+    """The frames that a request refers to, stream by stream in the order of the request."""
     index = [np.full(len(part.captured_at), i, np.int32) for i, part in enumerate(frames)]
     times = [np.asarray(part.captured_at, np.int64) for part in frames]
     masks = [np.zeros(len(part.captured_at), np.bool_) for part in frames]
@@ -65,18 +71,18 @@ def frame_references(frames: Sequence[StreamFrames]) -> FrameReferences:
 
 
 class FrameSource(Protocol):
-    """The store, as far as the service needs it. For one request at a time, but `patches` in a thread of its own."""
+    """The store, as the service uses it: one request at a time, except that another thread may call `patches`."""
 
     def patches(self, rows: FrameReferences, part: slice, out: NDArray[np.float16]) -> None:
-        """Fill float16[n, M, Dp] with the rows of `part`.
+        """Read the patches of the rows `part` into `out`, float16[n, M, Dp].
 
         Raises:
-            UnknownFrame: the store holds no such frame.
-            StoreError: it cannot be read.
+            UnknownFrame: the store has no such frame.
+            StoreError: the store is not readable.
         """
 
     def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
-        """The frame encoder's float32[n, Df] of the rows of `part`. Raises as `patches`."""
+        """Vectors of the frame encoder for the rows `part`, float32[n, Df]. Raises as `patches`."""
 
     def choose(
         self,
@@ -89,7 +95,14 @@ class FrameSource(Protocol):
         tau: float | None,
         most: Callable[[int], int],
     ) -> FrameReferences:
-        """Keyframes by DKS over a window, and the other frames, `most(keyframes)` at most in all. Times are RFC 3339.
+        """Select keyframes (DKS) in a window, and an even selection of the other frames.
+
+        Args:
+            question: the question.
+            streams: stream ids; all streams if None.
+            start, end: the window as RFC 3339, `end` exclusive.
+            k, tau: parameters of DKS; the profile's if None.
+            most: returns the largest number of frames, the keyframes included, for a number of keyframes.
 
         Raises:
             UsageError, UnknownStream, EmptyWindow.
@@ -98,16 +111,23 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FinishedAnswer:
-    """The end of an answer: what the model said of it, what it took, and the rows it was read from."""
+    """The last item of an answer's job."""
 
     answer: Answer
+    """The answer of the model."""
     usage: Usage
+    """Resources that the question used."""
     rows: FrameReferences
+    """Frames that the model read."""
     queue_seconds: float
+    """Time in the queue, in seconds."""
 
 
 class ServiceEngine:
-    """One answerer over one store. Every method that yields is the work of a job; the others may be called anywhere."""
+    """One answerer over one store. Methods that yield are jobs; the others may be called from any thread.
+
+    After a CUDA fault `broken` is True: the process cannot use the GPU again and must be restarted.
+    """
 
     def __init__(self, answerer: Answerer, store: FrameSource) -> None:
         self.answerer, self.store = answerer, store
@@ -117,6 +137,7 @@ class ServiceEngine:
 
     @property
     def profile(self) -> ServedProfile:
+        """The profile, as the reply of `GET /v1/profile`."""
         profile = self.answerer.profile
         return ServedProfile(
             name=profile.name,
@@ -136,12 +157,12 @@ class ServiceEngine:
         )
 
     def check(self, rows: FrameReferences, question: str, options: Sequence[str]) -> None:
-        """Refuse before anything is read what cannot fit. Raises BudgetExceeded, with the numbers in its message."""
+        """Check that the frames fit the model, before anything is read. Raises BudgetExceeded."""
         most = self.answerer.profile.max_frames
         if len(rows) > most:
             raise BudgetExceeded(
-                f"{len(rows)} frames were named, the {self.answerer.profile.name} profile reads {most} at most; "
-                "leave some out evenly"
+                f"the question has {len(rows)} frames, the {self.answerer.profile.name} profile reads at most {most}; "
+                "leave frames out evenly"
             )
         self.answerer.check_budget(
             keyframes=rows.keyframes, frames=len(rows), question=question, options=tuple(options)
@@ -155,7 +176,7 @@ class ServiceEngine:
         rows: FrameReferences,
         max_new_tokens: int | None,
     ) -> Iterator[str | FinishedAnswer]:
-        """Texts as they are decoded, then one `FinishedAnswer`. Raises what `Answerer.answer` and the store raise."""
+        """Yield the text as it is decoded, then one `FinishedAnswer`. Raises as `Answerer.answer` and `FrameSource`."""
         read = 0
 
         def read_patches(part: slice, out: NDArray[np.float16]) -> None:
@@ -202,7 +223,7 @@ class ServiceEngine:
         max_new_tokens: int | None,
         where: dict[str, Any],
     ) -> Iterator[str | FinishedAnswer]:
-        """As `answer`, with the frames chosen here; `where` as in `FrameSource.choose`."""
+        """As `answer`, for frames that the service selects; `where` holds arguments of `FrameSource.choose`."""
         rows = self.store.choose(
             question, most=lambda k: self.answerer.max_frames(k, question, tuple(options)), **where
         )
@@ -211,33 +232,36 @@ class ServiceEngine:
         yield from self.answer(job, question, options, rows, max_new_tokens)
 
     def embed(self, texts: Sequence[str], encoder: Literal["frame", "patch"]) -> Iterator[NDArray[np.float32]]:
-        """One array float32[n, D] of unit norm."""
+        """Yield one array of text vectors, float32[n, D] of unit norm."""
         yield getattr(self.answerer.encoders, encoder).encode_text(list(texts))
 
     def translate_error(self, error: Exception) -> Exception:
-        """What the owner of a failed job is told. Memory that ran out is one request's error; a GPU that broke is all's."""
+        """The error that a failed request replies with.
+
+        Running out of memory fails this request only. A CUDA fault fails every later request too, and sets `broken`.
+        """
         if isinstance(error, SightlineError | RequestCancelled):
             return error
-        if _is_memory(error):
+        if _is_out_of_memory(error):
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # what this request had taken goes back whole, not in its own pieces
+                torch.cuda.empty_cache()  # return the memory of this request to the driver, so that it is not fragmented
             _log.warning("out of memory", error=_first_line(error))
             return OutOfMemory(
-                "this question needed more memory than there was; ask about a shorter time, or for fewer keyframes"
+                "the question needs more memory than is available; ask about a shorter time, or with fewer keyframes"
             )
         if isinstance(error, getattr(torch, "AcceleratorError", ())):
-            self.broken = True  # a CUDA context does not recover from this; /readyz says so and a supervisor restarts
+            self.broken = True  # the CUDA context is lost: /readyz reports it, and a supervisor restarts the service
         _log.error("a request failed", details=mask_url("".join(traceback.format_exception(error))))
         return ModelError("the service failed to process the request; see its log")
 
-    # ---- ourselves ---------------------------------------------------------------------------------------------
+    # ---- internals ---------------------------------------------------------------------------------------------
 
     def _watch_prefill(self) -> None:
-        """Ask the job before every pass through the language model, so that a long prefill ends when nobody waits."""
+        """Check the job before every pass of the language model, so that a long prefill ends if it is cancelled."""
         self.answerer.language.register_forward_pre_hook(lambda: self._job.check() if self._job is not None else None)
 
     def _limited(self, max_new_tokens: int | None) -> Answerer:
-        """The answerer, or a shallow copy of it whose answers end earlier."""
+        """The answerer, or a shallow copy with a smaller limit of new tokens."""
         profile = self.answerer.profile
         spec = profile.language_model
         if max_new_tokens is None or max_new_tokens >= spec.max_new_tokens:
@@ -248,14 +272,14 @@ class ServiceEngine:
         return limited
 
     def _count(self, text: str) -> int:
-        """Tokens of an answer: its text as the tokenizer writes it, without the end of the turn."""
+        """Number of tokens of an answer's text, without the token that ends it."""
         return len(self.answerer.language.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _is_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _MEMORY_WORDS)
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OUT_OF_MEMORY_MESSAGES)
 
 
 def _first_line(error: BaseException) -> str:

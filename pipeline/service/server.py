@@ -1,4 +1,4 @@
-"""The service as a process: uvicorn, where it listens, and how it stops on SIGTERM."""
+"""The model service as a process: the uvicorn server, its listening socket, and its stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from pipeline.service.guard import is_loopback
 
 __all__ = ["check_address", "run_service"]
 
-_MOST_CONNECTIONS = 1024
+_MAX_CONNECTIONS = 1024
 _BACKLOG = 1024
-_HANGING_SECONDS = 5  # for answers that were given up to be written
+_CLOSE_SECONDS = 5  # for the errors of cancelled requests to be sent
 
 
 def check_address(host: str, token: SecretStr | None) -> None:
-    """Raises UsageError: others could reach `host`, and there is no token."""
+    """Check that a service without a token listens on a loopback address only. Raises UsageError."""
     if token is None and not is_loopback(host):
         raise UsageError(
-            f"--host {host} can be reached from other machines, so a token is needed: give --token-file or set "
-            "SIGHTLINE_SERVICE_TOKEN, or bind to 127.0.0.1"
+            f"--host {host} is reachable from other machines, so a token is required: give --token-file or set "
+            "SIGHTLINE_SERVICE_TOKEN, or listen on 127.0.0.1"
         )
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server that drains the service as soon as it is told to stop."""
+    """Uvicorn's server, which drains the service on the first signal."""
 
     def __init__(self, config: uvicorn.Config, service: ModelService) -> None:
         super().__init__(config)
@@ -42,7 +42,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()
         if self._stopper is None:
-            # Uvicorn waits until every answer is written; this thread gives up those that take too long.
+            # Uvicorn waits until every reply is sent; this thread cancels the requests that take too long.
             self._stopper = threading.Thread(target=self._service.stop, name="sightline-stop", daemon=True)
             self._stopper.start()
         super().handle_exit(sig, frame)
@@ -51,14 +51,21 @@ class _Server(uvicorn.Server):
 def run_service(
     service: ModelService, *, host: str, port: int, token: SecretStr | None, on_listen: Callable[[int], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `on_listen` gets the port (the real one when `port` is 0).
+    """Serve until SIGTERM or SIGINT.
 
-    After the signal nothing new is accepted, what was admitted has `limits.stop_seconds`, and the rest is told that
-    the service stops.
+    After the signal new requests are refused. Admitted requests have `limits.stop_seconds` to finish; those that do not
+    fail with ServiceUnavailable.
+
+    Args:
+        service: the service.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        token: the service's token, if it has one.
+        on_listen: called with the port once the service listens.
 
     Raises:
-        UsageError: no token on an address that is not loopback.
-        ServiceUnavailable: the address is taken or not ours.
+        UsageError: there is no token, and the address is not a loopback address.
+        ServiceUnavailable: the address is in use, or not an address of this machine.
     """
     check_address(host, token)
     config = uvicorn.Config(
@@ -70,10 +77,10 @@ def run_service(
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
         backlog=_BACKLOG,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=round(service.limits.stop_seconds) + _HANGING_SECONDS,
+        timeout_graceful_shutdown=round(service.limits.stop_seconds) + _CLOSE_SECONDS,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -83,10 +90,12 @@ def run_service(
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise ServiceUnavailable(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from None
+        raise ServiceUnavailable(
+            f"cannot listen on {host} port {port} ({error.strerror}); choose another address"
+        ) from None
     server = _Server(config, service)
-    # Ours stand before uvicorn's and after them: no signal is lost before it starts, and none that it raises again once
-    # all is closed ends the process by force.
+    # These handlers are installed before uvicorn's and restored after them, so that no signal is lost before uvicorn
+    # starts, and the signal that it raises again after closing does not kill the process.
     previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         on_listen(int(listening.getsockname()[1]))

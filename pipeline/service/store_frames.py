@@ -1,4 +1,4 @@
-"""`sightline model-service`: the model's service over a store. Joins what the two rooms do not know of each other."""
+"""A model service over a store: `sightline model-service`. The only module that knows both the routes and the store."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["StoreFrames", "make_service", "serve"]
 
 
 class StoreFrames:
-    """An asker's store as the service needs it, see `pipeline.service.engine.FrameSource`."""
+    """The store of an asker as the `FrameSource` of a service, see `pipeline.service.engine`."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker, self._store = asker, asker.store
 
     def patches(self, rows: FrameReferences, part: slice, out: NDArray[np.float16]) -> None:
-        """Fill float16[n, M, Dp]. Raises UnknownFrame, StoreError."""
+        """Read the patches of the rows `part` into `out`, float16[n, M, Dp]. Raises UnknownFrame, StoreError."""
         times = rows.captured_at[part]
         nothing = np.zeros((len(times), 0), np.float32)
         window = Window(rows.stream_ids, rows.stream_index[part], times, np.zeros(len(times)), nothing)
         try:
             self._store.patches(window, out)
         except StoreCorrupt:
-            self._refuse_unknown(window)
+            self._check_frames(window)
             raise
 
     def choose(
@@ -53,7 +53,11 @@ class StoreFrames:
         tau: float | None,
         most: Callable[[int], int],
     ) -> FrameReferences:
-        """DKS over the window, then an even choice of the rest. Raises UsageError, UnknownStream, EmptyWindow."""
+        """Select keyframes (DKS) in a window, and an even selection of the others; see `FrameSource.choose`.
+
+        Raises:
+            UsageError, UnknownStream, EmptyWindow.
+        """
         selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
         window = selection.window
         rows = rows_to_read(len(window), selection.keyframes, most(len(selection.keyframes)))
@@ -61,22 +65,22 @@ class StoreFrames:
         return FrameReferences(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
 
     def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
-        """float32[n, Df]. Raises UnknownFrame, StoreError."""
+        """Vectors of the frame encoder for the rows `part`, float32[n, Df]. Raises UnknownFrame, StoreError."""
         index, times = rows.stream_index[part], rows.captured_at[part]
         found = np.empty((len(times), self._store.encoders.frame.dimension), np.float32)
         for stream in np.unique(index).tolist():
             mine = index == stream
-            held = self._held(rows.stream_ids[stream], times[mine])
+            held = self._stored_frames(rows.stream_ids[stream], times[mine])
             found[mine] = held.frame_vectors[np.searchsorted(held.captured_at, times[mine])]
         return found
 
-    def _refuse_unknown(self, asked: Window) -> None:
-        """Tell a frame that never was, or was forgotten, from one whose patches are lost."""
+    def _check_frames(self, asked: Window) -> None:
+        """Raise UnknownFrame if a frame is not in the store; return if only its patches are missing."""
         for stream in np.unique(asked.stream_index).tolist():
-            self._held(asked.stream_ids[stream], asked.captured_at[asked.stream_index == stream])
+            self._stored_frames(asked.stream_ids[stream], asked.captured_at[asked.stream_index == stream])
 
-    def _held(self, name: str, times: NDArray[np.int64]) -> Window:
-        """The stream's frames from the first of `times` to the last. Raises UnknownFrame: one of them is not there."""
+    def _stored_frames(self, name: str, times: NDArray[np.int64]) -> Window:
+        """The stream's frames from the first of `times` to the last. Raises UnknownFrame if one of them is missing."""
         try:
             held = self._store.window([name], int(times.min()), int(times.max()) + 1)
         except EmptyWindow:
@@ -86,7 +90,7 @@ class StoreFrames:
         if len(unknown):
             raise UnknownFrame(
                 f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may have "
-                "been forgotten since it was chosen, so choose again"
+                "been forgotten after it was selected, so ask again"
             )
         return held
 
@@ -94,7 +98,7 @@ class StoreFrames:
 def make_service(
     store: str, profile: str, device: str | None, *, token: SecretStr | None, limits: ServiceLimits | None = None
 ) -> ModelService:
-    """Load everything and answer once without frames, so that the first question does not wait for what is lazy.
+    """Load the models and the store, and answer one question without frames, so that the first request is not slower.
 
     Raises:
         StoreError, ModelError: as `Asker`.
@@ -124,11 +128,20 @@ def serve(
     limits: ServiceLimits,
     on_listen: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM; `on_listen` gets the URL.
+    """Load a service and serve until SIGTERM; see `pipeline.service.server.run_service`.
+
+    Args:
+        store: URL or path of the store.
+        profile: name of a model profile, or the path of its TOML file.
+        device: device of the models; a GPU if there is one if None.
+        host, port: address to listen on; port 0 picks a free one.
+        token: bearer token that clients must send.
+        limits: limits of requests.
+        on_listen: called with the URL once the service listens.
 
     Raises:
-        UsageError: an address that others can reach, and no token; said before anything is loaded.
-        ServiceUnavailable: the address is taken.
+        UsageError: there is no token, and the address is not a loopback address; raised before anything is loaded.
+        ServiceUnavailable: the address is in use.
         StoreError, ModelError: as `Asker`.
     """
     check_address(host, token)

@@ -197,7 +197,7 @@ def test_ingest_with_a_stream_and_a_start(sightline: Command, footage: Path, pro
     assert (row["stream_id"], row["first"]) == ("roof", "2024-05-05T03:05:05Z")
     both = sightline("ingest", footage, *given, *place)
     assert (both.code, both.err.count("\n")) == (2, 1)
-    assert "--start fits one file" in both.err
+    assert "--start applies to one file" in both.err
 
 
 def test_settings_come_from_the_environment_and_from_a_file(

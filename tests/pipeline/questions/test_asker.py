@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -12,7 +13,7 @@ from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStre
 from index.keyframes import relevance, select_keyframes
 from index.records import Segment, parse_time
 from index.store import Store
-from pipeline.questions.asker import Asker, _Origins, ask
+from pipeline.questions.asker import Asker, FootageStarts, ask
 from pipeline.questions.search import search
 from tests.support.command import BEGAN, FRAMES, Command
 
@@ -46,7 +47,7 @@ def segment(source: str, chunk: int, start: int, end: int, stream: str = "front"
 
 
 def test_an_offset_is_within_its_own_file() -> None:
-    origins = _Origins([segment("a", 0, 100, 400), segment("a", 1, 400, 500), segment("b", 0, 900, 1000)])
+    origins = FootageStarts([segment("a", 0, 100, 400), segment("a", 1, 400, 500), segment("b", 0, 900, 1000)])
     assert origins.offset("front", 130_000_000, 31.4) == 30.0
     assert origins.offset("front", 450_000_000, 351.4) == 350.0  # the second segment of the same file
     assert origins.offset("front", 905_500_000, 5.9) == 5.5  # the next file begins at 0 again
@@ -55,7 +56,7 @@ def test_an_offset_is_within_its_own_file() -> None:
 
 
 def test_an_offset_whose_beginning_was_forgotten_is_the_frames_own_clock() -> None:
-    assert _Origins([segment("a", 1, 400, 500)]).offset("front", 450_000_000, 351.4) == 351.4
+    assert FootageStarts([segment("a", 1, 400, 500)]).offset("front", 450_000_000, 351.4) == 351.4
 
 
 def test_the_signature_that_notebooks_rely_on() -> None:
@@ -149,12 +150,11 @@ def test_what_python_is_told(filled: str, profile: str, tmp_path: object) -> Non
         ask("what", store=filled, tau=-1.0, profile=profile)
 
 
-def test_more_keyframes_than_the_model_holds(filled: str, profile: str) -> None:
+def test_more_keyframes_than_the_model_holds(filled: str, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asker = Asker(filled, profile, "cpu")
     window = asker.store.window()
     crowd = np.arange(len(window), dtype=np.int64)
-    selection = asker.select(QUESTION)
-    object.__setattr__(selection, "keyframes", crowd)
-    object.__setattr__(asker.answerer.language, "max_context", 300)
+    selection = replace(asker.select(QUESTION), keyframes=crowd)
+    monkeypatch.setattr(asker.answerer.language, "max_context", 300)
     with pytest.raises(BudgetExceeded, match="ask for fewer keyframes"):
         asker.answer(QUESTION, selection)

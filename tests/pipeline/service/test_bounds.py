@@ -280,7 +280,7 @@ def test_addresses() -> None:
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.evil"))
     check_address("127.0.0.1", None)
     check_address("0.0.0.0", SecretStr(TOKEN))
-    with pytest.raises(UsageError, match="a token is needed"):
+    with pytest.raises(UsageError, match="a token is required"):
         check_address("0.0.0.0", None)
 
 
