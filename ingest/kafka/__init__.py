@@ -1,1 +1,1 @@
-"""The Kafka worker: publisher, poller, indexer, partition ownership, dead letters."""
+"""Kafka: the publisher of segments, the worker that stores them, dead letters, and the reader of alerts."""

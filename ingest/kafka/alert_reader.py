@@ -1,9 +1,11 @@
-"""Following `sightline.alerts`: every alert told once, pictures into a folder."""
+"""The reader of `sightline.alerts`: yields every alert once, and saves pictures.
+
+It does not join a consumer group, so that any number of readers see all alerts.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,36 +13,43 @@ from pathlib import Path
 import structlog
 
 from index.errors import KafkaProblem, MessageInvalid, TopicMissing, UsageError
+from index.files import write_atomically
 from ingest.kafka.clients import native, new_consumer, translate_errors
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import AlertMessage, parse_alert
 
 __all__ = ["follow", "save_picture"]
 
-_REMEMBERED = 10_000
+_REMEMBERED = 10_000  # alerts among which repeated ones are recognised
+_POLL_MS = 200
+_RETRY_SECONDS = 0.5
 _log = structlog.get_logger(__name__)
 
 
 def follow(
     kafka: KafkaSettings, *, beginning: bool = False, drain: bool = False, stop: threading.Event | None = None
 ) -> Iterator[AlertMessage]:
-    """The alerts of all partitions as they come; a repeated one is left out, one that does not parse too, with a warning.
+    """The alerts of all partitions as they arrive, without repetitions. A message that does not parse is logged.
 
     Args:
-        beginning: from the oldest that is kept; else only what comes from now on.
-        drain: end at the end of what there was at first.
+        beginning: start at the oldest alert that the topic keeps; otherwise only new alerts are read.
+        drain: stop at the topic's end at the time of the call.
+        stop: stops the reader when it is set.
+
+    Yields:
+        One message for an alert that was raised, and another, with the same id, when it is cleared.
 
     Raises:
         BrokerUnavailable, TopicMissing, KafkaProblem: Kafka cannot be used.
     """
     stop = stop or threading.Event()
-    told: OrderedDict[tuple[str, str], None] = OrderedDict()
+    seen: OrderedDict[tuple[str, str], None] = OrderedDict()
     consumer = new_consumer(kafka)
     try:
         with translate_errors(kafka):
             numbers = consumer.partitions_for_topic(kafka.alerts)
             if not numbers:
-                raise TopicMissing(f"Kafka at {kafka.servers}: no topic {kafka.alerts}; `sightline consume` makes it")
+                raise TopicMissing(f"Kafka at {kafka.servers}: no topic {kafka.alerts}; `sightline consume` creates it")
             partitions = native((kafka.alerts, number) for number in sorted(numbers))
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions)
@@ -50,24 +59,24 @@ def follow(
         while not stop.is_set():
             try:
                 with translate_errors(kafka):
-                    found = consumer.poll(timeout_ms=200)
+                    polled = consumer.poll(timeout_ms=_POLL_MS)
             except KafkaProblem as error:
                 if drain:
                     raise
-                _log.warning("polling failed; trying again", problem=str(error))
-                time.sleep(0.5)
+                _log.warning("polling failed; retrying", problem=str(error))
+                stop.wait(_RETRY_SECONDS)
                 continue
-            for records in found.values():
+            for records in polled.values():
                 for record in records:
                     try:
                         alert = parse_alert(record.value)
                     except MessageInvalid as error:
-                        _log.warning("passed over", offset=record.offset, problem=str(error))
+                        _log.warning("an alert does not parse; it is skipped", offset=record.offset, problem=str(error))
                         continue
-                    if (alert.id, alert.state) not in told:
-                        told[alert.id, alert.state] = None
-                        if len(told) > _REMEMBERED:
-                            told.popitem(last=False)
+                    if (alert.id, alert.state) not in seen:
+                        seen[alert.id, alert.state] = None
+                        if len(seen) > _REMEMBERED:
+                            seen.popitem(last=False)
                         yield alert
             if drain and all(consumer.position(partition) >= ends[partition] for partition in partitions):
                 return
@@ -76,7 +85,10 @@ def follow(
 
 
 def save_picture(alert: AlertMessage, folder: Path) -> Path | None:
-    """Write the alert's picture to `<stream>_<start>_<id>.jpg`; where it is, None when there is no picture.
+    """Write the alert's picture to `<stream>_<start>_<id>.jpg` in `folder`, which is created when it is missing.
+
+    Returns:
+        The file, or None when the alert has no picture.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -86,8 +98,7 @@ def save_picture(alert: AlertMessage, folder: Path) -> Path | None:
         return None
     path = folder / f"{alert.stream}_{alert.start:%Y-%m-%dT%H-%M-%SZ}_{alert.id[:8]}.jpg"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg)
+        write_atomically(path, jpeg, parents=True)
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot write pictures there ({error.strerror}); choose another --pictures"

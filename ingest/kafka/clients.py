@@ -1,6 +1,6 @@
-"""Kafka's clients, made from the settings; their errors in one sentence each; the four topics.
+"""Kafka clients: consumers, producers and topics created from the settings, and their errors translated into ours.
 
-The only module that names kafka-python's classes beside `ingest.kafka.poller`. Everything heavy is imported when called.
+Besides `ingest.kafka.poller`, this is the only module that uses kafka-python's classes. It knows nothing of the messages.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import KafkaAdminClient, NewTopic
+
 from index.errors import BrokerUnavailable, KafkaProblem, MessageTooLarge, TopicMissing
 from ingest.kafka.settings import KafkaSettings
 
 __all__ = ["Sender", "end_offsets", "make_topics", "native", "new_consumer", "translate_errors"]
 
-_IN_FLIGHT = 32
+_MAX_IN_FLIGHT = 32  # messages of a `Sender` that are not acknowledged yet
+_ACKNOWLEDGE_SECONDS = 150
 
 
 @contextmanager
 def translate_errors(settings: KafkaSettings) -> Iterator[None]:
-    """Turn kafka-python's errors into ours."""
-    from kafka import errors
+    """Translate kafka-python's errors into those of `index.errors`.
 
+    Raises:
+        MessageTooLarge: the broker rejects a message because of its size.
+        BrokerUnavailable: no connection, or it is refused.
+        KafkaProblem: any other error of Kafka.
+    """
     shown = f"Kafka at {settings.servers}"
     try:
         yield
@@ -32,7 +40,7 @@ def translate_errors(settings: KafkaSettings) -> Iterator[None]:
         raise
     except errors.MessageSizeTooLargeError as error:
         raise MessageTooLarge(
-            f"{shown}: the broker refuses a message of this size; lower kafka.inline_bytes or raise its message.max.bytes"
+            f"{shown}: the broker rejects a message of this size; lower kafka.inline_bytes or raise its message.max.bytes"
         ) from error
     except (
         errors.AuthorizationError,
@@ -49,29 +57,29 @@ def translate_errors(settings: KafkaSettings) -> Iterator[None]:
         ) from error
     except errors.KafkaError as error:
         raise KafkaProblem(f"{shown}: {type(error).__name__}: {error}") from error
-    except OSError as error:  # certificates that are not there or do not fit
+    except OSError as error:  # certificates that are missing or invalid
         raise BrokerUnavailable(
             f"{shown}: {error.strerror or error}; check the address and the certificates"
         ) from error
 
 
 def make_topics(settings: KafkaSettings) -> dict[str, str]:
-    """Make those of the four topics that are missing; the topic id of each, empty where the broker gives none.
+    """Create those of the four topics that are missing.
+
+    Returns:
+        The topic id of each topic, by name; empty when the broker gives none.
 
     Raises:
-        BrokerUnavailable: nobody answers.
-        TopicMissing: one is missing and may not be made.
+        BrokerUnavailable: the broker does not answer.
+        TopicMissing: a topic is missing and cannot be created.
     """
-    from kafka import errors
-    from kafka.admin import KafkaAdminClient, NewTopic
-
     names = (settings.segments, settings.indexed, settings.deadletter, settings.alerts)
     with translate_errors(settings):
         admin = KafkaAdminClient(**settings.client())
         try:
             missing = [t["name"] for t in admin.describe_topics(list(names)) if t["error_code"]]
             if missing:
-                # A dead letter is a little larger than the message in it, and the latest of a key is all that counts.
+                # A dead letter is larger than the message it contains; only the latest letter of a key matters.
                 extra = {
                     settings.deadletter: {
                         "cleanup.policy": "compact",
@@ -84,12 +92,12 @@ def make_topics(settings: KafkaSettings) -> dict[str, str]:
                 ]
                 try:
                     admin.create_topics(wanted)
-                except errors.TopicAlreadyExistsError:  # another worker was quicker
+                except errors.TopicAlreadyExistsError:  # by another worker
                     pass
                 except errors.KafkaError as error:
                     raise TopicMissing(
-                        f"Kafka at {settings.servers}: {', '.join(missing)} are missing and cannot be made "
-                        f"({type(error).__name__}); make them, or give this user the right to"
+                        f"Kafka at {settings.servers}: {', '.join(missing)} are missing and cannot be "
+                        f"created ({type(error).__name__}); create them, or grant this user the right to"
                     ) from error
                 admin.wait_for_topics(list(names), timeout_ms=round(settings.connect_seconds * 1000))
             return {t["name"]: str(t.get("topic_id") or "") for t in admin.describe_topics(list(names))}
@@ -98,10 +106,15 @@ def make_topics(settings: KafkaSettings) -> dict[str, str]:
 
 
 def new_consumer(settings: KafkaSettings, **more: Any) -> Any:
-    """A consumer that commits and resets nothing by itself. Raises BrokerUnavailable."""
-    from kafka import KafkaConsumer
+    """Create a `KafkaConsumer` that never commits or resets offsets on its own.
 
-    # Twice what a message may have, so that a dead letter with a whole message in it can be fetched.
+    Args:
+        more: further arguments of `KafkaConsumer`.
+
+    Raises:
+        BrokerUnavailable: the broker does not answer, or refuses the connection.
+    """
+    # Twice the largest message, so that a dead letter that contains a whole message can be fetched.
     fetch = {"max_partition_fetch_bytes": 2 * settings.message_bytes, "fetch_max_bytes": 8 * settings.message_bytes}
     with translate_errors(settings):
         return KafkaConsumer(
@@ -110,36 +123,33 @@ def new_consumer(settings: KafkaSettings, **more: Any) -> Any:
 
 
 def native(partitions: Iterable[Any]) -> list[Any]:
-    """As kafka-python's own `TopicPartition`, which it insists on."""
-    from kafka import TopicPartition
-
+    """Convert (topic, partition) pairs to kafka-python's `TopicPartition`, which its methods require."""
     return [TopicPartition(*partition) for partition in partitions]
 
 
 def end_offsets(consumer: Any, partitions: Iterable[Any]) -> dict[Any, tuple[int, int]]:
-    """First offset and next offset of each partition."""
-    those = native(partitions)
-    first, end = consumer.beginning_offsets(those), consumer.end_offsets(those)
-    return {partition: (int(first[partition]), int(end[partition])) for partition in those}
+    """The first offset and the next offset of each partition, according to the broker."""
+    wanted = native(partitions)
+    first, end = consumer.beginning_offsets(wanted), consumer.end_offsets(wanted)
+    return {partition: (int(first[partition]), int(end[partition])) for partition in wanted}
 
 
 @dataclass(slots=True)
 class Sender:
-    """An idempotent producer with a bounded number of messages on their way, for any thread. A context manager."""
+    """An idempotent producer with a bounded number of unacknowledged messages. A context manager, safe for threads."""
 
     settings: KafkaSettings
+    """The connection."""
     _producer: Any = None
-    _waiting: deque[Any] = field(default_factory=deque)
+    _in_flight: deque[Any] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Sender:
         with translate_errors(self.settings), self._lock:
-            self._producer = self._made()
+            self._producer = self._new_producer()
         return self
 
-    def _made(self) -> Any:
-        from kafka import KafkaProducer
-
+    def _new_producer(self) -> Any:
         return KafkaProducer(
             **self.settings.client(),
             enable_idempotence=True,
@@ -151,14 +161,14 @@ class Sender:
 
     @contextmanager
     def _recovering(self) -> Iterator[None]:
-        """After an error the producer is made anew: an idempotent one that was refused once refuses everything."""
+        """Discard the producer after an error: an idempotent producer that failed once fails on every later message."""
         try:
             with translate_errors(self.settings):
                 yield
         except KafkaProblem:
             with self._lock:
                 broken, self._producer = self._producer, None
-                self._waiting.clear()
+                self._in_flight.clear()
             if broken is not None:
                 broken.close(timeout=1)
             raise
@@ -166,29 +176,29 @@ class Sender:
     def send(
         self, topic: str, *, key: str | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        """Hand over one message; waits for the oldest ones when too many are on their way.
+        """Send one message; waits for the oldest message in flight when there are too many.
 
         Raises:
-            MessageTooLarge, BrokerUnavailable, KafkaProblem: for this message or an earlier one. Those that were not
-                acknowledged by `flush` must be sent again.
+            MessageTooLarge, BrokerUnavailable, KafkaProblem: this message or an earlier one failed. All messages since
+                the last successful `flush` must be sent again.
         """
         with self._recovering():
             raw = None if key is None else key.encode()
             with self._lock:
                 if self._producer is None:
-                    self._producer = self._made()
-                self._waiting.append(self._producer.send(topic, key=raw, value=value, headers=list(headers)))
-                oldest = self._waiting.popleft() if len(self._waiting) > _IN_FLIGHT else None
+                    self._producer = self._new_producer()
+                self._in_flight.append(self._producer.send(topic, key=raw, value=value, headers=list(headers)))
+                oldest = self._in_flight.popleft() if len(self._in_flight) > _MAX_IN_FLIGHT else None
             if oldest is not None:
-                oldest.get(timeout=150)
+                oldest.get(timeout=_ACKNOWLEDGE_SECONDS)
 
     def flush(self) -> None:
-        """Return when every message is acknowledged. Raises as `send`."""
+        """Wait until every message is acknowledged. Raises the errors of `send`."""
         with self._recovering():
             with self._lock:
-                waiting, self._waiting = list(self._waiting), deque()
-            for future in waiting:
-                future.get(timeout=150)
+                in_flight, self._in_flight = list(self._in_flight), deque()
+            for future in in_flight:
+                future.get(timeout=_ACKNOWLEDGE_SECONDS)
 
     def __exit__(self, *_: object) -> None:
         if self._producer is not None:

@@ -1,7 +1,8 @@
-"""Dead letters: what could not be stored, listed, and sent once more.
+"""Dead letters: messages that could not be stored, listed and replayed.
 
-The topic is compacted and keyed by origin, so the latest letter of a message counts, and one without a value says that
-it was dealt with. A worker that is killed may write a letter twice; it is listed once.
+The topic is compacted and keyed by origin (topic/partition/offset of the message), so only the latest letter of a message
+counts. A record without a value marks a letter as replayed. A worker that is killed may write a letter twice; it is
+listed once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
+from kafka import TopicPartition
 
 from index.errors import KafkaProblem, MessageInvalid, UsageError
 from ingest.kafka.clients import Sender, end_offsets, new_consumer, translate_errors
@@ -20,11 +22,12 @@ from ingest.messages import DeadLetter, parse_dead_letter
 __all__ = ["ATTEMPT", "attempt_of", "list_letters", "replay"]
 
 ATTEMPT = "sightline-attempt"
+"""The record header with the number of attempts to store a message before it was produced again."""
 _log = structlog.get_logger(__name__)
 
 
 def attempt_of(headers: Sequence[tuple[str, bytes]] | None) -> int:
-    """How many times a record had been tried before it was produced: its header, 0 when there is none."""
+    """The number of earlier attempts to store a record, from its headers; 0 when there is no such header."""
     for name, value in headers or ():
         if name == ATTEMPT and value.isdigit():
             return min(int(value), 1_000_000)
@@ -32,34 +35,32 @@ def attempt_of(headers: Sequence[tuple[str, bytes]] | None) -> int:
 
 
 def list_letters(settings: KafkaSettings) -> list[DeadLetter]:
-    """The letters nobody has dealt with, by time.
+    """The letters that were not replayed, ordered by time.
 
     Raises:
         BrokerUnavailable, TopicMissing, KafkaProblem: the topic cannot be read to its end.
     """
     letters: dict[str, DeadLetter] = {}
-    for key, value in _everything(settings, settings.deadletter):
+    for key, value in _read_topic(settings, settings.deadletter):
         if value is None:
             letters.pop(key, None)
             continue
         try:
             letters[key] = parse_dead_letter(value)
         except MessageInvalid as error:
-            _log.warning("a dead letter cannot be read", origin=key, problem=str(error))
+            _log.warning("a dead letter does not parse; it is skipped", origin=key, problem=str(error))
     return sorted(letters.values(), key=lambda letter: (letter.failed_at, letter.origin))
 
 
-def _everything(settings: KafkaSettings, topic: str) -> Iterator[tuple[str, bytes | None]]:
-    """Key and value of every record that the topic has now."""
-    from kafka import TopicPartition
-
+def _read_topic(settings: KafkaSettings, topic: str) -> Iterator[tuple[str, bytes | None]]:
+    """Key and value of every record that is in the topic at the time of the call."""
     consumer = new_consumer(settings)
     try:
         with translate_errors(settings):
-            found = consumer.partitions_for_topic(topic)
-            if not found:
+            numbers = consumer.partitions_for_topic(topic)
+            if not numbers:
                 return
-            partitions = [TopicPartition(topic, number) for number in sorted(found)]
+            partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
             consumer.assign(partitions)
             ends = end_offsets(consumer, partitions)
             for partition, (first, _) in ends.items():
@@ -72,20 +73,26 @@ def _everything(settings: KafkaSettings, topic: str) -> Iterator[tuple[str, byte
                         yield (record.key or b"").decode(errors="replace"), record.value
                 if time.monotonic() > deadline:
                     raise KafkaProblem(
-                        f"{topic}: the broker sent nothing for {settings.connect_seconds:g} s before its end; try again"
+                        f"{topic}: the broker sent no record for {settings.connect_seconds:g} s, before the end of the topic; try again"
                     )
     finally:
         consumer.close()
 
 
 def replay(settings: KafkaSettings, origins: Sequence[str] | None = None) -> list[DeadLetter]:
-    """Produce the originals of `origins` once more, all of them when None, and mark them as dealt with.
+    """Produce the original messages of dead letters again, and mark the letters as replayed.
 
-    Killed half-way, one may be produced twice: the store keeps each second once.
+    When the process is killed in between, a message may be produced twice; the store keeps each second once.
+
+    Args:
+        origins: the origins of the letters to replay; all letters when None.
+
+    Returns:
+        The letters that were replayed. Those whose original has expired are left out.
 
     Raises:
-        UsageError: an origin that has no letter.
-        KafkaProblem: Kafka does not take them.
+        UsageError: an origin without a letter.
+        KafkaProblem: Kafka does not accept the messages.
     """
     letters = {letter.origin: letter for letter in list_letters(settings)}
     unknown = [origin for origin in origins or () if origin not in letters]
@@ -97,23 +104,21 @@ def replay(settings: KafkaSettings, origins: Sequence[str] | None = None) -> lis
         for letter in chosen:
             value = letter.original()
             if value is None:
-                value = _fetched(settings, letter)
+                value = _fetch_original(settings, letter)
             if value is None:
-                _log.warning("the original is gone from its topic", origin=letter.origin)
+                _log.warning("the original message has expired", origin=letter.origin)
                 continue
             attempt = [(ATTEMPT, str(letter.attempt).encode())]
             sender.send(settings.segments, key=letter.key, value=value, headers=attempt)
-            sender.flush()  # before the mark: better twice than not at all
+            sender.flush()  # before the letter is marked, so that a crash repeats the message and does not lose it
             sender.send(settings.deadletter, key=letter.origin, value=None)
             done.append(letter)
         sender.flush()
     return done
 
 
-def _fetched(settings: KafkaSettings, letter: DeadLetter) -> bytes | None:
-    """The original of a letter that was too large to carry it, where its topic still has it."""
-    from kafka import TopicPartition
-
+def _fetch_original(settings: KafkaSettings, letter: DeadLetter) -> bytes | None:
+    """The original message, read from its topic, of a letter that could not contain it; None when it has expired."""
     consumer: Any = new_consumer(settings)
     try:
         with translate_errors(settings):

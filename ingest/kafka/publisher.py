@@ -1,6 +1,7 @@
-"""Files into Kafka: cut into segments, each a message keyed by its stream, in order.
+"""The publisher: cuts files into segments and produces each as a Kafka message, keyed by its stream and in order.
 
-Publishing a file again is harmless: the store keeps one frame a second, whichever message brought it.
+Publishing a file again is harmless: the store keeps one frame a second, whichever message contained it. This module
+knows nothing of the store.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import unquote
 
+import fsspec
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageError, mask_url
+from index.files import write_atomically
 from index.records import ClockSource, rfc3339
 from index.schemas import check_stream_id
 from ingest.decoding.limits import DecodeLimits
@@ -31,13 +35,20 @@ _log = structlog.get_logger(__name__)
 
 
 class PublishedFile(BaseModel):
-    """What became of one file; `problem` is the error that ended or spoiled it."""
+    """The result of publishing one file."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     file: str
+    """The file's name or URL, without credentials."""
     stream_id: str | None = None
+    """The stream its segments belong to."""
     segments: int = 0
+    """Segments produced."""
     seconds: float = 0.0
+    """Seconds of footage produced."""
     problem: str | None = None
+    """The error that ended the file early; None when it was published completely."""
 
 
 def segments_of(
@@ -49,13 +60,21 @@ def segments_of(
     max_bytes: int = 256 * 2**20,
     limits: DecodeLimits | None = None,
 ) -> Iterator[tuple[int, ClockSource, CutSegment]]:
-    """(UTC microseconds of its first frame, the clock's source, segment) of each segment of a local file.
+    """Cut a local file into segments.
+
+    Args:
+        start: UTC time of the first frame; read from the file or its name when None.
+        seconds: minimum length of a segment.
+        max_bytes: maximum size of a segment.
+
+    Yields:
+        UTC microseconds of the segment's first frame, the source of that time, and the segment.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutter` and `ingest.decoding.sandbox`.
     """
-    with Decoding(path, limits=limits) as first_look:  # whatever is wrong with the file shows in the sandbox first
-        info = first_look.info()
+    with Decoding(path, limits=limits) as decoding:  # a malformed file must fail in the sandbox, before it is cut
+        info = decoding.info()
         began, clock = find_start(path, given=start, created=info.created)
     for segment in cut(path, seconds=seconds, max_bytes=max_bytes):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
@@ -69,20 +88,23 @@ def publish_segment(
     segment: CutSegment,
     *,
     clock: ClockSource = "arrival",
-    place: str | None = None,
+    objects: str | None = None,
     uri: str | None = None,
 ) -> SegmentMessage:
-    """Produce one segment, inside its message or, with a `place`, as an object there.
+    """Produce one segment, inside its message or as an object that the message refers to.
 
     Args:
-        uri: where it lies already, for a segment that does not fit into a message.
+        start: UTC microseconds of its first frame.
+        clock: the source of that time.
+        objects: a folder or bucket; the segment is written there, whatever its size.
+        uri: where the segment is already stored; used when it does not fit into a message.
 
     Raises:
-        MessageTooLarge: too large to go inside, and no place was given.
-        SourceNotFound: the place cannot be written to.
+        MessageTooLarge: the segment does not fit into a message, and neither `objects` nor `uri` is given.
+        SourceNotFound: `objects` cannot be written to.
     """
-    if place is not None:
-        uri = _stored(place, stream_id, start, segment)
+    if objects is not None:
+        uri = _write_object(objects, stream_id, start, segment)
     elif len(segment.payload) <= settings.inline_bytes:
         uri = None
     elif uri is None:
@@ -97,27 +119,19 @@ def publish_segment(
     return message
 
 
-def _stored(place: str, stream_id: str, start: int, segment: CutSegment) -> str:
-    """Write the segment to `place` and return its URI."""
-    import fsspec
-
+def _write_object(objects: str, stream_id: str, start: int, segment: CutSegment) -> str:
+    """Write the segment into the folder or bucket and return its URI."""
     suffix = {"video/mp4": "mp4", "video/x-matroska": "mkv"}[segment.media_type]
     name = f"{stream_id}/{rfc3339(start).replace(':', '-')}.{suffix}"
-    base = place if "://" in place else Path(place).expanduser().absolute().as_uri()
+    base = objects if "://" in objects else Path(objects).expanduser().absolute().as_uri()
     uri = f"{base.rstrip('/')}/{name}"
     try:
         if uri.startswith("file://"):
-            from urllib.parse import unquote
-
-            path = Path(unquote(uri.removeprefix("file://")))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(segment.payload)
-            part.replace(path)
+            write_atomically(unquote(uri.removeprefix("file://")), segment.payload, parents=True)
         else:
             with fsspec.open(uri, "wb") as remote:
                 remote.write(segment.payload)
-    except Exception as error:  # every file system of fsspec brings its own kind
+    except Exception as error:  # each file system of fsspec has its own exceptions
         raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))}); check --objects") from None
     return uri
 
@@ -130,26 +144,28 @@ def publish_files(
     stream: str | None = None,
     start: datetime | None = None,
     seconds: float = 10.0,
-    place: str | None = None,
+    objects: str | None = None,
     limits: DecodeLimits | None = None,
     on_segment: Callable[[str, SegmentMessage], None] = lambda _, __: None,
 ) -> list[PublishedFile]:
-    """Cut every file of `sources` and produce the segments.
+    """Cut every file of `sources` and produce its segments.
 
     Args:
-        sender: makes the outbox.
-        stream: the stream they all belong to; by file name when None.
-        start: UTC time of the first frame; only for a single file.
-        seconds: least length of a segment.
-        place: folder or object-store URL for segments; inside the messages when None.
-        on_segment: told of each file's name and message.
+        settings: the connection and the sizes of messages.
+        sender: opens the outbox.
+        stream: the stream of all files; derived from each file's name when None.
+        start: UTC time of the first frame; for a single file only.
+        seconds: minimum length of a segment, 1 to 600.
+        objects: folder or object-store URL for the segments; they are put into the messages when None.
+        limits: the bounds of a decoder process.
+        on_segment: called with the file's name and each message.
 
     Returns:
-        What became of each file; one that fails does not stop the others.
+        The result for each file. A file that fails does not stop the others.
 
     Raises:
-        UsageError: a start for several files, a name that cannot be a stream, a length out of range.
-        KafkaProblem: Kafka does not take the messages.
+        UsageError: a start for several files, an invalid stream name, or a length out of range.
+        KafkaProblem: Kafka does not accept the messages.
     """
     if not 1 <= seconds <= 600:
         raise UsageError(f"--seconds must lie between 1 and 600, got {seconds:g}")
@@ -158,7 +174,7 @@ def publish_files(
     expansion = expand(sources)
     if start is not None and len(expansion.files) > 1:
         raise UsageError(
-            f"--start fits one file, the sources hold {len(expansion.files)}; put the time into their names"
+            f"--start fits one file, and the sources contain {len(expansion.files)}; put the time into their names"
         )
     report = [PublishedFile(file=name, problem=str(error)) for name, error in expansion.problems]
     with sender() as outbox:
@@ -177,13 +193,13 @@ def publish_files(
                     )
                     for began, clock, segment in each:
                         message = publish_segment(
-                            outbox, settings, str(file.stream_id), began, segment, clock=clock, place=place
+                            outbox, settings, str(file.stream_id), began, segment, clock=clock, objects=objects
                         )
                         file.segments += 1
                         file.seconds += segment.duration
                         on_segment(file.file, message)
             except (SourceError, MessageTooLarge) as error:
                 file.problem = str(error)
-                _log.info("file not published whole", file=file.file, problem=file.problem)
+                _log.info("file not published completely", file=file.file, problem=file.problem)
             outbox.flush()
     return report

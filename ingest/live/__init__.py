@@ -1,1 +1,1 @@
-"""Live cameras: supervisor, camera processes, spool, recorder."""
+"""Live cameras: their supervisor, processes, spool, and the sinks that store or record segments."""

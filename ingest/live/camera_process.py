@@ -1,13 +1,14 @@
-"""A camera's own process: `python -m ingest.live.camera_process` reads one live URL and closes segments into a folder.
+"""The process of one camera: `python -m ingest.live.camera_process` reads a live URL and writes segments into a folder.
 
-From the parent, on stdin: one line of JSON, the order; then nothing. When stdin ends, because the parent wants it or has
-died, what was received is closed into a last segment. To the parent, on stdout, lines of JSON:
+From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`), and nothing else. When stdin is closed,
+by the parent or because the parent has died, the packets received so far are written as a last segment.
+To the parent, on stdout, lines of JSON:
     {"event": "open", "codec", "width", "height"}
-    {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     about twice a second, while packets come
-    {"event": "segment", "name", "start", "duration", "frames", "bytes"}             the file is whole by then
+    {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     about twice a second while packets arrive
+    {"event": "segment", "name", "start", "duration", "frames", "bytes"}             its file is complete and durable
     {"event": "error", "type", "message"}                                            the last line
-FFmpeg may hang in a call for longer than it was told, so a second thread watches for silence and, where a camera sends
-nothing, closes what there is and ends the process.
+A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends nothing
+for too long, it writes the open segment and ends the process.
 """
 
 from __future__ import annotations
@@ -24,27 +25,29 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import SourceError, SourceNotFound, SourceStalled, mask_url
+from index.files import write_atomically
 from ingest.live.capture_clock import CaptureClock
 from ingest.live.cutter import CodecChanged, LiveCutter, LiveSegment
 from ingest.live.source import LiveSource
 from ingest.segments.names import segment_name
 from ingest.sources.url_policy import UrlPolicy
 
-_BEAT = 0.5
+_BEAT_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 
 
-class _Child:
+class _CameraReader:
     def __init__(self, order: dict[str, Any], out: int) -> None:
         self.order, self._out = order, out
         self.folder = Path(order["folder"])
         self.clock = CaptureClock(order["newest"])
         self.cutter: LiveCutter | None = None
-        self.lock = threading.Lock()  # around the cutter, the clock and stdout
-        self.heard = time.monotonic()
-        self.limit = float(order["connect"])
+        self.lock = threading.Lock()  # guards the cutter, the clock and stdout
+        self.last_packet = time.monotonic()
+        self.limit = float(order["connect"])  # seconds without a packet
         self._totals = {"frames": 0, "dropped": 0, "late": 0}
 
-    def tell(self, event: str, **values: Any) -> None:
+    def send(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **values}).encode() + b"\n"
         while line:
             line = line[os.write(self._out, line) :]
@@ -52,6 +55,7 @@ class _Child:
     # ---- the main thread -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        """Read the source, and open it again when its codec changes. Raises SourceError when it fails or ends."""
         order = self.order
         policy = UrlPolicy.model_validate(order["policy"])
         while True:
@@ -60,45 +64,42 @@ class _Child:
             )
             try:
                 if self._follow(source):
-                    raise SourceNotFound(f"{source.shown}: the stream ended; it is opened anew")
+                    raise SourceNotFound(f"{source.shown}: the stream ended; it is opened again")
             finally:
                 source.close()
 
     def _follow(self, source: LiveSource) -> bool:
-        """Cut what comes; True at its end, False where it has to be opened anew."""
+        """Cut the packets of a source. Returns True at its end, False when the source must be opened again."""
         context = source.stream.codec_context
         with self.lock:
-            self.clock.break_off()
+            self.clock.discontinuity()
             self.cutter = LiveCutter(
                 source.stream, self.clock, seconds=self.order["seconds"], max_bytes=self.order["max_bytes"]
             )
-            self.heard, self.limit = time.monotonic(), float(self.order["stall"])
-            self.tell("open", codec=context.name, width=context.width, height=context.height)
-        told = 0.0
+            self.last_packet, self.limit = time.monotonic(), float(self.order["stall"])
+            self.send("open", codec=context.name, width=context.width, height=context.height)
+        last_beat = 0.0
         for packet in source.packets():
             with self.lock:
-                self.heard = time.monotonic()
                 try:
-                    self.keep(self.cutter.push(packet, time.time()))
+                    self.write(self.cutter.push(packet, time.time()))
                 except CodecChanged:
                     self.finish()
                     return False
-                if self.heard - told > _BEAT:
-                    told = self.heard
+                self.last_packet = time.monotonic()  # after writing: a slow disk is not a camera that stalls
+                if self.last_packet - last_beat > _BEAT_SECONDS:
+                    last_beat = self.last_packet
                     self.beat()
         return True
 
-    # ---- either thread, with the lock ----------------------------------------------------------------------------
+    # ---- either thread, holding the lock -------------------------------------------------------------------------
 
-    def keep(self, segments: list[LiveSegment]) -> None:
+    def write(self, segments: list[LiveSegment]) -> None:
+        """Write segments into the folder, durably, and report each to the parent."""
         for segment in segments:
             name = segment_name(self.order["stream"], segment.start, segment.duration, segment.media_type)
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(segment.payload)
-            part.replace(path)
-            self.tell(
+            write_atomically(self.folder / name, segment.payload, parents=True)
+            self.send(
                 "segment",
                 name=name,
                 start=segment.start,
@@ -108,15 +109,16 @@ class _Child:
             )
 
     def beat(self) -> None:
+        """Report the counters, summed over all connections, and the state of the clock."""
         if self.cutter is None:
             return
         now = {name: self._totals[name] + getattr(self.cutter, name) for name in self._totals}
-        self.tell("beat", **now, newest=self.cutter.newest, drift=self.clock.drift, anchors=self.clock.anchors)
+        self.send("beat", **now, newest=self.cutter.newest, drift=self.clock.drift, anchors=self.clock.anchors)
 
     def finish(self) -> None:
-        """Close what is open, and count on over the next connection."""
+        """Write the open segment, and add the connection's counters to the totals."""
         if self.cutter is not None:
-            self.keep(self.cutter.close())
+            self.write(self.cutter.close())
             self.beat()
             for name in self._totals:
                 self._totals[name] += getattr(self.cutter, name)
@@ -125,51 +127,54 @@ class _Child:
     # ---- the second thread ---------------------------------------------------------------------------------------
 
     def watch(self) -> None:
+        """End the process when stdin is closed, or when no packet arrives for too long."""
         while True:
-            ended = bool(select.select([0], [], [], 0.1)[0]) and not os.read(0, 1)
-            silent = time.monotonic() - self.heard
+            ended = bool(select.select([0], [], [], _POLL_SECONDS)[0]) and not os.read(0, 1)
+            silent = time.monotonic() - self.last_packet
             if not ended and silent <= self.limit:
                 continue
             with self.lock, suppress(OSError):
-                if not ended and time.monotonic() - self.heard <= self.limit:
-                    continue  # one came meanwhile
+                if not ended and time.monotonic() - self.last_packet <= self.limit:
+                    continue  # a packet arrived while this thread waited for the lock
                 opened = self.cutter is not None
                 self.finish()
                 if not ended:
-                    what = "sends nothing" if opened else "accepts and says nothing, or does not answer"
+                    what = "sends nothing" if opened else "does not answer, or accepts and sends nothing,"
                     self.error(SourceStalled(f"{mask_url(self.order['url'])}: {what} for {silent:.1f} s"))
                 os._exit(0)
 
     def error(self, error: BaseException) -> None:
+        """Report an error to the parent."""
         kind = type(error).__name__ if isinstance(error, SourceError) else "DecodeFailed"
         message = str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
-        self.tell("error", type=kind, message=mask_url(message))
+        self.send("error", type=kind, message=mask_url(message))
 
 
 def main() -> int:
-    order = json.loads(_line(0))
+    """Read the order from stdin and run until stdin is closed, the source fails or it stalls."""
+    order = json.loads(_read_line(0))
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not end up among the messages
+    os.dup2(2, 1)  # what a library prints must not mix with the messages
     resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"], order["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    child = _Child(order, out)
-    threading.Thread(target=child.watch, daemon=True).start()
+    reader = _CameraReader(order, out)
+    threading.Thread(target=reader.watch, daemon=True).start()
     try:
-        child.run()
-    except Exception as error:  # the parent is told of every kind
-        with child.lock, suppress(OSError):
-            child.finish()
-            child.error(error)
-    os._exit(0)  # native threads may hold up an orderly end
+        reader.run()
+    except Exception as error:  # every error is reported to the parent
+        with reader.lock, suppress(OSError):
+            reader.finish()
+            reader.error(error)
+    os._exit(0)  # an orderly exit may hang on native threads
 
 
-def _line(descriptor: int) -> bytes:
+def _read_line(descriptor: int) -> bytes:
     line = bytearray()
     while not line.endswith(b"\n"):
-        got = os.read(descriptor, 1)
-        if not got:
+        byte = os.read(descriptor, 1)
+        if not byte:
             sys.exit(0)
-        line += got
+        line += byte
     return bytes(line)
 
 

@@ -1,18 +1,18 @@
-"""When a live frame was captured: wall clock at arrival, advanced by pts.
+"""The capture time of live frames: the wall clock at arrival, continued by the stream's own timestamps.
 
-A packet can be late, never early: `arrival − pts` is smallest for the packet that had the quickest way, so the smallest
-value of a segment tells the stream's zero best, also where a server sends what it had buffered in one burst. Hence time
-is given a segment at a time:
+A packet may arrive late, never early. `arrival - pts` is therefore smallest for the packet with the shortest delay, and
+the smallest value within a segment is the best estimate of the wall clock at pts 0, even when a server sends buffered
+packets in one burst. Times are assigned one segment at a time:
 
-- The first segment of a connection, or behind a discontinuity, is anchored by its quickest packet.
-- Every further one begins where pts say, which keeps the frames' distances, whatever the network does.
-- Drift is what the quickest packet of the last segments disagrees by. Past `step` seconds the stream is anchored anew,
-  forward at once, backward as far as no time is given twice.
+- The first segment of a connection, or after a discontinuity, is anchored by the packet with the shortest delay.
+- Each further segment starts where its pts says, which keeps the distances between frames whatever the network does.
+- Drift is the disagreement between the anchor and the shortest delay of the latest segments. Beyond `step` seconds the
+  stream is anchored again: forward at once, backward only as far as times stay strictly ascending.
 
-Packets are followed by dts, which ascend where pts need not. A counter that wraps (33 bits in MPEG-TS, 32 in RTP) goes
-on; one that goes back or leaps ahead of the wall clock is a discontinuity, and the caller begins a segment there.
+Packets are followed by dts, which ascends where pts need not. A counter that wraps (33 bits in MPEG-TS, 32 bits in RTP)
+continues; one that jumps back, or ahead of the wall clock, is a discontinuity, where the caller starts a new segment.
 
-Nothing here reads a clock or knows of packets: times come in, times go out.
+Nothing here reads a clock or knows what packets contain: all times are arguments.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ from typing import Literal
 __all__ = ["CaptureClock", "Span", "Timeline"]
 
 _WRAPS = (2**33, 2**32)
-_APART = 1_000  # microseconds between frames that would stand before one another; containers round times
-_WINDOW = 3  # segments whose quickest packet tells the drift
+_MIN_STEP = 1_000  # microseconds between frames whose order would be reversed; containers round times
+_WINDOW = 3  # segments over which the drift is measured
 
 
 @dataclass(slots=True)
 class Timeline:
-    """The ticks of one connection as seconds that ascend: wraps undone, discontinuities found.
-
-    Args:
-        base: seconds a tick.
-        leap: how far pts may run ahead of the wall clock between two packets, in seconds.
-        back: how far dts may go back and count as a packet out of order, in seconds.
-    """
+    """Undoes wraps of the timestamps of one connection, and detects discontinuities."""
 
     base: float
+    """Seconds per tick."""
     leap: float = 5.0
+    """How far dts may run ahead of the wall clock between two packets, in seconds."""
     back: float = 0.5
+    """How far dts may go back and still count as a packet out of order, in seconds."""
     offset: int = 0
+    """Ticks to add to a timestamp; changed by `advance`."""
     _dts: int | None = None
     _arrival: float = 0.0
 
-    def follow(self, dts: int, arrival: float) -> Literal["next", "stray", "break"]:
-        """Take the next packet: it goes on, is out of order by a little, or the timeline breaks before it.
+    def advance(self, dts: int, arrival: float) -> Literal["next", "stray", "break"]:
+        """Classify the next packet.
 
         Args:
-            dts: in ticks, as it came; add `offset` and multiply by `base` for its seconds.
+            dts: in ticks, as received; add `offset` and multiply by `base` for its seconds.
             arrival: wall clock in seconds.
+
+        Returns:
+            `next` when the timeline continues, `stray` for a packet slightly out of order, `break` when a discontinuity
+            lies before the packet.
         """
         if self._dts is None:
             self._dts, self._arrival = dts, arrival
@@ -74,72 +76,74 @@ class Timeline:
 
 @dataclass(slots=True)
 class Span:
-    """What a segment's packets tell of time: the smallest of `arrival − pts`, and the pts it covers, in seconds."""
+    """The range of pts of one segment, and the shortest delay of its packets."""
 
     first: float
-    quickest: float = float("inf")
+    """The first pts in seconds."""
+    min_delay: float = float("inf")
+    """The smallest `arrival - pts` of any packet, in seconds."""
     last: float = float("-inf")
+    """The largest pts in seconds."""
 
     def add(self, pts: float, arrival: float) -> None:
-        self.quickest = min(self.quickest, arrival - pts)
+        """Add a packet; both times in seconds."""
+        self.min_delay = min(self.min_delay, arrival - pts)
         self.last = max(self.last, pts)
 
 
 @dataclass(slots=True)
 class CaptureClock:
-    """UTC microseconds for the segments of one stream, strictly ascending over all its connections.
-
-    Args:
-        newest: the last time that was given to a frame of the stream, None when there is none.
-        step: drift in seconds past which the stream is anchored anew.
-
-    `drift` is the wall clock less the stream's clock, in seconds; `anchors` counts how often it was anchored.
-    """
+    """Assigns UTC times to the segments of one stream, strictly ascending over all its connections."""
 
     newest: int | None = None
+    """The last time assigned to a frame of the stream, in UTC microseconds; None when there is none."""
     step: float = 0.5
+    """Drift in seconds beyond which the stream is anchored again."""
     drift: float = 0.0
+    """The wall clock minus the stream's clock, in seconds."""
     anchors: int = 0
-    _zero: int | None = None
-    _quick: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    """How often the stream was anchored."""
+    _zero: int | None = None  # UTC microseconds of pts 0; None until the next segment is anchored
+    _delays: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
-    def break_off(self) -> None:
-        """The stream's own clock does not go on: the next segment is anchored."""
+    def discontinuity(self) -> None:
+        """Note that the stream's own clock does not continue: the next segment is anchored."""
         self._zero = None
 
-    def place(self, span: Span) -> int:
-        """The time of pts `span.first`; the whole segment is given away with it."""
+    def assign(self, span: Span) -> int:
+        """Assign times to a segment, once. Returns the time of pts `span.first` in UTC microseconds."""
         if self._zero is None:
-            self._anchor(span.quickest)
-            self._quick.append(span.quickest)
+            self._anchor(span.min_delay)
+            self._delays.append(span.min_delay)
         else:
-            self._quick.append(span.quickest)
-            # One segment may be late as a whole; all of a window are only where the clocks differ.
-            slow = min(self._quick) - self._zero / 1e6
-            early = span.quickest - self._zero / 1e6
-            self.drift = early if early < 0 else slow
-            if (len(self._quick) == _WINDOW and slow > self.step) or early < -self.step:
-                self._anchor(min(self._quick) if early >= 0 else span.quickest)
-        start = self.at(span.first)
+            self._delays.append(span.min_delay)
+            # A single segment may be late as a whole; all segments of a window are late only when the clocks differ.
+            late = min(self._delays) - self._zero / 1e6
+            early = span.min_delay - self._zero / 1e6
+            self.drift = early if early < 0 else late
+            if (len(self._delays) == _WINDOW and late > self.step) or early < -self.step:
+                self._anchor(min(self._delays) if early >= 0 else span.min_delay)
+        start = self.time_at(span.first)
         if self.newest is not None and start <= self.newest:
             assert self._zero is not None  # it was anchored above
-            self._zero += self.newest + _APART - start
-            start = self.newest + _APART
+            self._zero += self.newest + _MIN_STEP - start
+            start = self.newest + _MIN_STEP
         self.newest = start + max(0, round((span.last - span.first) * 1e6))
         return start
 
-    def at(self, pts: float) -> int:
-        """The time of a pts by the anchor there is. Raises ValueError before the first."""
+    def time_at(self, pts: float) -> int:
+        """The time of a pts in seconds, by the current anchor, in UTC microseconds. Raises ValueError without one."""
         if self._zero is None:
             raise ValueError("the clock is not anchored")
         return self._zero + round(pts * 1e6)
 
     @property
     def anchored(self) -> bool:
+        """Whether there is an anchor."""
         return self._zero is not None
 
-    def _anchor(self, quickest: float) -> None:
-        self._zero = round(quickest * 1e6)
-        self._quick.clear()
+    def _anchor(self, delay: float) -> None:
+        self._zero = round(delay * 1e6)
+        self._delays.clear()
         self.anchors += 1
         self.drift = 0.0

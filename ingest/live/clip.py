@@ -1,7 +1,7 @@
-"""A playable clip out of recorded segments: packets copied, nothing encoded again, times exact to a group of pictures.
+"""Clips of recordings: packets of recorded segments, copied into one playable file without re-encoding.
 
-It begins with the last key frame at or before the time asked for and ends before the first frame behind it. Where
-nothing was recorded the clip shows the last picture for as long, so that its times stay those of the camera.
+A clip starts with the last intra frame at or before the requested time, and ends before the first frame at or after the
+requested end. Gaps in the recording become long frames, so that the times of the clip remain those of the camera.
 """
 
 from __future__ import annotations
@@ -14,65 +14,82 @@ from typing import Any
 from urllib.parse import unquote
 
 import av
-from pydantic import BaseModel
+import fsspec
+from pydantic import BaseModel, ConfigDict
 
 from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UsageError, mask_url
+from index.files import atomic_file
 from index.records import from_micros, rfc3339
 from index.schemas import check_stream_id
 from ingest.segments.names import NamedSegment, day_of, parse_name
 
 __all__ = ["ClipReport", "clip", "recorded"]
 
-_DAY = 86_400_000_000
-_LONGEST = 3600 * 1_000_000  # of one segment, see `ingest.messages`
+_DAY = 86_400_000_000  # microseconds
+_MAX_SEGMENT = 3600 * 1_000_000  # the longest segment in microseconds, see `ingest.messages`
 
 
 class ClipReport(BaseModel):
-    """What a clip holds: times as RFC 3339 of its first frame and behind its last, and seconds without a recording."""
+    """The content of a clip."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     stream_id: str
+    """The stream."""
     file: str
+    """The clip's file."""
     start: str
+    """The time of its first frame, RFC 3339."""
     end: str
+    """The end of its last frame, RFC 3339."""
     segments: int
+    """The number of segments it was cut from."""
     frames: int
+    """The number of frames."""
     missing_seconds: float
+    """Seconds within the clip that were not recorded."""
 
 
 def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment]:
-    """The segments of `stream` in `place` that touch [start, end), in order; times in UTC microseconds.
+    """The segments of `stream` in `place` that overlap [start, end), in order.
+
+    Args:
+        place: the URL of the recording's folder or bucket.
+        start, end: UTC microseconds.
 
     Raises:
-        SourceNotFound: the place cannot be listed. UsageError: not a stream's name.
+        SourceNotFound: the place cannot be listed.
+        UsageError: the stream's name is invalid.
     """
-    import fsspec
-
     check_stream_id(stream)
     try:
         system, root = fsspec.core.url_to_fs(place)
-        days = [day_of(at) for at in range(start - _LONGEST - (start - _LONGEST) % _DAY, end, _DAY)]
+        days = [day_of(at) for at in range(start - _MAX_SEGMENT - (start - _MAX_SEGMENT) % _DAY, end, _DAY)]
         names: list[str] = []
         for day in days:
             try:
                 names += system.ls(f"{root.rstrip('/')}/{stream}/{day}", detail=False)
             except FileNotFoundError:
                 continue
-    except Exception as error:  # every file system of fsspec brings its own kind
+    except Exception as error:  # each file system of fsspec has its own exceptions
         raise SourceNotFound(f"{mask_url(place)}: cannot be listed ({mask_url(str(error))})") from None
     found = [segment for name in names if (segment := parse_name(name)) is not None]
     return sorted(s for s in found if s.stream == stream and s.start < end and s.end > start)
 
 
 def clip(place: str, stream: str, start: int, end: int, out: Path) -> ClipReport:
-    """Write the footage of `stream` between two times (UTC microseconds) to `out`, an MP4 or Matroska file.
+    """Write the footage of `stream` between two times to a file.
 
     Args:
-        place: the folder or bucket of the recording, as a URL.
+        place: the URL of the recording's folder or bucket.
+        start, end: UTC microseconds.
+        out: the file to write, an MP4 or Matroska file by its suffix; it is replaced atomically.
 
     Raises:
-        UsageError: times in the wrong order, or a suffix that is neither .mp4 nor .mkv.
-        EmptyWindow: nothing was recorded then. SourceNotFound: a segment cannot be read, or `out` not be written.
-        DecodeFailed: the camera changed its codec or size in between; the message says when.
+        UsageError: the times are in the wrong order, or the suffix is neither .mp4 nor .mkv.
+        EmptyWindow: nothing was recorded between these times.
+        SourceNotFound: a segment cannot be read, or `out` cannot be written.
+        DecodeFailed: the camera changed its codec or size in between; the message contains the time.
     """
     if start >= end:
         raise UsageError(f"--from {rfc3339(start)} is not before --to {rfc3339(end)}")
@@ -84,21 +101,19 @@ def clip(place: str, stream: str, start: int, end: int, out: Path) -> ClipReport
         raise EmptyWindow(
             f"{stream}: nothing is recorded in {mask_url(place)} between {rfc3339(start)} and {rfc3339(end)}"
         )
-    part = out.with_name(out.name + ".part")
     try:
-        with _Writer(part, kind) as writer:
+        with atomic_file(out) as part, _Writer(part, kind) as writer:
             for segment in segments:
-                with _fetched(f"{place}/{segment.name}") as path:
+                with _fetch(f"{place}/{segment.name}") as path:
                     writer.add(segment, path, start, end)
             if not writer.frames:
                 raise EmptyWindow(f"{stream}: no frame was recorded between {rfc3339(start)} and {rfc3339(end)}")
-        part.replace(out)
     except av.error.FFmpegError as error:
-        raise DecodeFailed(f"{stream}: the segments do not go into one clip ({error}); cut a shorter time") from None
+        raise DecodeFailed(
+            f"{stream}: the segments cannot be joined into one clip ({error}); cut a shorter time"
+        ) from None
     except OSError as error:
         raise SourceNotFound(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
     return ClipReport(
         stream_id=stream,
         file=str(out),
@@ -111,24 +126,22 @@ def clip(place: str, stream: str, start: int, end: int, out: Path) -> ClipReport
 
 
 @contextmanager
-def _fetched(uri: str) -> Iterator[Path]:
+def _fetch(uri: str) -> Iterator[Path]:
     if uri.startswith("file://"):
         yield Path(unquote(uri.removeprefix("file://")))
         return
-    import fsspec
-
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder) / Path(uri).name
         try:
             with fsspec.open(uri, "rb") as remote:
                 path.write_bytes(remote.read())
-        except Exception as error:  # every file system of fsspec brings its own kind
+        except Exception as error:  # each file system of fsspec has its own exceptions
             raise SourceNotFound(f"{mask_url(uri)}: cannot be read ({mask_url(str(error))})") from None
         yield path
 
 
 class _Writer:
-    """The clip that is being written."""
+    """Writes the packets of segments into one file."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path, self.kind = path, kind
@@ -148,7 +161,7 @@ class _Writer:
             self._out.close()
 
     def add(self, segment: NamedSegment, path: Path, start: int, end: int) -> None:
-        """Copy what of one segment belongs into the clip."""
+        """Copy those packets of a segment that are between `start` and `end`, in UTC microseconds."""
         with av.open(str(path), metadata_errors="ignore") as source:
             stream = source.streams.video[0]
             context = stream.codec_context

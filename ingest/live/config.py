@@ -1,9 +1,9 @@
-"""Which cameras there are: `cameras.toml`, or URLs of the command line. And the bounds of live reading.
+"""The list of cameras (`cameras.toml`, or URLs of the command line) and the settings of live reading.
 
 [[cameras]]
 stream = "gate"
 url = "rtsp://user:password@10.0.0.5/main"
-transport = "udp"        # of RTSP; tcp when it is not said
+transport = "udp"        # of RTSP; tcp by default
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ Transport = Literal["tcp", "udp"]
 
 
 class CameraConfig(BaseModel):
-    """One camera: the stream its frames belong to, where it is, and how RTSP brings them."""
+    """One camera."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
     stream: StreamId
+    """The stream of its frames."""
     url: str = Field(max_length=4096)
+    """Its URL: rtsp, rtmp, http(s) (HLS), udp, srt, or `loop:PATH` for a file that is played in a loop."""
     transport: Transport = "tcp"
+    """The transport of RTSP."""
 
     @field_validator("url")
     @classmethod
@@ -51,14 +54,15 @@ class CameraConfig(BaseModel):
 
 
 class CameraList(BaseModel):
-    """The whole of `cameras.toml`."""
+    """The content of `cameras.toml`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
     cameras: tuple[CameraConfig, ...] = Field(default=(), max_length=1024)
+    """The cameras; each has its own stream."""
 
     @model_validator(mode="after")
-    def _once(self) -> CameraList:
+    def _unique(self) -> CameraList:
         names = [camera.stream for camera in self.cameras]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -67,29 +71,34 @@ class CameraList(BaseModel):
 
 
 class LiveSettings(BaseModel):
-    """The bounds of reading cameras.
+    """The limits of reading cameras."""
 
-    folder: where segments wait and the state is kept; one running command each. connect_seconds: to open a camera;
-    stall_seconds: without a packet. backoff_seconds, backoff_most_seconds: first and longest pause before the next try.
-    segment_seconds: least length of a segment. spool_bytes: of all segments that wait to be stored or sent; past that
-    the oldest are dropped and counted. memory_bytes: of one camera's process. hosts, networks, private, files: see
-    `ingest.sources.url_policy.UrlPolicy`; cameras are named by the operator, so private networks and files are allowed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     folder: Path = Path("sightline-live")
+    """The folder of the spool and the status file; each running command needs its own."""
     connect_seconds: float = Field(default=10.0, gt=0, le=600)
+    """Seconds to open a camera."""
     stall_seconds: float = Field(default=10.0, gt=0, le=600)
+    """Seconds without a packet after which a camera counts as stalled and is opened again."""
     backoff_seconds: float = Field(default=1.0, gt=0, le=600)
+    """The first pause before a failed camera is opened again; it doubles with each failure."""
     backoff_most_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """The longest of these pauses."""
     segment_seconds: float = Field(default=10.0, ge=0.5, le=600)
+    """The minimum length of a segment."""
     spool_bytes: int = Field(default=4 * 2**30, ge=2**20)
+    """The largest size of all segments that wait to be stored or sent; beyond it the oldest are dropped and counted."""
     memory_bytes: int = Field(default=2 * 2**30, ge=256 * 2**20)
+    """The largest address space of the process of one camera."""
     hosts: tuple[str, ...] = ()
+    """Shell patterns of the hosts that cameras may be on; any host when empty. See `ingest.sources.url_policy`."""
     networks: tuple[str, ...] = ()
+    """Networks, in CIDR notation, that cameras may be in although another rule forbids it."""
     private: bool = True
+    """Whether cameras may be in private networks. The operator names the cameras, so this is allowed by default."""
     files: bool = True
+    """Whether a camera may be a local file, `loop:PATH`."""
 
     @field_validator("networks")
     @classmethod
@@ -98,36 +107,49 @@ class LiveSettings(BaseModel):
 
     @property
     def policy(self) -> UrlPolicy:
+        """The URLs that cameras may have."""
         return UrlPolicy.operator(hosts=self.hosts, networks=self.networks, private=self.private, files=self.files)
 
 
 def read_cameras(path: Path) -> CameraList:
-    """The cameras of a TOML file. Raises UsageError for one that is missing, not TOML, or does not fit."""
+    """Read the cameras of a TOML file.
+
+    Raises:
+        UsageError: the file is missing, not TOML, or invalid.
+    """
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a list of cameras ({error})") from None
-    return _checked(values, str(path))
+    return _validate(values, str(path))
 
 
 def cameras_of(urls: Sequence[str], transport: str = "tcp") -> CameraList:
-    """The cameras of URLs, each perhaps with `NAME=` before it; by the URL's last part without. Raises UsageError."""
+    """The cameras of URLs of the command line.
+
+    Args:
+        urls: URLs, or `NAME=URL` to name the stream; otherwise the stream is derived from the last part of the URL.
+        transport: the transport of RTSP, `tcp` or `udp`.
+
+    Raises:
+        UsageError: a URL or a name is invalid, or two cameras have one name.
+    """
     cameras = []
     for each in urls:
         named = re.match(r"([A-Za-z0-9._-]+)=(?=[a-z]+:)", each)
         url = each[named.end() :] if named else each
-        cameras.append({"stream": named[1] if named else _named(url), "url": url, "transport": transport})
-    return _checked({"cameras": cameras}, "cameras")
+        cameras.append({"stream": named[1] if named else _default_name(url), "url": url, "transport": transport})
+    return _validate({"cameras": cameras}, "cameras")
 
 
-def _named(url: str) -> str:
+def _default_name(url: str) -> str:
     parts = urlsplit(url)
     if parts.path.strip("/"):
         return stream_name(parts.path.rstrip("/"))
     return re.sub(r"[^A-Za-z0-9_]+", "-", f"{parts.hostname or parts.scheme}-{parts.port or ''}").strip("-")
 
 
-def _checked(values: object, where: str) -> CameraList:
+def _validate(values: object, where: str) -> CameraList:
     try:
         return CameraList.model_validate(values)
     except ValidationError as error:

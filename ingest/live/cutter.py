@@ -1,7 +1,8 @@
-"""A live stream's packets cut into closed segments with times, without decoding and without encoding again.
+"""The cutter of live streams: turns packets into closed segments with capture times, without decoding or re-encoding.
 
-A segment begins with a key frame and ends where, after its least length, the next one stands; or where the timeline
-breaks, the picture's size changes, or the connection ends. What was received is never held back longer than that.
+A segment starts with an intra frame. It ends at the first intra frame after its minimum length, at a discontinuity of the
+timestamps, when the picture's size changes, or when the connection ends. It does not know where packets come from or
+where segments go.
 """
 
 from __future__ import annotations
@@ -16,39 +17,49 @@ from ingest.segments.cutter import FORMATS, CutSegment, Media, SegmentFile, fits
 
 __all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
 
-_GAP = 0.04
-_SETTLE = 3.0  # seconds after which packets come as they are captured
-_HELD = 32  # packets without dts that are waited for at the start
+_GAP_SECONDS = 0.04  # between frames, until it is measured
+_SETTLE_SECONDS = 3.0  # after which packets arrive as they are captured
+_MAX_HELD = 32  # packets without dts that are held at the start
 
 
 class CodecChanged(Exception):
-    """The stream is not what it was when it was opened: it has to be opened anew."""
+    """The codec's parameters differ from those at the start of the connection; the source must be opened again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSegment:
-    """One closed segment: UTC microseconds of its first frame, seconds, packets, and the file."""
+    """One closed segment."""
 
     start: int
+    """UTC microseconds of its first frame."""
     duration: float
+    """Its length in seconds."""
     frames: int
+    """Its number of packets."""
     payload: bytes
+    """The content of its file."""
     media_type: Media
+    """The format of the file."""
 
 
 class LiveCutter:
-    """Cuts one connection's packets.
+    """Cuts the packets of one connection.
 
     Args:
         stream: PyAV's video stream.
-        clock: the stream's, kept over connections.
-        seconds: least length of a segment. most_bytes: largest one; what follows in its group of pictures is dropped.
-        late: seconds past its capture time after which a frame counts as late.
+        clock: the clock of the stream, which continues over all its connections.
+        seconds: minimum length of a segment.
+        max_bytes: maximum size of a segment; the rest of its group of pictures is dropped.
+        late_seconds: seconds between capture and arrival after which a packet counts as late.
 
-    `frames`, `dropped`, `late` count packets; `newest` is the capture time of the newest one, in UTC microseconds.
+    Attributes:
+        frames: the number of packets in segments.
+        dropped: the number of packets that are in no segment.
+        late: the number of late packets.
+        newest: capture time of the newest packet, in UTC microseconds.
 
     Raises:
-        NotVideo: a codec that goes into neither MP4 nor Matroska.
+        NotVideo: the codec fits into neither MP4 nor Matroska.
     """
 
     def __init__(
@@ -59,16 +70,16 @@ class LiveCutter:
         self.codec = stream.codec_context.name
         kind = next((kind for kind in FORMATS if fits(kind, stream)), None)
         if kind is None:
-            raise NotVideo(f"{self.codec} goes into neither MP4 nor Matroska; set the camera to another codec")
+            raise NotVideo(f"{self.codec} fits into neither MP4 nor Matroska; set the camera to another codec")
         self.kind = kind
         self.base = float(stream.time_base)
         self._lengths = length_bytes(stream.codec_context.extradata)
         self._timeline = Timeline(self.base)
         self._file: SegmentFile | None = None
         self._span = Span(0.0)
-        self._parameters, self._gap = b"", _GAP
+        self._parameters, self._gap = b"", _GAP_SECONDS
         self._held: list[tuple[Any, float]] = []
-        self._known: int | None = None  # the last dts, before wraps are undone
+        self._known: int | None = None  # the last dts as received
         if stream.average_rate:
             self._gap = min(1.0, max(1e-3, float(1 / stream.average_rate)))
         self._count, self._last_dts = 0, 0
@@ -78,23 +89,23 @@ class LiveCutter:
         self.newest: int | None = clock.newest
 
     def push(self, packet: Any, arrival: float) -> list[LiveSegment]:
-        """Take one packet; the segments that it closes.
+        """Add one packet that arrived at `arrival`, wall clock in seconds. Returns the segments that it closes.
 
         Raises:
-            CodecChanged: open the source anew; call `close` for what is there.
+            CodecChanged: the source must be opened again; `close` returns the segments so far.
         """
         if packet.has_sidedata("new_extradata") and self._count:
             raise CodecChanged
         return [segment for each, came in self._timed(packet, arrival) for segment in self._push(each, came)]
 
     def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
-        """The packets whose pts and dts are both known by now.
+        """The packets whose pts and dts are known by now.
 
-        RTSP's first packets come without: the key frame without any time, those behind it without dts. They are held
-        until the first dts comes, and count back from it.
+        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are held
+        until the first dts arrives, and their times are derived from it.
         """
         length = packet.duration or round(self._gap / self.base)
-        if packet.dts is None and self._known is None and len(self._held) < _HELD:
+        if packet.dts is None and self._known is None and len(self._held) < _MAX_HELD:
             self._held.append((packet, arrival))
             return []
         if packet.dts is None:
@@ -112,13 +123,13 @@ class LiveCutter:
     def _push(self, packet: Any, arrival: float) -> list[LiveSegment]:
         closed: list[LiveSegment] = []
         self._since = self._since or arrival
-        step = self._timeline.follow(packet.dts, arrival)
+        step = self._timeline.advance(packet.dts, arrival)
         if step == "stray":
             self.dropped += 1
             return []
         if step == "break":
             closed += self.close()
-            self.clock.break_off()
+            self.clock.discontinuity()
             self._since = arrival
         packet.pts += self._timeline.offset
         packet.dts += self._timeline.offset
@@ -130,22 +141,22 @@ class LiveCutter:
                 self._end(None if changed else at)
                 self._begin(packet)
         if self._file is None or at < self._file.began:
-            self.dropped += 1  # no key frame yet, or of an open group: what it needs is in the segment before
+            self.dropped += 1  # before the first intra frame, or a frame that refers to the segment before
             return closed
         self._add(packet, at, arrival)
         if self._file.size > self.max_bytes:
             self._end()
-        if self.clock.anchored or arrival - self._since >= _SETTLE:
-            closed += self._placed()
+        if self.clock.anchored or arrival - self._since >= _SETTLE_SECONDS:
+            closed += self._closed()
         return closed
 
     def close(self) -> list[LiveSegment]:
-        """End the segment that is open; everything that was not given out."""
+        """End the open segment. Returns all segments that were not returned before."""
         self._end()
-        return self._placed()
+        return self._closed()
 
     def _end(self, until: float | None = None) -> None:
-        """Close the file; `until` is the pts where the next one goes on, where that is known."""
+        """Close the file. `until` is the pts in seconds at which the next segment starts; None when it is unknown."""
         file, self._file = self._file, None
         if file is None or not self._count:
             return
@@ -155,20 +166,20 @@ class LiveCutter:
             self._gap = min(1.0, max(1e-3, (until - file.began) / self._count))
         self._ended.append((self._span, max(until - file.began, 1e-3), self._count, file.close()))
 
-    def _placed(self) -> list[LiveSegment]:
+    def _closed(self) -> list[LiveSegment]:
         """The segments that have ended, with their times.
 
-        Opening a source buffers seconds of it, which then come in one burst. So the first segments wait until packets
-        come as they are captured, and the quickest of all tells when that was.
+        Opening a source buffers seconds of it, which then arrive in one burst. The first segments therefore wait until
+        packets arrive as they are captured, and the shortest delay of all of them is the anchor.
         """
         ended, self._ended = self._ended, []
         if not ended:
             return []
         if not self.clock.anchored:
             spans = [span for span, *_ in ended] + ([self._span] if self._file is not None else [])
-            ended[0][0].quickest = min(span.quickest for span in spans)
+            ended[0][0].min_delay = min(span.min_delay for span in spans)
         segments = [
-            LiveSegment(self.clock.place(span), duration, count, cut.payload, cut.media_type)
+            LiveSegment(self.clock.assign(span), duration, count, cut.payload, cut.media_type)
             for span, duration, count, cut in ended
         ]
         self.newest = self.clock.newest
@@ -182,10 +193,10 @@ class LiveCutter:
     def _add(self, packet: Any, at: float, arrival: float) -> None:
         assert self._file is not None  # checked by the caller
         self._span.add(at, arrival)
-        due = self.clock.at(at) / 1e6 if self.clock.anchored else arrival
+        due = self.clock.time_at(at) / 1e6 if self.clock.anchored else arrival
         self.late += arrival - due > self.late_seconds
         self.newest = max(self.newest or 0, round(due * 1e6))
-        # Containers want dts that ascend.
+        # Containers require ascending dts.
         packet.dts = max(self._last_dts + 1, packet.dts)
         self._last_dts = packet.dts
         self._file.add(packet, at)
@@ -193,7 +204,7 @@ class LiveCutter:
         self.frames += 1
 
     def _changed(self, packet: Any) -> bool:
-        """Whether this key frame brings other parameters than the one before."""
+        """Whether the parameter sets of this intra frame differ from those of the one before."""
         found = parameter_sets(bytes(packet), self._lengths, self.codec)
         before, self._parameters = self._parameters, found or self._parameters
         return bool(found and before and found != before)

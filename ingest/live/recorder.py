@@ -1,8 +1,9 @@
-"""Cameras' segments kept as they came: moved into a folder or object store, and announced to Kafka.
+"""The recorder: a sink of live segments that keeps them unchanged in a folder or object store, and sends them to Kafka.
 
-Where they lie says what they are, see `ingest.segments.names`. A segment is in its place before its message is sent, and
-leaves the spool only when Kafka has acknowledged it; one that is sent twice after a crash is stored once all the same.
-Where a recording has an age, segments beyond it are deleted every hour.
+The name of a segment contains its stream and times, see `ingest.segments.names`. A segment is written to its place,
+durably, before its message is sent, and leaves the spool only after Kafka has acknowledged the message. After a crash a
+segment may be sent twice; it is stored once all the same. When a maximum age is set, older segments are deleted once an
+hour. This module does not decode anything.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+import fsspec
 import structlog
 
 from index.errors import MessageTooLarge, SourceNotFound, mask_url
+from index.files import write_atomically
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.retention import expire
@@ -23,22 +26,34 @@ from ingest.live.spool import SpooledSegment
 from ingest.outbox import Outbox
 from ingest.segments.cutter import CutSegment
 
-__all__ = ["Recorder", "place_of"]
+__all__ = ["Recorder", "folder_url"]
 
-_HOUR = 3600.0
+_EXPIRE_SECONDS = 3600.0  # between deletions of old segments
+_COPY_BYTES = 2**20
 _log = structlog.get_logger(__name__)
 
 
-def place_of(text: str) -> str:
-    """A folder's path or URL as a URL without a slash at its end."""
+def folder_url(text: str) -> str:
+    """The URL, without a trailing slash, of a folder that is given as a path or URL."""
     return (text if "://" in text else Path(text).expanduser().absolute().as_uri()).rstrip("/")
 
 
 class Recorder:
-    """Keeps segments in `place` (a URL, see `place_of`), sends them to `outbox`, or both.
+    """Keeps segments, sends them to Kafka, or both; see `ingest.live.supervisor.SegmentSink`.
 
-    `kept`, `sent`, `refused` and `expired` count segments. What is too large for a message and lies in no place of its
-    own is put into the folder `aside`. `keep_seconds`: how old a segment in `place` may become; None for ever.
+    Args:
+        place: the URL of the folder or bucket that keeps the segments (see `folder_url`); None to keep none.
+        aside: a folder for segments that are too large for a message and not kept in `place`.
+        outbox: sends messages; None to send none.
+        kafka: the topics and sizes of messages.
+        gather_seconds: seconds to wait for more segments before they are written.
+        keep_seconds: the maximum age of a segment in `place`; None for no limit.
+
+    Attributes:
+        kept: segments written to `place`.
+        sent: segments sent to Kafka.
+        refused: segments too large for a message.
+        expired: segments deleted because of their age.
     """
 
     def __init__(
@@ -48,71 +63,70 @@ class Recorder:
         aside: Path | None = None,
         outbox: Outbox | None = None,
         kafka: KafkaSettings | None = None,
-        gather: float = 0.2,
+        gather_seconds: float = 0.2,
         keep_seconds: float | None = None,
     ) -> None:
         self.place, self.aside, self.outbox, self.kafka = place, aside, outbox, kafka or KafkaSettings()
-        self.gather_seconds, self.max_segments = gather, 64
+        self.gather_seconds, self.max_segments = gather_seconds, 64
         self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
         self.kept = self.sent = self.refused = self.expired = 0
 
     def write(self, segments: Sequence[SpooledSegment]) -> None:
-        """Keep and send them.
+        """Keep and send segments.
 
         Raises:
-            SourceNotFound: the place cannot be written to. KafkaProblem: Kafka does not take them.
+            SourceNotFound: the place cannot be written to.
+            KafkaProblem: Kafka does not accept the messages.
         """
-        for one in segments:
-            uri = self._keep(one) if self.place is not None else None
+        for spooled in segments:
+            uri = self._keep(spooled) if self.place is not None else None
             if self.outbox is not None:
-                self._send(one, uri)
+                self._send(self.outbox, spooled, uri)
         if self.outbox is not None:
             self.outbox.flush()
         self._expire()
 
     def _expire(self) -> None:
-        if self.place is None or self.keep_seconds is None or time.monotonic() - self._expired_at < _HOUR:
+        if self.place is None or self.keep_seconds is None or time.monotonic() - self._expired_at < _EXPIRE_SECONDS:
             return
         self._expired_at = time.monotonic()
         try:
             gone = expire(self.place, round((time.time() - self.keep_seconds) * 1e6))
         except SourceNotFound as error:
-            _log.warning("trying again in an hour", problem=str(error))
+            _log.warning("old recordings were not deleted; retrying in an hour", problem=str(error))
             return
         self.expired += len(gone)
         if gone:
             _log.info("old recordings are deleted", segments=len(gone))
 
-    def _send(self, one: SpooledSegment, uri: str | None) -> None:
-        assert self.outbox is not None  # asked by the caller
-        segment = one.segment
-        cut = CutSegment(0.0, segment.duration, one.path.read_bytes(), segment.media_type)
+    def _send(self, outbox: Outbox, spooled: SpooledSegment, uri: str | None) -> None:
+        segment = spooled.segment
+        cut = CutSegment(0.0, segment.duration, spooled.path.read_bytes(), segment.media_type)
         try:
-            publish_segment(self.outbox, self.kafka, segment.stream, segment.start, cut, uri=uri)
+            publish_segment(outbox, self.kafka, segment.stream, segment.start, cut, uri=uri)
             self.sent += 1
         except MessageTooLarge as error:
             self.refused += 1
             if self.aside is not None:
-                where = self.aside / segment.name
-                where.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(one.path, where)
+                _copy(spooled.path, self.aside / segment.name)
             _log.error("a segment was put aside; record with --to as well", segment=segment.name, problem=str(error))
 
-    def _keep(self, one: SpooledSegment) -> str:
-        uri = f"{self.place}/{one.segment.name}"
+    def _keep(self, spooled: SpooledSegment) -> str:
+        """Copy a segment to its place. Returns its URI."""
+        uri = f"{self.place}/{spooled.segment.name}"
         try:
             if uri.startswith("file://"):
-                path = Path(unquote(uri.removeprefix("file://")))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(path.name + ".part")
-                shutil.copyfile(one.path, part)
-                part.replace(path)
+                _copy(spooled.path, Path(unquote(uri.removeprefix("file://"))))
             else:
-                import fsspec
-
-                with one.path.open("rb") as local, fsspec.open(uri, "wb") as remote:
-                    shutil.copyfileobj(local, remote, 2**20)
-        except Exception as error:  # every file system of fsspec brings its own kind
+                with spooled.path.open("rb") as local, fsspec.open(uri, "wb") as remote:
+                    shutil.copyfileobj(local, remote, _COPY_BYTES)
+        except Exception as error:  # each file system of fsspec has its own exceptions
             raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))}); check --to") from None
         self.kept += 1
         return uri
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file atomically and durably, and create the missing folders."""
+    with source.open("rb") as file:
+        write_atomically(target, lambda out: shutil.copyfileobj(file, out, _COPY_BYTES), parents=True)

@@ -1,27 +1,35 @@
-"""Recordings that are old enough go: whole segments, by their names, and nothing else that lies beside them."""
+"""Retention of recordings: deletes segments that are old enough, by their names, and no other file."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
+import fsspec
+
 from index.errors import SourceNotFound, mask_url
+from index.files import PART
 from ingest.segments.names import NamedSegment, day_of, parse_name
 
 __all__ = ["expire"]
 
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(PART)}$")  # left by a process that was killed while it wrote
+
 
 def expire(place: str, before: int) -> list[NamedSegment]:
-    """Delete the segments of every stream in `place` (a URL) that end at or before `before`, UTC microseconds.
+    """Delete the segments of every stream in `place` that end at or before `before`.
+
+    Args:
+        place: the URL of the recordings' folder or bucket.
+        before: UTC microseconds.
 
     Returns:
-        What was deleted. Files that are not called as segments are, and younger ones, are not touched.
+        The deleted segments, including temporary files of segments. Files with other names stay.
 
     Raises:
-        SourceNotFound: the place cannot be listed, or a segment not be deleted; those before it are gone.
+        SourceNotFound: the place cannot be listed, or a segment cannot be deleted; those before it are deleted.
     """
-    import fsspec
-
     gone = []
     try:
         system, root = fsspec.core.url_to_fs(place)
@@ -30,14 +38,14 @@ def expire(place: str, before: int) -> list[NamedSegment]:
                 if day.rstrip("/").rsplit("/", 1)[-1] > day_of(before):
                     continue
                 for name in system.ls(day, detail=False):
-                    segment = parse_name(name)
+                    segment = parse_name(_TEMPORARY.sub("", name))
                     if segment is not None and segment.end <= before:
                         system.rm_file(name)
                         gone.append(segment)
-                with suppress(Exception):  # it has others in it, or is no folder but part of a name, as in a bucket
+                with suppress(Exception):  # it is not empty, or a bucket, which has no folders
                     system.rmdir(day)
-    except Exception as error:  # every file system of fsspec brings its own kind
-        raise SourceNotFound(f"{mask_url(place)}: old recordings stay ({mask_url(str(error))})") from None
+    except Exception as error:  # each file system of fsspec has its own exceptions
+        raise SourceNotFound(f"{mask_url(place)}: old recordings cannot be deleted ({mask_url(str(error))})") from None
     return gone
 
 

@@ -1,8 +1,8 @@
-"""A live URL opened by FFmpeg, within the policy and its time-outs. Runs in the camera's own process.
+"""Live sources: a URL opened by FFmpeg, within the URL policy and with time-outs. Runs in the camera's own process.
 
-HLS and plain HTTP never reach FFmpeg's network code: every playlist, segment and key is fetched by `PinnedHttp`, so an
-entry that names a file or an address inside is refused before anything is opened. The other protocols get the address
-that was checked, and a whitelist without `file`.
+HLS and plain HTTP never reach FFmpeg's network code: every playlist, segment and key is fetched by `PinnedHttp`, so a
+playlist entry that names a file or a private address is rejected before anything is opened. The other protocols receive
+the address that was checked, and a whitelist without `file`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,26 @@ _WHITELIST = {
 
 
 class LiveSource:
-    """One open source: `stream` is its video, `packets` are endless as long as it lasts.
+    """One open source.
 
     Args:
-        transport: of RTSP, `tcp` or `udp`.
-        connect, stall: seconds to open it, and to wait for a packet.
+        url: its URL; see `ingest.live.config.CameraConfig`.
+        policy: the hosts and files that may be opened.
+        transport: the transport of RTSP, `tcp` or `udp`.
+        connect: seconds to open the source.
+        stall: seconds to wait for a packet.
+
+    Attributes:
+        shown: the URL without credentials.
+        scheme: the scheme of the URL.
+        stream: PyAV's video stream, the one with the largest picture.
 
     Raises:
-        SourceDenied: the policy. SourceNotFound: nobody answers. SourceUnsupported: this FFmpeg lacks the protocol.
-        NotVideo: it answers with something else.
+        SourceDenied: the policy forbids the URL.
+        SourceNotFound: the source cannot be opened.
+        SourceStalled: it does not answer in time.
+        SourceUnsupported: this build of FFmpeg lacks the protocol.
+        NotVideo: it answers with something other than video.
     """
 
     def __init__(self, url: str, policy: UrlPolicy, *, transport: str, connect: float, stall: float) -> None:
@@ -49,7 +60,7 @@ class LiveSource:
         self.scheme = urlsplit(url).scheme.lower()
         self._url, self._policy, self._transport, self._times = url, policy, transport, (connect, stall)
         self._http = PinnedHttp(policy, timeout=stall)
-        self.container = self._opened()
+        self.container = self._open()
         videos = [s for s in self.container.streams.video if s.codec_context is not None]
         if not videos:
             self.close()
@@ -57,7 +68,12 @@ class LiveSource:
         self.stream = max(videos, key=lambda s: s.codec_context.width * s.codec_context.height)
 
     def packets(self) -> Iterator[Any]:
-        """Packets of the video as they come. Raises SourceNotFound when the source breaks off."""
+        """The video packets, as they arrive.
+
+        Raises:
+            SourceNotFound: the connection is lost.
+            SourceStalled: no packet arrives in time.
+        """
         try:
             if self.scheme == "loop":
                 yield from self._looped()
@@ -70,51 +86,52 @@ class LiveSource:
         except (av.error.ExitError, av.error.TimeoutError, TimeoutError):
             raise SourceStalled(f"{self.shown}: sends nothing for {self._times[1]:g} s") from None
         except (av.error.FFmpegError, OSError) as error:
-            raise SourceNotFound(f"{self.shown}: broke off ({_said(error)})") from None
+            raise SourceNotFound(f"{self.shown}: the connection was lost ({_reason(error)})") from None
 
     def close(self) -> None:
+        """Close the source. Never raises."""
         with suppress(av.error.FFmpegError, OSError, SourceError):
             self.container.close()
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         began = time.monotonic()
         try:
-            return self._tried()
+            return self._open_once()
         except (SourceNotFound, NotVideo, TimeoutError) as error:
-            # FFmpeg calls what it waited for in vain by many names.
+            # FFmpeg reports a time-out by various errors.
             if isinstance(error, TimeoutError) or time.monotonic() - began > 0.9 * self._times[0]:
                 raise SourceStalled(
-                    f"{self.shown}: accepts and says nothing, or does not answer, for {self._times[0]:g} s"
+                    f"{self.shown}: does not answer, or accepts and sends nothing, for {self._times[0]:g} s"
                 ) from None
             raise
 
-    def _tried(self) -> Any:
+    def _open_once(self) -> Any:
         checked = check_url(self._url, self._policy)
         options: dict[str, Any] = {"timeout": self._times, "metadata_errors": "ignore"}
         try:
             if self.scheme == "loop":
                 return av.open(self._path(), **options)
             if self.scheme in ("http", "https"):
-                return self._opened_http(options)
+                return self._open_http(options)
             return av.open(checked.pinned, options=self._options(checked.pinned), **options)
         except av.error.ProtocolNotFoundError:
             raise SourceUnsupported(
                 f"{self.shown}: this build of PyAV cannot read {self.scheme}://; install one whose FFmpeg can, "
-                "or put a converter before it"
+                "or put a converter in front of the camera"
             ) from None
         except av.error.InvalidDataError as error:
-            raise NotVideo(f"{self.shown}: hangs up, or answers with no video ({_said(error)})") from None
+            raise NotVideo(f"{self.shown}: closes the connection, or sends no video ({_reason(error)})") from None
         except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as error:
-            raise SourceNotFound(f"{self.shown}: lets nobody in with these credentials ({_said(error)})") from None
+            raise SourceNotFound(f"{self.shown}: rejects these credentials ({_reason(error)})") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceNotFound(
-                f"{self.shown}: cannot be opened ({_said(error)}); check the address and the camera"
+                f"{self.shown}: cannot be opened ({_reason(error)}); check the address and the camera"
             ) from None
 
     def _options(self, url: str) -> dict[str, str]:
-        micros = str(round(max(self._times) * 1e6))  # PyAV's own time-outs are the sharp ones
+        micros = str(round(max(self._times) * 1e6))  # PyAV's own time-outs are the precise ones
         options = {"protocol_whitelist": _WHITELIST[self.scheme]}
         if self.scheme in ("rtsp", "rtsps"):
             options |= {"rtsp_transport": self._transport, "timeout": micros, "allowed_media_types": "video"}
@@ -130,17 +147,17 @@ class LiveSource:
             options |= {"fifo_size": "200000", "overrun_nonfatal": "1", "buffer_size": str(4 * 2**20)}
         return options
 
-    def _opened_http(self, options: dict[str, Any]) -> Any:
+    def _open_http(self, options: dict[str, Any]) -> Any:
         first = PinnedHttp(self._policy, timeout=self._times[1], max_bytes=None).open(self._url)
         playlist = "mpegurl" in first.type or urlsplit(self._url).path.endswith((".m3u8", ".m3u"))
         if not playlist:
             return av.open(first, **options)
-        where = str(first.name)
+        url = str(first.name)
         first.close()
         return av.open(
-            where,
+            url,
             format="hls",
-            io_open=self._entry,
+            io_open=self._open_entry,
             options={
                 "protocol_whitelist": "http,https,tcp,tls,crypto",
                 "http_persistent": "0",
@@ -150,19 +167,19 @@ class LiveSource:
             **options,
         )
 
-    def _entry(self, url: str, flags: int, options: dict[str, str]) -> Any:
-        """What a playlist names, or the playlist again."""
+    def _open_entry(self, url: str, flags: int, options: dict[str, str]) -> Any:
+        """Open an entry of the playlist, or the playlist again."""
         if flags & 2:
-            raise SourceDenied(f"{self.shown}: its playlist wants to write; nothing is written")
+            raise SourceDenied(f"{self.shown}: its playlist requests write access, which is never granted")
         headers: dict[str, str] = {}
         start, end = options.get("offset"), options.get("end_offset")
         if (start is not None and start != "0") or end:
             headers["Range"] = f"bytes={start or 0}-{int(end) - 1 if end else ''}"
         if urlsplit(url).scheme.lower() not in ("http", "https"):
-            raise SourceDenied(f"{self.shown}: its playlist names {mask_url(url)}, which may not be read from there")
+            raise SourceDenied(f"{self.shown}: its playlist names {mask_url(url)}, which is not an HTTP URL")
         return self._http.open(url, headers)
 
-    # ---- a file without an end -----------------------------------------------------------------------------------
+    # ---- files played in a loop ----------------------------------------------------------------------------------
 
     def _path(self) -> str:
         path = Path(self._url.removeprefix("loop:").removeprefix("//")).expanduser()
@@ -171,15 +188,15 @@ class LiveSource:
         return str(path)
 
     def _looped(self) -> Iterator[Any]:
-        """The file over and over, each packet at its time."""
+        """The packets of the file, repeated without end, each at its time."""
         began, shift, ends = time.monotonic(), 0.0, 0.0
         zero: float | None = None
         while True:
-            got = 0
+            count = 0
             for packet in self.container.demux(self.stream):
                 if not packet.size or packet.pts is None:
                     continue
-                got += 1
+                count += 1
                 base = float(packet.time_base)
                 at = (packet.dts if packet.dts is not None else packet.pts) * base
                 if zero is None:
@@ -191,13 +208,13 @@ class LiveSource:
                 if packet.dts is not None:
                     packet.dts += ticks
                 yield packet
-            if not got:
-                raise NotVideo(f"{self.shown}: the file holds no packet of video")
+            if not count:
+                raise NotVideo(f"{self.shown}: the file contains no video packets")
             shift = ends - (zero or 0.0)
             self.container.close()
             self.container = av.open(self._path(), metadata_errors="ignore")
             self.stream = next(s for s in self.container.streams.video if s.codec_context is not None)
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return mask_url(str(getattr(error, "strerror", None) or error))

@@ -1,6 +1,7 @@
-"""What is known of every camera, in a file that another process reads and in Prometheus's terms.
+"""The status of live cameras: a file that other processes read, and Prometheus metrics.
 
-The file is replaced as a whole, so a reader finds one moment of all cameras or nothing.
+The file is replaced atomically, about once a second, so a reader finds one consistent state of all cameras. It is not
+durable: after a power cut it may be old or missing, and the next start writes it again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from index.errors import SourceNotFound
+from index.files import write_atomically
 
-__all__ = ["CameraState", "FleetState", "StateBoard", "read_state"]
+__all__ = ["CameraState", "LiveStatus", "StatusRegistry", "read_status"]
 
 State = Literal["connecting", "live", "stalled", "failed"]
 _STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")
@@ -24,52 +27,75 @@ _OLD_SECONDS = 10.0
 
 
 class CameraState(BaseModel):
-    """One camera. Times are UTC; `newest` is the capture time of its newest frame, `drift_seconds` wall clock less camera.
+    """The state of one camera."""
 
-    frames: packets of video taken; dropped: those that no segment holds; late: those that came long after they were
-    captured. reconnects: connections after the first. segments: closed. why: what ended the last connection.
-    """
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 
     stream: str
+    """The stream of its frames."""
     url: str
+    """Its URL, without credentials."""
     state: State = "connecting"
+    """`connecting`, `live`, `stalled` (it sends nothing) or `failed`."""
     why: str | None = None
+    """The reason for the end of the last connection; None while the camera is live."""
     since: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """UTC time of the last change of `state`."""
     newest: datetime | None = None
+    """Capture time of the newest frame, UTC."""
     codec: str | None = None
+    """The name of the video codec."""
     width: int = 0
+    """The width of the picture in pixels."""
     height: int = 0
+    """The height of the picture in pixels."""
     frames: int = 0
+    """Video packets received."""
     dropped: int = 0
+    """Video packets that are in no segment, and frames of segments that the spool dropped."""
     late: int = 0
+    """Video packets received long after they were captured."""
     reconnects: int = 0
+    """Connections after the first."""
     segments: int = 0
+    """Segments closed."""
     drift_seconds: float = 0.0
+    """The wall clock minus the camera's clock, in seconds."""
 
 
-class FleetState(BaseModel):
-    """All cameras of one process, and how many segments and bytes wait to be stored or sent."""
+class LiveStatus(BaseModel):
+    """The status of one process that reads cameras."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     command: str
+    """The command, `watch` or `record`."""
     pid: int
+    """The id of its process."""
     updated: datetime
+    """UTC time at which this status was written."""
     waiting_segments: int = 0
+    """Segments in the spool, to be stored or sent."""
     waiting_bytes: int = 0
+    """Bytes of these segments."""
     problem: str | None = None
+    """Why segments wait; None when storing and sending work."""
     cameras: list[CameraState] = Field(default_factory=list)
+    """The cameras, by stream."""
 
     @property
     def running(self) -> bool:
-        """Whether it was written just now."""
+        """Whether the status was written within the last seconds, which a running process does."""
         return (datetime.now(UTC) - self.updated).total_seconds() < _OLD_SECONDS
 
 
-class StateBoard:
-    """The cameras' states, written by their threads and read by others."""
+class StatusRegistry:
+    """The current states of all cameras, for any thread. A collector of prometheus_client.
+
+    Args:
+        path: the file that `write` replaces.
+        command: the name of the running command.
+    """
 
     def __init__(self, path: Path, command: str) -> None:
         self.path, self.command = path, command
@@ -79,15 +105,17 @@ class StateBoard:
         self._problem: str | None = None
 
     def add(self, state: CameraState) -> None:
+        """Add a camera, or replace the one of the same stream."""
         with self._lock:
             self._states[state.stream] = state
 
     def remove(self, stream: str) -> None:
+        """Remove a camera; an unknown one is ignored."""
         with self._lock:
             self._states.pop(stream, None)
 
     def change(self, stream: str, **values: Any) -> None:
-        """Set fields of one camera; `since` follows when the state is another. Nothing for one that was removed."""
+        """Set fields of a camera, and `since` when its `state` changes; an unknown camera is ignored."""
         with self._lock:
             state = self._states.get(stream)
             if state is None:
@@ -97,21 +125,22 @@ class StateBoard:
             for name, value in values.items():
                 setattr(state, name, value)
 
-    def count(self, stream: str, **more: int) -> None:
-        """Add to counters of one camera."""
+    def count(self, stream: str, **increments: int) -> None:
+        """Add to counters of a camera; an unknown camera is ignored."""
         with self._lock:
             state = self._states.get(stream)
-            for name, value in more.items() if state is not None else ():
+            for name, value in increments.items() if state is not None else ():
                 setattr(state, name, getattr(state, name) + value)
 
-    def waiting(self, segments: int, size: int, problem: str | None) -> None:
+    def set_waiting(self, segments: int, size: int, problem: str | None) -> None:
+        """Set the number and the total size in bytes of the segments in the spool, and why they wait."""
         with self._lock:
             self._waiting, self._problem = (segments, size), problem
 
-    def now(self) -> FleetState:
-        """A copy of everything."""
+    def snapshot(self) -> LiveStatus:
+        """A copy of the current status."""
         with self._lock:
-            return FleetState(
+            return LiveStatus(
                 command=self.command,
                 pid=os.getpid(),
                 updated=datetime.now(UTC),
@@ -123,18 +152,18 @@ class StateBoard:
 
     def write(self) -> None:
         """Replace the file."""
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(self.now().model_dump_json(indent=1) + "\n")
-        part.replace(self.path)
+        write_atomically(self.path, self.snapshot().model_dump_json(indent=1) + "\n", durable=False)
 
     # ---- Prometheus ----------------------------------------------------------------------------------------------
 
-    def collect(self) -> Iterator[Any]:
-        """The metrics, as a collector of prometheus_client."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        cameras = self.now().cameras
-        state = GaugeMetricFamily("sightline_camera_state", "1 for the state it is in", labels=["stream", "state"])
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of all cameras."""
+        cameras = self.snapshot().cameras
+        state = GaugeMetricFamily(
+            "sightline_camera_state",
+            "1 for the current state of the camera, 0 for the others",
+            labels=["stream", "state"],
+        )
         for camera in cameras:
             for each in _STATES:
                 state.add_metric([camera.stream, each], float(camera.state == each))
@@ -143,7 +172,7 @@ class StateBoard:
             "sightline_camera_newest_timestamp_seconds", "Capture time of the newest frame", labels=["stream"]
         )
         drift = GaugeMetricFamily(
-            "sightline_camera_clock_drift_seconds", "Wall clock less the camera's", labels=["stream"]
+            "sightline_camera_clock_drift_seconds", "The wall clock minus the camera's clock", labels=["stream"]
         )
         for camera in cameras:
             if camera.newest is not None:
@@ -152,8 +181,12 @@ class StateBoard:
         yield from (newest, drift)
         for name, field, help_text in (
             ("sightline_camera_frames", "frames", "Frames received"),
-            ("sightline_camera_dropped_frames", "dropped", "Frames that no segment holds"),
-            ("sightline_camera_late_frames", "late", "Frames that came long after they were captured"),
+            (
+                "sightline_camera_dropped_frames",
+                "dropped",
+                "Frames that are in no segment, or in a segment that was dropped",
+            ),
+            ("sightline_camera_late_frames", "late", "Frames received long after they were captured"),
             ("sightline_camera_reconnects", "reconnects", "Connections after the first"),
         ):
             counter = CounterMetricFamily(name, help_text, labels=["stream"])
@@ -162,10 +195,14 @@ class StateBoard:
             yield counter
 
 
-def read_state(path: Path) -> FleetState:
-    """What a running command wrote last. Raises SourceNotFound where none did."""
+def read_status(path: Path) -> LiveStatus:
+    """Read what a running command wrote last.
+
+    Raises:
+        SourceNotFound: there is no such file, or it is invalid.
+    """
     try:
-        return FleetState.model_validate_json(path.read_bytes())
+        return LiveStatus.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise SourceNotFound(
             f"{path}: no camera is watched or recorded here; start `sightline watch`, or name its --folder"

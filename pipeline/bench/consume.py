@@ -115,7 +115,7 @@ def bench_consume(
             settings=kafka,
             sender=lambda: outbox,
             seconds=seconds,
-            place=str(folder / "objects"),
+            objects=str(folder / "objects"),
         )
         for file in published:
             if file.problem:

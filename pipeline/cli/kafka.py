@@ -61,7 +61,7 @@ def publish(
             stream=stream,
             start=None if began is None else from_micros(began),
             seconds=seconds,
-            place=objects,
+            objects=objects,
             on_segment=lambda name, _: bar.update(task, advance=1, detail=name),
         )
     if as_json:

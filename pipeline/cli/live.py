@@ -17,10 +17,10 @@ from index.store import Store
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
 from ingest.live.config import CameraList, LiveSettings, cameras_of
-from ingest.live.recorder import Recorder, place_of
-from ingest.live.status import CameraState, StateBoard, read_state
+from ingest.live.recorder import Recorder, folder_url
+from ingest.live.status import CameraState, StatusRegistry, read_status
 from ingest.live.store_sink import StoreSink
-from ingest.live.supervisor import STATE_FILE, run_live
+from ingest.live.supervisor import STATUS_FILE, run_live
 from ingest.messages import AlertMessage
 from ingest.metrics_server import serve_metrics
 from ingest.outbox import Outbox, publish_alerts
@@ -75,9 +75,9 @@ def _run(cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str
     stop, reload = stop_event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
-    def metrics(board: StateBoard) -> None:
+    def metrics(registry: StatusRegistry) -> None:
         if port is not None:
-            print_note(f"metrics on port {serve_metrics(board, port)}")
+            print_note(f"metrics on port {serve_metrics(registry, port)}")
 
     run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics)
 
@@ -162,7 +162,7 @@ def record(
     with ExitStack() as stack:
         kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
         recorder = Recorder(
-            None if to is None else place_of(to),
+            None if to is None else folder_url(to),
             aside=live.folder / "refused",
             outbox=outbox,
             kafka=kafka,
@@ -183,7 +183,7 @@ def cameras(context: typer.Context, folder: Folder = None, as_json: Json = False
 
     Lists the newest frame of each camera, its losses, and the reason for its state.
     """
-    state = read_state((folder or settings_of(context).live.folder) / STATE_FILE)
+    state = read_status((folder or settings_of(context).live.folder) / STATUS_FILE)
     if as_json:
         print_json({"running": state.running, **state.model_dump(mode="json")})
         return
@@ -224,7 +224,7 @@ def clip(
     began, ends = parse_time(start, "--from"), parse_time(end, "--to")
     assert began is not None  # parse_time returns None for None only
     assert ends is not None
-    report = cut_clip(place_of(recording), stream, began, ends, out)
+    report = cut_clip(folder_url(recording), stream, began, ends, out)
     if as_json:
         print_json(report)
         return

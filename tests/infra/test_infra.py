@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from ingest.live.status import StateBoard
+from ingest.live.status import CameraState, StatusRegistry
 from pipeline.cli.main import load_command
 from pipeline.settings import load_settings
 from tests.support.tools import need
@@ -61,10 +62,11 @@ def _named(registry: CollectorRegistry) -> dict[str, set[str]]:
 
 
 def _cameras() -> dict[str, set[str]]:
-    board = StateBoard(Path("unused"), "watch")
+    registry = StatusRegistry(Path("unused"), "watch")
+    registry.add(CameraState(stream="gate", url="rtsp://h/x", newest=datetime.now(UTC)))
     found: dict[str, set[str]] = {}
-    for family in board.collect():
-        labels = set(family._labelnames)
+    for family in registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels}
         found[family.name + ("_total" if family.type == "counter" else "")] = labels
     return found
 

@@ -19,8 +19,8 @@ import pytest
 from index.errors import SourceNotFound
 from index.second_grid import EARLY_MICROS, seconds_of
 from index.store import Store
-from ingest.live.status import CameraState, FleetState, read_state
-from ingest.live.supervisor import STATE_FILE
+from ingest.live.status import CameraState, LiveStatus, read_status
+from ingest.live.supervisor import STATUS_FILE
 from ingest.segments.names import NamedSegment, parse_name
 from pipeline.demo.render import render
 from tests.support.kafka_server import free_ports
@@ -138,9 +138,9 @@ class Live:
                 text=True,
             )
 
-    def state(self) -> FleetState | None:
+    def state(self) -> LiveStatus | None:
         with suppress(SourceNotFound):
-            state = read_state(self.folder / STATE_FILE)
+            state = read_status(self.folder / STATUS_FILE)
             return state if state.pid == self.process.pid else None  # not what one before it left
         return None
 

@@ -330,7 +330,7 @@ def test_segments_may_lie_in_a_folder(topics: KafkaSettings, store: Store, tmp_p
     files = [film(tmp_path / "films", 0)]
     refused = publish_files(files, settings=small, sender=lambda: Sender(small))
     assert "over kafka.inline_bytes (10)" in str(refused[0].problem)
-    assert publish(small, files, place=str(place)) == 3
+    assert publish(small, files, objects=str(place)) == 3
     assert len(list(place.rglob("*.mp4"))) == 3
     assert drain(store, topics.model_copy(update={"objects": (str(place),)})).frames == 12
     assert store.verify() == []

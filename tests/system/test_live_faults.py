@@ -108,7 +108,7 @@ def test_a_camera_that_accepts_and_says_nothing(tmp_path: Path, long_footage: Pa
         arguments = ("record", url, f"near=loop:{long_footage}", "--to", tmp_path / "tape", "--seconds", 2)
         with live(tmp_path, *arguments, **QUICK) as running:
             stalled = running.until_state("mute", "stalled")
-            assert "says nothing" in str(stalled.why)
+            assert "sends nothing" in str(stalled.why)
             running.until_segments("near", 3)
             running.stop()
     undisturbed(tmp_path / "tape", "near")

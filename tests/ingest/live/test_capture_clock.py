@@ -29,12 +29,12 @@ class Stream:
 
     def play(self, frames: list[tuple[int, float, float]]) -> None:
         """Packets as (ticks before the counter wraps, wall clock at arrival, true capture time) of one connection."""
-        self.clock.break_off()
+        self.clock.discontinuity()
         timeline, span = Timeline(BASE), None
         held: list[tuple[float, float]] = []
         for ticks, arrival, truth in frames:
             dts = ticks % 2**self.bits
-            step = timeline.follow(dts, arrival)
+            step = timeline.advance(dts, arrival)
             if step == "stray":
                 self.strays += 1
                 continue
@@ -45,7 +45,7 @@ class Stream:
                 span, held = None, []
                 if step == "break":
                     self.breaks += 1
-                    self.clock.break_off()
+                    self.clock.discontinuity()
             if span is None:
                 span = Span(pts)
             span.add(pts, arrival)
@@ -54,7 +54,7 @@ class Stream:
             self._close(span, held)
 
     def _close(self, span: Span, held: list[tuple[float, float]]) -> None:
-        start = self.clock.place(span)
+        start = self.clock.assign(span)
         for pts, truth in held:
             self.times.append(start + round((pts - span.first) * 1e6))
             self.truth.append(truth)
@@ -200,4 +200,4 @@ def test_nothing_is_given_a_time_that_was_stored_before() -> None:
 
 def test_a_clock_that_was_never_anchored_says_so() -> None:
     with pytest.raises(ValueError, match="not anchored"):
-        CaptureClock().at(1.0)
+        CaptureClock().time_at(1.0)

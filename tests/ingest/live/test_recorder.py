@@ -12,7 +12,7 @@ import pytest
 from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UsageError
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip, recorded
-from ingest.live.recorder import Recorder, place_of
+from ingest.live.recorder import Recorder, folder_url
 from ingest.live.retention import expire
 from ingest.live.spool import SpooledSegment
 from ingest.messages import SegmentMessage, parse_segment
@@ -50,7 +50,7 @@ def waiting(folder: Path, start: int, *, seconds: float = 4.0, size: tuple[int, 
 def test_what_is_kept_in_an_object_store_is_clipped_from_there(tmp_path: Path) -> None:
     place = f"memory://{uuid.uuid4().hex}"
     segments = [waiting(tmp_path, START + i * 4_000_000) for i in (0, 1, 3)]  # the third was never recorded
-    recorder = Recorder(place_of(place + "/"))
+    recorder = Recorder(folder_url(place + "/"))
     recorder.write(segments)
     assert recorder.kept == 3
     found = recorded(place, "gate", START + 4_500_000, START + 13_000_000)
@@ -72,7 +72,7 @@ def test_what_is_kept_in_an_object_store_is_clipped_from_there(tmp_path: Path) -
 
 
 def test_a_clip_over_a_change_of_size_says_when(tmp_path: Path) -> None:
-    tape = place_of(str(tmp_path / "tape"))
+    tape = folder_url(str(tmp_path / "tape"))
     Recorder(tape).write([waiting(tmp_path, START), waiting(tmp_path, START + 4_000_000, size=(96, 64))])
     with pytest.raises(DecodeFailed, match="2023-11-14T22:13:24"):
         clip(tape, "gate", START, START + 8_000_000, tmp_path / "out.mkv")
@@ -84,7 +84,7 @@ def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -
     small, large, nowhere = Outbox(), Outbox(), Outbox()
     Recorder(None, outbox=small).write([one])
     tiny = KafkaSettings(inline_bytes=10)
-    tape = place_of(str(tmp_path / "tape"))
+    tape = folder_url(str(tmp_path / "tape"))
     Recorder(tape, outbox=large, kafka=tiny).write([one])
     refused = Recorder(None, aside=tmp_path / "refused", outbox=nowhere, kafka=tiny)
     refused.write([one])
@@ -99,12 +99,12 @@ def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceNotFound, match="--to"):
-        Recorder(place_of(str(tmp_path / "file" / "tape"))).write([waiting(tmp_path, START)])
+        Recorder(folder_url(str(tmp_path / "file" / "tape"))).write([waiting(tmp_path, START)])
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 def test_old_segments_go_and_nothing_else_does(tmp_path: Path, scheme: str) -> None:
-    tape = place_of(str(tmp_path / "tape")) if scheme == "file" else f"memory://{uuid.uuid4().hex}"
+    tape = folder_url(str(tmp_path / "tape")) if scheme == "file" else f"memory://{uuid.uuid4().hex}"
     recorder = Recorder(tape)
     times = [START, START + 4_000_000, START + DAY, START + 2 * DAY]
     for at in times:
@@ -124,12 +124,12 @@ def test_a_recorder_with_an_age_deletes_what_is_older(tmp_path: Path) -> None:
     other.parent.mkdir(parents=True)
     other.write_text("not a segment")
     now = time.time_ns() // 1000
-    recorder = Recorder(place_of(str(tape)), keep_seconds=3600)
+    recorder = Recorder(folder_url(str(tape)), keep_seconds=3600)
     recorder.write([waiting(tmp_path, START), waiting(tmp_path, now - 10_000_000)])
     assert (recorder.kept, recorder.expired) == (2, 1)
-    assert [s.start for s in recorded(place_of(str(tape)), "gate", START, now)] == [now - 10_000_000]
+    assert [s.start for s in recorded(folder_url(str(tape)), "gate", START, now)] == [now - 10_000_000]
     assert other.read_text() == "not a segment"
 
 
 def test_a_place_without_a_recording_has_nothing_to_delete(tmp_path: Path) -> None:
-    assert expire(place_of(str(tmp_path / "nowhere")), START) == []
+    assert expire(folder_url(str(tmp_path / "nowhere")), START) == []
