@@ -1,4 +1,4 @@
-"""The reader of `sightline.alerts`: yields every alert once, and saves pictures.
+"""The reader of `sightline.alerts`: yields every alert once.
 
 It does not join a consumer group, so that any number of readers see all alerts.
 """
@@ -8,17 +8,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 
 import structlog
 
-from index.errors import KafkaProblem, MessageInvalid, TopicMissing, UsageError
-from index.files import write_atomically
+from index.errors import KafkaProblem, MessageInvalid, TopicMissing
 from ingest.kafka.clients import native, new_consumer, translate_errors
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import AlertMessage, parse_alert
 
-__all__ = ["follow", "save_picture"]
+__all__ = ["follow"]
 
 _REMEMBERED = 10_000  # alerts among which repeated ones are recognised
 _POLL_MS = 200
@@ -82,25 +80,3 @@ def follow(
                 return
     finally:
         consumer.close()
-
-
-def save_picture(alert: AlertMessage, folder: Path) -> Path | None:
-    """Write the alert's picture to `<stream>_<start>_<id>.jpg` in `folder`, which is created when it is missing.
-
-    Returns:
-        The file, or None when the alert has no picture.
-
-    Raises:
-        UsageError: the folder cannot be written to.
-    """
-    jpeg = alert.jpeg()
-    if jpeg is None:
-        return None
-    path = folder / f"{alert.stream}_{alert.start:%Y-%m-%dT%H-%M-%SZ}_{alert.id[:8]}.jpg"
-    try:
-        write_atomically(path, jpeg, parents=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot write pictures there ({error.strerror}); choose another --pictures"
-        ) from None
-    return path

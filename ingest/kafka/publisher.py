@@ -174,7 +174,7 @@ def publish_files(
     expansion = expand(sources)
     if start is not None and len(expansion.files) > 1:
         raise UsageError(
-            f"--start fits one file, and the sources contain {len(expansion.files)}; put the time into their names"
+            f"--start applies to one file, the sources have {len(expansion.files)}; put the times into the file names"
         )
     report = [PublishedFile(file=name, problem=str(error)) for name, error in expansion.problems]
     with sender() as outbox:

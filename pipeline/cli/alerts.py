@@ -13,6 +13,7 @@ from index.errors import UsageError
 from index.records import rfc3339
 from index.standing_questions import AlertRule, StandingQuestion, StandingQuestionStore, make_question
 from index.store import Store
+from ingest.alerts.pictures import save_picture
 from ingest.alerts.scorer import replay
 from ingest.messages import AlertMessage
 from model.encoders.encoder import load_encoders
@@ -152,8 +153,6 @@ def alerts_remove(
 
 
 def _print_alert(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -> None:
-    from ingest.kafka.alert_reader import save_picture
-
     saved = save_picture(alert, pictures) if pictures is not None else None
     if as_json:
         fields = alert.model_dump(mode="json", exclude={"picture", "version"}, exclude_none=True)

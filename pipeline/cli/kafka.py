@@ -9,11 +9,7 @@ import typer
 from index.errors import UsageError
 from index.records import from_micros, parse_time
 from index.store import Store
-from ingest.kafka.clients import Sender, make_topics
-from ingest.kafka.dead_letters import list_letters
-from ingest.kafka.dead_letters import replay as replay_letters
 from ingest.kafka.metrics import ConsumerMetrics
-from ingest.kafka.poller import consume as consume_segments
 from ingest.kafka.publisher import publish_files
 from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
@@ -49,6 +45,8 @@ def publish(
 
     The video is not encoded again. Sending the same footage twice stores it once.
     """
+    from ingest.kafka.clients import Sender, make_topics  # needs the extra kafka
+
     kafka = kafka_settings(settings_of(context), servers)
     began = parse_time(start, "--start")
     make_topics(kafka)
@@ -97,6 +95,8 @@ def consume(
 
     Runs until it is interrupted. Each second of each stream is stored exactly once.
     """
+    from ingest.kafka.poller import consume as consume_segments  # needs the extra kafka
+
     settings = settings_of(context, store=store, profile=profile)
     stop = stop_event()
     metrics = ConsumerMetrics()
@@ -132,6 +132,8 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
 @_deadletter.command("list")
 def deadletter_list(context: typer.Context, servers: Servers = None, as_json: Json = False) -> None:
     """List the messages that could not be stored, with the reasons."""
+    from ingest.kafka.dead_letters import list_letters  # needs the extra kafka
+
     letters = list_letters(kafka_settings(settings_of(context), servers))
     if as_json:
         print_json([_letter_fields(letter) for letter in letters])
@@ -156,6 +158,8 @@ def deadletter_replay(
     as_json: Json = False,
 ) -> None:
     """Send dead letters again, after the cause of the failure is removed."""
+    from ingest.kafka.dead_letters import replay as replay_letters  # needs the extra kafka
+
     if bool(origins) == everything:
         raise UsageError("name the dead letters to replay, or pass --all")
     done = replay_letters(kafka_settings(settings_of(context), servers), origins or None)
