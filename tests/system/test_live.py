@@ -124,7 +124,7 @@ def test_editing_the_list_adds_and_removes_cameras(tmp_path: Path, long_footage:
         running.until_state("comes", "live")
         running.until("goes is gone", lambda: running.camera("goes") is None)
         listed.write_text("[[cameras]]\nstream = 7\n")
-        running.until("the wrong list was seen", lambda: "does not fit" in running.log.read_text())
+        running.until("the wrong list was seen", lambda: "is invalid" in running.log.read_text())
         before = running.camera("stays")
         assert before is not None
         running.until_segments("stays", before.segments + 2)
