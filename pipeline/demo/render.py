@@ -1,4 +1,4 @@
-"""`sightline render`: footage whose truth is known, as real H.264 files with a `truth.json` beside them."""
+"""Rendered footage whose truth is known, `sightline render`: H.264 files with a `truth.json` beside them."""
 
 from __future__ import annotations
 
@@ -36,31 +36,33 @@ _EPOCH = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 def camera_name(camera: int) -> str:
+    """Return the stream of a camera, from 0: `camera-1`, `camera-2`, …"""
     return f"camera-{camera + 1}"
 
 
 def began_at(seed: int) -> datetime:
-    """When the footage of a seed begins: some second of some day in 2024."""
+    """Return the start of a seed's footage: a second of a day in 2024."""
     return _EPOCH + timedelta(seconds=int(rng_of("began", seed).integers(200 * 86_400)))
 
 
 def stream_seed(seed: int, camera: int) -> int:
-    """Seeds of rendered cameras, far from those of the training bank."""
+    """Return the seed of a rendered camera, distinct from all seeds of the training bank."""
     return 1_000_000_000 + seed * 1000 + camera
 
 
 def timeline(seed: int, camera: int, minutes: float) -> list[Clip]:
+    """Return the clips, with their events, of one camera."""
     return make_timeline(stream_seed(seed, camera), minutes * 60)
 
 
 def questions(seed: int, camera: int, minutes: float, *, each: int = QUESTIONS_EACH) -> list[Question]:
-    """The questions of one camera, `each` of every kind where its timeline allows."""
+    """Return the questions of one camera: `each` of every kind, if its timeline has that many."""
     clips = timeline(seed, camera, minutes)
     return make_questions(clips, began_at(seed), rng_of("questions", stream_seed(seed, camera)), each=each)
 
 
 def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, Any]]]:
-    """`events` and `questions` of all cameras; times are RFC 3339 UTC. Pure in its arguments."""
+    """Return `events` and `questions` of all cameras; times are RFC 3339 UTC. The same arguments give the same result."""
     began = to_micros(began_at(seed))
 
     def at(seconds: float) -> str:
@@ -129,18 +131,21 @@ def render(
     *,
     workers: int = 2,
 ) -> Path:
-    """Write `<camera>.mp4` for every camera and `truth.json` into `out`, one process a camera.
+    """Write `<camera>.mp4` for every camera, and `truth.json`, into `out`; one process for each camera.
 
     Args:
+        seed: seed of the world, not negative.
         minutes: length of each file, at least 0.1 and at most 24 hours.
         cameras: 1 to 64.
-        on_progress: called with cameras done and cameras in all.
+        out: the folder, which is created if it does not exist.
+        on_progress: called with the cameras done and the cameras in all.
+        workers: processes at once.
 
     Returns:
-        The path of `truth.json`, which is written last: where it stands, the footage is whole.
+        The path of `truth.json`, which is written last: if it exists, the footage is complete.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number is out of range.
     """
     if not 0.1 <= minutes <= 1440:
         raise UsageError(f"--minutes must lie between 0.1 and 1440, got {minutes}")

@@ -1,6 +1,6 @@
-"""The HTML report: every question with its answer, the truth where it is known, and the moments that prove it.
+"""HTML report of questions: each with its answer, the truth if it is known, and the moments that prove it.
 
-One file that needs nothing else: pictures are data URIs, timelines are inline SVG, there is no script. The template
+The report is one self-contained file: pictures are data URIs, timelines are inline SVG, and there is no script. The template
 escapes every text.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reported", "StageTime", "heat_strip", "render_report", "write_report"]
 
-WIDTH = 1000  # units of a timeline's drawing, whatever its size on the screen
+WIDTH = 1000  # width of a timeline in its own units, which the page scales
 CELLS = 250
 _TICKS = 6
 _SHOWN = 6
@@ -33,35 +33,42 @@ _RAMP = ((241, 245, 249), (199, 210, 254), (129, 140, 248), (79, 70, 229), (49, 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """A stage of the work, its seconds, and a few words about it."""
+    """A stage of the work."""
 
     name: str
+    """Its name."""
     seconds: float
+    """Its duration."""
     detail: str = ""
+    """A few words about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """One question for the report.
-
-    `pictures` are the keyframes' JPEGs by (stream, RFC 3339 time), `evidence` true (start, end) in UTC microseconds;
-    `truth` is None where nobody knows it.
-    """
+    """One question of the report."""
 
     asked: Asked
+    """The question with its answer."""
     selection: Selection
+    """Keyframes, scores and window of the question."""
     pictures: dict[tuple[str, str], bytes]
+    """JPEG pictures of the keyframes, by (stream, RFC 3339 time)."""
     stream_id: str | None = None
+    """The stream that the question is about; all streams if None."""
     kind: str = ""
+    """Kind of the question."""
     truth: str | None = None
+    """The true answer; None if it is not known."""
     evidence: list[tuple[int, int]] = field(default_factory=list)
+    """True evidence, (start, end) in UTC microseconds."""
 
     @property
     def right(self) -> bool | None:
+        """Whether the answer is right; None if the truth is not known."""
         return None if self.truth is None else self.asked.answer == self.truth
 
     def proves(self, at: int) -> bool:
-        """Whether `at` (UTC microseconds) lies in the true evidence."""
+        """Return whether the time `at` (UTC microseconds) is in the true evidence."""
         return any(start <= at <= end for start, end in self.evidence)
 
 
@@ -75,12 +82,17 @@ def _colour(level: float) -> str:
 def heat_strip(
     captured_at: NDArray[np.int64], scores: NDArray[np.float32], *, start: int, end: int, low: float, high: float
 ) -> list[dict[str, Any]]:
-    """The largest R_f in each of CELLS equal stretches of [start, end), as x, width and colour.
+    """Return the largest R_f in each of CELLS equal intervals of [start, end), as x, width and colour.
 
-    A stretch without a frame has no cell, so that gaps in the footage stay visible.
+    An interval without a frame has no cell, so that gaps in the footage are visible.
 
     Args:
-        captured_at: int64[N], UTC microseconds. scores: float32[N]. low, high: the scores at the ramp's two ends.
+        captured_at: capture times, UTC microseconds, int64[N].
+        scores: relevance R_f of the frames, float32[N].
+        start: start of the strip, UTC microseconds.
+        end: end of the strip, UTC microseconds.
+        low: score of the lightest colour.
+        high: score of the darkest colour.
     """
     width = WIDTH / CELLS
     cell = np.minimum((captured_at - start) * CELLS // max(1, end - start), CELLS - 1)
@@ -98,7 +110,7 @@ def _clock(micros: int, *, days: bool = False) -> str:
 
 
 def _lanes(item: Reported) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One lane a stream, and the labels of the time axis they share."""
+    """Return one lane for each stream, and the labels of their common time axis."""
     window, scores = item.selection.window, item.selection.scores
     start, end = int(window.captured_at.min()), int(window.captured_at.max()) + 1_000_000
     low, high = float(scores.min()), float(scores.max())
@@ -134,7 +146,7 @@ def _lanes(item: Reported) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _keyframes(item: Reported, *, several: bool) -> list[dict[str, Any]]:
-    """The keyframes that have a picture, the most relevant first."""
+    """Return the keyframes that have a picture, the most relevant first."""
     window, scores = item.selection.window, item.selection.scores
     result = []
     for row in sorted(item.selection.keyframes.tolist(), key=lambda r: (-scores[r], r)):
@@ -154,7 +166,7 @@ def _keyframes(item: Reported, *, several: bool) -> list[dict[str, Any]]:
 
 
 def _view(number: int, item: Reported) -> dict[str, Any]:
-    """What the template shows of one question."""
+    """Return the values of one question for the template."""
     asked = item.asked
     lanes, axis = _lanes(item)
     keyframes = _keyframes(item, several=len(lanes) > 1)
@@ -193,7 +205,15 @@ def render_report(
     stages: Sequence[StageTime] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The report as one HTML text; `facts` are names and values for its head."""
+    """Return the report as one HTML text.
+
+    Args:
+        items: the questions.
+        title: title of the report.
+        subtitle: a sentence below it.
+        stages: stages of the work, drawn as bars.
+        facts: names and values for the head of the report.
+    """
     total = sum(stage.seconds for stage in stages)
     at, bars = 0.0, []
     for i, stage in enumerate(stages):
@@ -225,5 +245,5 @@ def write_report(
     stages: Sequence[StageTime] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write `render_report` to `path`, which appears only when it is whole."""
+    """Write `render_report` to `path`, all or nothing."""
     return write_page(path, render_report(items, title=title, subtitle=subtitle, stages=stages, facts=facts))

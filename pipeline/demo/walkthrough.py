@@ -1,4 +1,4 @@
-"""`make demo`: the main job from nothing to a report, on footage whose truth is known."""
+"""Demo of the whole way, `make demo`: render footage whose truth is known, ingest it, ask about it, report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,41 +35,63 @@ _MOMENTS = 2
 
 
 class DemoAnswer(BaseModel):
-    """One question: what was answered, what is true, and the best moments the answer rests on (RFC 3339 UTC)."""
+    """One question of the demo with its answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     stream_id: str
+    """The stream that the question is about."""
     kind: str
+    """Kind of the question."""
     question: str
+    """Its text."""
     answer: str
+    """The answer."""
     truth: str
+    """The true answer."""
     right: bool
+    """Whether the answer is right."""
     true_evidence: list[tuple[str, str]]
+    """True evidence, (start, end) as RFC 3339 UTC."""
     moments: list[tuple[str, str]]
+    """Best moments that the answer rests on, (start, end) as RFC 3339 UTC."""
     found: bool
+    """Whether a keyframe shows the evidence."""
 
 
 class DemoStage(BaseModel):
-    """One stage and what it took."""
+    """One stage of the demo."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
+    """Its name."""
     seconds: float
+    """Its duration."""
     detail: str
+    """A few words about it."""
 
 
 class DemoResult(BaseModel):
-    """All answers, all stages, and where the report is."""
+    """Result of the demo."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     answers: list[DemoAnswer]
+    """All questions with their answers."""
     stages: list[DemoStage]
+    """All stages."""
     report: str
+    """Path of the report."""
 
     @property
     def right(self) -> int:
+        """Number of right answers."""
         return sum(answer.right for answer in self.answers)
 
 
 def pick_questions(truth: dict[str, Any], each: int = 2) -> list[dict[str, Any]]:
-    """`each` questions of every kind, the streams in turn; fixed by the truth file, never by the answers."""
+    """Pick `each` questions of every kind, the streams in turn. The choice depends on the truth file only, not on answers."""
     kinds = list(dict.fromkeys(q["kind"] for q in truth["questions"]))
     streams = sorted({q["stream_id"] for q in truth["questions"]})
     picked: list[dict[str, Any]] = []
@@ -83,10 +105,10 @@ def pick_questions(truth: dict[str, Any], each: int = 2) -> list[dict[str, Any]]
 
 
 def _fresh(out: Path) -> tuple[Path, Path]:
-    """Folders for footage and store, emptied; only a folder that an earlier demo made is ever emptied."""
+    """Return empty folders for footage and store. Only folders that an earlier demo made are emptied."""
     footage, store = out / "footage", out / "store"
     if (footage.exists() or store.exists()) and not (out / _MARKER).exists():
-        raise UsageError(f"{out}: holds footage or a store that no demo made; choose another --out")
+        raise UsageError(f"{out}: has footage or a store that is not from a demo; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARKER).touch()
     for folder in (footage, store):
@@ -95,11 +117,14 @@ def _fresh(out: Path) -> tuple[Path, Path]:
 
 
 class _Stages:
+    """Durations of the stages, one after the other."""
+
     def __init__(self) -> None:
         self.done: list[DemoStage] = []
         self._since = perf_counter()
 
     def end(self, name: str, detail: str) -> None:
+        """End a stage; the next one begins."""
         now = perf_counter()
         self.done.append(DemoStage(name=name, seconds=now - self._since, detail=detail))
         self._since = now
@@ -108,10 +133,17 @@ class _Stages:
 def demo(
     out: Path, *, seed: int = 7, minutes: float = 20.0, cameras: int = 2, profile: str | Path = "micro"
 ) -> DemoResult:
-    """Render, ingest, ask, report, each anew.
+    """Render, ingest, ask and report, each from scratch.
+
+    Args:
+        out: folder of footage, store and report.
+        seed: seed of the rendered world.
+        minutes: length of each camera's footage.
+        cameras: number of cameras.
+        profile: name of the profile, or the path of its TOML file.
 
     Raises:
-        SightlineError: any step that fails; nothing is glossed over.
+        SightlineError: a step fails.
     """
 
     footage, where = _fresh(out)
@@ -167,7 +199,7 @@ def demo(
 
 
 def _ask(asker: Any, question: dict[str, Any]) -> Reported:
-    """One question of the truth file, asked of the camera it is about."""
+    """Ask one question of the truth file about its camera."""
 
     selection = asker.select(question["question"], streams=[question["stream_id"]])
     asked = asker.answer(question["question"], selection, options=question["options"])

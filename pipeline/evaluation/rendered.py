@@ -1,7 +1,8 @@
-"""`sightline evaluate`: what a profile gets right on rendered footage of seeds it has never seen.
+"""Accuracy of a profile on rendered footage of seeds it has never seen, `sightline evaluate`.
 
-Footage goes through the same files, decoder and store as any user's. Every question is asked once for each way of
-choosing frames and once without any, so that each row of the table differs from the first by one thing.
+Footage goes through the same files, decoder and store as any user's, and keyframes are selected as `sightline ask` selects
+them. Every question is asked once for each method and once without pictures; each row of the table differs from the first in
+one respect. Metrics: share of right answers, and share of questions whose keyframes show the evidence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
@@ -35,17 +36,24 @@ METHODS = ("dks", "top-k", "uniform")
 
 
 class Share(BaseModel):
-    """`right` of `total`, with the 95 % Wilson interval."""
+    """A share with its 95 % Wilson interval."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     right: int
+    """Questions that are right."""
     total: int
+    """Questions that were asked."""
     share: float
+    """`right` by `total`."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 def share(right: int, total: int) -> Share:
-    """Wilson's score interval at 95 %."""
+    """Return the share with Wilson's score interval at 95 %."""
     if total == 0:
         return Share(right=0, total=0, share=0.0, low=0.0, high=1.0)
     z, p = 1.959964, right / total
@@ -55,21 +63,33 @@ def share(right: int, total: int) -> Share:
 
 
 class Evaluation(BaseModel):
-    """The table: `accuracy[variant][kind or "all"]`, `hits[k][method]["any" | "all" | "all of several"]`."""
+    """Result of the evaluation."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     profile: str
+    """Name of the profile."""
     seeds: list[int]
+    """Seeds of the rendered worlds."""
     minutes: float
+    """Length of each camera's footage."""
     cameras: int
+    """Cameras of each seed."""
     k: int
+    """Largest number of keyframes."""
     tau: float
+    """Similarity threshold τ."""
     questions: int
+    """Questions that were asked."""
     frames: int
+    """Frames of all cameras."""
     accuracy: dict[str, dict[str, Share]]
+    """Right answers: `accuracy[variant][kind or "all"]`."""
     hits: dict[str, dict[str, dict[str, Share]]]
+    """Questions whose keyframes show the evidence: `hits[k][method]["any" | "all" | "all of several"]`."""
 
     def bars(self) -> dict[str, tuple[bool, str]]:
-        """The five promises of the `micro` profile, each with whether it holds and the figures."""
+        """Return the five bars of the `micro` profile: for each, whether it holds, and the figure."""
         hits, accuracy = self.hits[str(self.k)], self.accuracy
         dks, top = hits["dks"], hits["top-k"]
         full, blind = accuracy["dks + dfm"]["all"], accuracy["blind"]["all"]
@@ -86,16 +106,18 @@ class Evaluation(BaseModel):
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts by two or three keys, right and asked."""
+    """Counts of right and asked questions, by two or three keys."""
 
     counts: dict[tuple[str, ...], list[int]]
 
     def add(self, *key: str, right: bool) -> None:
+        """Count one question."""
         pair = self.counts.setdefault(key, [0, 0])
         pair[0] += right
         pair[1] += 1
 
     def share(self, *key: str) -> Share:
+        """Return the share of right questions of a key."""
         return share(*self.counts.get(key, [0, 0]))
 
 
@@ -116,18 +138,19 @@ def _select(
 
 
 def _hit(question: Question, seconds: NDArray[np.float64]) -> list[bool]:
+    """For each event of the evidence, whether one of `seconds` shows it."""
     return [bool(((seconds >= e.seen_from) & (seconds <= e.seen_until)).any()) for e in question.evidence]
 
 
 class _Camera:
-    """One stream of the store in memory, and how to ask about it."""
+    """One stream of the store, in memory."""
 
     def __init__(self, window: Any, patches: NDArray[np.float16], began: int) -> None:
         self.window, self.patches = window, patches
         self.seconds = (window.captured_at - began) / 1e6
 
     def answer(self, answerer: Any, question: Question, keyframes: NDArray[np.int64], *, others: bool = True) -> str:
-
+        """Answer a question from `keyframes`, and from all other frames if `others`."""
         mask = keyframe_mask(keyframes, len(self.window))
         rows = np.arange(len(mask)) if others else np.flatnonzero(mask)
         request = AnswerRequest(
@@ -156,13 +179,19 @@ def evaluate(
     more_k: Sequence[int] = (8,),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Render, ingest and ask; footage and stores are kept under `work` and reused.
+    """Render, ingest and ask. Footage and stores are kept under `work` and used again.
 
     Args:
-        each: questions of every kind for each camera, where its timeline has as many.
+        work: folder for footage and stores.
+        profile: name of the profile, or the path of its TOML file.
+        seeds: seeds of the rendered worlds.
+        minutes: length of each camera's footage.
+        cameras: cameras of each seed.
+        each: questions of every kind for each camera, if its timeline has that many.
         k: largest number of keyframes; the profile's if None.
         tau: similarity threshold τ; the profile's if None.
-        more_k: further K for which keyframe hits are counted (answers are given for `k` alone).
+        more_k: further K for which keyframe hits are counted; answers are given for `k` only.
+        on_progress: called with the cameras done and the cameras in all.
     """
 
     settings = load_profile(profile)

@@ -1,4 +1,4 @@
-"""The evaluation as a Markdown page."""
+"""Evaluation as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _cell(share: Share) -> str:
 
 
 def table(result: Evaluation) -> str:
-    """Percentages with 95 % Wilson intervals; the bars first, missed ones said to be missed."""
+    """Return percentages with 95 % Wilson intervals, after the bars, which are marked as held or missed."""
     kinds = list(result.accuracy["blind"])
     lines = [
         f"# What the `{result.profile}` profile gets right",

@@ -1,1 +1,1 @@
-"""`sightline train run`: plan, data, model and loop put together."""
+"""Training of a profile on conversations about footage."""

@@ -1,11 +1,11 @@
-"""Conversations in JSON and JSONL files: which of them a run reads, and each one by its number.
+"""Training data: conversations about footage in JSON and JSON Lines files, each read by its number, and the plan's YAML.
 
     [{"conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": "…"}],
       "video": "clips/a.mp4", "query": "…", "max_frame_num": 32}, …]
 
-`image` stands in place of `video` for a picture; `query` (what keyframes are chosen for) and `max_frame_num` (K) may be
-left out; other keys belong to others. A run may have millions of samples, so memory holds where each one stands in its
-file; all are checked once before anything else is done, and read again when it is their turn.
+A picture has `image` in place of `video`. `query` (the text that keyframes are selected for) and `max_frame_num` (K) are
+optional; other keys are ignored. A run may have millions of samples, so memory holds only the position of each in its file. All
+samples are checked once before training starts, and each is read again when it is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from model.training.plan import DatasetSpec, TrainingPlan
 __all__ = ["Conversation", "Conversations", "load_plan"]
 
 
-class _Said(BaseModel):
+class _Message(BaseModel):
+    """One turn as it is written."""
+
     model_config = ConfigDict(extra="ignore", strict=True)
 
     who: Literal["human", "user", "gpt", "assistant"] = Field(alias="from")
@@ -41,7 +43,7 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    conversations: list[_Said] = Field(min_length=1)
+    conversations: list[_Message] = Field(min_length=1)
     video: str | None = None
     image: str | None = None
     query: str | None = None
@@ -56,33 +58,43 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A checked sample. `keyframes` is its own K; `where` says where it stands."""
+    """A checked sample."""
 
     turns: tuple[Turn, ...]
+    """Questions and answers, in turn."""
     footage: Path
+    """The video or picture."""
     is_image: bool
+    """Whether it is a picture."""
     query: str
+    """The text that keyframes are selected for."""
     keyframes: int | None
+    """Its own K; the plan's or profile's if None."""
     where: str
+    """File, line and number of the sample, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What is taken of one file: byte offsets and lengths, lines and numbers (from 1) of samples."""
+    """The selected samples of one file: byte offset, byte length, line and number (from 1) of each."""
 
     path: Path
     footage: Path
     places: NDArray[np.int64]  # [n, 4]
 
     def where(self, row: NDArray[np.int64]) -> str:
+        """Name the place of a sample, for messages."""
         return f"{self.path}: line {row[2]}, sample {row[3]}"
 
 
 class Conversations:
-    """The samples of a plan, numbered through all of its files. `digest` changes when any of them does.
+    """The samples of a plan, numbered through all of its files.
+
+    Attributes:
+        digest: a digest of the files and sampling strategies.
 
     Raises:
-        TrainingDataInvalid: a file or sample that cannot be used; says which file, line and sample.
+        TrainingDataInvalid: a file or sample is invalid; the message names the file, line and sample.
     """
 
     def __init__(self, plan: TrainingPlan) -> None:
@@ -96,7 +108,7 @@ class Conversations:
             self._files.append(_File(spec.json_path, footage, places[chosen]))
         self._ends = np.cumsum([len(file.places) for file in self._files])
         self.digest = digest.hexdigest()
-        for _ in self:  # before a run of days begins
+        for _ in self:  # check all samples before a run of days begins
             pass
 
     def __len__(self) -> int:
@@ -126,16 +138,16 @@ def _chosen(spec: DatasetSpec, total: int, rng: np.random.Generator) -> NDArray[
 
 
 def _index(path: Path, digest: Any) -> NDArray[np.int64]:
-    """Where samples stand: rows of offset, length, line, number."""
+    """Find the samples of a file: rows of offset, length, line, number; int64[n, 4]."""
     try:
         with path.open("rb") as file:
             head = file.read(4096).lstrip()
             file.seek(0)
             places = _index_list(path, file.read(), digest) if head[:1] == b"[" else _index_lines(file, digest)
     except OSError as error:
-        raise TrainingDataInvalid(f"{path}: cannot be read ({error.strerror}); check json_path") from None
+        raise TrainingDataInvalid(f"{path}: not readable ({error.strerror}); check json_path") from None
     if not len(places):
-        raise TrainingDataInvalid(f"{path}: there are no samples in it; leave it out of the datasets")
+        raise TrainingDataInvalid(f"{path}: has no samples; remove it from the datasets")
     return places
 
 
@@ -151,13 +163,13 @@ def _index_lines(file: Any, digest: Any) -> NDArray[np.int64]:
 
 
 def _index_list(path: Path, raw: bytes, digest: Any) -> NDArray[np.int64]:
-    """A JSON list is parsed value by value, so that a fault is told with the line of its sample."""
+    """Parse a JSON list value by value, so that an error is reported with the line of its sample."""
     digest.update(raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise TrainingDataInvalid(f"{path}: line {line} is not UTF-8; write the file anew") from None
+        raise TrainingDataInvalid(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from None
     decoder, blank = json.JSONDecoder(), " \t\r\n"
     rows: list[tuple[int, int, int, int]] = []
     at, counted, line, offset = text.index("[") + 1, 0, 1, 0
@@ -176,7 +188,7 @@ def _index_list(path: Path, raw: bytes, digest: Any) -> NDArray[np.int64]:
             _, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise TrainingDataInvalid(
-                f"{path}: line {error.lineno}, sample {len(rows) + 1}: not JSON ({error.msg}); write the file anew"
+                f"{path}: line {error.lineno}, sample {len(rows) + 1}: not JSON ({error.msg}); correct the file"
             ) from None
         rows.append((offset, len(text[at:end].encode()), line, len(rows) + 1))
         at = end
@@ -197,12 +209,12 @@ def _read(file: _File, row: NDArray[np.int64]) -> Conversation:
             opened.seek(int(row[0]))
             record = _Record.model_validate(json.loads(opened.read(int(row[1]))))
     except ValidationError as error:
-        raise TrainingDataInvalid(f"{where}: {validation_message(error)}; mend the sample or leave it out") from None
+        raise TrainingDataInvalid(f"{where}: {validation_message(error)}; correct the sample or leave it out") from None
     except ValueError as error:  # JSON and UTF-8
         raise TrainingDataInvalid(f"{where}: not JSON ({error}); write one sample a line, or one list") from None
     except OSError as error:
-        raise TrainingDataInvalid(f"{where}: cannot be read any more ({error.strerror})") from None
-    turns = tuple(Turn(said.who in ("human", "user"), said.value) for said in record.conversations)
+        raise TrainingDataInvalid(f"{where}: no longer readable ({error.strerror})") from None
+    turns = tuple(Turn(m.who in ("human", "user"), m.value) for m in record.conversations)
     footage = file.footage / Path(str(record.video or record.image)).expanduser()
     try:
         check_turns(turns)
@@ -210,9 +222,11 @@ def _read(file: _File, row: NDArray[np.int64]) -> Conversation:
         raise TrainingDataInvalid(f"{where}: {error}") from None
     query = (record.query or "").strip() or bare_question(turns)
     if not query:
-        raise TrainingDataInvalid(f"{where}: neither a query nor words in the first turn; add a query")
+        raise TrainingDataInvalid(f"{where}: no query and no words in the first turn; add a query")
     if not footage.is_file():
-        raise TrainingDataInvalid(f"{where}: {footage} is not there; set footage to the folder that paths start from")
+        raise TrainingDataInvalid(
+            f"{where}: {footage} does not exist; set footage to the folder that paths are relative to"
+        )
     return Conversation(turns, footage, record.video is None, query, record.max_frame_num, where)
 
 
@@ -220,10 +234,10 @@ _DATASETS = TypeAdapter(list[DatasetSpec])
 
 
 def load_plan(path: Path) -> TrainingPlan:
-    """A plan from a YAML file; its paths, and those of a data file it names, start from the file they stand in.
+    """Read a plan from a YAML file. Its paths, and those of a data file that it names, are relative to the file they are in.
 
     Raises:
-        UsageError: not YAML, an unknown key, or a value that cannot be; says which.
+        UsageError: the file is not YAML, or has an unknown key or an invalid value; the message names it.
     """
     values = _yaml(path)
     data = values.get("data")
@@ -246,8 +260,8 @@ def load_plan(path: Path) -> TrainingPlan:
 def _datasets(values: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     unknown = sorted(values.keys() - {"datasets"})
     if unknown or "datasets" not in values:
-        said = f"{unknown[0]} is not known there" if unknown else "there is no list of datasets"
-        raise UsageError(f"{path}: data: {said}; write datasets: [{{json_path: …, sampling_strategy: …}}]")
+        problem = f"{unknown[0]} is an unknown key" if unknown else "the list of datasets is missing"
+        raise UsageError(f"{path}: data: {problem}; write datasets: [{{json_path: …, sampling_strategy: …}}]")
     try:
         found = _DATASETS.validate_python(values["datasets"])
     except ValidationError as error:
@@ -263,7 +277,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None else ""
-        raise UsageError(f"{path}: {line}not YAML ({getattr(error, 'problem', None) or 'it does not parse'})") from None
+        raise UsageError(f"{path}: {line}not YAML ({getattr(error, 'problem', None) or 'invalid syntax'})") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: a plan is keys and values, such as data: and stage:")
+        raise UsageError(f"{path}: not a mapping; a plan has keys and values, such as data: and stage:")
     return values

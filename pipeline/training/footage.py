@@ -1,11 +1,11 @@
-"""Samples as the model takes them: frames read and resized by worker processes, encoded here, kept in a cache.
+"""Samples of training with their features: worker processes read and resize frames, the main process encodes and caches them.
 
-A video gives `fps` frames a second of stream time, each the first with pts ≥ its second (`ingest.decoding.sandbox.read_frames`). What is
-longer than `max_frames` is thinned evenly: every second frame, every fourth, and so on, so that a video of any length
-takes bounded memory. An image is one frame.
+A video gives `fps` frames a second of stream time, each the first frame with pts ≥ its second. If there are more than
+`max_frames`, every second one is kept, then every fourth, and so on: a video of any length takes bounded memory. A picture is
+one frame.
 
-A cache entry is a folder of arrays, named by a digest of the file (path, size, time of change), the sampling and the
-encoders; it is complete when it has that name, and may be deleted at any time.
+A cache entry is a folder of arrays. Its name is a digest of the file (path, size, time of modification), the sampling and the
+encoders. An entry under that name is complete, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ _RESIZED_TOGETHER = 16
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What a worker made of a sample: resized frames of both encoders as uint8[N, H, W, 3] tensors, which travel in
-    shared memory; or only the place in the cache."""
+    """Output of a worker for one sample: frames resized for both encoders, uint8[N, H, W, 3] tensors in shared memory.
+
+    All are None if the features are in the cache.
+    """
 
     number: int
     frame_pixels: torch.Tensor | None = None
@@ -52,7 +54,7 @@ class _Read:
 
 
 class _Frames(Dataset["_Read | SightlineError"]):
-    """What the workers do."""
+    """The part of reading a sample that runs in worker processes."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class _Frames(Dataset["_Read | SightlineError"]):
             if entry is not None and entry.is_dir():
                 return _Read(number)
             return self._read(number, conversation)
-        except SightlineError as error:  # a worker's exception would reach people as a traceback
+        except SightlineError as error:  # an exception raised in a worker would be printed as a traceback
             return error
 
     def _read(self, number: int, conversation: Conversation) -> _Read:
@@ -99,7 +101,9 @@ class _Frames(Dataset["_Read | SightlineError"]):
                 if len(waiting) == _RESIZED_TOGETHER:
                     settle()
         except SightlineError as error:
-            raise TrainingDataInvalid(f"{conversation.where}: {error}; mend the file or leave the sample out") from None
+            raise TrainingDataInvalid(
+                f"{conversation.where}: {error}; repair the file or leave the sample out"
+            ) from None
         settle()
         frames, patches = (torch.stack([pair[i] for pair in both]) for i in (0, 1))
         return _Read(number, frames, patches, torch.tensor(times))
@@ -114,16 +118,16 @@ def _picture(conversation: Conversation) -> NDArray[np.uint8]:
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise TrainingDataInvalid(
-            f"{conversation.where}: {conversation.footage} is no picture that can be read ({error}); leave it out"
+            f"{conversation.where}: {conversation.footage} is not a readable picture ({error}); leave it out"
         ) from None
 
 
 class SampleReader:
-    """Samples by their numbers, in the order asked for; decoding runs ahead in `plan.workers` processes.
+    """Yields samples by their numbers, in the given order; decoding runs ahead in `plan.workers` processes.
 
     Raises, while iterating:
-        TrainingDataInvalid: footage that does not decode; says which sample of which file.
-        UsageError: a prompt that cannot be.
+        TrainingDataInvalid: footage does not decode; the message names the sample and its file.
+        UsageError: a prompt is invalid.
     """
 
     def __init__(self, conversations: Conversations, plan: TrainingPlan, trainee: TrainableModel) -> None:
@@ -144,8 +148,8 @@ class SampleReader:
             sampler=numbers,
             num_workers=workers,
             prefetch_factor=2 if workers else None,
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),  # else every start would draw from the run's random numbers
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # without it, every start draws from the run's random numbers
         )
         for read in loader:
             if isinstance(read, SightlineError):
@@ -170,18 +174,18 @@ class SampleReader:
         return features
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
 class _Entries:
-    """Where a sample's features are in the cache; None without one."""
+    """Maps a sample to its folder in the cache; to None if there is no cache."""
 
     def __init__(self, plan: TrainingPlan, trainee: TrainableModel) -> None:
         pair = trainee.encoders.pair
         self._folder = plan.cache
         self._facts = [plan.fps, plan.max_frames, pair.frame.model_dump(), "pixels" if trainee.sees else "patches"]
-        # Pixels do not depend on weights that are about to change.
+        # Pixels do not depend on the weights, which training changes.
         patch = pair.patch.model_dump()
         self._facts.append(patch["preprocessing_digest"] if trainee.sees else patch)
 
@@ -192,14 +196,14 @@ class _Entries:
         try:
             stat = path.stat()
         except OSError as error:
-            raise TrainingDataInvalid(f"{conversation.where}: {path} has gone ({error.strerror})") from None
+            raise TrainingDataInvalid(f"{conversation.where}: {path} no longer exists ({error.strerror})") from None
         facts = [str(path), stat.st_size, stat.st_mtime_ns, conversation.is_image, *self._facts]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self._folder / digest[:2] / digest
 
 
 def _keep(entry: Path, features: SampleFeatures) -> None:
-    """Write an entry beside its name and give it the name; another process may have been quicker."""
+    """Write an entry under a temporary name and rename it; another process may have written it first."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=entry.parent))
@@ -214,7 +218,7 @@ def _keep(entry: Path, features: SampleFeatures) -> None:
             if not entry.is_dir():
                 raise
     except OSError as error:
-        raise UsageError(f"cache: {entry.parent} cannot be written ({error.strerror}); name another folder") from None
+        raise UsageError(f"cache: {entry.parent} not writable ({error.strerror}); set another folder") from None
 
 
 def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
@@ -223,5 +227,5 @@ def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
         return SampleFeatures(**{**arrays, "vectors": np.array(arrays["vectors"])})
     except (OSError, ValueError, TypeError, LookupError):
         raise TrainingDataInvalid(
-            f"{conversation.where}: its cache {entry} does not read back; delete that folder and run again"
+            f"{conversation.where}: its cache {entry} is damaged; delete that folder and run again"
         ) from None

@@ -1,4 +1,4 @@
-"""`sightline train run`: a plan, its data, the model and the loop put together."""
+"""Training of a profile, `sightline train run`: puts together the plan, its data, the model and the loop."""
 
 from __future__ import annotations
 
@@ -27,17 +27,21 @@ def run_training(
     on_start: Callable[[list[ComponentCount], int], None] = lambda *_: None,
     on_step: Callable[[int, int, dict[str, Any]], None] = lambda *_: None,
 ) -> Path:
-    """Train as the YAML file `config` says; the path of the newest profile, in `out`. Running again goes on.
+    """Train as the YAML file `config` describes, and return the path of the newest profile. A second call continues.
 
     Args:
-        on_start: called in the main process with what is trained and what is not, and the number of samples.
-        on_step: likewise, with steps done, steps in all, and the line of the log.
+        config: the plan.
+        out: folder of checkpoints, log and curves.
+        device: `cpu`, `cuda`, or None to choose.
+        stop_after: stop after this many steps, with a checkpoint.
+        on_start: called in the main process with the trained and frozen components, and the number of samples.
+        on_step: called in the main process with the steps done, the steps in all, and the line of the log.
 
     Raises:
-        UsageError: a plan that cannot be, or another one than `out` was begun with.
-        TrainingDataInvalid: a sample that cannot be used.
-        ProfileInvalid, WeightsNotFound, WeightsInvalid: what training begins with.
-        BudgetExceeded, TrainingFailed: while it runs.
+        UsageError: the plan is invalid, or `out` was begun with another plan.
+        TrainingDataInvalid: a sample is invalid.
+        ProfileInvalid, WeightsNotFound, WeightsInvalid: the profile or its weights cannot be loaded.
+        BudgetExceeded, TrainingFailed: training runs out of memory, or the loss is not finite.
     """
     if stop_after is not None and stop_after < 1:
         raise UsageError(f"--stop-after must be at least 1, got {stop_after}")

@@ -66,7 +66,7 @@ def test_a_folder_that_no_demo_made_is_left_alone(sightline: Command, profile: s
     (tmp_path / "mine" / "store" / "precious").touch()
     result = sightline("demo", "--out", tmp_path / "mine", "--profile", profile)
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "no demo made" in result.err
+    assert "not from a demo" in result.err
     assert (tmp_path / "mine" / "store" / "precious").exists()
 
 

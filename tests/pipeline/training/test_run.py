@@ -193,7 +193,7 @@ def test_workers_and_the_cache_change_nothing(world: Path, profile: str, monkeyp
     assert _log(world, "cached") == _log(world, "plain")
     for path in (world / "cache").glob("*/*/vectors.npy"):
         path.write_bytes(b"\x93NUMPY")
-    with pytest.raises(TrainingDataInvalid, match=r"sample \d: its cache .* does not read back; delete that folder"):
+    with pytest.raises(TrainingDataInvalid, match=r"sample \d: its cache .* is damaged; delete that folder"):
         _train(world, "damaged")
 
 
@@ -307,8 +307,8 @@ DATA = {
     "a list that breaks off": ('[\n{"a": 1},\n', r"a.json: line 3, sample 2: not JSON"),
     "no comma": ('[\n{"a": 1}\n{"b": 2}]', r"a.json: line 3, after sample 1: a comma or ] is missing"),
     "a trailing comma": ('[{"a": 1},\n]', r"a.json: line 2, sample 2: not JSON"),
-    "empty": ("[ ]", "a.json: there are no samples in it"),
-    "blank": ("\n\n", "a.json: there are no samples in it"),
+    "empty": ("[ ]", "a.json: has no samples"),
+    "blank": ("\n\n", "a.json: has no samples"),
     "not a sample": ("[3]", "a.json: line 1, sample 1: Input should be"),
     "no conversations": (_broken(lambda s: s.pop("conversations")), "line 2, sample 2: conversations: Field required"),
     "a role": (
@@ -327,12 +327,12 @@ DATA = {
     "no source": (_broken(lambda s: s.pop("video")), "line 2, sample 2: give exactly one of video and image"),
     "no file": (
         _broken(lambda s: s.update(video="gone.mp4")),
-        r"line 2, sample 2: .*gone.mp4 is not there; set footage",
+        r"line 2, sample 2: .*gone.mp4 does not exist; set footage",
     ),
     "no K": (_broken(lambda s: s.update(max_frame_num=0)), "line 2, sample 2: max_frame_num: Input should be greater"),
     "nothing asked": (
         _broken(lambda s: s["conversations"][0].update(value="<video>\n")),
-        "line 2, sample 2: neither a query nor words in the first turn",
+        "line 2, sample 2: no query and no words in the first turn",
     ),
 }
 
@@ -353,7 +353,7 @@ def test_a_sample_of_a_list_is_named_by_its_line(tmp_path: Path, footage: Path) 
     (tmp_path / "a.json").write_text(text)
     (tmp_path / "plan.yaml").write_text(f"data: {{datasets: [{{json_path: a.json}}]}}\nfootage: {footage}\n")
     line = text[: text.rindex('"id"')].count("\n")  # the brace is one line above
-    with pytest.raises(TrainingDataInvalid, match=f"a.json: line {line}, sample 3: .*gone.mp4 is not there"):
+    with pytest.raises(TrainingDataInvalid, match=f"a.json: line {line}, sample 3: .*gone.mp4 does not exist"):
         Conversations(load_plan(tmp_path / "plan.yaml"))
 
 
@@ -369,11 +369,11 @@ def test_footage_that_does_not_decode(world: Path) -> None:
 
 
 PLANS = {
-    "unknown key": ({"sped": 1}, "plan.yaml: sped: this key is not known"),
+    "unknown key": ({"sped": 1}, "plan.yaml: sped: unknown key"),
     "stage": ({"stage": 4}, "plan.yaml: stage: Input should be 1, 2 or 3"),
     "no data": ({"data": None}, "plan.yaml: data: Field required"),
-    "no datasets": ({"data": {}}, "plan.yaml: data: there is no list of datasets"),
-    "unknown in data": ({"data": {"datasets": [], "more": 1}}, "plan.yaml: data: more is not known there"),
+    "no datasets": ({"data": {}}, "plan.yaml: data: the list of datasets is missing"),
+    "unknown in data": ({"data": {"datasets": [], "more": 1}}, "plan.yaml: data: more is an unknown key"),
     "strategy": (
         {"data": {"datasets": [{"json_path": "a.jsonl", "sampling_strategy": "some"}]}},
         "plan.yaml: datasets.0.sampling_strategy: 'some' is not a sampling strategy; give all, first:N",
