@@ -369,7 +369,7 @@ def test_footage_that_does_not_decode(world: Path) -> None:
 
 
 PLANS = {
-    "unknown key": ({"sped": 1}, "plan.yaml: sped: unknown key"),
+    "unknown key": ({"sped": 1}, "plan.yaml: sped: this key is not known"),
     "stage": ({"stage": 4}, "plan.yaml: stage: Input should be 1, 2 or 3"),
     "no data": ({"data": None}, "plan.yaml: data: Field required"),
     "no datasets": ({"data": {}}, "plan.yaml: data: the list of datasets is missing"),
