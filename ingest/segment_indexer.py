@@ -149,7 +149,7 @@ class SegmentIndexer:
             StoreError: see `index.errors`. After any error nothing of the batch counts as stored.
         """
         self.encode(segments)
-        late_alerts = self._scorer.ready(each.row.stream_id for each in segments)
+        late_alerts = self._scorer.prepare(each.row.stream_id for each in segments)
         rows = [OffsetSegment(each.app, each.row, each.records, rejected=each.rejected) for each in segments]
         began = time.monotonic()
         try:
@@ -174,7 +174,7 @@ class SegmentIndexer:
             self._scorer.forget()
             return False
         self.alerts_raised += sum(alert.state == "raised" for alert in alerts)
-        self._scorer.keep()
+        self._scorer.save()
         return True
 
     def seal_finished_days(self) -> None:

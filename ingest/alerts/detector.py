@@ -1,7 +1,7 @@
-"""One standing question at one camera: what its scores usually are there, and when a score is an alert.
+"""Detection of alerts: one standing question at one camera, from the history of its scores to raised and cleared alerts.
 
-Scores are whole ten-thousandths of a cosine, so that a worker that starts again from the store's frames comes to the
-very same numbers, whatever batches they were in. Time is whole UTC seconds. Nothing here knows of texts, frames,
+Scores are integers, ten-thousandths of a cosine, so that a worker that computes them again from the stored frames gets
+exactly the same numbers, whatever the batches. Times are whole UTC seconds. This module knows nothing of texts, frames,
 stores or Kafka.
 """
 
@@ -19,12 +19,18 @@ from index.standing_questions import AlertRule
 
 __all__ = ["UNIT", "AlertDetector", "AlertTransition", "DetectorState", "Hysteresis", "ScoreHistory"]
 
-UNIT = 10_000  # scores a cosine
-_LEAST = 10  # samples without which there is no threshold at all
+UNIT = 10_000
+"""The score of cosine 1."""
+_MIN_SAMPLES = 10  # scores without which there is no threshold
 
 
 class ScoreHistory:
-    """The last `size` scores, with exact quantiles: O(log n) to find, one memmove to add."""
+    """The latest scores of a camera, with exact quantiles. Adding a score costs a binary search and one memmove.
+
+    Args:
+        size: the number of scores that are kept.
+        scores: the first scores, the oldest first.
+    """
 
     def __init__(self, size: int, scores: Iterable[int] = ()) -> None:
         self._order = deque(scores, maxlen=size)
@@ -34,60 +40,83 @@ class ScoreHistory:
         return len(self._order)
 
     def add(self, score: int) -> None:
+        """Add a score; the oldest one is removed when there are more than `size`."""
         if len(self._order) == self._order.maxlen:
             del self._sorted[bisect_left(self._sorted, self._order[0])]
         self._order.append(score)
         insort(self._sorted, score)
 
     def quantile(self, share: float) -> float:
-        """Linear between neighbours, as `numpy.quantile` has it; `share` in [0, 1]. Needs at least one score."""
+        """The quantile `share`, in [0, 1], interpolated linearly as by `numpy.quantile`. Needs at least one score."""
         at = share * (len(self._sorted) - 1)
         low = int(at)
         high = min(low + 1, len(self._sorted) - 1)
         return self._sorted[low] + (self._sorted[high] - self._sorted[low]) * (at - low)
 
     def scores(self) -> list[int]:
-        """The oldest first."""
+        """All scores, the oldest first."""
         return list(self._order)
 
 
 class AlertTransition(NamedTuple):
-    """An alert was raised or cleared at second `at`. `end`: the last second that was not low, None when raised.
-
-    `score` is the peak's so far, `threshold` what had to be passed when it was raised.
-    """
+    """An alert that is raised or cleared."""
 
     state: Literal["raised", "cleared"]
+    """What happens."""
     start: int
+    """The first second of the alert."""
     at: int
+    """The second of the frame that raises or clears it."""
     end: int | None
+    """The last second at or above the low threshold; None when raised."""
     peak: int
+    """The second with the highest score so far."""
     score: int
+    """The score at `peak`."""
     threshold: float
+    """The high threshold at the time when the alert was raised."""
 
 
 @dataclass(slots=True)
 class Hysteresis:
-    """Raised by `raise_frames` above high among the last `of_frames`, cleared by `clear_seconds` below low, or a gap.
+    """The state machine of an alert.
 
-    `start` is None while nothing is raised; it is the first of the frames that raised it.
+    An alert is raised when `raise_frames` of the last `of_frames` frames are above the high threshold. It is cleared after
+    `clear_seconds` below the low threshold, or by a gap between frames.
     """
 
     rule: AlertRule
-    recent: list[tuple[int, int, bool]] = field(default_factory=list)  # second, score, above high
+    """The rule of the question."""
+    recent: list[tuple[int, int, bool]] = field(default_factory=list)
+    """The latest frames while no alert is raised: second, score, and whether it was above the high threshold."""
     start: int | None = None
-    held: int = 0  # the last second that was not low
+    """The first of the frames that raised the alert; None while no alert is raised."""
+    held: int = 0
+    """The last second at or above the low threshold."""
     peak: int = 0
+    """The second of the highest score of the alert."""
     score: int = 0
+    """That score."""
     threshold: float = 0.0
+    """The high threshold when the alert was raised."""
     last: int | None = None
+    """The second of the last frame."""
 
     def step(self, second: int, score: int, high: float, low: float) -> list[AlertTransition]:
-        """One more frame, later than all before."""
-        turns: list[AlertTransition] = []
+        """Add a frame, later than all before.
+
+        Args:
+            second: the UTC second of the frame.
+            score: its score.
+            high, low: the current thresholds.
+
+        Returns:
+            The transitions that it causes, at most two.
+        """
+        transitions: list[AlertTransition] = []
         if self.last is not None and second - self.last > self.rule.gap_seconds:
             if self.start is not None:
-                turns.append(self._cleared(second))
+                transitions.append(self._cleared(second))
             self.recent.clear()
         self.last = second
         if self.start is None:
@@ -99,57 +128,80 @@ class Hysteresis:
                 self.start, self.held, self.threshold = above[0][0], second, high
                 self.peak, self.score = max(above, key=lambda pair: (pair[1], -pair[0]))
                 self.recent.clear()
-                turns.append(AlertTransition("raised", self.start, second, None, self.peak, self.score, high))
-            return turns
+                transitions.append(AlertTransition("raised", self.start, second, None, self.peak, self.score, high))
+            return transitions
         if score > self.score:
             self.peak, self.score = second, score
         if score >= low:
             self.held = second
         elif second - self.held >= self.rule.clear_seconds:
-            turns.append(self._cleared(second))
-        return turns
+            transitions.append(self._cleared(second))
+        return transitions
 
     def _cleared(self, second: int) -> AlertTransition:
-        assert self.start is not None  # only called while something is raised
-        turn = AlertTransition("cleared", self.start, second, self.held, self.peak, self.score, self.threshold)
+        assert self.start is not None  # only called while an alert is raised
+        transition = AlertTransition("cleared", self.start, second, self.held, self.peak, self.score, self.threshold)
         self.start = None
-        return turn
+        return transition
 
 
 class DetectorState(BaseModel):
-    """A `AlertDetector` as it is written down."""
+    """The state of an `AlertDetector`, as it is stored. `recent` to `last` are those of `Hysteresis`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scores: list[int]
+    """The background, the oldest score first."""
     seen: int
+    """The number of frames so far."""
     silent: bool
+    """Whether the alert that is raised now is not reported, because it was raised during the warm-up."""
     recent: list[tuple[int, int, bool]]
+    """Second, score, and whether it was above the high threshold, of the latest frames."""
     start: int | None
+    """The first second of the alert that is raised now, or None."""
     held: int
+    """The last second at or above the low threshold."""
     peak: int
+    """The second of the highest score of the alert."""
     score: int
+    """That score."""
     threshold: float
+    """The high threshold when the alert was raised."""
     last: int | None
+    """The second of the last frame."""
 
 
 class AlertDetector:
-    """One question at one camera."""
+    """Detects the alerts of one question at one camera.
 
-    def __init__(self, rule: AlertRule, kept: DetectorState | None = None) -> None:
+    The thresholds follow the background, the usual scores of the question at this camera; see `AlertRule`.
+
+    Args:
+        rule: the rule of the question.
+        state: the state to continue from; None to start without a background.
+
+    Attributes:
+        background: the scores of frames outside alerts.
+        hysteresis: the state of the current alert.
+        seen: the number of frames so far.
+        silent: whether the current alert is not reported, because it was raised during the warm-up.
+    """
+
+    def __init__(self, rule: AlertRule, state: DetectorState | None = None) -> None:
         self.rule = rule
-        self.background = ScoreHistory(rule.samples, kept.scores if kept else ())
+        self.background = ScoreHistory(rule.samples, state.scores if state else ())
         self.hysteresis = Hysteresis(rule)
         self.seen, self.silent = 0, False
-        if kept is not None:
-            self.seen, self.silent = kept.seen, kept.silent
+        if state is not None:
+            self.seen, self.silent = state.seen, state.silent
             for name in ("recent", "start", "held", "peak", "score", "threshold", "last"):
-                setattr(self.hysteresis, name, getattr(kept, name))
-            self.hysteresis.recent = list(kept.recent)
+                setattr(self.hysteresis, name, getattr(state, name))
+            self.hysteresis.recent = list(state.recent)
 
     def thresholds(self) -> tuple[float, float]:
-        """High and low; infinite while there is too little to compare with."""
-        if len(self.background) < _LEAST:
+        """The high and the low threshold, in units of a score; infinite while the background is too small."""
+        if len(self.background) < _MIN_SAMPLES:
             return float("inf"), float("inf")
         median = self.background.quantile(0.5)
         spread = self.rule.spread * (self.background.quantile(self.rule.quantile) - median)
@@ -157,41 +209,46 @@ class AlertDetector:
         return median + rise, median + self.rule.low_share * rise
 
     def step(self, second: int, score: int) -> list[AlertTransition]:
-        """One more frame, later than all before; what is to be told of it."""
+        """Add a frame, later than all before. Returns the transitions to report."""
         high, low = self.thresholds()
-        turns = self.hysteresis.step(second, score, high, low)
-        told: list[AlertTransition] = []
-        for turn in turns:
-            if turn.state == "raised":
+        transitions = self.hysteresis.step(second, score, high, low)
+        reported: list[AlertTransition] = []
+        for transition in transitions:
+            if transition.state == "raised":
                 self.silent = self.seen < self.rule.warm_up
             if not self.silent:
-                told.append(turn)
+                reported.append(transition)
         self.seen += 1
         start = self.hysteresis.start
-        # What stands there for long is part of the scene, whatever it looks like.
-        plain = score <= high if start is None else second - start >= self.rule.settle_seconds
-        if plain and second % self.rule.every == 0:
+        # An alert that lasts long enough becomes part of the scene.
+        ordinary = score <= high if start is None else second - start >= self.rule.settle_seconds
+        if ordinary and second % self.rule.every == 0:
             self.background.add(score)
         if self.seen == self.rule.warm_up:
             self._trim()
-        return told
+        return reported
 
     def _trim(self) -> None:
-        """Set aside what looked like the thing while there was no threshold yet, unless that was there a fifth of the time.
+        """Remove high scores from before the first threshold, unless they are more than a fifth of the background.
 
-        A thing that stood there when the camera was first seen would otherwise be in the tail for as long as the
-        background remembers, and everything like it would be missed.
+        An object that was in the picture when the camera was first read would otherwise raise the quantile for as long
+        as the background remembers it, and similar objects would be missed.
         """
         if not len(self.background):
             return
-        most = self.background.quantile(0.5) + self.rule.floor * UNIT
-        held = self.background.scores()
-        plain = [score for score in held if score <= most]
-        if 5 * len(plain) >= 4 * len(held):
-            self.background = ScoreHistory(self.rule.samples, plain)
+        limit = self.background.quantile(0.5) + self.rule.floor * UNIT
+        scores = self.background.scores()
+        ordinary = [score for score in scores if score <= limit]
+        if 5 * len(ordinary) >= 4 * len(scores):
+            self.background = ScoreHistory(self.rule.samples, ordinary)
 
     def learn(self, pairs: Iterable[tuple[int, int]], frames: int) -> None:
-        """Take (second, score) of frames from before the question was there as background; `frames` they stand for."""
+        """Build the background from frames that are older than the question.
+
+        Args:
+            pairs: second and score of a sample of these frames, in ascending order.
+            frames: the number of frames that they were sampled from.
+        """
         for second, score in pairs:
             self.step(second, score)
         self.hysteresis, self.silent = Hysteresis(self.rule), False
@@ -199,7 +256,8 @@ class AlertDetector:
         if frames >= self.rule.warm_up:
             self._trim()
 
-    def kept(self) -> DetectorState:
+    def state(self) -> DetectorState:
+        """The state from which another detector continues in the same way."""
         now = self.hysteresis
         return DetectorState(
             scores=self.background.scores(),

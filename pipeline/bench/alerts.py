@@ -249,7 +249,7 @@ def _camera(store: Store, encoders: Encoders, rule: AlertRule, seed: int, number
     patches = store.patches(window)
     watched = StreamScorer(stream)
     for one in asked:
-        watched.put(one.question, AlertDetector(rule))
+        watched.add(one.question, AlertDetector(rule))
     where = {one.question.id: q for q, one in enumerate(asked)}
     open_: dict[str, _Found] = {}
     found: list[list[_Found]] = [[] for _ in asked]
@@ -262,7 +262,7 @@ def _camera(store: Store, encoders: Encoders, rule: AlertRule, seed: int, number
             found[where[alert.question]].append(
                 _Found(one_found.start, one_found.raised, to_micros(alert.end) // _SECOND)
             )
-    for which, watch in watched.watches.items():  # alerts that are open at the end
+    for which, watch in watched.detectors.items():  # alerts that are open at the end
         now = watch.hysteresis
         if now.start is not None and not watch.silent:
             raised = open_[digest(which, stream, now.start)].raised

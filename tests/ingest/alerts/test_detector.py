@@ -1,4 +1,4 @@
-"""Backgrounds and hysteresis against naive references; a watch that is written down anywhere goes on the same."""
+"""Score histories and hysteresis against naive references; a detector continues from its state without a difference."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[AlertTransition]
         if not runs or row[0] - runs[-1][-1][0] > rule.gap_seconds:
             runs.append([])
         runs[-1].append(row)
-    turns: list[AlertTransition] = []
+    transitions: list[AlertTransition] = []
     for number, run in enumerate(runs):
         begin = 0
         while True:
@@ -60,7 +60,7 @@ def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[AlertTransition]
             i, above = raised
             start, best = above[0][0], max(score for _, score in above)
             peak = next(second for second, score in above if score == best)
-            turns.append(AlertTransition("raised", start, run[i][0], None, peak, best, HIGH))
+            transitions.append(AlertTransition("raised", start, run[i][0], None, peak, best, HIGH))
             for j in range(i + 1, len(run) + 1):
                 rest = run[i + 1 : j + 1] if j < len(run) else run[i + 1 :]
                 held = max([run[i][0], *(second for second, score in rest if score >= LOW)])
@@ -68,12 +68,14 @@ def naive(rows: list[tuple[int, int]], rule: AlertRule) -> list[AlertTransition]
                     if score > best:
                         peak, best = second, score
                 if j < len(run) and run[j][1] < LOW and run[j][0] - held >= rule.clear_seconds:
-                    turns.append(AlertTransition("cleared", start, run[j][0], held, peak, best, HIGH))
+                    transitions.append(AlertTransition("cleared", start, run[j][0], held, peak, best, HIGH))
                     break
                 if j == len(run) and number + 1 < len(runs):
-                    turns.append(AlertTransition("cleared", start, runs[number + 1][0][0], held, peak, best, HIGH))
+                    transitions.append(
+                        AlertTransition("cleared", start, runs[number + 1][0][0], held, peak, best, HIGH)
+                    )
             begin = j + 1
-    return turns
+    return transitions
 
 
 @settings(max_examples=300, deadline=None)
@@ -84,62 +86,64 @@ def test_hysteresis_against_a_naive_search(steps: list[tuple[int, int]], rule: A
         second += gap
         rows.append((second, score))
     state = Hysteresis(rule)
-    turns = [turn for at, score in rows for turn in state.step(at, score, HIGH, LOW)]
-    assert turns == naive(rows, rule)
-    states = [turn.state for turn in turns]
+    transitions = [transition for at, score in rows for transition in state.step(at, score, HIGH, LOW)]
+    assert transitions == naive(rows, rule)
+    states = [transition.state for transition in transitions]
     assert states == (["raised", "cleared"] * len(states))[: len(states)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, UNIT), min_size=30, max_size=120), st.integers(0, 119))
-def test_a_watch_that_was_written_down_goes_on_the_same(values: list[int], cut: int) -> None:
+def test_a_detector_continues_from_its_state(values: list[int], cut: int) -> None:
     rule = AlertRule(floor=0.2, warm_up=12, samples=20, every=2, settle_seconds=10)
     whole, parts = AlertDetector(rule), AlertDetector(rule)
     for second, value in enumerate(values):
         if second == cut:
-            parts = AlertDetector(rule, DetectorState.model_validate_json(parts.kept().model_dump_json()))
+            parts = AlertDetector(rule, DetectorState.model_validate_json(parts.state().model_dump_json()))
         assert parts.step(second, value) == whole.step(second, value)
-    assert parts.kept() == whole.kept()
+    assert parts.state() == whole.state()
 
 
-def run(watch: AlertDetector, values: list[int], first: int = 0) -> list[AlertTransition]:
-    return [turn for i, value in enumerate(values) for turn in watch.step(first + i, value)]
+def run(detector: AlertDetector, values: list[int], first: int = 0) -> list[AlertTransition]:
+    return [transition for i, value in enumerate(values) for transition in detector.step(first + i, value)]
 
 
 RULE = AlertRule(floor=0.3, warm_up=30, samples=100, every=1)
 
 
-def test_an_alert_is_told_once_and_does_not_train_the_background() -> None:
-    watch = AlertDetector(RULE)
-    assert run(watch, [100, 200] * 20) == []
-    before = watch.background.scores()
-    turns = run(watch, [4000, 5000, 4500, 4800], 40)
-    assert [(t.state, t.start, t.at) for t in turns] == [("raised", 40, 41)]
-    assert watch.background.scores() == before
+def test_an_alert_is_reported_once_and_is_not_background() -> None:
+    detector = AlertDetector(RULE)
+    assert run(detector, [100, 200] * 20) == []
+    before = detector.background.scores()
+    transitions = run(detector, [4000, 5000, 4500, 4800], 40)
+    assert [(t.state, t.start, t.at) for t in transitions] == [("raised", 40, 41)]
+    assert detector.background.scores() == before
     # The fourth second after the last that was high clears it: three seconds below low.
-    turns = run(watch, [100] * 5, 44)
-    assert [(t.state, t.start, t.at, t.end, t.peak, t.score) for t in turns] == [("cleared", 40, 46, 43, 41, 5000)]
-    assert watch.background.scores()[: len(before)] == before
+    transitions = run(detector, [100] * 5, 44)
+    assert [(t.state, t.start, t.at, t.end, t.peak, t.score) for t in transitions] == [
+        ("cleared", 40, 46, 43, 41, 5000)
+    ]
+    assert detector.background.scores()[: len(before)] == before
 
 
 def test_a_single_frame_is_no_alert() -> None:
-    watch = AlertDetector(RULE)
-    assert run(watch, [100, 200] * 20 + [9000] + [100] * 20) == []
+    detector = AlertDetector(RULE)
+    assert run(detector, [100, 200] * 20 + [9000] + [100] * 20) == []
 
 
-def test_nothing_is_told_while_the_camera_is_learnt() -> None:
-    watch = AlertDetector(RULE)
-    assert run(watch, [100] * 15 + [5000] * 5 + [100] * 9) == []  # raised and cleared in silence
-    assert max(watch.background.scores()) == 100  # and yet no part of the background
-    assert [t.state for t in run(watch, [5000] * 5 + [100] * 9, 40)] == ["raised", "cleared"]
+def test_nothing_is_reported_during_the_warm_up() -> None:
+    detector = AlertDetector(RULE)
+    assert run(detector, [100] * 15 + [5000] * 5 + [100] * 9) == []  # raised and cleared, not reported
+    assert max(detector.background.scores()) == 100  # and not part of the background
+    assert [t.state for t in run(detector, [5000] * 5 + [100] * 9, 40)] == ["raised", "cleared"]
 
 
-def test_what_stood_there_at_first_is_no_background() -> None:
-    """Five seconds before there is any threshold; later it is told of all the same."""
-    watch = AlertDetector(RULE)
-    assert run(watch, [5000] * 5 + [0, 100] * 20) == []
-    assert max(watch.background.scores()) == 100
-    assert [t.state for t in run(watch, [5000] * 5 + [100] * 9, 45)] == ["raised", "cleared"]
+def test_an_object_that_was_there_at_first_is_not_background() -> None:
+    """Five seconds before there is a threshold; a similar object is reported later."""
+    detector = AlertDetector(RULE)
+    assert run(detector, [5000] * 5 + [0, 100] * 20) == []
+    assert max(detector.background.scores()) == 100
+    assert [t.state for t in run(detector, [5000] * 5 + [100] * 9, 45)] == ["raised", "cleared"]
     often = AlertDetector(RULE)
     run(often, ([5000] * 5 + [0, 100] * 5) * 3)  # a third of the time
     assert max(often.background.scores()) == 5000
@@ -148,7 +152,7 @@ def test_what_stood_there_at_first_is_no_background() -> None:
     assert max(learnt.background.scores()) == 0
 
 
-def test_what_the_camera_shows_often_takes_more() -> None:
+def test_the_threshold_is_higher_for_what_the_camera_often_shows() -> None:
     quiet, busy = AlertDetector(RULE), AlertDetector(RULE)
     run(quiet, [0, 100] * 50)
     run(busy, ([0] * 18 + [2900, 0]) * 5)  # single frames, below the floor
@@ -158,13 +162,13 @@ def test_what_the_camera_shows_often_takes_more() -> None:
 
 def test_what_stays_becomes_background() -> None:
     rule = RULE.model_copy(update={"settle_seconds": 20, "samples": 40})
-    watch = AlertDetector(rule)
-    run(watch, [0] * 60)
-    turns = run(watch, [6000] * 200, 60)
-    assert [t.state for t in turns] == ["raised", "cleared"]
-    assert watch.thresholds()[0] == pytest.approx(9000)
+    detector = AlertDetector(rule)
+    run(detector, [0] * 60)
+    transitions = run(detector, [6000] * 200, 60)
+    assert [t.state for t in transitions] == ["raised", "cleared"]
+    assert detector.thresholds()[0] == pytest.approx(9000)
 
 
-def test_a_rule_that_cannot_be() -> None:
+def test_an_invalid_rule() -> None:
     with pytest.raises(ValidationError, match="less than raise_frames"):
         AlertRule(raise_frames=4, of_frames=3)

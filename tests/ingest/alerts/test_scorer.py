@@ -1,9 +1,10 @@
-"""Standing questions over a store: told once, whoever dies when, and the state that is kept beside the tables."""
+"""The alert scorer over a store: each alert once, whenever a worker is killed, and the state beside the tables."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def records(scores: list[float], first: int = 0, stream: str = "front") -> Frame
 
 
 def footage(length: int = 160) -> list[float]:
-    """Noise below 0.1, and two things to be told of: seconds 60 to 69 and 120 to 126; one before the warm-up is over."""
+    """Noise below 0.1, and two alerts: seconds 60 to 69 and 120 to 126; one before the warm-up is over."""
     rng = np.random.default_rng(3)
     scores = rng.uniform(0, 0.1, length)
     scores[12:15] = 0.8
@@ -67,7 +68,7 @@ def footage(length: int = 160) -> list[float]:
     return [float(score) for score in scores]
 
 
-def told(alerts: list[AlertMessage]) -> list[tuple[str, int, int]]:
+def summary(alerts: list[AlertMessage]) -> list[tuple[str, int, int]]:
     second = 1_000_000
     return [
         (a.state, round(a.start.timestamp() - BEGAN / second), round(a.at.timestamp() - BEGAN / second)) for a in alerts
@@ -93,15 +94,15 @@ def test_scores_are_the_best_patch_of_any_length() -> None:
 
 
 def work(store: Store, scores: list[float], size: int, *, alerts: AlertScorer | None = None) -> list[AlertMessage]:
-    """A worker that nothing happens to."""
+    """Index scores as a worker that is never killed does."""
     alerts = alerts or AlertScorer(store, reload_seconds=0)
     published: list[AlertMessage] = []
     for chunk, first in enumerate(range(0, len(scores), size)):
         frames = records(scores[first : first + size], first)
-        published += alerts.ready(["front"])
+        published += alerts.prepare(["front"])
         store.append(make_segment(frames, chunk), frames)
         published += alerts.score(frames)
-        alerts.keep()
+        alerts.save()
     return published
 
 
@@ -109,7 +110,7 @@ def work(store: Store, scores: list[float], size: int, *, alerts: AlertScorer | 
 def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> None:
     StandingQuestionStore(store.url).add(question())
     published = work(store, footage(), size)
-    assert told(published) == ALL
+    assert summary(published) == ALL
     raised = published[0]
     assert (raised.text, raised.stream) == ("a red car", "front")
     assert raised.score == pytest.approx(0.7, abs=1e-3)
@@ -125,33 +126,33 @@ def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_worker_killed_at_any_step_loses_no_alert_and_raises_none_twice(store: Store, seed: int) -> None:
-    """After the commit, after publishing, after the state: the next one begins with what is on disk."""
+    """Killed after the commit, after publishing, or after saving: the next worker starts from what is on disk."""
     StandingQuestionStore(store.url).add(question())
     rng = np.random.default_rng(seed)
     published: list[AlertMessage] = []
     scores, at, chunk, killed = footage(), 0, 0, 0
-    alerts = AlertScorer(store, reload_seconds=0, keep_seconds=float(rng.choice([0, 1e9])))
+    alerts = AlertScorer(store, reload_seconds=0, save_seconds=float(rng.choice([0, 1e9])))
     while at < len(scores):
         size = int(rng.integers(3, 25))
         frames = records(scores[at : at + size], at)
         death = rng.choice(["no", "no", "stored", "published"])
-        now = alerts.ready(["front"])
+        now = alerts.prepare(["front"])
         store.append(make_segment(frames, chunk), frames)
         at, chunk = at + size, chunk + 1
         if death != "stored":
             now += alerts.score(frames)
             published += now
             if death != "published":
-                alerts.keep()
+                alerts.save()
         if death != "no":
             killed += 1
             alerts = AlertScorer(store, reload_seconds=0)
-    published += alerts.ready(["front"])
+    published += alerts.prepare(["front"])
     assert killed > 1
     once = dict.fromkeys((a.id, a.state) for a in published)
     assert len({a.id for a in published}) == 2
     assert list(once) == [(a.id, a.state) for a in work_again(store)]
-    assert set(told(published)) == set(ALL)
+    assert set(summary(published)) == set(ALL)
 
 
 def work_again(store: Store) -> list[AlertMessage]:
@@ -161,63 +162,63 @@ def work_again(store: Store) -> list[AlertMessage]:
 def test_frames_that_come_again_or_late_raise_nothing(store: Store) -> None:
     StandingQuestionStore(store.url).add(question())
     alerts = AlertScorer(store, reload_seconds=0)
-    assert told(work(store, footage(), 40, alerts=alerts)) == ALL
+    assert summary(work(store, footage(), 40, alerts=alerts)) == ALL
     assert alerts.score(records(footage())) == []
-    assert alerts.ready(["front"]) == []
+    assert alerts.prepare(["front"]) == []
     other = AlertScorer(store, reload_seconds=0)  # the partition moved
-    assert other.ready(["front"]) == []
+    assert other.prepare(["front"]) == []
     assert other.score(records(footage())) == []
     alerts.forget()
-    assert alerts.ready(["front"]) == []
+    assert alerts.prepare(["front"]) == []
 
 
-def test_a_question_that_is_added_later_knows_the_camera_and_tells_no_past(store: Store) -> None:
+def test_a_question_that_is_added_later_has_a_background_and_raises_no_past_alerts(store: Store) -> None:
     alerts = AlertScorer(store, reload_seconds=0)
     assert work(store, footage(100), 50, alerts=alerts) == []
     StandingQuestionStore(store.url).add(question())
-    assert alerts.ready(["front"]) == []
+    assert alerts.prepare(["front"]) == []
     frames = records([0.05, 0.7, 0.7, 0.7, 0.05, 0.05, 0.05, 0.05], 100)
     store.append(make_segment(frames, 9), frames)
-    assert told(alerts.score(frames)) == [("raised", 101, 102), ("cleared", 101, 106)]
+    assert summary(alerts.score(frames)) == [("raised", 101, 102), ("cleared", 101, 106)]
     gone = StandingQuestionStore(store.url).remove("a red car")
     assert gone.id == question().id
-    assert alerts.ready(["front"]) == []
+    assert alerts.prepare(["front"]) == []
     assert alerts.score(records([0.7] * 5, 120)) == []
 
 
-def test_what_stood_there_when_the_question_was_added_is_told(store: Store) -> None:
+def test_an_object_that_was_there_when_the_question_was_added_raises_an_alert(store: Store) -> None:
     work(store, [0.05] * 90 + [0.7] * 10, 50)
     StandingQuestionStore(store.url).add(question())
     alerts = AlertScorer(store)
-    assert alerts.ready(["front"]) == []
-    assert told(alerts.score(records([0.7] * 5, 100))) == [("raised", 100, 101)]
+    assert alerts.prepare(["front"]) == []
+    assert summary(alerts.score(records([0.7] * 5, 100))) == [("raised", 100, 101)]
 
 
-def test_only_the_streams_that_it_is_asked_of(store: Store) -> None:
+def test_a_question_of_other_streams_raises_nothing(store: Store) -> None:
     StandingQuestionStore(store.url).add(question(streams=("back",)))
     assert work(store, footage(), 80) == []
 
 
-def test_a_question_of_another_encoder_is_not_asked(store: Store) -> None:
+def test_a_question_of_another_encoder_is_ignored(store: Store) -> None:
     other = make_question("a red car", VECTOR, identity("other", 12), rule=RULE, created_at=BEGAN)
     StandingQuestionStore(store.url).add(other)
     assert work(store, footage(), 80) == []
 
 
-def test_the_shelf(store: Store) -> None:
-    shelf = StandingQuestionStore(store.url)
-    assert shelf.questions() == []
+def test_the_store_of_questions(store: Store) -> None:
+    held = StandingQuestionStore(store.url)
+    assert held.questions() == []
     one, two = question(), question("a blue dog", name="dogs")
-    shelf.add(one)
-    shelf.add(two)
-    shelf.add(question())  # the same again
-    assert shelf.questions() == sorted([one, two], key=lambda q: q.id)
+    held.add(one)
+    held.add(two)
+    held.add(question())  # the same again
+    assert held.questions() == sorted([one, two], key=lambda q: q.id)
     Path(store.url, "alerts", "questions", f"{'0' * 12}.json").write_text("{")
-    assert len(shelf.questions()) == 2
+    assert len(held.questions()) == 2
     with pytest.raises(UnknownQuestion, match="no standing questions of that id or name"):
-        shelf.remove("cats")
-    assert shelf.remove("dogs") == two
-    assert shelf.remove(one.id) == one
+        held.remove("cats")
+    assert held.remove("dogs") == two
+    assert held.remove(one.id) == one
     with pytest.raises(UsageError, match="1 to 500"):
         question("  ")
     with pytest.raises(UsageError, match="cannot name a stream"):
@@ -227,16 +228,18 @@ def test_the_shelf(store: Store) -> None:
 def test_forgetting_a_stream_forgets_its_state(store: Store) -> None:
     StandingQuestionStore(store.url).add(question())
     work(store, footage(), 80)
-    assert StandingQuestionStore(store.url).read_state("front") is not None
+    state = StandingQuestionStore(store.url).read_state("front")
+    assert state is not None
+    assert set(json.loads(state)) == {"version", "upto", "watches"}  # the names of the format, which older states have
     store.forget("front")
     assert StandingQuestionStore(store.url).read_state("front") is None
     assert store.verify() == []
 
 
-def test_a_state_that_is_damaged_is_begun_anew(store: Store) -> None:
+def test_a_damaged_state_is_ignored(store: Store) -> None:
     StandingQuestionStore(store.url).add(question())
     work(store, footage(100), 50)
     StandingQuestionStore(store.url).write_state("front", b"{")
     alerts = AlertScorer(store)
-    assert alerts.ready(["front"]) == []
-    assert told(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]
+    assert alerts.prepare(["front"]) == []
+    assert summary(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]
