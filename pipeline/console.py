@@ -96,6 +96,7 @@ def print_json(value: Any) -> None:
     """Print JSON on standard output; `value` may hold pydantic models, lists of them and plain values."""
 
     def plain(item: Any) -> Any:
+        """A value that JSON can represent."""
         return item.model_dump(mode="json") if hasattr(item, "model_dump") else str(item)
 
     sys.stdout.write(json.dumps(value, default=plain, indent=1, ensure_ascii=False) + "\n")

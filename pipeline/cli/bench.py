@@ -1,6 +1,6 @@
 """Commands that run benchmarks: `sightline bench …`. Each prints its figures as JSON on standard output.
 
-A benchmark is imported when its command runs, because most of them load torch, Apache Beam or Kafka.
+A benchmark is imported when its command runs, because many load torch, Apache Beam or a Kafka client.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def ingest(
         task = bar.add_task("ingesting", total=None, detail="")
 
         def show(p: IngestProgress) -> None:
+            """Update the progress bar."""
             elapsed = bar.tasks[0].elapsed or 1.0
             detail = f"{p.frames / elapsed:.0f} frames/s, {p.seconds / elapsed:.0f}× real time"
             name = f"{Path(p.file).name} ({p.number + 1}/{p.files})"

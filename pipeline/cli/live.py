@@ -118,6 +118,7 @@ def watch(
         kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
 
         def report(alerts: Sequence[AlertMessage]) -> None:
+            """Print alerts, and send them to Kafka if requested."""
             if outbox is not None:
                 publish_alerts(outbox, kafka.alerts, alerts)
             for alert in alerts:

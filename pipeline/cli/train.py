@@ -43,6 +43,7 @@ def train_micro(
         tasks: dict[str, TaskID] = {}
 
         def show(p: Progress) -> None:
+            """Update the progress bar of a stage."""
             if p.stage not in tasks:
                 tasks[p.stage] = bar.add_task(p.stage, total=p.total, detail="")
             detail = "  ".join(f"{name} {value:.3f}" for name, value in p.figures.items())
@@ -81,6 +82,7 @@ def train_run(
         task = bar.add_task("training", total=None, detail="")
 
         def start(counts: list[ComponentCount], samples: int) -> None:
+            """Print the parameters of each component."""
             bar.stop()
             for count in counts:
                 state = "frozen" if count.rate is None else f"learning rate {count.rate:g}"
@@ -91,6 +93,7 @@ def train_run(
             bar.start()
 
         def step(done: int, total: int, line: dict[str, Any]) -> None:
+            """Update the progress bar."""
             bar.update(task, completed=done, total=total, detail=f"loss {line['loss']:.4f}")
 
         profile = run.run_training(

@@ -265,7 +265,14 @@ class Asker:
         on_text: Callable[[str], None] = lambda _: None,
         **where: Any,
     ) -> Asked:
-        """Answer `question`; `on_text` gets the answer piece by piece. `where` is as in `select`.
+        """Select keyframes for a question and answer it.
+
+        Args:
+            question: the question.
+            options: answers to choose from; an open question if None.
+            max_frames: largest number of frames to read; 10,000 or the profile's budget if None.
+            on_text: called with each part of the answer as it is decoded.
+            **where: arguments of `select`: streams, start, end, k, tau, fill.
 
         Raises:
             UsageError: an argument is invalid.
@@ -285,7 +292,7 @@ class Asker:
         max_frames: int | None = None,
         on_text: Callable[[str], None] = lambda _: None,
     ) -> Asked:
-        """Answer `question` from what `select` chose for it.
+        """Answer a question from a selection that `select` made for it; arguments as in `ask`.
 
         Raises:
             UsageError: an argument is invalid.
@@ -297,10 +304,10 @@ class Asker:
         reader, window = self._reader, selection.window
         loading = perf_counter() - began
         count = len(selection.keyframes)
-        most = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
-        if most < count:
-            raise UsageError(f"--max-frames {most} is less than the {count} keyframes; lower --k as well")
-        rows = rows_to_read(len(window), selection.keyframes, most)
+        limit = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
+        if limit < count:
+            raise UsageError(f"--max-frames {limit} is less than the {count} keyframes; lower --k as well")
+        rows = rows_to_read(len(window), selection.keyframes, limit)
         mask = keyframe_mask(selection.keyframes, len(window))
         read = window if len(rows) == len(window) else window.take(rows)
         *pieces, last = _forward_text(self._pieces(question, choices, read, mask[rows]), on_text)

@@ -113,6 +113,7 @@ class ModelService:
     def _routes(self) -> FastAPI:
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+            """Stop the admission queue when the server shuts down."""
             yield
             await asyncio.to_thread(self.admission.stop, 0.0)
 
@@ -174,6 +175,7 @@ class ModelService:
             )
 
         def work(job: QueuedRequest) -> Iterator[str | FinishedAnswer]:
+            """Answer the question, as a job."""
             return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens)
 
         return await self._answered(request, "answer", work, body.deadline_seconds, AnswerFormat(), stream=body.stream)
@@ -184,6 +186,7 @@ class ModelService:
         pieces = self._pieces("embed", submitted)
 
         async def collect() -> list[Any]:
+            """All items of the job."""
             return [piece async for piece in pieces]
 
         (vectors,) = await unless_disconnected(request, collect())
@@ -289,6 +292,7 @@ class ModelService:
         pieces = self._pieces(route, submitted)
 
         async def whole() -> Any:
+            """The last item of the job."""
             last: Any = None
             async for item in pieces:
                 last = item
@@ -303,6 +307,7 @@ class ModelService:
             raise
 
         async def events() -> AsyncGenerator[bytes]:
+            """The items of the job as server-sent events."""
             item = first
             try:
                 while item is not None:

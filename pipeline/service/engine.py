@@ -93,7 +93,7 @@ class FrameSource(Protocol):
         end: str | None,
         k: int | None,
         tau: float | None,
-        most: Callable[[int], int],
+        max_frames: Callable[[int], int],
     ) -> FrameReferences:
         """Select keyframes (DKS) in a window, and an even selection of the other frames.
 
@@ -102,7 +102,7 @@ class FrameSource(Protocol):
             streams: stream ids; all streams if None.
             start, end: the window as RFC 3339, `end` exclusive.
             k, tau: parameters of DKS; the profile's if None.
-            most: returns the largest number of frames, the keyframes included, for a number of keyframes.
+            max_frames: returns the largest number of frames, the keyframes included, for a number of keyframes.
 
         Raises:
             UsageError, UnknownStream, EmptyWindow.
@@ -158,10 +158,10 @@ class ServiceEngine:
 
     def check(self, rows: FrameReferences, question: str, options: Sequence[str]) -> None:
         """Check that the frames fit the model, before anything is read. Raises BudgetExceeded."""
-        most = self.answerer.profile.max_frames
-        if len(rows) > most:
+        limit = self.answerer.profile.max_frames
+        if len(rows) > limit:
             raise BudgetExceeded(
-                f"the question has {len(rows)} frames, the {self.answerer.profile.name} profile reads at most {most}; "
+                f"the question has {len(rows)} frames, the {self.answerer.profile.name} profile reads at most {limit}; "
                 "leave frames out evenly"
             )
         self.answerer.check_budget(
@@ -180,6 +180,7 @@ class ServiceEngine:
         read = 0
 
         def read_patches(part: slice, out: NDArray[np.float16]) -> None:
+            """Read patches from the store, if the job may continue."""
             nonlocal read
             job.check()
             self.store.patches(rows, part, out)
@@ -225,7 +226,7 @@ class ServiceEngine:
     ) -> Iterator[str | FinishedAnswer]:
         """As `answer`, for frames that the service selects; `where` holds arguments of `FrameSource.choose`."""
         rows = self.store.choose(
-            question, most=lambda k: self.answerer.max_frames(k, question, tuple(options)), **where
+            question, max_frames=lambda k: self.answerer.max_frames(k, question, tuple(options)), **where
         )
         job.check()
         self.check(rows, question, options)

@@ -142,6 +142,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     sent = False
 
     async def replay() -> Message:
+        """Return the body once, then messages of the server."""
         nonlocal sent
         if sent:
             return await receive()

@@ -28,6 +28,7 @@ class ServiceMetrics:
         PlatformCollector(registry=self.registry)
 
         def gauge(name: str, text: str, value: Callable[[], float]) -> None:
+            """Add a gauge whose value is read at every scrape."""
             Gauge(name, text, registry=self.registry).set_function(value)
 
         gauge("sightline_queue_depth", "Requests in the queue", depth)

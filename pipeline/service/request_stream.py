@@ -78,6 +78,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     """
 
     async def disconnected() -> None:
+        """Return when the client closes the connection."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
 

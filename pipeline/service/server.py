@@ -40,6 +40,7 @@ class _Server(uvicorn.Server):
         self._stopper: threading.Thread | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Refuse new requests, and cancel those that take too long, before uvicorn stops."""
         self._service.drain()
         if self._stopper is None:
             # Uvicorn waits until every reply is sent; this thread cancels the requests that take too long.

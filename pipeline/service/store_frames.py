@@ -51,7 +51,7 @@ class StoreFrames:
         end: str | None,
         k: int | None,
         tau: float | None,
-        most: Callable[[int], int],
+        max_frames: Callable[[int], int],
     ) -> FrameReferences:
         """Select keyframes (DKS) in a window, and an even selection of the others; see `FrameSource.choose`.
 
@@ -60,7 +60,7 @@ class StoreFrames:
         """
         selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
         window = selection.window
-        rows = rows_to_read(len(window), selection.keyframes, most(len(selection.keyframes)))
+        rows = rows_to_read(len(window), selection.keyframes, max_frames(len(selection.keyframes)))
         mask = keyframe_mask(selection.keyframes, len(window))
         return FrameReferences(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
 

@@ -1,4 +1,4 @@
-"""The command in the test's own process, and the footage that its tests share."""
+"""The `sightline` command in the process of a test, and facts about the footage that its tests share."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 BEGAN = datetime(2024, 3, 1, 8, 0, tzinfo=UTC)
-
-
 LENGTHS = {"front": 24, "back": 12}
-
-
 FRAMES = sum(LENGTHS.values())
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did: exit code, standard output, standard error."""
+    """The result of a command."""
 
     code: int
+    """Exit code."""
     out: str
+    """Standard output."""
     err: str
+    """Standard error."""
 
     @property
     def data(self) -> Any:
+        """Standard output, parsed as JSON."""
         return json.loads(self.out)
 
 

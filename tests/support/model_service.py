@@ -1,4 +1,4 @@
-"""A model service on loopback, an answerer that follows a script, and footage that lies in memory."""
+"""A model service on a loopback address, an answerer that follows a script, and footage in memory."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ Serve = Callable[..., httpx.Client]
 
 
 def captured(stream: str) -> list[int]:
+    """Capture times of a stream of `Footage`, UTC microseconds."""
     return [BEGAN + i * 1_000_000 for i in range(LENGTHS[stream])]
 
 
 class Footage:
-    """Random patches of two streams. `choose` takes all frames, every fourth a keyframe, and notes what was asked."""
+    """Random patches of two streams, as a `FrameSource`.
+
+    `choose` selects all frames, every fourth as a keyframe, and appends its arguments to `asked`.
+    """
 
     def __init__(self) -> None:
         rng = np.random.default_rng(3)
@@ -58,7 +62,7 @@ class Footage:
         return np.ones((len(rows.captured_at[part]), CLIP_WIDTH), np.float32)
 
     def choose(
-        self, question: str, *, streams: Sequence[str] | None, most: Callable[[int], int], **where: Any
+        self, question: str, *, streams: Sequence[str] | None, max_frames: Callable[[int], int], **where: Any
     ) -> FrameReferences:
         self.asked.append({"question": question, "streams": streams, **where})
         names = sorted(streams or LENGTHS)
@@ -67,7 +71,7 @@ class Footage:
                 raise UnknownStream(f"{name}: the store has no such stream")
         times = [captured(name) for name in names]
         keyframe = np.concatenate([np.arange(len(each)) % 4 == 0 for each in times])
-        assert sum(map(len, times)) <= most(int(keyframe.sum()))
+        assert sum(map(len, times)) <= max_frames(int(keyframe.sum()))
         index = np.concatenate([np.full(len(each), i, np.int32) for i, each in enumerate(times)])
         return FrameReferences(names, index, np.concatenate([np.asarray(each, np.int64) for each in times]), keyframe)
 
@@ -76,7 +80,7 @@ Script = Callable[[AnswerRequest], Iterator[str]]
 
 
 class Scripted(Answerer):
-    """A real answerer whose answers come from `script`, a generator of texts; None asks the model."""
+    """An answerer whose answers come from `script`, a generator of texts; without a script the model answers."""
 
     script: Script | None = None
 
@@ -90,16 +94,16 @@ class Scripted(Answerer):
         if self.script is None:
             yield from super().answer(request)
             return
-        told = ""
+        answer = ""
         for text in self.script(request):
-            told += text
+            answer += text
             yield AnswerPiece(text)
-        yield AnswerPiece("", Answer(told, None, (), 0, 1, {"decode": 0.001}))
+        yield AnswerPiece("", Answer(answer, None, (), 0, 1, {"decode": 0.001}))
 
 
 @contextmanager
 def served(service: ModelService) -> Iterator[str]:
-    """The service on a real socket; its URL. Ends with the server's thread gone."""
+    """Serve on a real socket and yield the URL; on exit the server's thread has ended."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
     config = uvicorn.Config(
         service.app, http="h11", ws="none", log_config=None, lifespan="on", timeout_graceful_shutdown=5
@@ -119,6 +123,7 @@ def served(service: ModelService) -> Iterator[str]:
 
 @contextmanager
 def client(url: str, token: str | None = None) -> Iterator[httpx.Client]:
+    """An HTTP client of a served service."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as opened:
         yield opened
@@ -154,7 +159,7 @@ def metric(opened: httpx.Client, name: str) -> float:
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for something that is bound to happen; fails when it does not."""
+    """Wait until `true()` holds; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -162,7 +167,7 @@ def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 class Holds:
-    """A script that begins, waits until it is let go, and answers."""
+    """A script that sets `began`, waits for `go`, and answers."""
 
     def __init__(self) -> None:
         self.began, self.go = threading.Event(), threading.Event()
@@ -176,4 +181,4 @@ class Holds:
 
 
 class Memory:
-    """Something whose end can be seen."""
+    """An object whose deletion a test can observe through a weak reference."""

@@ -1,4 +1,4 @@
-"""The command as a process of its own."""
+"""The `sightline` command as a separate process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of a command: no settings of whoever runs the tests, no network for model hubs."""
+    """The environment of a command: without the settings of the person who runs the tests, and without model hubs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
     return {**kept, "XDG_CACHE_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **more}
