@@ -76,6 +76,7 @@ def _run(cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
     def metrics(registry: StatusRegistry) -> None:
+        """Serve the metrics, if a port is given."""
         if port is not None:
             print_note(f"metrics on port {serve_metrics(registry, port)}")
 
