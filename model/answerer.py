@@ -213,6 +213,7 @@ class Answerer:
         chunk, total = chunk_rows(language.device, count, width), len(request.keyframe)
 
         def embed_time(at: int) -> Tensor:
+            """Embeddings of a capture time, [n, width]."""
             return language.embed(clock_ids(language.tokenizer, at))
 
         since = clock.now()
@@ -222,6 +223,7 @@ class Answerer:
         ) as ahead:
 
             def read(rows: slice) -> Tensor:
+                """Patches of a slice of rows, measured."""
                 with clock.stage("patches"):
                     return ahead(rows)
 

@@ -1,21 +1,21 @@
-"""Where weights lie on disk, what their digest is, and tensors read by pattern.
+"""Checkpoint files: where they are, their digest, and tensors by name.
 
-Knows files, the hub's cache and safetensors; knows no model.
+Knows folders, the hub and its cache, and safetensors. Does not know models.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from index.errors import WeightsInvalid, WeightsNotFound
+from index.files import cache_folder, write_atomically
 from model.profiles.profile import Source
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ _PROBE_SECONDS = 10.0
 
 
 def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), what: str) -> Path:
-    """The local folder (or file) of `source`; a hub repository is taken from the cache, else downloaded.
+    """The local folder (or file) of `source`. A hub repository is read from the cache, or downloaded.
 
     Args:
-        source: where the profile says the weights are.
+        source: the place that a profile names.
         needs: glob patterns that must each match a file of the folder; alternatives are separated by `|`.
-        takes: patterns of what else to download of a repository.
-        what: how the error message calls it, such as `frame encoder`.
+        takes: patterns of further files to download from a repository.
+        what: the name of the weights in error messages, such as `frame encoder`.
 
     Raises:
-        WeightsNotFound: neither there nor in the cache, or the hub cannot be reached.
+        WeightsNotFound: the folder or a file is missing, or the repository is not in the cache and cannot be downloaded.
     """
     if source.hub is not None:
         return _from_hub(source.hub, source.revision, needs, takes, what)
@@ -64,11 +64,12 @@ def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), 
 
 
 def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequence[str], what: str) -> Path:
-    from huggingface_hub import constants, model_info, snapshot_download
+    """The folder of a hub repository in the hub's cache; the arguments are those of `resolve`."""
+    from huggingface_hub import constants, model_info, snapshot_download  # slow to import; seldom needed
 
     patterns = [alternative for need in (*needs, *takes) for alternative in need.split("|")]
     files = ", ".join(need.split("|")[0] for need in needs)
-    give = f"download {files} of {repo} at revision {revision} and name their folder in a profile file (--profile)"
+    advice = f"download {files} of {repo} at revision {revision} and name their folder in a profile file (--profile)"
     try:
         cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
         if not _missing(cached, needs):
@@ -76,14 +77,16 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
     except OSError:
         pass
     if constants.HF_HUB_OFFLINE:
-        raise WeightsNotFound(f"{what}: {repo} is not in the cache and the hub is switched off; {give}")
+        raise WeightsNotFound(f"{what}: {repo} is not in the cache and the hub is switched off; {advice}")
     try:
-        # One cheap question first: without a network the download itself would retry for half a minute.
+        # One cheap request first: without a network the download itself would retry for half a minute.
         model_info(repo, revision=revision, timeout=_PROBE_SECONDS)
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client has changed its HTTP library, and so its errors, twice
+    except Exception as error:  # releases of the hub's client raise errors of three different HTTP libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsNotFound(f"{what}: {repo} is not in the cache and cannot be fetched ({reason}); {give}") from error
+        raise WeightsNotFound(
+            f"{what}: {repo} is not in the cache and cannot be fetched ({reason}); {advice}"
+        ) from error
     missing = _missing(folder, needs)
     if missing:
         raise WeightsNotFound(f"{what}: {repo} (revision {revision}) has no {missing}; name another source")
@@ -91,6 +94,7 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
 
 
 def _missing(folder: Path, needs: Sequence[str]) -> str | None:
+    """The first pattern of `needs` that no file of `folder` matches."""
     for need in needs:
         if not any(next(folder.glob(alternative), None) for alternative in need.split("|")):
             return need.replace("|", " or ")
@@ -98,69 +102,60 @@ def _missing(folder: Path, needs: Sequence[str]) -> str | None:
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a checkpoint folder: all safetensors, else the PyTorch `.bin` files."""
+    """Files with the weights of a checkpoint folder: all safetensors, or the PyTorch `.bin` files if there are none."""
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
 def weights_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of one file, or of the list of several files' digests, hex.
+    """SHA-256 of one file, or of the list of the digests of several files; hex.
 
-    Digests of large files are remembered in the user's cache folder by path, size and modification time, so that
-    loading a model does not read its weights twice.
+    Digests are cached in the user's cache folder by path, size and modification time, so that loading a model does not
+    read its weights twice.
 
     Raises:
-        WeightsNotFound: a file is not there.
+        WeightsNotFound: a file cannot be read.
     """
     digests = [_file_digest(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex; from the cache if the file is unchanged."""
     real = path.resolve()
     try:
         stat = real.stat()
         key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}"
-        remembered = _remembered()
-        if key not in remembered:
+        digests = _cached_digests()
+        if key not in digests:
             with real.open("rb") as file:
-                remembered[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            _remember(remembered)
+                digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            with suppress(OSError):  # a cache that cannot be written only costs time
+                write_atomically(_digest_cache(), json.dumps(digests), parents=True, durable=False)
     except OSError as error:
         raise WeightsNotFound(f"{path}: cannot read the weights ({error.strerror}); check the folder") from error
-    return remembered[key]
+    return digests[key]
 
 
-def _memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / "digests.json"
+def _digest_cache() -> Path:
+    return cache_folder() / "digests.json"
 
 
-def _remembered() -> dict[str, str]:
+def _cached_digests() -> dict[str, str]:
+    """Digests by path, size and modification time; empty if the cache is missing or damaged."""
     try:
-        return {str(k): str(v) for k, v in json.loads(_memory().read_text()).items()}
+        return {str(k): str(v) for k, v in json.loads(_digest_cache().read_text()).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
-def _remember(digests: Mapping[str, str]) -> None:
-    """Best effort: a cache that cannot be written only costs time."""
-    memory = _memory()
-    part = memory.with_suffix(f".{os.getpid()}.part")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(digests))
-        part.replace(memory)
-    except OSError:
-        part.unlink(missing_ok=True)
-
-
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Every tensor of a safetensors checkpoint, by name, and the file that holds it; reads headers only.
+    """Map the name of every tensor of a safetensors checkpoint to the file that contains it; reads headers only.
 
-    Where there is a `*.safetensors.index.json`, the shards it names are the checkpoint, else all safetensors are.
+    With a `*.safetensors.index.json`, the checkpoint consists of the shards that it names, otherwise of all safetensors.
 
     Raises:
-        WeightsNotFound: there are no safetensors in the folder, or a shard is missing.
-        WeightsInvalid: a file does not parse, a tensor is in two files, or not where the index says.
+        WeightsNotFound: the folder has no safetensors, or a shard is missing.
+        WeightsInvalid: a file does not parse, a tensor is in two files, or it is not in the file that the index names.
     """
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     mapped: dict[str, str] = {}
@@ -168,9 +163,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         try:
             mapped = {str(k): str(v) for k, v in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
         except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            raise WeightsInvalid(
-                f"{index}: does not read as an index of shards ({error}); download it again"
-            ) from error
+            raise WeightsInvalid(f"{index}: is not a valid index of shards ({error}); download it again") from error
     files = [folder / name for name in sorted(set(mapped.values()))] or sorted(folder.glob("*.safetensors"))
     if not files:
         raise WeightsNotFound(f"{folder}: no *.safetensors there; put the checkpoint's weights in that format")
@@ -191,7 +184,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def tensor_shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor that `tensor_files` found, without reading it."""
+    """Map the names of `tensor_files` to the shapes of the tensors; reads headers only."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(set(files.values())):
         with _opened(path) as file:
@@ -202,10 +195,10 @@ def tensor_shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes.
+    """Compare the names and shapes of tensors.
 
     Raises:
-        WeightsInvalid: a tensor is missing, extra or of another shape; the message begins with `what` and names it.
+        WeightsInvalid: a tensor is missing, extra or of another shape. The message begins with `what` and names the tensor.
     """
     for name in sorted(expected.keys() - found.keys()):
         raise WeightsInvalid(f"{what}: tensor {name} {list(expected[name])} is missing; is it the right checkpoint?")
@@ -217,7 +210,11 @@ def check_tensors(what: str, found: Mapping[str, tuple[int, ...]], expected: Map
 
 
 def stream_tensors(files: Mapping[str, Path], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors, one in memory at a time, shard by shard.
+    """Yield the tensors `names` with their names, one in memory at a time, shard by shard.
+
+    Args:
+        files: see `tensor_files`.
+        names: tensors to read.
 
     Raises:
         WeightsInvalid: a file does not parse.
@@ -232,6 +229,7 @@ def stream_tensors(files: Mapping[str, Path], names: Iterable[str]) -> Iterator[
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -242,15 +240,16 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors checkpoint whose name a pattern matches, under their new names.
+    """Tensors of a safetensors checkpoint by their new names; only those whose name matches a pattern.
 
     Args:
-        folder: one or many `*.safetensors`.
-        renames: regular expression → replacement (as in `re.sub`); the first that matches from the start of a name
-            gives the new name, and names that none matches are not read.
+        folder: contains one or more `*.safetensors`.
+        renames: regular expression → replacement (as in `re.sub`). The first expression that matches the start of a
+            name gives the new name; names that match none are not read.
 
     Raises:
-        WeightsNotFound, WeightsInvalid: see `tensor_files`; also where nothing matched.
+        WeightsNotFound: see `tensor_files`.
+        WeightsInvalid: see `tensor_files`; also if no name matches.
     """
     files = tensor_files(folder)
     chosen = renamed(files, renames)
@@ -260,7 +259,7 @@ def read_tensors(folder: Path, renames: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def renamed(names: Iterable[str], renames: Mapping[str, str]) -> dict[str, str]:
-    """Name → new name of those that a pattern matches (see `read_tensors`)."""
+    """Map each of `names` that matches a pattern to its new name (see `read_tensors`)."""
     patterns = [(re.compile(pattern), new) for pattern, new in renames.items()]
     chosen: dict[str, str] = {}
     for name in names:
@@ -272,10 +271,10 @@ def renamed(names: Iterable[str], renames: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def loading(what: str, folder: Path) -> Iterator[None]:
-    """Load a library's checkpoint from `folder` without its progress bars and advice.
+    """A context manager for loading a checkpoint from `folder` by a library, without its progress bars and warnings.
 
     Raises:
-        WeightsInvalid: the library refused; says `what` and the first line of why.
+        WeightsInvalid: the library raised an error; the message contains `what` and the first line of that error.
     """
     from safetensors import SafetensorError
     from transformers.utils import logging

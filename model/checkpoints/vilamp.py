@@ -1,5 +1,5 @@
-"""The authors' checkpoint layout (`llava_qwen`): one folder with the language model, the projector, the merger, the
-SigLIP tower and the CLIP of keyframe selection.
+"""The checkpoint layout of ViLAMP's authors (`llava_qwen`): one folder with the language model, the projector, the merger,
+the SigLIP tower and the CLIP of keyframe selection.
 
     model.embed_tokens, model.layers, model.norm, lm_head    Qwen2, under the names of transformers
     model.mm_projector.{0,2}                                 Linear, GELU, Linear
@@ -9,8 +9,8 @@ SigLIP tower and the CLIP of keyframe selection.
     model.vision_tower.vision_tower.vision_model             SigLIP; see `model.encoders.siglip`
     model.frame_selector.model                               CLIP in transformers' layout; see `model.encoders.clip`
 
-Knows names, shapes and config.json. Paths in config.json that lead to the authors' own disk (`mm_vision_tower`,
-`clip_model_path`) are never followed: the profile says where base models are.
+Knows names, shapes and config.json. Paths in config.json that point to the authors' own disk (`mm_vision_tower`,
+`clip_model_path`) are ignored: the profile names the base models.
 """
 
 from __future__ import annotations
@@ -33,42 +33,53 @@ _ENCODERS = ("model.vision_tower.", "model.frame_selector.")
 
 
 class VilampConfig(BaseModel):
-    """What is read of config.json. A field without a default must be there; unknown fields belong to others.
+    """The fields of config.json that are used. Fields without a default are required; other fields are ignored."""
 
-    `f2f_thrd` is τ of keyframe selection, `f2t_thrd` the relevance floor, `max_frame_num` K. `mm_spatial_pool_stride`
-    says how many patches of a keyframe's grid become one token, along each side.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), use_attribute_docstrings=True)
 
     model_type: Literal["llava_qwen"]
-    # Qwen2
+    """Name of the layout."""
     vocab_size: int = Field(gt=0)
+    """Qwen2: tokens of the vocabulary."""
     hidden_size: int = Field(gt=0)
+    """Qwen2: width."""
     intermediate_size: int = Field(gt=0)
+    """Qwen2: width of the feed-forward layers."""
     num_hidden_layers: int = Field(gt=0)
+    """Qwen2: layers."""
     num_attention_heads: int = Field(gt=0)
+    """Qwen2: attention heads."""
     num_key_value_heads: int = Field(gt=0)
+    """Qwen2: heads of keys and values."""
     max_position_embeddings: int = Field(gt=0)
+    """Qwen2: largest number of positions."""
     rms_norm_eps: float = Field(gt=0)
+    """Qwen2: epsilon of the norms."""
     tie_word_embeddings: bool
-    # vision
+    """Qwen2: whether the head shares its weights with the embedding."""
     mm_hidden_size: int = Field(gt=0)
+    """Width of a patch."""
     mm_projector_type: Literal["mlp2x_gelu"]
+    """Form of the projector: Linear, GELU, Linear."""
     mm_spatial_pool_mode: str | None = None
+    """How a keyframe's patches are pooled; only `bilinear` is supported."""
     mm_spatial_pool_stride: int | None = Field(default=None, gt=0)
-    # the merger and keyframe selection; these defaults are those of the layout's own class
+    """Patches of a keyframe's grid that become one token, along each side."""
     composer_type: Literal["sig_pooling", "single_token"] = "single_token"
+    """The merger; this default and those below are the defaults of the layout's own class."""
     f2t_thrd: float = -1.0
+    """Relevance floor of keyframe selection."""
     f2f_thrd: float | None = None
+    """τ of keyframe selection."""
     max_frame_num: int | None = Field(default=None, gt=0)
+    """K of keyframe selection."""
 
     @classmethod
     def read(cls, folder: Path) -> VilampConfig:
-        """config.json of a checkpoint folder.
+        """Read config.json of a checkpoint folder.
 
         Raises:
-            WeightsInvalid: not JSON, or a field is missing or not what this layout has; the message names it.
+            WeightsInvalid: the file is not JSON, or a field is missing or invalid; the message names it.
         """
         path = folder / "config.json"
         try:
@@ -77,10 +88,10 @@ class VilampConfig(BaseModel):
             raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
 
     def keyframe_tokens(self, patches: int) -> int:
-        """How many tokens a keyframe of `patches` patches keeps.
+        """Number of tokens of a keyframe with `patches` patches.
 
         Raises:
-            WeightsInvalid: a way of pooling that is not bilinear.
+            WeightsInvalid: the pooling is not bilinear.
         """
         stride = self.mm_spatial_pool_stride or 1
         if stride == 1:
@@ -93,7 +104,7 @@ class VilampConfig(BaseModel):
         return math.ceil(math.isqrt(patches) / stride) ** 2
 
     def differences(self, *, k: int, tau: float, floor: float) -> list[str]:
-        """Where keyframe selection was set otherwise when these weights were trained, in words."""
+        """Sentences on the settings of keyframe selection that differ from those these weights were trained with."""
         pairs = [("K", k, self.max_frame_num), ("τ", tau, self.f2f_thrd), ("the relevance floor", floor, self.f2t_thrd)]
         return [
             f"{name} is {ours}, the weights were trained with {theirs}"
@@ -103,10 +114,10 @@ class VilampConfig(BaseModel):
 
     @staticmethod
     def qwen2(folder: Path) -> Any:
-        """The Qwen2Config inside config.json: every field of it that is there, as it is.
+        """The Qwen2Config inside config.json, with every field of it that is present.
 
         Raises:
-            WeightsInvalid: neither `rope_theta` nor `rope_parameters` is there.
+            WeightsInvalid: the file has neither `rope_theta` nor `rope_parameters`.
         """
         from transformers import Qwen2Config
 
@@ -118,17 +129,17 @@ class VilampConfig(BaseModel):
 
 
 def language_names(names: Iterable[str]) -> list[str]:
-    """The tensors that must be the language model's: all that are nobody else's."""
+    """Names of the language model's tensors: all that belong neither to the connector nor to an encoder."""
     return [name for name in names if not name.startswith((*_CONNECTOR, *_ENCODERS))]
 
 
 def connector_names(names: Iterable[str]) -> list[str]:
-    """The tensors of projector, newline and merger."""
+    """Names of the tensors of projector, newline and merger."""
     return [name for name in names if name.startswith(_CONNECTOR)]
 
 
 _PREFIX = r"model\.frame_selector\.model\."
-# A CLIP in transformers' layout → open_clip's. The three projections of an attention become one; see `encoders_clip`.
+# A CLIP in transformers' layout → open_clip's. The three projections of an attention become one; see `model.encoders.clip`.
 _CLIP = {
     _PREFIX + r"text_model\.embeddings\.token_embedding\.weight": "token_embedding.weight",
     _PREFIX + r"text_model\.embeddings\.position_embedding\.weight": "positional_embedding",
@@ -156,10 +167,10 @@ _BLOCK = (
 
 
 def clip_names(names: Iterable[str]) -> dict[str, str]:
-    """Checkpoint name → open_clip name of the frame selector's tensors.
+    """Map checkpoint names of the frame selector's tensors to open_clip's names.
 
-    q, k and v of an attention keep their own names, `….attn.q_proj.weight` for one part of `….attn.in_proj_weight`.
-    Buffers of positions are left out; a name that open_clip has no place for begins with `?`.
+    q, k and v of an attention keep separate names, `….attn.q_proj.weight` for one part of `….attn.in_proj_weight`.
+    Buffers of positions are omitted; the new name of a tensor that open_clip does not have begins with `?`.
     """
     chosen = renamed((n for n in names if not n.endswith("position_ids")), _CLIP)
     for name, new in chosen.items():
@@ -171,7 +182,8 @@ def clip_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsInvalid(f"{path}: does not read as JSON ({error}); download it again") from error
+        raise WeightsInvalid(f"{path}: is not valid JSON ({error}); download it again") from error

@@ -81,6 +81,7 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
 
     def tokenize(texts: Sequence[str]) -> Tensor:
+        """Token ids of texts, int64[n, length]."""
         ids: Tensor = tokenizer(list(texts))
         return ids
 

@@ -101,6 +101,7 @@ class _UnmaskedLayer(nn.Module):
         self.layer = layer
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [n, M, Dp] after the layer."""
         result: Tensor = self.layer(hidden, None)
         return result
 
@@ -188,6 +189,7 @@ def _tokenizer(folder: Path, length: int, what: str) -> Tokenize:
         fast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
     def tokenize(texts: Sequence[str]) -> Tensor:
+        """Token ids of texts, int64[n, length]."""
         clean = [" ".join(t.translate(_NO_PUNCTUATION).lower().split()) for t in texts] if original else list(texts)
         ids: Tensor = fast(
             clean, padding="max_length", truncation=True, max_length=length, return_tensors="pt"

@@ -1,13 +1,13 @@
-"""Writes what was trained in the layouts that the loaders read, with a profile beside it that names it all.
+"""The export of a trained model: weights in the layouts that the loaders read, and a profile that names them.
 
-What was not trained stays where it is, and the new profile points there. What was trained is written in float32, so
-that reading it back gives the same bits:
+Weights that were not trained stay where they are, and the new profile names their place. Trained weights are written in
+float32, so that loading them gives the same bits:
 
-    llm/                     the language model and its tokenizer, as transformers has them
-    siglip/                  the patch encoder, likewise
+    llm/                     the language model and its tokenizer, in transformers' layout
+    siglip/                  the patch encoder, in transformers' layout
     connector.safetensors    MLP_k and MLP_n
-    vilamp/                  weights in the authors' layout: a copy of the whole checkpoint with the trained tensors in
-                             their places, whichever of them came from it
+    vilamp/                  weights in the authors' layout: a copy of the whole checkpoint in which the trained tensors
+                             that came from it are replaced
 
 `profile.toml` is written last.
 """
@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import logging
 
+from index.files import write_atomically
 from model.checkpoints.files import resolve, stream_tensors, tensor_files
 from model.checkpoints.vilamp import language_names
 from model.encoders.siglip import tower_names
@@ -33,33 +36,36 @@ from model.visual.connector import Connector
 
 __all__ = ["save_model"]
 
-_BESIDE = (".json", ".txt", ".model", ".jinja")  # what belongs to a checkpoint and is not weights
+_BESIDE = (".json", ".txt", ".model", ".jinja")  # files of a checkpoint other than weights
 _SIGLIP = ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @torch.no_grad()
-def save_model(trainee: TrainableModel, folder: Path) -> Path:
-    """Write weights and `profile.toml` into `folder`, which must be empty; the path of the profile.
+def save_model(trainable: TrainableModel, folder: Path) -> Path:
+    """Write weights and `profile.toml` into `folder`, which must be empty.
+
+    Returns:
+        The path of the profile.
 
     Raises:
-        WeightsNotFound: the checkpoint that training began with has gone.
+        WeightsNotFound: the checkpoint from which training started is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    profile, trained = trainee.profile, {count.name for count in trainee.counts if count.rate is not None}
+    profile, trained = trainable.profile, {count.name for count in trainable.counts if count.rate is not None}
     language, patch, connector = profile.language_model, profile.patch_encoder, profile.connector
     frame = profile.frame_encoder
     learned = not trained.isdisjoint(CONNECTOR_COMPONENTS)
-    if not isinstance(trainee.connector, Connector):  # only the authors' layout has a learned merger
+    if not isinstance(trainable.connector, Connector):  # only the authors' layout has a learned merger
         shared = connector.source
         inside: dict[str, Tensor] = {}
         if learned:
-            inside |= {f"model.{name}": tensor for name, tensor in trainee.connector.state_dict().items()}
+            inside |= {f"model.{name}": tensor for name, tensor in trainable.connector.state_dict().items()}
         names = tensor_files(resolve(shared, needs=("*.safetensors",), what="connector"))
         if language.source == shared and "language_model" in trained:
-            inside |= {name: trainee.language.state_dict()[name] for name in language_names(names)}
+            inside |= {name: trainable.language.state_dict()[name] for name in language_names(names)}
             trained.discard("language_model")
         if patch.tower == shared and "vision_encoder" in trained:
-            own = trainee.patch_encoder.model.vision_model.state_dict()
+            own = trainable.patch_encoder.model.vision_model.state_dict()
             inside |= {name: own[new] for name, new in tower_names(names).items() if new in own}
             trained.discard("vision_encoder")
         if inside:
@@ -70,14 +76,14 @@ def save_model(trainee: TrainableModel, folder: Path) -> Path:
             patch = patch.model_copy(update={"tower": here}) if patch.tower == shared else patch
             frame = frame.model_copy(update={"tower": here}) if frame.tower == shared else frame
     elif learned:
-        trainee.connector.save(folder / "connector.safetensors", dtype=torch.float32)
+        trainable.connector.save(folder / "connector.safetensors", dtype=torch.float32)
         connector = ConnectorSpec(source=Source(folder=Path("connector.safetensors")))
     if "language_model" in trained:
-        _save_quietly(trainee.language, folder / "llm")
-        trainee.tokenizer.save_pretrained(folder / "llm")
+        _save_quietly(trainable.language, folder / "llm")
+        trainable.tokenizer.save_pretrained(folder / "llm")
         language = language.model_copy(update={"source": Source(folder=Path("llm")), "layout": "causal_lm"})
     if "vision_encoder" in trained:
-        _save_quietly(trainee.patch_encoder.model, folder / "siglip")
+        _save_quietly(trainable.patch_encoder.model, folder / "siglip")
         whence = resolve(patch.source, needs=_SIGLIP[:2], what=f"patch encoder {patch.name}")
         for name in _SIGLIP:
             if (whence / name).is_file():
@@ -93,14 +99,12 @@ def save_model(trainee: TrainableModel, folder: Path) -> Path:
         }
     )
     path = folder / "profile.toml"
-    path.write_text(_toml(saved), encoding="utf-8")
+    write_atomically(path, _toml(saved))
     return path
 
 
 def _save_quietly(model: Any, folder: Path) -> None:
-    """A transformers model, without its progress bar: the run has one."""
-    from transformers.utils import logging
-
+    """Save a transformers model without its progress bar; the training has its own."""
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -111,9 +115,7 @@ def _save_quietly(model: Any, folder: Path) -> None:
 
 
 def _copy_with(source: Path, folder: Path, replaced: Mapping[str, Tensor]) -> None:
-    """A checkpoint folder with some tensors replaced, a shard at a time, under the names of its files."""
-    from safetensors.torch import save_file
-
+    """Copy a checkpoint folder with some tensors replaced, one shard at a time; files keep their names."""
     folder.mkdir()
     files = tensor_files(source)
     for shard in sorted(set(files.values())):
@@ -130,12 +132,13 @@ def _copy_with(source: Path, folder: Path, replaced: Mapping[str, Tensor]) -> No
 
 
 def _toml(profile: Profile) -> str:
+    """A profile as TOML."""
     lines = ["# Written by `sightline train run`."]
 
     def table(values: Mapping[str, Any], name: str) -> None:
         if name:
             lines.extend(["", f"[{name}]"])
-        # What JSON writes of texts, numbers and truth values is TOML.
+        # Strings, numbers and booleans are written in TOML as in JSON.
         lines.extend(
             f"{key} = {json.dumps(value, ensure_ascii=False)}"
             for key, value in values.items()

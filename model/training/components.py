@@ -1,11 +1,11 @@
-"""Which parameter belongs to which component, what is trained, and at which rate.
+"""Components of a model under training: their parameters, which are trained, and their learning rates.
 
-vision_encoder    the patch encoder, up to the layer that patches leave
+vision_encoder    the patch encoder, up to the layer after which patches leave
 mlp_k, mlp_n      the two projectors; released weights have one, which is mlp_k
 merger            the learned merger of released weights (`composer_projector`)
 relevance         the two directions that some connectors add
 newline           the vector that ends the visual sequence
-language_model    the Qwen2, embeddings and head included
+language_model    the Qwen2 with its embeddings and its head
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ CONNECTOR_COMPONENTS = frozenset({"mlp_k", "mlp_n", "merger", "relevance", "newl
 
 @dataclass(frozen=True, slots=True)
 class ComponentCount:
-    """One line of what is printed: a component, its parameters, and its learning rate, None where it is frozen."""
+    """The size and the learning rate of a component."""
 
     name: str
+    """Name of the component."""
     parameters: int
+    """Number of its parameters."""
     rate: float | None
+    """Its learning rate; None if it is frozen."""
 
 
 def connector_parts(connector: AnyConnector, *, newline: bool) -> Parts:
-    """The components of a connector, the absent ones left out; `newline` says whether the profile uses that vector."""
+    """Components of a connector, without those that it does not have; `newline` tells whether the profile uses that vector."""
     if isinstance(connector, Connector):
         found: dict[Component, Any] = {
             "mlp_k": connector.keyframe,
@@ -57,10 +60,13 @@ def connector_parts(connector: AnyConnector, *, newline: bool) -> Parts:
 
 
 def freeze(parts: Parts, plan: TrainingPlan) -> list[ComponentCount]:
-    """Set what has a gradient, and say so, one line a component.
+    """Enable gradients for the components that `plan` trains and disable them for the others.
+
+    Returns:
+        One entry for each component.
 
     Raises:
-        UsageError: the plan names a component that the model has not, or nothing is left to train.
+        UsageError: the plan names a component that the model does not have, or all components are frozen.
     """
     for name in sorted({*plan.freeze, *plan.learning_rates}):
         if name not in parts:
@@ -79,7 +85,7 @@ def freeze(parts: Parts, plan: TrainingPlan) -> list[ComponentCount]:
 
 
 def parameter_groups(parts: Parts, plan: TrainingPlan) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices and vectors of every component that is trained."""
+    """Parameter groups for AdamW: matrices and vectors of each trained component; vectors have no weight decay."""
     groups = []
     for name, parameters in parts.items():
         if name in plan.freeze:

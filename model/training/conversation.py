@@ -1,8 +1,8 @@
-"""Conversations about footage, as token ids and the ids that are supervised.
+"""Conversations about footage: their token ids, and which of them are supervised.
 
-The text is ChatML with the very pieces that `model.visual.prompt.build_prompt` answers from: one system turn, then turns of
-`human` and `gpt`. `<image>` or `<video>` in the first turn marks where the frames stand. Only what the assistant says is
-supervised, with the `<|im_end|>` that ends it; never roles, line breaks after a turn, or the user's words.
+The text is the ChatML of `model.visual.prompt.build_prompt`: one system turn, then turns of `human` and `gpt`.
+`<image>` or `<video>` in the first turn marks the place of the frames. Only the assistant's text and the `<|im_end|>` that
+ends it are supervised; roles, line breaks after a turn and the user's text are not.
 """
 
 from __future__ import annotations
@@ -17,32 +17,37 @@ from model.visual.prompt import SYSTEM
 __all__ = ["IGNORED", "PLACEHOLDERS", "Script", "Turn", "bare_question", "check_turns", "write_script"]
 
 IGNORED = -100
+"""Target of a token that is not supervised."""
 PLACEHOLDERS = ("<image>", "<video>")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says; `human` tells it from the assistant."""
+    """One turn of a conversation."""
 
     human: bool
+    """Whether the user or the assistant speaks."""
     text: str
+    """The text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Token ids before (`head`) and after (`tail`) the frames; `targets` are the ids of `tail` that are supervised, else
-    IGNORED."""
+    """A conversation as token ids."""
 
     head: list[int]
+    """Token ids before the frames."""
     tail: list[int]
+    """Token ids after the frames."""
     targets: list[int]
+    """The ids of `tail` that are supervised, IGNORED for the others; as long as `tail`."""
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Turns of a human and the assistant by turns, with one placeholder in the first.
+    """Check that user and assistant alternate, and that the first turn has the only placeholder.
 
     Raises:
-        UsageError: what is wrong and what to do.
+        UsageError: the turns are invalid; the message tells what to change.
     """
     for i, turn in enumerate(turns):
         if turn.human != (i % 2 == 0):
@@ -54,11 +59,11 @@ def check_turns(turns: Sequence[Turn]) -> None:
     found = [i for i, turn in enumerate(turns) for name in PLACEHOLDERS for _ in range(turn.text.count(name))]
     if found != [0]:
         where = "none" if not found else f"{len(found)}, in turn {', '.join(str(i + 1) for i in found)}"
-        raise UsageError(f"one {' or '.join(PLACEHOLDERS)} is wanted, in the first turn; there is {where}")
+        raise UsageError(f"one {' or '.join(PLACEHOLDERS)} is required, in the first turn; found {where}")
 
 
 def bare_question(turns: Sequence[Turn]) -> str:
-    """The first turn without its placeholder: what keyframes are chosen for where the sample has no `query`."""
+    """The first turn without its placeholder; selects keyframes for samples without a `query`."""
     text = turns[0].text
     for name in PLACEHOLDERS:
         text = text.replace(name, " ")
@@ -66,7 +71,11 @@ def bare_question(turns: Sequence[Turn]) -> str:
 
 
 def write_script(tokenizer: Any, turns: Sequence[Turn]) -> Script:
-    """Token ids of a checked conversation. An answer is tokenised by itself, as options are when they are scored.
+    """Tokenise a conversation. Each answer is tokenised separately, as options are when they are scored.
+
+    Args:
+        tokenizer: a transformers tokenizer with ChatML.
+        turns: the conversation.
 
     Raises:
         UsageError: see `check_turns`.

@@ -1,22 +1,21 @@
-"""The training loop: AdamW, cosine with warm-up, accumulation, many processes by accelerate, and going on where it was.
+"""The training loop: AdamW, cosine schedule with warm-up, gradient accumulation, several processes, resuming.
 
-    out/plan.json                     the plan, the data and the number of processes; another one is refused
-    out/log.jsonl                     a line a step: loss, rates, gradient length, frames, tokens, seconds
+    out/plan.json                     the plan, the data and the number of processes; a run with other ones is refused
+    out/log.jsonl                     one line a step: loss, rates, gradient norm, frames, tokens, seconds
     out/training.svg                  the same as curves
     out/checkpoints/step-000500/      state/ (weights, optimiser, schedule, random numbers) and model/ (see
-                                      `model.training.checkpoint`); complete when it has this name
-    out/last                          a link to the newest of them
+                                      `model.training.checkpoint`); a folder with this name is complete
+    out/last                          a link to the newest checkpoint
 
-Which sample comes when is a pure function of seed and place in the run, so that a run that was stopped and went on is,
-on a CPU bit for bit, the run that was not. A step's gradient is the mean over its samples, however many processes share
-them. Does not know where samples come from.
+The order of samples is a pure function of the seed, so a resumed run equals an uninterrupted one, on a CPU bit for bit.
+The gradient of a step is the mean over its samples, whatever the number of processes. Does not know where samples come
+from.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -27,11 +26,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from transformers import get_cosine_schedule_with_warmup
 
 from index.errors import TrainingFailed, UsageError
+from index.files import write_atomically
 from model.training.checkpoint import save_model
 from model.training.components import parameter_groups
-from model.training.micro.recipe import loss_curves
+from model.training.loss_curves import draw_loss_curves
 from model.training.plan import TrainingPlan
 from model.training.trainable import Sample, TrainableModel
 
@@ -42,18 +45,24 @@ Read = Callable[[Sequence[int]], Iterator[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Which sample is read when: `samples` in all, each epoch in an order of its own."""
+    """The order in which samples are read; each epoch has an order of its own."""
 
     samples: int
+    """Number of samples."""
     accumulation: int
+    """Samples that each process adds up in one step."""
     processes: int
+    """Number of processes."""
     seed: int
+    """Seed of the orders."""
     epochs: int
+    """Passes over the samples; ignored if `steps` is set."""
     steps: int | None
+    """Optimiser steps; None for as many as fill `epochs`."""
 
     @property
     def total(self) -> int:
-        """Steps of the optimiser.
+        """Number of optimiser steps.
 
         Raises:
             UsageError: the samples do not fill one step.
@@ -68,7 +77,7 @@ class Schedule:
         return total
 
     def places(self, first: int, process: int) -> list[int]:
-        """The samples that one process reads from step `first` to the end, `accumulation` a step."""
+        """Numbers of the samples that one process reads from step `first` to the end, `accumulation` for each step."""
         each = self.accumulation * self.processes
         places, epoch, order = list[int](), -1, np.zeros(0, np.int64)
         for step in range(first, self.total):
@@ -82,32 +91,28 @@ class Schedule:
 
 
 def make_accelerator(plan: TrainingPlan, device: torch.device) -> Any:
-    """accelerate's view of this process and the others: device, precision, and how gradients meet.
+    """accelerate's `Accelerator`: device, precision, and the exchange of gradients between processes.
 
     Raises:
-        UsageError: bfloat16 was asked for on a GPU that has none.
+        UsageError: the plan requires bfloat16 and the GPU does not support it.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if plan.precision == "bfloat16" and device.type == "cuda" and not able:
         raise UsageError("precision: this GPU has no bfloat16; set it to auto or float32")
     half = plan.precision == "bfloat16" or (plan.precision == "auto" and able)
-    # An image is one keyframe, so that MLP_n has no gradient; the processes must not wait for it.
+    # A sample with a single image has only a keyframe and gives MLP_n no gradient; processes must not wait for it.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if half else "no", kwargs_handlers=[unused])
 
 
 def forget_accelerator() -> None:
-    """accelerate remembers its first settings for the life of a process; the next run may have others."""
-    from accelerate.state import AcceleratorState, GradientState
-
+    """Reset accelerate, which otherwise keeps its first settings until the process ends."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
 def train(
-    trainee: TrainableModel,
+    trainable: TrainableModel,
     read: Read,
     plan: TrainingPlan,
     out: Path,
@@ -118,30 +123,35 @@ def train(
     stop_after: int | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] = lambda *_: None,
 ) -> Path:
-    """Train from the newest checkpoint of `out`, or from the beginning, to the end; the path of the newest checkpoint.
+    """Train from the newest checkpoint of `out`, or from the beginning, to the end.
 
     Args:
-        read: gives samples by their numbers, in that order.
-        samples: how many there are.
-        data: a digest of them, so that no run goes on with other data.
+        trainable: the model.
+        read: yields samples by their numbers, in that order.
+        plan: the settings.
+        out: folder of the run.
+        accelerator: see `make_accelerator`.
+        samples: number of samples.
+        data: digest of the samples; a run does not resume with other data.
         stop_after: stop, with a checkpoint, after so many steps of this call.
         on_step: called with steps done, steps in all, and the line of the log.
 
-    Raises:
-        UsageError: `out` holds another run.
-        TrainingFailed: a loss or gradient is not a number.
-    """
-    from transformers import get_cosine_schedule_with_warmup
+    Returns:
+        The folder of the newest checkpoint.
 
+    Raises:
+        UsageError: `out` holds a run with other settings.
+        TrainingFailed: a loss or a gradient is not finite.
+    """
     schedule = Schedule(samples, plan.accumulation, accelerator.num_processes, plan.seed, plan.epochs, plan.steps)
     total = schedule.total
-    _claim(out, plan, data, accelerator)
+    _check_same_run(out, plan, data, accelerator)
     torch.manual_seed(plan.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(trainee.parts, plan), betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(parameter_groups(trainable.parts, plan), betas=(0.9, 0.999))
     rates = get_cosine_schedule_with_warmup(optimizer, math.ceil(plan.warm_up * total), total)
-    # Not prepared: accelerate would step it once for each process.
+    # Not passed to `prepare`: accelerate would step it once for each process.
     accelerator.register_for_checkpointing(rates)
-    model, optimizer = accelerator.prepare(trainee, optimizer)
+    model, optimizer = accelerator.prepare(trainable, optimizer)
     first, newest = 0, next(reversed(checkpoints(out)), None)
     if newest is not None:
         accelerator.load_state(str(newest / "state"))
@@ -149,13 +159,13 @@ def train(
     if accelerator.is_main_process:
         _cut_log(out, first)
     last = total if stop_after is None else min(total, first + stop_after)
-    reading = read(schedule.places(first, accelerator.process_index)[: (last - first) * plan.accumulation])
+    incoming = read(schedule.places(first, accelerator.process_index)[: (last - first) * plan.accumulation])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for step in range(first, last):
         since = perf_counter()
         loss, frames, tokens = torch.zeros((), device=accelerator.device), 0, 0
         for turn in range(plan.accumulation):
-            sample = next(reading)
+            sample = next(incoming)
             waiting = turn + 1 < plan.accumulation
             with accelerator.no_sync(model) if waiting else nullcontext():
                 done = model(sample)
@@ -164,8 +174,8 @@ def train(
                 raise TrainingFailed(f"{sample.where}: the loss is {done.loss.item()}; lower the learning rates")
             loss += done.loss.detach() / plan.accumulation
             frames, tokens = frames + done.frames, tokens + done.tokens
-        length = accelerator.clip_grad_norm_(parameters, plan.max_norm)
-        if not torch.isfinite(length):
+        norm = accelerator.clip_grad_norm_(parameters, plan.max_norm)
+        if not torch.isfinite(norm):
             raise TrainingFailed(f"step {step + 1}: the gradient is not finite; lower the learning rates")
         now = {group["name"]: group["lr"] for group in optimizer.param_groups}
         optimizer.step()
@@ -175,7 +185,7 @@ def train(
         line = {
             "step": step + 1,
             "loss": accelerator.reduce(loss, "mean").item(),
-            "gradient": float(length),
+            "gradient": float(norm),
             "rates": now,
             "frames": sums[0],
             "tokens": sums[1],
@@ -186,25 +196,30 @@ def train(
                 file.write(json.dumps(line) + "\n")
         on_step(step + 1, total, line)
         if (step + 1) % plan.save_every == 0 or step + 1 == last:
-            newest = _save(trainee, out, step + 1, plan.keep, accelerator)
+            newest = _save(trainable, out, step + 1, plan.keep, accelerator)
     assert newest is not None  # a run has at least one step
     return newest
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """Folders of the complete checkpoints of a run, oldest first."""
     found = [path for path in (out / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
+    """Steps done at a checkpoint."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _claim(out: Path, plan: TrainingPlan, data: str, accelerator: Any) -> None:
-    """Say whose folder it is, or find that it is ours."""
+def _check_same_run(out: Path, plan: TrainingPlan, data: str, accelerator: Any) -> None:
+    """Write plan.json, or check that it is the same run.
+
+    Raises:
+        UsageError: `out` holds a run with other settings.
+    """
     path = out / "plan.json"
-    # Where footage lies, how it is cached and how often it is saved does not change what is learned.
+    # These settings do not change the trained weights.
     free = {"footage", "cache", "workers", "save_every", "keep"}
     ours = {**plan.model_dump(mode="json", exclude=free), "data": data, "processes": accelerator.num_processes}
     ours["freeze"] = sorted(ours["freeze"])
@@ -217,41 +232,41 @@ def _claim(out: Path, plan: TrainingPlan, data: str, accelerator: Any) -> None:
             )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(ours, indent=1) + "\n")
+        write_atomically(path, json.dumps(ours, indent=1) + "\n", parents=True)
     accelerator.wait_for_everyone()
 
 
 def _cut_log(out: Path, step: int) -> None:
-    """Forget lines of steps that will be taken again."""
+    """Remove the log's lines after `step`; those steps are repeated."""
     path = out / "log.jsonl"
     if path.exists():
-        _write(path, "".join(json.dumps(line) + "\n" for line in _log(path) if line["step"] <= step))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in _log(path) if line["step"] <= step))
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(dict(json.loads(text)))
-        except ValueError:  # the last line of a run that was killed
+        except ValueError:  # the incomplete last line of a run that was killed
             break
     return lines
 
 
-def _save(trainee: TrainableModel, out: Path, step: int, keep: int, accelerator: Any) -> Path:
-    """Write a checkpoint beside the others; it has its name only when it is complete."""
+def _save(trainable: TrainableModel, out: Path, step: int, keep: int, accelerator: Any) -> Path:
+    """Write a checkpoint and return its folder; it gets its name when it is complete."""
     folder = out / "checkpoints" / f"step-{step:06d}"
     part = folder.with_name(folder.name + ".part")
     if accelerator.is_main_process:
-        for left in folder.parent.glob("*.part"):  # of a run that was killed while it saved
+        for left in folder.parent.glob("*.part"):  # from a run that was killed while it saved
             shutil.rmtree(left)
         part.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(part / "state"))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        save_model(trainee, part / "model")
+        save_model(trainable, part / "model")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
         link = out / "last.part"
@@ -267,12 +282,6 @@ def _save(trainee: TrainableModel, out: Path, step: int, keep: int, accelerator:
             "gradient": ("run", ("gradient",)),
             "learning rates": ("run", names),
         }
-        _write(out / "training.svg", loss_curves({"run": history}, panels))
+        write_atomically(out / "training.svg", draw_loss_curves({"run": history}, panels))
     accelerator.wait_for_everyone()
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

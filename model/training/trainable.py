@@ -1,11 +1,11 @@
-"""The whole model as it is trained: patch encoder, connector or merger, and language model, over one sample at a time.
+"""The whole model under training: patch encoder, connector or merger, and language model, over one sample at a time.
 
     pixels ─tower─▶ patches ─DFM, connector─▶ visual tokens ─┐
     CLIP vectors ─DKS─▶ keyframes ─────────────┘             ├─ language model ─▶ −log P(answer | frames, question)
     conversation ─▶ token ids, of which the answers count ───┘                    (equation 12)
 
-Keyframes, merging and the order of tokens are those of answering: `select_rows` and `build_visual` are the same
-code. What is chosen has no gradient, what is merged has. Does not know videos, optimisers or files.
+Keyframe selection, merging and the order of tokens are the same code as for answers (`select_rows`, `build_visual`).
+Selection has no gradient, merging has. Does not know videos, optimisers or files.
 """
 
 from __future__ import annotations
@@ -38,46 +38,67 @@ from model.visual.tokens import Frames, build_visual
 
 __all__ = ["Sample", "SampleFeatures", "SampleLoss", "TrainableModel", "load_trainable"]
 
-# Frames whose encoder activations are computed again together on the way back.
+# Frames whose encoder activations are recomputed together in the backward pass.
 _TOWER_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFeatures:
-    """The frames of one video as the model takes them, row i everywhere the same frame.
-
-    vectors float32[N, Df] of CLIP; captured_at int64[N], UTC microseconds; and one of patches float16[N, M, Dp], where
-    the patch encoder is frozen, and pixels uint8[N, H, W, 3] of its input size, where it learns.
-    """
+    """The N frames of one video as model input; row i of every array is the same frame."""
 
     vectors: NDArray[np.float32]
+    """Vectors of the frame encoder, float32[N, Df]."""
     captured_at: NDArray[np.int64]
+    """Capture times, int64[N], UTC microseconds."""
     patches: NDArray[np.float16] | None = None
+    """Patches, float16[N, M, Dp], if the patch encoder is frozen."""
     pixels: NDArray[np.uint8] | None = None
+    """Resized frames, uint8[N, H, W, 3], if the patch encoder is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation about one video. `query` chooses keyframes and weighs patches; `where` names the sample in errors."""
+    """A conversation about one video."""
 
     script: Script
+    """The conversation as token ids."""
     query: str
+    """The text that selects keyframes and weighs patches."""
     keyframes: int
+    """K."""
     features: SampleFeatures
+    """The video."""
     where: str
+    """Name of the sample in errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleLoss:
-    """What one sample came to: the mean loss of its supervised tokens, and sizes."""
+    """The loss of one sample."""
 
     loss: Tensor
+    """Mean loss of the supervised tokens, a scalar."""
     frames: int
+    """Frames of the sample."""
     tokens: int
+    """Tokens of the whole sequence."""
 
 
 class TrainableModel(nn.Module):
-    """Modules that learn are registered; CLIP and the text towers are not, and never change."""
+    """A profile's models as one module. CLIP and the text towers are not registered and never trained.
+
+    Args:
+        profile: settings of selection and DFM.
+        frame: the frame encoder.
+        patch: the patch encoder.
+        connector: the connector or the released merger.
+        language: the language model.
+        plan: which components are frozen.
+
+    Raises:
+        WeightsInvalid: the weights do not fit the profile's DFM.
+        UsageError: see `model.training.components.freeze`.
+    """
 
     def __init__(
         self,
@@ -93,15 +114,15 @@ class TrainableModel(nn.Module):
         pair = EncoderPair(frame=frame.identity, patch=patch.identity, patches=patch.patches)
         self.encoders = Encoders(frame, patch, pair)
         self.tokenizer, self.max_context = language.tokenizer, language.max_context
-        # Paper mode over an authors' checkpoint: its projector becomes MLP_k and MLP_n, once and for good.
+        # Paper mode with the authors' checkpoint: its one projector becomes MLP_k and MLP_n.
         paper = isinstance(connector, ReleasedConnector) and profile.dfm.mode == "paper"
         self.connector: AnyConnector = connector.two_stream() if paper else connector  # type: ignore[operator]
         self.tower = patch.tower()
         self.language = language.model
         self.recompute = plan.gradient_checkpointing
-        build_visual(profile.dfm, self.encoders, self.connector)  # what cannot go together says so now
+        build_visual(profile.dfm, self.encoders, self.connector)  # raises if the parts do not fit
         if self.recompute:
-            # Later releases of transformers warn of the older name.
+            # Later releases of transformers deprecate the older name.
             older = self.language.gradient_checkpointing_enable
             getattr(self.language, "activation_checkpointing_enable", older)({"use_reentrant": False})
         self.parts: Parts = {
@@ -111,14 +132,15 @@ class TrainableModel(nn.Module):
         }
         self.requires_grad_(False)
         self.counts: list[ComponentCount] = freeze(self.parts, plan)
-        self.sees = "vision_encoder" not in plan.freeze
+        self.trains_encoder = "vision_encoder" not in plan.freeze
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def frozen_outside(self) -> list[ComponentCount]:
-        """What is never trained, for the same table as `counts`."""
+        """Sizes of the modules that are never trained, in the form of `counts`."""
         clip = sum(p.numel() for p in self.frame_encoder.model.parameters())
         own = {id(p) for p in self.tower.parameters()}
         rest = sum(p.numel() for p in self.patch_encoder.model.parameters() if id(p) not in own)
@@ -127,9 +149,15 @@ class TrainableModel(nn.Module):
     def encode(
         self, frame_pixels: NDArray[np.uint8], patch_pixels: NDArray[np.uint8], captured_at: NDArray[np.int64]
     ) -> SampleFeatures:
-        """Resized frames of both encoders, uint8[N, H, W, 3] each, to what `forward` takes."""
+        """Encode the frames of one video.
+
+        Args:
+            frame_pixels: frames in the input size of the frame encoder, uint8[N, H, W, 3].
+            patch_pixels: the same frames in the input size of the patch encoder, uint8[N, H, W, 3].
+            captured_at: int64[N], UTC microseconds.
+        """
         vectors = self.frame_encoder.encode_frames(list(frame_pixels))
-        if self.sees:
+        if self.trains_encoder:
             return SampleFeatures(vectors, captured_at, pixels=patch_pixels)
         return SampleFeatures(vectors, captured_at, patches=self.patch_encoder.encode_frames(list(patch_pixels))[1])
 
@@ -142,7 +170,7 @@ class TrainableModel(nn.Module):
         """−log P(answer | frames, question), mean over the supervised tokens.
 
         Raises:
-            BudgetExceeded: more tokens than the language model can hold; nothing is ever cut off.
+            BudgetExceeded: the sample has more tokens than the language model's context; it is never truncated.
         """
         script = sample.script
         embed: Any = self.language.get_input_embeddings()
@@ -155,15 +183,15 @@ class TrainableModel(nn.Module):
             )
         inputs = torch.cat([part.to(self.language.dtype) for part in parts])
         hidden = self.language.model(inputs_embeds=inputs.unsqueeze(0), use_cache=False).last_hidden_state[0]
-        # Each place predicts the token after it; only those before a supervised one go through the head.
-        spoken = [i for i, target in enumerate(script.targets) if target != IGNORED]
-        places = torch.tensor([total - len(script.tail) + i - 1 for i in spoken], device=hidden.device)
-        wanted = self._ids([script.targets[i] for i in spoken])
+        # Each position predicts the token after it; only positions before a supervised token pass through the head.
+        supervised = [i for i, target in enumerate(script.targets) if target != IGNORED]
+        places = torch.tensor([total - len(script.tail) + i - 1 for i in supervised], device=hidden.device)
+        wanted = self._ids([script.targets[i] for i in supervised])
         loss = functional.cross_entropy(self.language.lm_head(hidden[places]).float(), wanted)
         return SampleLoss(loss, len(sample.features.vectors), total)
 
     def _visual(self, sample: Sample) -> list[Tensor]:
-        """The visual tokens, in pieces. DFM divides cosines by α = 0.01, so all of it is done in full precision."""
+        """The vision tokens, in pieces of [n, width]. DFM divides cosines by α = 0.01, so autocast is off for all of it."""
         features, embed = sample.features, self.language.get_input_embeddings()
         mask = self.select(features.vectors, sample.query, sample.keyframes)
         frames = Frames(
@@ -171,34 +199,38 @@ class TrainableModel(nn.Module):
             stream_index=np.zeros(len(mask), np.int64),
             captured_at=features.captured_at,
             read=self._reader(features),
-            chunk=_TOWER_FRAMES if self.sees else 64,
+            chunk=_TOWER_FRAMES if self.trains_encoder else 64,
             read_vectors=lambda rows: features.vectors[rows],
         )
 
-        def stamp(at: int) -> Tensor:
+        def embed_time(at: int) -> Tensor:
+            """Embeddings of a capture time, [n, width]."""
             rows: Tensor = embed(self._ids(clock_ids(self.tokenizer, at)))
             return rows
 
         with torch.autocast(self.device.type, enabled=False):
             visual = build_visual(self.profile.dfm, self.encoders, self.connector, trainable=True)
             query = visual.query(sample.query).to(self.device)
-            return list(visual.embeddings(frames, query, stamp if self.profile.timestamps else None))
+            return list(visual.embeddings(frames, query, embed_time if self.profile.timestamps else None))
 
     def _reader(self, features: SampleFeatures) -> Callable[[slice], Tensor]:
+        """A function from a slice of rows to their patches, float32[n, M, Dp]; with gradients if the encoder is trained."""
         if features.patches is not None:
             given = features.patches
             return lambda rows: torch.from_numpy(np.array(given[rows])).to(self.device).float()
         assert features.pixels is not None
         pixels, kind = features.pixels, self.device.type
-        # Autocast is off where this is called; the encoder has its own, as it had outside.
+        # Autocast is off where `read` is called; the encoder uses the autocast of now.
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
         def encode(batch: Tensor) -> Tensor:
+            """Patches of preprocessed pixels."""
             with torch.autocast(kind, dtype, enabled=dtype is not None):
                 patches: Tensor = self.tower(batch)
             return patches.float()
 
         def read(rows: slice) -> Tensor:
+            """Patches of a slice of rows."""
             batch = self.patch_encoder.preprocessing(list(pixels[rows]), self.device)
             if self.recompute:
                 patches: Tensor = checkpoint(encode, batch, use_reentrant=False)
@@ -212,12 +244,12 @@ class TrainableModel(nn.Module):
 
 
 def load_trainable(profile: Profile, plan: TrainingPlan, device: torch.device) -> TrainableModel:
-    """Everything that `profile` names, in float32 on `device`, ready to train.
+    """Load the models of `profile`, in float32 on `device`, for training.
 
     Raises:
-        WeightsNotFound: weights are neither in the folder the profile names, nor cached, nor can they be fetched.
-        WeightsInvalid: a checkpoint that does not fit.
-        UsageError: see `freeze`.
+        WeightsNotFound: the weights are not in the profile's folder, nor in the cache, and cannot be downloaded.
+        WeightsInvalid: a checkpoint does not fit.
+        UsageError: see `model.training.components.freeze`.
     """
     spec = profile.language_model.model_copy(update={"dtype": "float32"})
     frame, patch = load_clip(profile.frame_encoder, device), load_siglip(profile.patch_encoder, device)

@@ -1,15 +1,16 @@
-"""The two-stream connector: vision tokens into the language model's space (ViLAMP, section 3.3).
+"""The connectors: vision tokens into the language model's space (ViLAMP, section 3.3).
 
     h_k^m = MLP_k(p_k^m)    a keyframe keeps all of its M patches
     h_n   = MLP_n(t_n)      any other frame is one merged token (see `model.visual.dfm`)
 
-Both are Linear, GELU, Linear, and share nothing. A connector may also have `relevance`, two directions of the language
-model's space, one a stream: h + 10 · R_p · direction, where R_p is the cosine of the token and the question that DFM
-computes anyway (equation 5). The paper drops it after merging; a language model of two million parameters needs it to
-find the patch that the question is about. Checkpoints without it are read as they are. `newline`, where there is one,
-is a learned vector that ends the visual sequence.
+Both are Linear, GELU, Linear, and share no weights. A connector may also have `relevance`, two directions of the
+language model's space, one for each of the two: h + 10 · R_p · direction, where R_p is the cosine of token and question
+(equation 6). The paper uses R_p for merging alone; a language model of two million parameters needs it to find the patch
+that the question is about. Checkpoints without it load as well. `newline` is an optional learned vector that ends the
+visual sequence.
 
-The authors' weights have one projector and a learned merger behind it: `ReleasedConnector`.
+The authors' weights have one projector and a learned merger after it: `ReleasedConnector`. Does not know frames,
+prompts or language models.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from index.errors import WeightsInvalid, WeightsNotFound
@@ -30,10 +33,12 @@ __all__ = ["AnyConnector", "Connector", "ReleasedConnector", "load_connector"]
 
 
 class Connector(nn.Module):
-    """MLP_k as `keyframe` and MLP_n as `frame`, from `patch_dim` to the language model's `width`."""
+    """The two-stream connector: MLP_k is `keyframe` and MLP_n is `frame`, from `patch_dim` to the language model's `width`."""
 
     relevance: nn.Parameter | None
+    """[2, width], for keyframes and for other frames."""
     newline: nn.Parameter | None
+    """[width]."""
 
     def __init__(self, patch_dim: int, width: int, *, relevance: bool = False, newline: bool = False) -> None:
         super().__init__()
@@ -44,11 +49,20 @@ class Connector(nn.Module):
         self.frame = projector_mlp(patch_dim, width)
 
     def forward(self, keyframe_patches: Tensor, merged: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """keyframe_patches [K, M, patch_dim], merged [N − K, patch_dim] → [K, M, width], [N − K, width]."""
+        """Map the tokens of K keyframes and N − K other frames.
+
+        Args:
+            keyframe_patches: [K, M, patch_dim].
+            merged: [N − K, patch_dim].
+            query: the question in the same space, [patch_dim].
+
+        Returns:
+            [K, M, width] and [N − K, width].
+        """
         return self.tokens(keyframe_patches, query, keyframe=True), self.tokens(merged, query, keyframe=False)
 
     def tokens(self, features: Tensor, query: Tensor, *, keyframe: bool) -> Tensor:
-        """features [..., patch_dim] of one stream and the question [patch_dim] → [..., width]."""
+        """Map features [..., patch_dim] of keyframes or of other frames to [..., width]; `query` is the question, [patch_dim]."""
         result: Tensor = (self.keyframe if keyframe else self.frame)(features)
         if self.relevance is None:
             return result
@@ -57,16 +71,14 @@ class Connector(nn.Module):
 
     def save(self, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write `keyframe.{0,2}.{weight,bias}` and `frame.{0,2}.{weight,bias}` as safetensors."""
-        from safetensors.torch import save_file
-
         save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in self.state_dict().items()}, path)
 
     @classmethod
     def load(cls, path: Path, *, device: torch.device | str = "cpu") -> Connector:
-        """Read what `save` wrote, as float32; the two widths come from the tensors.
+        """Load a file that `save` wrote, as float32; the two widths come from the tensors.
 
         Raises:
-            WeightsNotFound: there is no such file.
+            WeightsNotFound: the file does not exist.
             WeightsInvalid: the file is not safetensors, or a tensor is missing, extra or of another shape.
         """
         if not path.is_file():
@@ -81,7 +93,7 @@ class Connector(nn.Module):
     def from_state(
         cls, state: dict[str, Tensor], *, patch_dim: int, width: int, source: str, device: torch.device | str = "cpu"
     ) -> Connector:
-        """A float32 connector of the given widths from tensors by name; `source` is for the message.
+        """A float32 connector of the given widths from tensors by name; `source` names them in errors.
 
         Raises:
             WeightsInvalid: a tensor is missing, extra or of another shape; the message names it.
@@ -97,9 +109,7 @@ class Connector(nn.Module):
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    """The tensors of a safetensors file."""
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -108,10 +118,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 class ReleasedConnector(nn.Module):
-    """Projector, newline and merger of an authors' checkpoint, under the names they have there.
+    """Projector, newline and merger of an authors' checkpoint, under their names in it.
 
-    `composer_projector` is a `Composer` (`sig_pooling`) or, in the `single_token` variant, two linear layers that turn
-    a frame's CLIP embedding [query_dim] into its one token. `config` is the checkpoint's own.
+    `composer_projector` is a `Composer` (`sig_pooling`) or, for `single_token`, two linear layers that map a frame's CLIP
+    embedding [query_dim] to its token.
+
+    Args:
+        config: the checkpoint's configuration.
+        query_dim: width of CLIP's embeddings.
     """
 
     def __init__(self, config: VilampConfig, query_dim: int) -> None:
@@ -127,7 +141,7 @@ class ReleasedConnector(nn.Module):
             self.composer_projector = Composer(query_dim, self.width)
 
     def two_stream(self) -> Connector:
-        """The projector as MLP_k and as MLP_n, for the paper's form without training."""
+        """A two-stream connector with the projector as MLP_k and as MLP_n, for the paper's form without training."""
         connector = Connector(self.patch_dim, self.width, newline=True)
         connector.keyframe.load_state_dict(self.mm_projector.state_dict())
         connector.frame.load_state_dict(self.mm_projector.state_dict())
@@ -138,18 +152,18 @@ class ReleasedConnector(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ReleasedConnector:
-        """Read a checkpoint folder, as float32; encoders and language model are not read.
+        """Load the connector of a checkpoint folder, as float32.
 
         Raises:
             WeightsNotFound: a file is missing.
-            WeightsInvalid: a field of config.json or a tensor is missing, extra or of another shape, or tau is not a
-                number above 0.
+            WeightsInvalid: a field of config.json is invalid, a tensor is missing, extra or of another shape, or tau is
+                not a number above 0.
         """
         config = VilampConfig.read(folder)
         files = tensor_files(folder)
         chosen = connector_names(files)
         shapes = tensor_shapes({name: files[name] for name in chosen})
-        # The one width that config.json does not have: that of CLIP's embeddings.
+        # config.json does not contain the width of CLIP's embeddings.
         probe = "0.weight" if config.composer_type == "single_token" else "linear_q.weight"
         probed = shapes.get(f"model.composer_projector.{probe}", ())
         if len(probed) != 2:
@@ -172,7 +186,7 @@ class ReleasedConnector(nn.Module):
 
 AnyConnector = Connector | ReleasedConnector
 
-# One trained projector as both MLPs: the names it has in both layouts transformers has written of LLaVA-OneVision.
+# One trained projector as both MLPs: its names in both layouts that transformers has written of LLaVA-OneVision.
 _LLAVA = {
     r"(model\.)?multi_modal_projector\.linear_1\.": "0.",
     r"(model\.)?multi_modal_projector\.linear_2\.": "2.",
@@ -182,11 +196,11 @@ _LLAVA = {
 
 
 def load_connector(spec: ConnectorSpec, device: torch.device) -> AnyConnector:
-    """The connector of a profile, float32 on `device`.
+    """Load the connector of a profile, float32 on `device`.
 
     Raises:
-        WeightsNotFound: see `resolve`.
-        WeightsInvalid: tensors that do not fit.
+        WeightsNotFound: see `model.checkpoints.files.resolve`.
+        WeightsInvalid: the tensors do not fit.
     """
     if spec.layout == "two_stream":
         return Connector.load(resolve(spec.source, needs=(), what="connector"), device=device)

@@ -1,16 +1,16 @@
-"""Differential Feature Merging: every frame that is not a keyframe becomes one token (ViLAMP, section 3.2).
+"""Differential Feature Merging (DFM): every frame that is not a keyframe becomes one token (ViLAMP, section 3.2).
 
-For the patches p_n^m of frame n, the patches p_k^m of the nearest preceding keyframe and the query q:
+For the patches p_n^m of frame n, the patches p_k^m of the nearest preceding keyframe, and the question q:
 
-    R_p = cos(p_n^m, q)                          equation 5
-    T_p = cos(p_n^m, p_k^m), 0 where there is no keyframe before    equation 6
-    D   = R_p − λ T_p                            equation 7
-    w   = softmax_m(D / α)                       equation 9
-    t_n = Σ_m w p_n^m / Σ_m w                    equation 10
+    D   = R_p − λ T_p                            equation 5, differential saliency
+    R_p = cos(p_n^m, q)                          equation 6, relevance to the question
+    T_p = cos(p_n^m, p_k^m)                      equation 7, similarity to the keyframe; 0 before the first keyframe
+    t_n = Σ_m w p_n^m / Σ_m w                    equation 9, the token of the frame
+    w   = softmax_m(D / α)                       equation 10, weights of the patches
 
-A patch that fits the question and differs from the keyframe weighs most. On CUDA that is one pass over the patches
-(`model.visual.dfm_triton`), else plain torch, and the two are tested equal. This module knows tensors only: no frames, files or
-language model.
+A patch that is relevant to the question and differs from the keyframe has the largest weight. On CUDA one kernel reads
+the patches once (`model.visual.dfm_triton`), otherwise plain torch computes the same. Knows tensors only: no frames,
+files or language models.
 """
 
 from __future__ import annotations
@@ -29,48 +29,59 @@ from torch import Tensor
 
 from index.errors import UsageError
 
-__all__ = ["Merge", "Merged", "Run", "merge", "merge_frames", "merge_mean", "pool_grid", "walk"]
+__all__ = [
+    "FrameRun",
+    "FrameTokens",
+    "Merge",
+    "checked_kernel",
+    "iterate_runs",
+    "merge",
+    "merge_frames",
+    "merge_mean",
+    "pool_grid",
+]
 
-# Half-precision patches are widened in slices of at most this many elements (64 MB of float32).
+# Half-precision patches are converted in slices of at most this many elements (64 MB of float32).
 _WIDENED_ELEMENTS = 16 * 2**20
-_WIDEST = 2048  # dimensions that the kernel keeps in registers
+_MAX_KERNEL_DIMENSION = 2048  # the kernel keeps a patch in registers
 _log = structlog.get_logger(__name__)
 
 
 class Merge(Protocol):
-    """What `merge` and `merge_mean` share: patches [n, M, d] → one token a frame, [n, d]."""
+    """A way to merge frames: patches [n, M, d] to one token for each frame, [n, d]. `merge` and `merge_mean` are two."""
 
     def __call__(
         self, patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Merge n frames; the arguments are those of `merge`."""
 
 
 def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0) -> Tensor:
-    """Equations 5–7, 9 and 10 for `n` frames that share one reference keyframe.
+    """Merge `n` frames that share one reference keyframe (equations 5-10).
 
     Args:
         patches: [n, M, d], any float dtype; n may be 0.
-        reference: [M, d], the patches of the preceding keyframe, or None before the first one (T_p = 0).
-        query: [d], the question in the same space.
+        reference: [M, d], the patches of the preceding keyframe; None before the first keyframe (T_p = 0).
+        query: [d], the question in the space of the patches.
         alpha: softmax temperature, above 0.
         lam: λ, the weight of T_p.
 
     Returns:
-        [n, d] in the dtype of `patches`; arithmetic is float32, or float64 where an argument is. The cosine with a
-        zero vector is 0.
+        [n, d] in the dtype of `patches`. Arithmetic is float32, or float64 if an argument is. The cosine with a zero
+        vector is 0.
 
     Raises:
-        UsageError: a shape, dtype or number that cannot be right.
+        UsageError: a shape, a dtype, a device or a number is invalid.
     """
     _check(patches, reference, query, alpha, lam)
     dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
     if reference is not None:
         dtype = torch.promote_types(dtype, reference.dtype)
-    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product a patch, nothing normalised is stored.
+    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product for each patch; nothing normalised is stored.
     direction = _unit(query.to(dtype)).expand(patches.shape[1:])
     if reference is not None:
         direction = direction - lam * _unit(reference.to(dtype))
-    fused = _fused(patches, dtype)
+    fused = _kernel_for(patches, dtype)
     if fused is not None:
         return fused(patches, direction, alpha).to(patches.dtype)
     step = max(1, _WIDENED_ELEMENTS // max(1, patches[0].numel())) if len(patches) else 1
@@ -82,52 +93,62 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
 def merge_mean(
     patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
 ) -> Tensor:
-    """The plain mean of a frame's patches, [n, M, d] → [n, d]: the baseline DFM is compared with (table 2)."""
+    """Mean of each frame's patches, [n, M, d] to [n, d]: the baseline of DFM (ViLAMP, table 2). Ignores the other arguments.
+
+    Raises:
+        UsageError: see `merge`.
+    """
     _check(patches, reference, query, alpha, lam)
     return patches.mean(dim=1, dtype=torch.promote_types(patches.dtype, torch.float32)).to(patches.dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """What rows `start` to `stop` became: the M patches [M, d] of one keyframe, or one token a frame, [n, d]."""
+class FrameTokens:
+    """The tokens of rows `start` to `stop` - 1: of one keyframe, or of frames that follow the same keyframe."""
 
     start: int
+    """First row."""
     stop: int
+    """Row after the last."""
     is_keyframe: bool
+    """Whether it is one keyframe."""
     features: Tensor
+    """The M patches of a keyframe, [M, d], or one token for each frame, [n, d]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Rows `start` to `stop` of one stream: one keyframe, or frames that follow the same one.
-
-    `patches` is [stop − start, M, d], a view of the chunk that was read. `opens` marks the first run of a stream,
-    `offset` counts the rows of the stream before `start`, and `segment` its keyframes before `stop`, from 0: 0 for the
-    first keyframe and the frames after it, −1 before it.
-    """
+class FrameRun:
+    """Successive rows `start` to `stop` - 1 of one stream: one keyframe, or frames that follow the same keyframe."""
 
     start: int
+    """First row."""
     stop: int
+    """Row after the last."""
     is_keyframe: bool
-    opens: bool
+    """Whether it is one keyframe."""
+    starts_stream: bool
+    """Whether it is the first run of its stream."""
     offset: int
-    segment: int
+    """Rows of the stream before `start`."""
+    keyframe_index: int
+    """Index of the keyframe, or of the one that the frames follow, in its stream; -1 before the first keyframe."""
     patches: Tensor
+    """[stop - start, M, d], a view of the chunk that was read."""
 
 
-def walk(
+def iterate_runs(
     read: Callable[[slice], Tensor], keyframe: NDArray[np.bool_], stream_index: NDArray[np.integer], *, chunk: int
-) -> Iterator[Run]:
-    """The runs of a window in row order, one chunk of patches in memory at a time.
+) -> Iterator[FrameRun]:
+    """Yield the runs of a window in row order, with one chunk of patches in memory at a time.
 
     Args:
         read: patches [stop − start, M, d] of a slice of rows; called with ascending slices of at most `chunk` rows.
-        keyframe: bool[N].
-        stream_index: int[N]; the rows of a stream stand together, ascending in time.
+        keyframe: bool[N], True for keyframes.
+        stream_index: int[N]; the rows of a stream are contiguous and ascend in time.
         chunk: most rows read at once.
 
     Raises:
-        UsageError: arrays of different length, a stream in two places, or a reader that gives too few rows.
+        UsageError: the arrays differ in length, the rows of a stream are not contiguous, or `read` returns too few rows.
     """
     total = len(keyframe)
     if len(stream_index) != total:
@@ -135,7 +156,7 @@ def walk(
     begins = np.concatenate([[True], stream_index[1:] != stream_index[:-1]]) if total else np.zeros(0, bool)
     if int(begins.sum()) != len(np.unique(stream_index)):
         raise UsageError("the rows of one stream are not together; sort the window by stream and time")
-    opened, segment = 0, -1
+    first_of_stream, keyframe_index = 0, -1
     for first in range(0, total, chunk):
         last = min(first + chunk, total)
         block = read(slice(first, last))
@@ -143,17 +164,18 @@ def walk(
             raise UsageError(f"rows {first} to {last}: expected patches of {last - first} frames, got {len(block)}")
         start = first
         while start < last:
-            opens = bool(begins[start])
-            if opens:
-                opened, segment = start, -1
+            starts_stream = bool(begins[start])
+            if starts_stream:
+                first_of_stream, keyframe_index = start, -1
             stop = start + 1
             if keyframe[start]:
-                segment += 1
+                keyframe_index += 1
             else:
                 cuts = np.flatnonzero(keyframe[start + 1 : last] | begins[start + 1 : last])
                 stop = start + 1 + int(cuts[0]) if len(cuts) else last
             patches = block[start - first : stop - first]
-            yield Run(start, stop, bool(keyframe[start]), opens, start - opened, segment, patches)
+            offset = start - first_of_stream
+            yield FrameRun(start, stop, bool(keyframe[start]), starts_stream, offset, keyframe_index, patches)
             start = stop
 
 
@@ -167,41 +189,41 @@ def merge_frames(
     lam: float = 1.0,
     merge: Merge = merge,
     chunk: int = 64,
-) -> Iterator[Merged]:
-    """Walk a window in row order and merge every frame against the nearest preceding keyframe of its own stream.
+) -> Iterator[FrameTokens]:
+    """Merge the frames of a window in row order, each with the nearest preceding keyframe of its stream as reference.
 
     At most one chunk of patches and one keyframe are in memory.
 
     Args:
-        read, keyframe, stream_index, chunk: see `walk`.
-        query: [d].
+        read, keyframe, stream_index, chunk: see `iterate_runs`.
+        query: [d], the question.
         alpha, lam: see `merge`.
         merge: how a frame becomes a token.
 
     Yields:
-        `Merged` pieces that cover all rows in order.
+        `FrameTokens` that cover all rows in order.
 
     Raises:
-        UsageError: what `walk` and `merge` refuse.
+        UsageError: see `iterate_runs` and `merge`.
     """
     reference: Tensor | None = None
-    for run in walk(read, keyframe, stream_index, chunk=chunk):
-        if run.opens:
+    for run in iterate_runs(read, keyframe, stream_index, chunk=chunk):
+        if run.starts_stream:
             reference = None
         if run.is_keyframe:
-            # A view would keep the whole chunk alive.
+            # A view would keep the whole chunk in memory.
             reference = run.patches[0].clone()
-            yield Merged(run.start, run.stop, True, reference)
+            yield FrameTokens(run.start, run.stop, True, reference)
         else:
             tokens = merge(run.patches, reference, query, alpha=alpha, lam=lam)
-            yield Merged(run.start, run.stop, False, tokens)
+            yield FrameTokens(run.start, run.stop, False, tokens)
 
 
 def pool_grid(features: Tensor, tokens: int) -> Tensor:
-    """The square grid of M features [M, d], resized bilinearly to `tokens` [tokens, d] (27 × 27 to 14 × 14, say).
+    """Resize a square grid of M features [M, d] bilinearly to [tokens, d], such as 27 × 27 to 14 × 14.
 
-    The corners of the two grids are not aligned and nothing is blurred first, as the released code does. Every output
-    is a mean with weights that sum to one, so pooling may stand before or after a linear layer.
+    As in the released code, corners are not aligned and there is no antialiasing. Every output is a weighted mean with
+    weights that sum to one, so pooling commutes with a linear layer.
 
     Raises:
         UsageError: M or `tokens` is not a square, or there are fewer patches than tokens.
@@ -216,21 +238,22 @@ def pool_grid(features: Tensor, tokens: int) -> Tensor:
     return pooled.reshape(-1, tokens).T
 
 
-_Fused = Callable[[Tensor, Tensor, float], Tensor]
+Kernel = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def _fused(patches: Tensor, dtype: torch.dtype) -> _Fused | None:
-    """The kernel of `model.visual.dfm_triton` where it can do the work, which is in float32 on a GPU that Triton knows."""
-    if not patches.is_cuda or dtype != torch.float32 or not len(patches) or patches.shape[2] > _WIDEST:
+def _kernel_for(patches: Tensor, dtype: torch.dtype) -> Kernel | None:
+    """The kernel of `model.visual.dfm_triton` if it applies: float32 arithmetic on a GPU that Triton supports."""
+    if not patches.is_cuda or dtype != torch.float32 or not len(patches) or patches.shape[2] > _MAX_KERNEL_DIMENSION:
         return None
-    return _tried(patches.device)
+    return checked_kernel(patches.device)
 
 
 @cache
-def _tried(device: torch.device) -> _Fused | None:
-    """The kernel, once it has given on this device what plain torch gives; else None, and a warning says why.
+def checked_kernel(device: torch.device) -> Kernel | None:
+    """The kernel for `device`, after a check that it computes what plain torch computes; None if the check fails.
 
-    Triton compiles when it is first called: that takes a driver it knows and a C compiler, which not every machine has.
+    A failure is logged as a warning. Triton compiles at the first call, which needs a driver that it supports and a C
+    compiler.
     """
     try:
         from model.visual.dfm_triton import merge_fused
@@ -242,28 +265,30 @@ def _tried(device: torch.device) -> _Fused | None:
             merge_fused(patches, direction, 0.3), _merge_wide(patches, direction, 0.3), rtol=1e-2, atol=1e-3
         )
     except torch.OutOfMemoryError:
-        raise  # one request's trouble; the next may try again
-    except Exception as error:  # whatever a compiler, a driver or a missing package brings
+        raise  # fails this request alone; the next one tries again
+    except Exception as error:  # compilers, drivers and missing packages raise many types
         _log.warning("DFM runs in plain torch here", device=str(device), problem=str(error).strip()[:500])
         return None
     return merge_fused
 
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:
-    """patches [n, M, d] and direction [M, d] in the dtype of the arithmetic → [n, d]."""
+    """Tokens [n, d] of patches [n, M, d] and directions [M, d], both in the dtype of the arithmetic."""
     length: Tensor = torch.linalg.vector_norm(patches, dim=-1)
     differential = torch.einsum("nmd,md->nm", patches, direction) / length.masked_fill(length == 0, 1.0)
-    # softmax already sums to one, which is the division by Σ w of equation 10.
+    # softmax already sums to one, which is the division by Σ w in equation 9.
     weights = torch.softmax(differential / alpha, dim=-1)
     return torch.bmm(weights.unsqueeze(1), patches).squeeze(1)
 
 
 def _unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., d] scaled to unit norm; zero vectors stay zero."""
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / length.masked_fill(length == 0, 1.0)
 
 
 def _check(patches: Tensor, reference: Tensor | None, query: Tensor, alpha: float, lam: float) -> None:
+    """Raise UsageError for arguments of `merge` that are invalid."""
     if patches.ndim != 3 or patches.shape[1] == 0 or patches.shape[2] == 0:
         raise UsageError(f"patches: expected shape [n, M, d] with M and d above 0, got {list(patches.shape)}")
     _, m, d = patches.shape

@@ -1,4 +1,4 @@
-"""DFM as the published `_sig` weights were trained with it: after the projector, with learned directions.
+"""The learned merger of the published `_sig` weights: DFM after the projector, with learned directions.
 
 For the patches p of a frame, those of its reference frame p_r, and the CLIP embedding t of the question (not of unit
 length):
@@ -7,23 +7,23 @@ length):
     R = cos(linear_q(t), linear_iq(x))                relevance
     T = cos(linear_k(x_r), linear_ik(x))              similarity to the same place of the reference
     w = softmax((R − λ T) / tau)                      over the patches of the frame; tau is learned
-    token = Σ w x                                     no second MLP
+    token = Σ w x                                     without a second MLP
 
 A frame before the first keyframe is its own reference. The reference of the frames after the i-th keyframe (i from 0)
-is that keyframe, or, as the released code does, the i-th frame of the video.
+is that keyframe, or, as in the released code, the i-th frame of the video.
 
-What is computed here is the same in exact arithmetic, but folded. linear_iq, linear_ik and linear_k are linear in g, so
-each is one matrix: linear_iq(x) = A g + a with A = W_iq W2. Then
+This module computes the same in exact arithmetic, with products of weights folded. linear_iq, linear_ik and linear_k
+are linear in g, so each is one matrix: linear_iq(x) = A g + a with A = W_iq W2. Then
 
     numerator of R = g · (Aᵀ linear_q(t)) + …         one vector a question
     numerator of T = g · (A_ikᵀ linear_k(x_r)) + …    one vector a place of the reference
     token          = W2 (Σ w g) + b2                  because Σ w = 1
 
-and the lengths of linear_iq(x) and linear_ik(x) do not depend on the question: two numbers a patch, which may be given
-(`norms`) where they were stored. So no x is ever made but those of the tokens, and memory holds one reference, a slice
+and the norms of linear_iq(x) and linear_ik(x) do not depend on the question: two numbers for each patch, which the
+caller may pass if they are stored (`norms`). So x is computed for tokens alone, and memory holds one reference, a slice
 of g, and, for `segment_index`, at most as many early frames as there are keyframes.
 
-This module knows tensors only: no stores, profiles or language models.
+Knows tensors only: no stores, profiles or language models.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from index.errors import UsageError
-from model.visual.dfm import Merged, pool_grid, walk
+from model.visual.dfm import FrameTokens, iterate_runs, pool_grid
 
 __all__ = ["Composer", "LearnedMerger", "ReferenceFrame", "projector_mlp"]
 
 ReferenceFrame = Literal["segment_index", "keyframe"]
-# Hidden features g of one slice: 64 MB of float32 on a CPU, 512 MB on CUDA, where small slices cost launches.
+# Hidden features g of one slice: 64 MB of float32 on a CPU, 512 MB on CUDA, where small slices cost kernel launches.
 _SLICE_ELEMENTS = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
 
 
 def projector_mlp(patch_dim: int, width: int) -> nn.Sequential:
-    """`mlp2x_gelu`: Linear, GELU, Linear, from the vision encoder to the language model."""
+    """A projector `mlp2x_gelu`: Linear, GELU, Linear, from `patch_dim` to the language model's `width`."""
     return nn.Sequential(nn.Linear(patch_dim, width), nn.GELU(), nn.Linear(width, width))
 
 
 class Composer(nn.Module):
-    """The learned merger's tensors, named as in the checkpoint: four linear layers and `tau`."""
+    """The tensors of the learned merger under their names in the checkpoint: four linear layers and `tau`."""
 
     def __init__(self, query_dim: int, width: int) -> None:
         super().__init__()
@@ -69,27 +69,29 @@ class Composer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _Direction:
-    """A unit direction seen from g: cosine = (g · vector + offset) / length. vector [h] or [M, h]."""
+    """A unit direction in the space of g: cosine = (g · vector + offset) / norm."""
 
     vector: Tensor
+    """[h], or [M, h] for a direction for each place."""
     offset: Tensor
+    """Scalar, or [M]."""
 
 
 class LearnedMerger:
     """The folded merger of one checkpoint, on the device and in the dtype of its `projector`.
 
-    Products with single vectors, lengths, softmax and sums are float32 (float64 where the weights are).
+    Products with single vectors, norms, softmax and sums are float32 (float64 if the weights are).
 
     Args:
         projector: see `projector_mlp`.
-        composer: see `Composer`; may be dropped afterwards.
+        composer: see `Composer`; not needed afterwards.
         lam: λ.
-        reference_frame: what the frames after the i-th keyframe are compared with.
-        keyframe_tokens: tokens of a keyframe, a square no larger than M; None for all M patches.
-        mean: weigh all patches alike, the baseline that DFM is compared with.
-        slice_elements: most elements of g in memory; a default by device.
-        trainable: gradients reach projector and composer; the folded weights are those of now, so make a new one for
-            every step. Activations are computed again on the way back, a slice at a time.
+        reference_frame: the reference of the frames after the i-th keyframe.
+        keyframe_tokens: tokens of a keyframe, a square number no larger than M; None for all M patches.
+        mean: give all patches equal weights, the baseline of DFM.
+        slice_elements: most elements of g in memory; None for a default by device.
+        trainable: let gradients reach projector and composer. The weights are folded once, so every step needs a new
+            instance. Activations are recomputed in the backward pass, one slice at a time.
     """
 
     def __init__(
@@ -124,14 +126,14 @@ class LearnedMerger:
         self._elements = slice_elements or _SLICE_ELEMENTS.get(self.device.type, _SLICE_ELEMENTS["cpu"])
 
     def _folded(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `layer` ∘ W2, from g."""
+        """Weight and bias of the composition of `layer` and W2, a function of g."""
         weight, bias = layer.weight.to(self.wide), layer.bias.to(self.wide)
         second, offset = self.last.weight.to(self.wide), self.last.bias.to(self.wide)
         return (weight @ second).to(self.dtype), (weight @ offset + bias).to(self.dtype)
 
     @torch.no_grad()
     def norms(self, patches: Tensor) -> Tensor:
-        """‖linear_iq(x)‖ and ‖linear_ik(x)‖ of patches [n, M, patch_dim] → [n, M, 2], to be stored beside them."""
+        """‖linear_iq(x)‖ and ‖linear_ik(x)‖ of patches [n, M, patch_dim], [n, M, 2]; may be stored beside them."""
         parts = [self._norms(self._hidden(part)) for part in self._slices(patches)]
         return torch.cat(parts) if parts else torch.zeros(0, patches.shape[1], 2, dtype=self.wide, device=self.device)
 
@@ -145,26 +147,26 @@ class LearnedMerger:
         read_norms: Callable[[slice], Tensor] | None = None,
         chunk: int = 64,
         stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
-    ) -> Iterator[Merged]:
-        """Walk a window in row order and turn every frame into tokens of the language model.
+    ) -> Iterator[FrameTokens]:
+        """Turn every frame of a window, in row order, into tokens of the language model.
 
         Args:
-            read, keyframe, stream_index, chunk: see `model.visual.dfm.walk`; every stream is a video of its own.
+            read, keyframe, stream_index, chunk: see `model.visual.dfm.iterate_runs`; every stream counts as one video.
             query: [query_dim], the CLIP embedding of the question as the text tower gives it, not normalised.
-            read_norms: [n, M, 2] of a slice of rows, what `norms` gave for them; computed when None.
-            stage: told `projector` around the tokens of keyframes, `dfm` around all other work, the first layer of the
-                projector included.
+            read_norms: returns the `norms` of a slice of rows, [n, M, 2]; None to compute them.
+            stage: a context manager that measures `projector` (tokens of keyframes) and `dfm` (all other work, the
+                first layer of the projector included).
 
         Yields:
-            `Merged` pieces in the language model's space: [keyframe_tokens, width] or [n, width].
+            `FrameTokens` in the language model's space: [keyframe_tokens, width] or [n, width].
 
         Raises:
-            UsageError: a shape that cannot be right, or what `walk` refuses.
+            UsageError: a shape is invalid; see also `iterate_runs`.
         """
         if query.shape != (self.query_dim,):
             raise UsageError(f"query: expected shape [{self.query_dim}], got {list(query.shape)}")
-        walked = LearnedMerger._tokens if self.trainable else torch.no_grad()(LearnedMerger._tokens)
-        yield from walked(self, read, keyframe, stream_index, query, read_norms, chunk, stage)
+        tokens = LearnedMerger._tokens if self.trainable else torch.no_grad()(LearnedMerger._tokens)
+        yield from tokens(self, read, keyframe, stream_index, query, read_norms, chunk, stage)
 
     def _tokens(
         self,
@@ -175,16 +177,16 @@ class LearnedMerger:
         read_norms: Callable[[slice], Tensor] | None,
         chunk: int,
         stage: Callable[[str], AbstractContextManager[None]],
-    ) -> Iterator[Merged]:
+    ) -> Iterator[FrameTokens]:
         weight, bias = self.linear_q.weight.to(self.wide), self.linear_q.bias.to(self.wide)
-        asked = self._toward(functional.linear(query.to(self.device, self.wide), weight, bias), self.iq)
-        early: dict[int, Tensor] = {}  # by offset in the stream: frames that later segments are compared with
+        question = self._toward(functional.linear(query.to(self.device, self.wide), weight, bias), self.iq)
+        early: dict[int, Tensor] = {}  # by offset in the stream: frames that serve later as references
         wanted = 0
         reference: _Direction | None = None
-        for run in walk(read, keyframe, stream_index, chunk=chunk):
+        for run in iterate_runs(read, keyframe, stream_index, chunk=chunk):
             if run.patches.ndim != 3 or run.patches.shape[2] != self.patch_dim:
                 raise UsageError(f"patches: expected [n, M, {self.patch_dim}], got {list(run.patches.shape)}")
-            if run.opens:
+            if run.starts_stream:
                 early.clear()
                 wanted = int(keyframe[stream_index == stream_index[run.start]].sum())
             if self.reference_frame == "segment_index":
@@ -193,23 +195,23 @@ class LearnedMerger:
             if run.is_keyframe:
                 reference = None
                 if self.reference_frame == "keyframe":
-                    early[run.segment] = run.patches[0].clone()
-                early.pop(run.segment - 1, None)
+                    early[run.keyframe_index] = run.patches[0].clone()
+                early.pop(run.keyframe_index - 1, None)
                 with stage("projector"):
                     features = self._keyframe(run.patches[0])
-                yield Merged(run.start, run.stop, True, features)
+                yield FrameTokens(run.start, run.stop, True, features)
                 continue
             norms = read_norms(slice(run.start, run.stop)) if read_norms is not None else None
             with stage("dfm"):
-                if run.segment < 0:
+                if run.keyframe_index < 0:
                     reference = None
                 elif reference is None:
-                    reference = self._reference(early[run.segment])
-                features = self._merge(run.patches, reference, asked, norms)
-            yield Merged(run.start, run.stop, False, features)
+                    reference = self._reference(early[run.keyframe_index])
+                features = self._merge(run.patches, reference, question, norms)
+            yield FrameTokens(run.start, run.stop, False, features)
 
     def _hidden(self, patches: Tensor) -> Tensor:
-        """g of [..., patch_dim], [..., h]."""
+        """g of patches [..., patch_dim], [..., h]."""
         return functional.gelu(self.first(patches.to(self.device, self.dtype)))
 
     def _linear(self, hidden: Tensor, folded: tuple[Tensor, Tensor]) -> Tensor:
@@ -219,12 +221,12 @@ class LearnedMerger:
         return torch.stack([self._computed(hidden, folded) for folded in (self.iq, self.ik)], dim=-1)
 
     def _computed(self, hidden: Tensor, folded: tuple[Tensor, Tensor]) -> Tensor:
-        """‖folded(g)‖, accumulated wide without a wide copy."""
+        """‖folded(g)‖ of g [..., h], [...]; accumulated in float32 without a float32 copy."""
         length: Tensor = torch.linalg.vector_norm(functional.linear(hidden, *folded), dim=-1, dtype=self.wide)
         return length
 
     def _length(self, hidden: Tensor, folded: tuple[Tensor, Tensor], norms: Tensor | None, which: int) -> Tensor:
-        """[n, M], given or computed; 1 for zero vectors, whose cosine is then 0."""
+        """Norms [n, M], given or computed; 1 for zero vectors, whose cosine is then 0."""
         length = self._computed(hidden, folded) if norms is None else norms[..., which].to(self.device, self.wide)
         return length.masked_fill(length == 0, 1.0)
 
@@ -233,38 +235,42 @@ class LearnedMerger:
         return torch.split(patches, step) if len(patches) else ()
 
     def _toward(self, vectors: Tensor, folded: tuple[Tensor, Tensor]) -> _Direction:
-        """The directions of `vectors` [..., width] in front of the folded layer, seen from g."""
+        """The directions of `vectors` [..., width], outputs of the folded layer, in the space of g."""
         unit = functional.normalize(vectors.to(self.wide), dim=-1, eps=torch.finfo(self.wide).tiny)
         weight, bias = (tensor.to(self.wide) for tensor in folded)
         return _Direction(unit @ weight, unit @ bias)
 
     def _reference(self, patches: Tensor) -> _Direction:
-        """linear_k of one frame's patches [M, patch_dim], seen through linear_ik."""
+        """linear_k of one frame's patches [M, patch_dim] as directions for linear_ik."""
         return self._toward(self._linear(self._hidden(patches), self.k), self.ik)
 
     def _keyframe(self, patches: Tensor) -> Tensor:
-        """[M, patch_dim] → [keyframe_tokens, width]; pooled before the last layer, which is linear."""
+        """Tokens [keyframe_tokens, width] of a keyframe's patches [M, patch_dim]; pooled before the last layer, which is linear."""
         hidden = self._hidden(patches)
         if self.keyframe_tokens is not None:
             hidden = pool_grid(hidden.to(self.wide), self.keyframe_tokens).to(self.dtype)
         tokens: Tensor = self.last(hidden)
         return tokens
 
-    def _merge(self, patches: Tensor, reference: _Direction | None, asked: _Direction, norms: Tensor | None) -> Tensor:
-        """Frames [n, M, patch_dim] that share a reference (None: each its own) → [n, width]."""
+    def _merge(
+        self, patches: Tensor, reference: _Direction | None, question: _Direction, norms: Tensor | None
+    ) -> Tensor:
+        """Tokens [n, width] of frames [n, M, patch_dim] that share a reference; None if each frame is its own."""
         pooled, start = [], 0
         for part in self._slices(patches):
             given = norms[start : start + len(part)] if norms is not None else None
             start += len(part)
             if self.trainable:
-                pooled.append(checkpoint(self._pooled, part, reference, asked, given, use_reentrant=False))
+                pooled.append(checkpoint(self._pooled, part, reference, question, given, use_reentrant=False))
             else:
-                pooled.append(self._pooled(part, reference, asked, given))
+                pooled.append(self._pooled(part, reference, question, given))
         tokens: Tensor = self.last(torch.cat(pooled).to(self.dtype))
         return tokens
 
-    def _pooled(self, patches: Tensor, reference: _Direction | None, asked: _Direction, norms: Tensor | None) -> Tensor:
-        """Σ w g of patches [n, M, patch_dim] → [n, h]."""
+    def _pooled(
+        self, patches: Tensor, reference: _Direction | None, question: _Direction, norms: Tensor | None
+    ) -> Tensor:
+        """Σ w g of patches [n, M, patch_dim], [n, h]."""
         hidden = self._hidden(patches)
         if self.mean:
             return hidden.to(self.wide).mean(dim=1)
@@ -278,6 +284,6 @@ class LearnedMerger:
             far = self._length(hidden, self.ik, norms, 1)
             g = hidden.to(self.wide)
             similarity = (torch.einsum("nmh,mh->nm", g, reference.vector) + reference.offset) / far
-        relevance = (g @ asked.vector + asked.offset) / near
+        relevance = (g @ question.vector + question.offset) / near
         weights = torch.softmax((relevance - self.lam * similarity) / self.alpha, dim=-1)
         return torch.bmm(weights.unsqueeze(1), g).squeeze(1)

@@ -1,15 +1,15 @@
-"""DFM on CUDA in one pass: each patch is read from the GPU's memory once (ViLAMP, section 3.2, equations 5–10).
+"""The CUDA kernel of DFM: each patch is read from the GPU's memory once (ViLAMP, section 3.2, equations 5-10).
 
-The plain form in `model.visual.dfm` reads a frame's patches for their lengths, for their products with the direction and for
-the weighted sum, and writes them widened in between. Here a program holds one place of a few frames in registers,
-takes the length, the product and, by the running maximum of a softmax over parts, its share of the sum, and moves on.
-The frames share the direction's row of that place, which comes from the second-level cache. Where there are too
-few frames to keep the GPU busy, the patches of a frame are split among programs and the parts put together at the end.
+The plain form in `model.visual.dfm` reads a frame's patches three times (norms, products with the direction, weighted
+sum) and writes them in float32 in between. Here a program holds one place of a few frames in registers, computes norm,
+product and, as in an online softmax, its term of the sum, and continues with the next place. The frames share the
+direction's row of that place, which comes from the L2 cache. With too few frames to occupy the GPU, the patches of a
+frame are split among programs, and the partial sums are combined at the end.
 
-Bytes moved, in half precision: 2·n·M·d of patches, 4·M·d of directions, and 4·n·d for each part, written and read
-again; a part is of 16 patches or more, so parts come to a quarter of the patches at most, where frames are few.
+Bytes moved, in half precision: 2·n·M·d of patches, 4·M·d of directions, and 4·n·d for each split, written and read
+again. A split has 16 patches or more, so the splits add at most a quarter of the patches' bytes, and only for few frames.
 
-Imported only where there is a GPU, and by the tests, which run it in Triton's interpreter.
+Imported only on machines with a GPU, and by the tests, which run it in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from torch import Tensor
 
 __all__ = ["FRAMES", "WARPS", "merge_fused", "partial_merge"]
 
-FRAMES = 4  # of one program; a power of two
+FRAMES = 4
+"""Frames of one program; a power of two."""
 WARPS = 4
-_LEAST_PLACES = 16  # of one split: its sum is written, [d] in float32, for so many patches read
-_PROGRAMS = 4  # wanted for each of the GPU's processors
+"""Warps of one program."""
+_MIN_PLACES = 16  # of one split, which writes one sum, float32[d]
+_PROGRAMS = 4  # for each multiprocessor of the GPU
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -37,12 +39,25 @@ def partial_merge(  # type: ignore[no-untyped-def]
     n,
     m,
     d,
-    places,  # of one split
+    places,
     scale,
     frames_: tl.constexpr,
     width: tl.constexpr,
 ):
-    """One split of a few frames: the largest score, Σ e^(score − largest) and Σ e^(score − largest) p."""
+    """Merge one split of a few frames; program (i, s) takes frames i·frames_ and following, and split s of their patches.
+
+    Args:
+        patches: pointer to [n, M, d].
+        direction: pointer to float32[M, d].
+        tops: pointer to float32[n, splits]; receives the largest score of the split.
+        totals: pointer to float32[n, splits]; receives Σ e^(score − top).
+        sums: pointer to float32[n, splits, d]; receives Σ e^(score − top) p.
+        n, m, d: sizes of `patches`.
+        places: patches of one split.
+        scale: 1 / α.
+        frames_: frames of one program.
+        width: d, rounded up to a power of two.
+    """
     split = tl.program_id(1)
     splits = tl.num_programs(1)
     frame = (tl.program_id(0) * frames_ + tl.arange(0, frames_)).to(tl.int64)
@@ -54,11 +69,11 @@ def partial_merge(  # type: ignore[no-untyped-def]
     top = tl.full([frames_], float("-inf"), tl.float32)
     total = tl.zeros([frames_], tl.float32)
     acc = tl.zeros([frames_, width], tl.float32)
-    coming = tl.load(at + first * d, mask=there, other=0.0)
+    following = tl.load(at + first * d, mask=there, other=0.0)
     for place in tl.range(first, last):
-        p = coming.to(tl.float32)
-        # On its way while this place is worked on; behind the last one, that one again.
-        coming = tl.load(at + tl.minimum(place + 1, last - 1) * d, mask=there, other=0.0)
+        p = following.to(tl.float32)
+        # Prefetch the next place; at the last place, load it again.
+        following = tl.load(at + tl.minimum(place + 1, last - 1) * d, mask=there, other=0.0)
         toward = tl.load(direction + place * d + column, mask=column < d, other=0.0)
         square = tl.sum(p * p, axis=1)
         product = tl.sum(p * toward[None, :], axis=1)
@@ -76,13 +91,13 @@ def partial_merge(  # type: ignore[no-untyped-def]
 
 
 def merge_fused(patches: Tensor, direction: Tensor, alpha: float, *, splits: int | None = None) -> Tensor:
-    """Merge frames that share a direction.
+    """Merge frames that share a reference keyframe.
 
     Args:
         patches: [n, M, d] in float16, bfloat16 or float32, n above 0.
         direction: float32[M, d], q/|q| − λ r/|r| for each place.
         alpha: softmax temperature.
-        splits: parts of a frame's patches; as many as keep the GPU busy by default.
+        splits: parts of a frame's patches; None for as many as occupy the GPU.
 
     Returns:
         float32[n, d]; arithmetic is float32.
@@ -92,7 +107,7 @@ def merge_fused(patches: Tensor, direction: Tensor, alpha: float, *, splits: int
     groups = triton.cdiv(n, FRAMES)
     if splits is None:
         busy = torch.cuda.get_device_properties(patches.device).multi_processor_count * _PROGRAMS
-        splits = max(1, min(triton.cdiv(busy, groups), triton.cdiv(m, _LEAST_PLACES)))
+        splits = max(1, min(triton.cdiv(busy, groups), triton.cdiv(m, _MIN_PLACES)))
     places = triton.cdiv(m, splits)
     splits = triton.cdiv(m, places)  # none is empty
     tops, totals = (torch.empty(n, splits, device=patches.device) for _ in range(2))

@@ -1,8 +1,8 @@
-"""From frames and a question to what the language model reads.
+"""The prompt: text and vision tokens in the order in which the language model reads them.
 
-The text around the visual tokens is ChatML; `build_prompt` is the one place that knows it, so that training and
-answering read the same prompt. Visual tokens stand in temporal order: a keyframe is its capture time, where the
-profile asks for it, and M tokens; any other frame is one token. Streams follow one another.
+The text around the vision tokens is ChatML; `build_prompt` alone defines it, so that training and answers use the same
+prompt. Vision tokens are in temporal order, stream after stream: a keyframe is its capture time, if the profile has
+`timestamps`, and M tokens; any other frame is one token.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from index.records import from_micros
 from model.visual.connector import Connector
-from model.visual.dfm import Merged, pool_grid
+from model.visual.dfm import FrameTokens, pool_grid
 
 __all__ = ["SYSTEM", "build_prompt", "clock_ids", "count_visual", "question_text", "visual_embeddings"]
 
 SYSTEM = "You are a helpful assistant."
+"""Text of the system turn."""
 
 
 def question_text(question: str, options: Sequence[str] = ()) -> str:
-    """The user's words as the model reads them.
+    """The text of the user's turn.
 
-    An open question stays as it was typed. With options it is `{question}. Please choose the right answer from the
-    following options: {options}.`, the options printed as a Python list; the question's own final full stop is
-    dropped so that the template's does not double it, while a question mark stays (`…?. Please`), which is what the
-    published prompt gives for questions that end in one.
+    An open question is unchanged. With options the text is `{question}. Please choose the right answer from the
+    following options: {options}.`, with the options printed as a Python list. A final full stop of the question is
+    removed, as the template adds one; a question mark stays (`…?. Please`), as in the published prompt.
     """
     question = question.strip()
     if not options:
@@ -40,16 +40,16 @@ def question_text(question: str, options: Sequence[str] = ()) -> str:
 
 
 def build_prompt(tokenizer: Any, question: str, options: Sequence[str] = ()) -> tuple[list[int], list[int]]:
-    """Token ids before and after the visual tokens.
+    """Token ids before and after the vision tokens.
 
     Args:
         tokenizer: a transformers tokenizer that knows `<|im_start|>` and `<|im_end|>`.
-        question: the bare question.
+        question: the question alone.
         options: the answers to choose from; empty for an open question.
 
     Returns:
-        `prefix` (system turn and the head of the user's turn) and `suffix` (a line break, the question, and the head
-        of the assistant's turn); the visual tokens go between them, the answer and `<|im_end|>` after.
+        `prefix` (system turn and the start of the user's turn) and `suffix` (a line break, the question, and the start
+        of the assistant's turn). The vision tokens go between them, the answer and `<|im_end|>` after them.
     """
     prefix = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
     suffix = f"\n{question_text(question, options)}<|im_end|>\n<|im_start|>assistant\n"
@@ -62,15 +62,15 @@ def clock_ids(tokenizer: Any, captured_at: int) -> list[int]:
 
 
 def count_visual(keyframes: int, frames: int, patches: int) -> int:
-    """M·K + (N − K): the visual tokens of `frames` frames of which `keyframes` keep their `patches` tokens."""
+    """M·K + (N − K): vision tokens of N `frames`, of which K `keyframes` have M = `patches` tokens."""
     return patches * keyframes + (frames - keyframes)
 
 
 def visual_embeddings(
-    pieces: Iterable[Merged],
+    pieces: Iterable[FrameTokens],
     connector: Connector,
     captured_at: NDArray[np.int64],
-    clock: Callable[[int], Tensor] | None,
+    embed_time: Callable[[int], Tensor] | None,
     query: Tensor,
     keyframe_tokens: int | None = None,
     stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
@@ -78,13 +78,13 @@ def visual_embeddings(
     """The language model's input between prefix and suffix, piece by piece in row order.
 
     Args:
-        pieces: what `model.visual.dfm.merge_frames` yields.
-        connector: MLP_k and MLP_n; its dtype and device are those of the result.
-        captured_at: int64[N] UTC microseconds.
-        clock: the embeddings [n, width] of a capture time, or None for a profile without timestamps.
-        query: the question in the patches' space, [patch_dim].
-        keyframe_tokens: pool a keyframe's M tokens to so many; None for all.
-        stage: told `projector` around the connector's work.
+        pieces: see `model.visual.dfm.merge_frames`.
+        connector: MLP_k and MLP_n; the result has its dtype and device.
+        captured_at: capture times, int64[N], UTC microseconds.
+        embed_time: returns the embeddings of a capture time, [n, width]; None for a profile without timestamps.
+        query: the question in the space of the patches, [patch_dim].
+        keyframe_tokens: tokens of a keyframe after pooling; None for all M.
+        stage: a context manager that measures `projector`, the work of the connector.
 
     Yields:
         [n, width] tensors.
@@ -92,8 +92,8 @@ def visual_embeddings(
     weights = next(connector.frame.parameters())
     for piece in pieces:
         features = piece.features.to(weights.device, weights.dtype)
-        if piece.is_keyframe and clock is not None:
-            yield clock(int(captured_at[piece.start])).to(weights.device, weights.dtype)
+        if piece.is_keyframe and embed_time is not None:
+            yield embed_time(int(captured_at[piece.start])).to(weights.device, weights.dtype)
         with stage("projector"):
             tokens = connector.tokens(features, query, keyframe=piece.is_keyframe)
             if piece.is_keyframe and keyframe_tokens is not None:

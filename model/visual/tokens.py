@@ -1,16 +1,16 @@
-"""What stands between patches and the language model's input: one object a profile, whatever its DFM.
+"""Vision tokens of a window: from patches to the language model's input, in the form that a profile names.
 
-    PaperVisual       DFM in the encoder's space, then MLP_k and MLP_n        (`model.visual.dfm`, `model.visual.connector`)
-    ReleasedVisual    the learned merger behind one projector                 (`model.visual.dfm_learned`)
-    SingleVisual      one projector; every other frame by its CLIP embedding  (the `single_token` weights)
+    PaperVisual          DFM in the space of the patches, then MLP_k and MLP_n    (`model.visual.dfm`, `.connector`)
+    ReleasedVisual       the learned merger after one projector                   (`model.visual.dfm_learned`)
+    SingleTokenVisual    one projector; other frames by their CLIP embedding      (the `single_token` weights)
 
-Does not know prompts, questions' wording or language models.
+Does not know the text of prompts or language models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,69 +23,74 @@ from index.errors import UsageError, WeightsInvalid
 from model.encoders.encoder import Encoders
 from model.profiles.profile import DfmSpec
 from model.visual.connector import AnyConnector, Connector, ReleasedConnector
-from model.visual.dfm import Merge, Merged, merge, merge_frames, merge_mean, pool_grid, walk
+from model.visual.dfm import FrameTokens, Merge, iterate_runs, merge, merge_frames, merge_mean, pool_grid
 from model.visual.dfm_learned import Composer, LearnedMerger
 from model.visual.prompt import visual_embeddings
 
-__all__ = ["Frames", "Stage", "Visual", "build_visual", "unstaged"]
+__all__ = ["Frames", "StageTimer", "Visual", "build_visual", "no_timer"]
 
-Stage = Callable[[str], AbstractContextManager[None]]
+StageTimer = Callable[[str], AbstractContextManager[None]]
+"""Returns a context manager that measures the stage of that name; see `model.stage_clock`."""
 
 
-class unstaged(AbstractContextManager[None]):  # noqa: N801 (used like a function)
-    """The `Stage` that measures nothing."""
-
-    def __init__(self, name: str) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
+def no_timer(name: str) -> AbstractContextManager[None]:
+    """The `StageTimer` that measures nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """A window: row i of every array is the same frame; rows of a stream stand together, ascending in time.
-
-    `read` gives patches [n, M, Dp] of a slice of at most `chunk` rows, `read_vectors` the frame encoder's float32
-    [n, Df], where it is at hand, and `read_norms` what `LearnedMerger.norms` gave for the rows, [n, M, 2], where that was
-    stored; without it the learned merger computes it anew, which is nine tenths of its work.
-    """
+    """The N frames of a window; row i of every array is the same frame. Rows of a stream are contiguous and ascend in time."""
 
     keyframe: NDArray[np.bool_]
+    """True for keyframes, bool[N]."""
     stream_index: NDArray[np.integer]
+    """Which stream a row belongs to, int[N]."""
     captured_at: NDArray[np.int64]
+    """Capture times, int64[N], UTC microseconds."""
     read: Callable[[slice], Tensor]
+    """Returns the patches of a slice of at most `chunk` rows, [n, M, Dp]."""
     chunk: int = 64
+    """Most rows that are read at once."""
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
+    """Returns the frame encoder's vectors of a slice of rows, float32[n, Df]; needed for `single_token` weights."""
     read_norms: Callable[[slice], Tensor] | None = None
+    """Returns `LearnedMerger.norms` of a slice of rows, [n, M, 2]. None to compute them, nine tenths of the merger's work."""
 
 
 class Visual(Protocol):
-    """Frames and a question → embeddings of the language model's width."""
+    """Turns frames and a question into embeddings of the language model's width."""
 
     @property
     def keyframe_tokens(self) -> int:
-        """Tokens of one keyframe, its capture time aside."""
+        """Tokens of one keyframe without its capture time."""
 
     @property
     def closing_tokens(self) -> int:
         """Tokens after the last frame."""
 
     def query(self, question: str) -> Tensor:
-        """The question in the space where this form compares it with patches, [d]."""
+        """The question in the space where it is compared with patches, [d]."""
 
     def embeddings(
-        self, frames: Frames, query: Tensor, clock: Callable[[int], Tensor] | None, stage: Stage = unstaged
+        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
     ) -> Iterator[Tensor]:
-        """[n, width] pieces in row order, then the closing token where there are frames.
+        """Embeddings in row order, [n, width] pieces, then the closing token if there are frames.
 
-        `clock` gives the embeddings of a capture time (UTC microseconds) that stand before each keyframe. The work is
-        told to `stage` as `dfm` and `projector`.
+        Args:
+            frames: the window.
+            query: see `query`.
+            embed_time: returns the embeddings of a capture time (UTC microseconds), which precede each keyframe; None
+                for none.
+            stage: measures `dfm` and `projector`.
+
+        Raises:
+            UsageError: the rows of a stream are not contiguous, or a shape is invalid.
         """
 
 
 class PaperVisual:
-    """Equations 5–11: `merge` in the space of the patches, whose text tower gives q."""
+    """Equations 5-11: `merge` in the space of the patches; q comes from the patch encoder's text tower."""
 
     def __init__(self, spec: DfmSpec, encoders: Encoders, connector: Connector, merge: Merge) -> None:
         if spec.image_newline and connector.newline is None:
@@ -97,15 +102,19 @@ class PaperVisual:
         _check_pooling(encoders.patch.patches, self.keyframe_tokens)
 
     def query(self, question: str) -> Tensor:
+        """See `Visual.query`."""
         weight = next(self.connector.frame.parameters())
         return torch.from_numpy(self._encoders.patch.encode_text([question])[0]).to(weight.device)
 
     def embeddings(
-        self, frames: Frames, query: Tensor, clock: Callable[[int], Tensor] | None, stage: Stage = unstaged
+        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
     ) -> Iterator[Tensor]:
+        """See `Visual.embeddings`."""
+
         def timed(
             patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
         ) -> Tensor:
+            """`self.merge`, measured."""
             with stage("dfm"):
                 return self.merge(patches, reference, query, alpha=alpha, lam=lam)
 
@@ -120,14 +129,14 @@ class PaperVisual:
             chunk=frames.chunk,
         )
         yield from visual_embeddings(
-            merged, self.connector, frames.captured_at, clock, query, self._spec.keyframe_tokens, stage
+            merged, self.connector, frames.captured_at, embed_time, query, self._spec.keyframe_tokens, stage
         )
         if self._newline is not None and len(frames.keyframe):
             yield self._newline.unsqueeze(0)
 
 
 class ReleasedVisual:
-    """The learned merger; q is the question's CLIP embedding as the text tower gives it."""
+    """The learned merger of released weights; q is the question's CLIP embedding as the text tower gives it."""
 
     def __init__(
         self, spec: DfmSpec, encoders: Encoders, connector: ReleasedConnector, mean: bool, trainable: bool
@@ -151,11 +160,13 @@ class ReleasedVisual:
         )
 
     def query(self, question: str) -> Tensor:
+        """See `Visual.query`."""
         return torch.from_numpy(self._encoders.frame.text_features([question])[0]).to(self.merger.device)
 
     def embeddings(
-        self, frames: Frames, query: Tensor, clock: Callable[[int], Tensor] | None, stage: Stage = unstaged
+        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
     ) -> Iterator[Tensor]:
+        """See `Visual.embeddings`."""
         merged = self.merger.tokens(
             frames.read,
             frames.keyframe,
@@ -166,15 +177,15 @@ class ReleasedVisual:
             stage=stage,
         )
         for piece in merged:
-            yield from _stamped(piece, frames, clock)
+            yield from _with_time(piece, frames, embed_time)
         if self._newline is not None and len(frames.keyframe):
             yield self._newline.unsqueeze(0)
 
 
-class SingleVisual:
-    """The `single_token` weights: keyframes through the projector, any other frame is its CLIP embedding, mapped.
+class SingleTokenVisual:
+    """The `single_token` weights: keyframes pass the projector; the token of any other frame is its CLIP embedding, mapped.
 
-    The embedding is the one that selection uses, of unit length.
+    The embedding is the one of keyframe selection, of unit norm.
     """
 
     def __init__(self, spec: DfmSpec, encoders: Encoders, connector: ReleasedConnector) -> None:
@@ -189,15 +200,17 @@ class SingleVisual:
         self._single = connector.composer_projector
 
     def query(self, question: str) -> Tensor:
-        return torch.zeros(0)  # no part of this form compares anything with the question
+        """See `Visual.query`."""
+        return torch.zeros(0)  # nothing is compared with the question
 
     def embeddings(
-        self, frames: Frames, query: Tensor, clock: Callable[[int], Tensor] | None, stage: Stage = unstaged
+        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
     ) -> Iterator[Tensor]:
+        """See `Visual.embeddings`."""
         if frames.read_vectors is None:
-            raise UsageError("single_token weights make a frame's token of its CLIP embedding; give read_vectors")
+            raise UsageError("single_token weights need the CLIP embedding of each frame; give read_vectors")
         weight = next(self._projector.parameters())
-        for run in walk(frames.read, frames.keyframe, frames.stream_index, chunk=frames.chunk):
+        for run in iterate_runs(frames.read, frames.keyframe, frames.stream_index, chunk=frames.chunk):
             with stage("projector"):
                 if run.is_keyframe:
                     patches = run.patches[0].to(weight.device, weight.dtype)
@@ -205,7 +218,7 @@ class SingleVisual:
                 else:
                     vectors = torch.from_numpy(frames.read_vectors(slice(run.start, run.stop)))
                     features = self._single(vectors.to(weight.device, weight.dtype))
-            yield from _stamped(Merged(run.start, run.stop, run.is_keyframe, features), frames, clock)
+            yield from _with_time(FrameTokens(run.start, run.stop, run.is_keyframe, features), frames, embed_time)
         if self._newline is not None and len(frames.keyframe):
             yield self._newline.unsqueeze(0)
 
@@ -213,20 +226,25 @@ class SingleVisual:
 def build_visual(
     spec: DfmSpec, encoders: Encoders, connector: AnyConnector, merge: Merge = merge, *, trainable: bool = False
 ) -> Visual:
-    """The form that a profile's `dfm` section and the kind of its connector ask for.
+    """The `Visual` for a profile's `dfm` section and connector.
 
-    With `trainable` gradients pass; the form is then good for one step, as it may hold products of weights.
+    Args:
+        spec: the `dfm` section.
+        encoders: their text towers encode questions.
+        connector: the connector or the released merger.
+        merge: how a frame becomes a token.
+        trainable: let gradients pass. The result then serves one step, as it may contain products of weights.
 
     Raises:
-        WeightsInvalid: weights that do not fit the encoders or lack what `spec` asks for.
-        UsageError: a `merge` that the form has no place for.
+        WeightsInvalid: the weights do not fit the encoders, or lack a tensor that `spec` needs.
+        UsageError: `merge` is not possible with this connector.
     """
     if isinstance(connector, Connector):
         return PaperVisual(spec, encoders, connector, merge)
     if spec.mode == "paper":
         return PaperVisual(spec, encoders, connector.two_stream(), merge)
     if connector.config.composer_type == "single_token":
-        return SingleVisual(spec, encoders, connector)
+        return SingleTokenVisual(spec, encoders, connector)
     if merge not in (_default_merge, merge_mean):
         raise UsageError("in released mode a frame is merged by the learned merger or by merge_mean")
     return ReleasedVisual(spec, encoders, connector, mean=merge is merge_mean, trainable=trainable)
@@ -235,18 +253,19 @@ def build_visual(
 _default_merge = merge
 
 
-def _stamped(piece: Merged, frames: Frames, clock: Callable[[int], Tensor] | None) -> Iterator[Tensor]:
-    if piece.is_keyframe and clock is not None:
-        yield clock(int(frames.captured_at[piece.start])).to(piece.features.device, piece.features.dtype)
+def _with_time(piece: FrameTokens, frames: Frames, embed_time: Callable[[int], Tensor] | None) -> Iterator[Tensor]:
+    if piece.is_keyframe and embed_time is not None:
+        yield embed_time(int(frames.captured_at[piece.start])).to(piece.features.device, piece.features.dtype)
     yield piece.features
 
 
 def _check_pooling(patches: int, tokens: int) -> None:
-    """Say before any work what cannot be pooled."""
+    """Raise UsageError if `patches` cannot be pooled to `tokens`."""
     pool_grid(torch.zeros(patches, 1), tokens)
 
 
 def _check_query(connector: ReleasedConnector, encoders: Encoders) -> None:
+    """Raise WeightsInvalid if the frame encoder's dimension is not that of the merger."""
     width = encoders.frame.identity.dimension
     if connector.query_dim != width:
         raise WeightsInvalid(

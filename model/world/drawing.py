@@ -1,4 +1,4 @@
-"""Draws a rendered camera's picture at any second: sprites, places, light, noise, the clock in the corner."""
+"""Drawing of a rendered camera's picture at any second: places, sprites, light, noise, clock overlay."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCALE = 4  # supersampling of sprites
 
 
 def _draw_kind(kind: str, colour: tuple[int, int, int]) -> Image.Image:
-    """One actor on a 64 × 64 transparent square, drawn four times larger."""
+    """One actor on a transparent square of 64 × 64 pixels, drawn four times larger."""
     n = 64 * _SCALE
     image = Image.new("RGBA", (n, n), (0, 0, 0, 0))
     d = ImageDraw.Draw(image)
@@ -98,7 +98,7 @@ def _draw_kind(kind: str, colour: tuple[int, int, int]) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def sprite(kind: int, colour: int, size: int, fallen: bool, mirrored: bool) -> NDArray[np.float32]:
-    """float32[size, size, 4]: premultiplied RGB in grey levels, alpha in 0..1."""
+    """One actor, float32[size, size, 4]: premultiplied RGB in grey levels, alpha in 0…1. `kind` and `colour` are indices."""
     image = _draw_kind(KINDS[kind], RGB[COLOURS[colour]])
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -116,7 +116,7 @@ def _premultiplied(image: Image.Image) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def _effect(name: str, size: int, step: int) -> NDArray[np.float32]:
-    """Flames, a light's halo, or the box that was left behind."""
+    """Flames, the halo of a light, or a box, float32[size, size, 4]; `step` is the phase of the animation."""
     image = Image.new("RGBA", (size * 2, size * 2), (0, 0, 0, 0))
     d = ImageDraw.Draw(image)
     s = size * 2
@@ -233,11 +233,14 @@ def _draw_clock(canvas: NDArray[np.float32], text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A sprite as drawn: which event and actor, and its box in pixels (x0, y0, x1, y1). Used as truth by training."""
+    """A sprite that was drawn; ground truth for training."""
 
     event: int
+    """Index of its event."""
     actor: int
+    """Index of its actor in the event."""
     box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 in pixels."""
 
 
 _OFFSETS = {
@@ -250,7 +253,7 @@ _SIZES = {1: 64, 2: 54, 3: 46, 4: 46}
 
 
 def _position(camera: SceneCamera, event: Event, t: float) -> tuple[float, float] | None:
-    """Where the event's actors are at second `t`: they walk in for two seconds, stay, and walk out the same way."""
+    """Position of the event's actors at second `t`: they walk in for WALK_SECONDS, stay, and walk out the same way."""
     x, y = SLOTS[camera.layout[event.place]]
     outside = -60.0 if event.side < 0 else WIDTH + 60.0
     if t < event.start:
@@ -272,15 +275,17 @@ def _position(camera: SceneCamera, event: Event, t: float) -> tuple[float, float
 def draw(
     camera: SceneCamera, events: Sequence[Event], t: float, clock: str, frame: int
 ) -> tuple[NDArray[np.uint8], list[Drawn]]:
-    """The picture at stream second `t`.
+    """Draw the picture at stream second `t`.
 
     Args:
-        events: those that may be visible; others cost nothing.
-        clock: the text of the overlay, e.g. "08:00:00"; empty for none.
-        frame: the frame's number, which picks its noise.
+        camera: the camera.
+        events: the events of the stream; those that are not visible at `t` are skipped.
+        t: seconds of stream time.
+        clock: text of the overlay, such as "08:00:00"; empty for none.
+        frame: number of the frame, the seed of its noise.
 
     Returns:
-        uint8[240, 320, 3] RGB, and the sprites drawn with their boxes.
+        uint8[240, 320, 3] RGB, and the sprites that were drawn.
     """
     canvas = _background(camera).copy()
     drawn: list[Drawn] = []

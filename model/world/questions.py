@@ -1,7 +1,7 @@
-"""Texts about the rendered world: questions with one true answer, and descriptions for contrastive training.
+"""Texts about the rendered world: questions with exactly one right answer, and descriptions for contrastive training.
 
-A question is kept only when the timeline determines its answer: the attributes it names select participants of one
-event alone. The evidence of a question is the events one must have seen to answer it.
+A question is valid only if the timeline determines its answer: its attributes match the participants of one event
+alone. The evidence of a question consists of the events that must be seen to answer it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 from model.world.scenes import COLOURS, COUNTS, EVENTS, KINDS, PLACES, PLURALS, Actor, Clip, Event
 
 QUESTION_KINDS = ("what", "colour", "where", "when", "how many", "before/after")
+"""Kinds of questions, in the order of reports."""
 OPTIONS = 4
+"""Options of a question."""
 
 _PAST = {"fall": "fell", "flash": "flashed", "burn": "burned", "drop": "left a box"}
 _DID = {"fall": "fall", "flash": "flash", "burn": "burn", "drop": "leave a box"}
@@ -23,15 +25,21 @@ _DID = {"fall": "fall", "flash": "flash", "burn": "burn", "drop": "leave a box"}
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a text says of a participant: indices into the vocabularies of `scenes`, −1 where it says nothing."""
+    """The attributes of a participant that a text states; -1 for those that it does not."""
 
     kind: int = -1
+    """Index into KINDS."""
     colour: int = -1
+    """Index into COLOURS."""
     place: int = -1
+    """Index into PLACES."""
     event: int = -1
+    """Index into EVENTS."""
     count: int = -1
+    """Number of copies."""
 
     def matches(self, event: Event, actor: Actor) -> bool:
+        """Whether all stated attributes are those of `actor` in `event`."""
         return (
             self.kind in (-1, actor.kind)
             and self.colour in (-1, actor.colour)
@@ -43,27 +51,32 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one timeline.
-
-    `about` is what frames must show to be relevant to it; `shown` is the event and the actor where the answer is found:
-    what follows carries what came before it, so for "before" that is the actor the question names.
-    """
+    """A question about one timeline."""
 
     kind: str
+    """One of QUESTION_KINDS."""
     text: str
+    """The question."""
     answer: str
+    """The right answer."""
     options: tuple[str, ...]
+    """Options, the right answer among them."""
     evidence: tuple[Event, ...]
+    """The events that must be seen."""
     about: Constraint
+    """The attributes of frames that are relevant to the question."""
     shown: tuple[Event, Actor]
+    """The event and the actor at which the language model finds the answer. For "before" it is the actor that the question
+    names, as the tokens of an event contain what came before it."""
 
 
 def participants(events: Sequence[Event]) -> list[tuple[Event, Actor]]:
+    """All actors of `events`, each with its event."""
     return [(event, actor) for event in events for actor in event.actors]
 
 
 def describe(about: Constraint, rng: np.random.Generator) -> str:
-    """A text of what `about` names: a caption, a search phrase, or a question, as people word them."""
+    """A random text that states `about`: a caption, a search phrase or a question."""
     colour = COLOURS[about.colour] + " " if about.colour >= 0 else ""
     kind = KINDS[about.kind] if about.kind >= 0 else "thing"
     plural = PLURALS[about.kind] if about.kind >= 0 else "things"
@@ -101,7 +114,7 @@ def _shuffled(rng: np.random.Generator, answer: str, others: Sequence[str]) -> t
 
 
 class QuestionMaker:
-    """Makes questions about one timeline that starts at `began` (UTC)."""
+    """A generator of questions about one timeline that starts at `began` (UTC)."""
 
     def __init__(self, clips: Sequence[Clip], began: datetime) -> None:
         self.events = [event for clip in clips for event in clip.events]
@@ -109,10 +122,10 @@ class QuestionMaker:
         self.began = began
 
     def make(self, kind: str, rng: np.random.Generator, *, count: int = 0) -> Question | None:
-        """One random question of `kind` (see QUESTION_KINDS), or None when the draw has no unique answer.
+        """One random question of `kind` (see QUESTION_KINDS), or None if the drawn participant has no unique answer.
 
-        "How many" asks for `count` actors, 1 to 4; when it is 0 each of the four is drawn as often, because groups are
-        rarer than single actors and "one" would otherwise be a good guess.
+        The answer to "how many" is `count`, 1 to 4. If `count` is 0, each of the four is drawn equally often, as groups
+        are rarer than single actors and "one" would be a good guess.
         """
         people = self.people
         if kind == "how many":
@@ -126,11 +139,12 @@ class QuestionMaker:
         return self._attribute(kind, event, actor, rng)
 
     def _only(self, about: Constraint, event: Event) -> bool:
-        """Whether `about` selects exactly one participant, and that one in `event`."""
+        """Whether `about` matches exactly one participant, and that one in `event`."""
         found = [e for e, a in self.people if about.matches(e, a)]
         return len(found) == 1 and found[0] == event
 
     def clock(self, seconds: float) -> str:
+        """The capture time of a second of the stream, HH:MM."""
         return (self.began + timedelta(seconds=seconds)).strftime("%H:%M")
 
     def _attribute(self, kind: str, event: Event, actor: Actor, rng: np.random.Generator) -> Question | None:
@@ -203,9 +217,9 @@ class QuestionMaker:
 
 
 def make_questions(clips: Sequence[Clip], began: datetime, rng: np.random.Generator, *, each: int) -> list[Question]:
-    """Up to `each` different questions of every kind, in a fixed order of kinds.
+    """Up to `each` different questions of every kind, in the order of QUESTION_KINDS.
 
-    Of "how many" at most a third has the same answer: single actors are many, and "one" would be a good guess.
+    At most a third of the "how many" questions have the same answer, as "one" would otherwise be a good guess.
     """
     maker = QuestionMaker(clips, began)
     result: list[Question] = []

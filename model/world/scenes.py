@@ -20,9 +20,13 @@ EVENTS = ("stop", "pass", "gather", "meet", "fall", "flash", "burn", "drop")
 COUNTS = ("one", "two", "three", "four")
 
 WIDTH, HEIGHT = 320, 240
-SLOTS = ((54, 92), (160, 92), (266, 92), (54, 190), (160, 190), (266, 190))  # centres of the six places, px
+"""Size of a picture, pixels."""
+SLOTS = ((54, 92), (160, 92), (266, 92), (54, 190), (160, 190), (266, 190))
+"""Centres of the six places, pixels."""
 WALK_SECONDS = 2.0
-ARRIVE_SECONDS = 0.45  # an actor that walks in is inside its place's part of the picture so long before it stands
+"""Time that actors take to walk in or out."""
+ARRIVE_SECONDS = 0.45
+"""An actor that walks in is inside the picture of its place this long before it reaches it."""
 
 
 def rng_of(*key: object) -> np.random.Generator:
@@ -32,38 +36,52 @@ def rng_of(*key: object) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One participant: indices into KINDS and COLOURS."""
+    """One participant."""
 
     kind: int
+    """Index into KINDS."""
     colour: int
+    """Index into COLOURS."""
 
     @property
     def name(self) -> str:
+        """Colour and kind, such as `red dog`."""
         return f"{COLOURS[self.colour]} {KINDS[self.kind]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Actors at a place from `start` to `end` (seconds of stream time); `count` copies of a single actor, or two in a meeting."""
+    """Actors at a place for some seconds."""
 
     kind: int
+    """Index into EVENTS."""
     actors: tuple[Actor, ...]
+    """One actor, or the two of a meeting."""
     count: int
+    """Copies of a single actor."""
     place: int
+    """Index into PLACES."""
     start: float
+    """When the actors reach the place, seconds of stream time."""
     end: float
-    side: int  # −1 enters from the left, +1 from the right
+    """When they leave it, seconds of stream time."""
+    side: int
+    """Where they enter: -1 from the left, +1 from the right."""
     phase: float
+    """Phase of their movement, 0 to 1."""
 
     @property
     def seen_from(self) -> float:
+        """When the actors enter the picture of the place, seconds of stream time."""
         return self.start - ARRIVE_SECONDS
 
     @property
     def seen_until(self) -> float:
+        """When the actors leave the picture of the place, seconds of stream time."""
         return self.end + ARRIVE_SECONDS
 
     def shifted(self, seconds: float) -> Event:
+        """The same event, `seconds` later."""
         return Event(
             self.kind,
             self.actors,
@@ -78,17 +96,26 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class SceneCamera:
-    """What stays the same in one stream: where the places are, the ground, the noise, the pole before the lens."""
+    """The constant properties of one rendered stream."""
 
     seed: int
-    layout: tuple[int, ...]  # layout[place] is the slot of that place
+    """Seed of background and noise."""
+    layout: tuple[int, ...]
+    """Slot (index into SLOTS) of each place."""
     ground: tuple[float, float, float]
+    """Colour of the ground, RGB."""
     sky: tuple[float, float, float]
-    noise: float  # standard deviation in grey levels
-    pole: int | None  # x of an occluding pole, px
-    light_period: float  # seconds of one slow change of light
+    """Colour of the sky, RGB."""
+    noise: float
+    """Standard deviation of the noise, grey levels."""
+    pole: int | None
+    """x of a pole that occludes part of the picture, pixels."""
+    light_period: float
+    """Period of the slow change of light, seconds."""
     light_phase: float
+    """Phase of it, radians."""
     clutter: int
+    """Number of grey objects on the ground."""
 
     def light(self, t: float) -> float:
         """Brightness factor at stream second `t`."""
@@ -96,7 +123,7 @@ class SceneCamera:
 
 
 def make_camera(seed: int) -> SceneCamera:
-    """The camera of a seed."""
+    """The camera of a seed; a pure function."""
     rng = rng_of("camera", seed)
     base = rng.uniform(70, 135)
     tint = rng.uniform(-14, 14, 3)
@@ -115,11 +142,14 @@ def make_camera(seed: int) -> SceneCamera:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A stretch of stream time in which something happens: one event, or two at different places."""
+    """A stretch of stream time with one event, or with two at different places."""
 
     start: float
+    """Seconds of stream time."""
     end: float
+    """Seconds of stream time."""
     events: tuple[Event, ...] = field(default=())
+    """The events."""
 
 
 def _make_event(rng: np.random.Generator, place: int, start: float, end: float, taken: set[Actor]) -> Event:
@@ -138,9 +168,9 @@ def _make_event(rng: np.random.Generator, place: int, start: float, end: float, 
 
 
 def make_clip(rng: np.random.Generator, start: float) -> Clip:
-    """A clip beginning at `start`: an event of 6–12 s at its place, in a third of the cases another one beside it.
+    """A random clip that starts at `start`: one event of 6 to 12 s, in a third of the clips a second one elsewhere.
 
-    Events name their place by index into PLACES; where that is in the picture is the camera's business.
+    Places are indices into PLACES; their position in the picture depends on the camera.
     """
     taken: set[Actor] = set()
     places = rng.permutation(len(PLACES))
@@ -154,7 +184,7 @@ def make_clip(rng: np.random.Generator, start: float) -> Clip:
 
 
 def make_timeline(seed: int, seconds: float) -> list[Clip]:
-    """The clips of one stream in order, without overlap, with long empty stretches among the gaps."""
+    """The clips of one stream of `seconds`, in order and without overlap; some gaps between them are long."""
     rng = rng_of("timeline", seed)
     clips: list[Clip] = []
     t = float(rng.uniform(8, 40))

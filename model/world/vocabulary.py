@@ -22,19 +22,20 @@ _PUNCTUATION = list(".,:;?!'\"()[]-_/")
 
 
 def words() -> list[str]:
-    """Every word of the vocabulary in the order of its id; `<eos>` is last because open_clip pools the highest id."""
-    numbers = [f"{n:02d}" for n in range(60)] + [str(n) for n in range(10)]  # the encoders read two digits as one word
+    """All words of the vocabulary in the order of their ids; `<eos>` is last, as open_clip pools at the highest id."""
+    numbers = [f"{n:02d}" for n in range(60)] + [str(n) for n in range(10)]  # for the encoders, two digits are one word
     known = [*_PUNCTUATION, *_WORDS, *KINDS, *PLURALS, *COLOURS, *PLACES, *COUNTS, *numbers]
     return [PAD, UNKNOWN, START, END, *dict.fromkeys(known), LAST]
 
 
 def build_tokenizer(*, max_length: int, close: bool) -> Any:
-    """A `PreTrainedTokenizerFast`, lower-casing, one token a word.
+    """A `PreTrainedTokenizerFast` that lower-cases and has one token for each word.
 
     Args:
-        max_length: longest text in tokens.
-        close: append `<eos>` to every text (the encoders want it). The language model does not, and reads numbers
-            digit by digit, so that 08:07 is five tokens: copying one of ten digits is learned, one of sixty numbers hardly.
+        max_length: length of the longest text, tokens.
+        close: append `<eos>` to every text, for the encoders. For the language model there is none, and numbers are
+            split into digits, so 08:07 is five tokens: it learns to copy one of ten digits easily, one of sixty numbers
+            hardly.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -71,6 +72,7 @@ def build_tokenizer(*, max_length: int, close: bool) -> Any:
 
 
 def save_tokenizer(folder: Path, *, max_length: int, close: bool) -> Any:
+    """Write the tokenizer into `folder`; the arguments are those of `build_tokenizer`. Returns the tokenizer."""
     tokenizer = build_tokenizer(max_length=max_length, close=close)
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -184,10 +184,15 @@ class _Entries:
     def __init__(self, plan: TrainingPlan, trainee: TrainableModel) -> None:
         pair = trainee.encoders.pair
         self._folder = plan.cache
-        self._facts = [plan.fps, plan.max_frames, pair.frame.model_dump(), "pixels" if trainee.sees else "patches"]
+        self._facts = [
+            plan.fps,
+            plan.max_frames,
+            pair.frame.model_dump(),
+            "pixels" if trainee.trains_encoder else "patches",
+        ]
         # Pixels do not depend on the weights, which training changes.
         patch = pair.patch.model_dump()
-        self._facts.append(patch["preprocessing_digest"] if trainee.sees else patch)
+        self._facts.append(patch["preprocessing_digest"] if trainee.trains_encoder else patch)
 
     def __call__(self, conversation: Conversation) -> Path | None:
         if self._folder is None:

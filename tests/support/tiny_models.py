@@ -21,8 +21,8 @@ from tests.support import tiny_checkpoints as tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_digest_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The digest memory of the person who runs the tests stays as it is."""
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests use a cache folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,7 +1,7 @@
-"""The training footage of `micro`: thousands of short clips, seen once a second, with what each frame shows.
+"""The training footage of `micro`: thousands of short rendered clips, one frame a second, labelled with what each shows.
 
-A stream for training the language model is put together from clips of one camera, so a bank of a few thousand clips
-yields as many different streams as anyone could want without drawing a picture twice.
+A stream for the training of the language model is assembled from clips of one camera. A bank of a few thousand clips
+therefore gives a practically unlimited number of different streams, and each picture is rendered once.
 """
 
 from __future__ import annotations
@@ -22,40 +22,45 @@ from model.world.drawing import Drawn, draw
 from model.world.scenes import HEIGHT, PLACES, SLOTS, WIDTH, Clip, Event, SceneCamera, make_camera, make_clip, rng_of
 
 SIZE, GRID = 96, 6
+"""Side of a frame in pixels, and of its grid of patches."""
 PARTICIPANTS = 4
+"""Most actors in one frame."""
 EMPTY_FRAMES = 16
+"""Frames without actors, for each camera."""
 _COVER = 0.25  # a patch belongs to a sprite that covers this share of it
 
 
 @dataclass(frozen=True, slots=True)
-class Bank:
-    """Frames of many clips, column-wise.
-
-    pixels uint8[N, 96, 96, 3]; seen int8[N, 4, 5] (kind, colour, place, event, count of each participant, −1 unknown
-    or absent); patch_seen int8[N, 36] (which participant covers a patch, −1 none); patch_place int8[N, 36];
-    camera int32[N]; clip int32[N] (−1 for empty frames); second float32[N], within the clip's own time.
-    """
+class ClipBank:
+    """The frames of many clips, by columns; row i of every array is the same frame."""
 
     pixels: NDArray[np.uint8]
+    """The frames, uint8[N, 96, 96, 3]."""
     seen: NDArray[np.int8]
+    """Kind, colour, place, event and count of each participant, int8[N, 4, 5]; -1 for unknown or absent."""
     patch_seen: NDArray[np.int8]
+    """The participant that covers each patch, int8[N, 36]; -1 for none."""
     patch_place: NDArray[np.int8]
+    """The place that each patch shows, int8[N, 36]; -1 for none."""
     camera: NDArray[np.int32]
+    """Seed of the camera, int32[N]."""
     clip: NDArray[np.int32]
+    """Number of the clip, int32[N]; -1 for empty frames."""
     second: NDArray[np.float32]
+    """Seconds since the start of the clip, float32[N]."""
 
     def __len__(self) -> int:
         return len(self.camera)
 
 
 def bank_clips(camera_seed: int, count: int) -> list[Clip]:
-    """The clips of one bank camera: pure in the seed, so that they need not be stored."""
+    """The clips of one camera of the bank; a pure function of the seed, so they need not be stored."""
     rng = rng_of("bank", camera_seed)
     return [make_clip(rng, float(rng.uniform(0, 3600))) for _ in range(count)]
 
 
 def _compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """The picture after lossy 4:2:0 compression, as decoded footage would show it."""
+    """The picture after lossy 4:2:0 compression, as in decoded footage, for four pictures of five."""
     image = Image.fromarray(pixels)
     if rng.random() < 0.8:
         buffer = io.BytesIO()
@@ -65,6 +70,7 @@ def _compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Image.Im
 
 
 def _place_map(camera: SceneCamera) -> NDArray[np.int8]:
+    """The place that each patch shows, int8[36]; -1 for none."""
     result = np.full((GRID, GRID), -1, np.int8)
     for place in range(len(PLACES)):
         x, y = SLOTS[camera.layout[place]]
@@ -75,6 +81,7 @@ def _place_map(camera: SceneCamera) -> NDArray[np.int8]:
 
 
 def _labels(events: tuple[Event, ...], drawn: list[Drawn], t: float) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """One row of `seen`, int8[4, 5], and of `patch_seen`, int8[36]."""
     seen = np.full((PARTICIPANTS, 5), -1, np.int8)
     patches = np.full((GRID, GRID), -1, np.int8)
     order = [(n, i) for n, event in enumerate(events) for i in range(len(event.actors))]
@@ -103,6 +110,7 @@ def _labels(events: tuple[Event, ...], drawn: list[Drawn], t: float) -> tuple[ND
 
 
 def _render_camera(job: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
+    """The columns of one camera (seed, number of clips) in the order of `make_bank`; runs in a process of its own."""
     seed, clips = job
     camera = make_camera(seed)
     rng = rng_of("bank frames", seed)
@@ -110,6 +118,7 @@ def _render_camera(job: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
     columns: list[list[Any]] = [[] for _ in range(6)]
 
     def add(clip: int, events: tuple[Event, ...], t: float, second: float) -> None:
+        """Append one frame to the columns."""
         clock = f"{rng.integers(24):02d}:{rng.integers(60):02d}:{rng.integers(60):02d}"
         pixels, drawn = draw(camera, events, t, clock, int(rng.integers(1 << 30)))
         seen, patches = _labels(events, drawn, t)
@@ -129,8 +138,17 @@ def _render_camera(job: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
 
 def make_bank(
     folder: Path, *, seed: int, cameras: int, clips: int, workers: int = 2, on_progress: Callable[[int, int], None]
-) -> Bank:
-    """Render the bank into `folder`, or open it when it is there already (a marker is written last)."""
+) -> ClipBank:
+    """Render the bank into `folder`, or open it if it is complete (a marker file is written last).
+
+    Args:
+        folder: one `.npy` file for each column.
+        seed: seed of the cameras.
+        cameras: number of cameras.
+        clips: clips of each camera.
+        workers: processes that render.
+        on_progress: called with cameras done and cameras in all.
+    """
     names = ("pixels", "seen", "patch_seen", "patch_place", "clip", "second", "camera")
     marker = folder / f"done-{seed}-{cameras}-{clips}"
     if not marker.exists():
@@ -145,4 +163,4 @@ def make_bank(
             np.save(folder / f"{name}.npy", np.concatenate([part[i] for part in parts]))
         marker.touch()
     loaded = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "pixels" else None) for name in names}
-    return Bank(**loaded)
+    return ClipBank(**loaded)

@@ -1,17 +1,19 @@
-"""Trains the two encoders of `micro`: a CLIP for keyframes and a SigLIP for patches.
+"""The training of the two encoders of `micro`: a CLIP for keyframes and a SigLIP for patches.
 
-Both learn from the same three signals on the bank's frames:
-- pairs: a sigmoid loss over every (frame, text) of a batch, with every true pair positive, since many frames of a
-  batch fit the same text (SigLIP, arXiv 2303.15343, equation 1, with several positives a text);
-- patches: the same loss on the best patch of a frame, so that a patch is comparable to a text (R_p in DFM);
-- places: what each patch shows, by linear heads that are thrown away afterwards.
+Both have the same three losses over the frames of the bank:
+- pair: a sigmoid loss over every (frame, text) of a batch. All true pairs are positives, as many frames of a batch fit
+  the same text (SigLIP, arXiv 2303.15343, equation 1, with several positives for each text);
+- patch: the same loss for the best patch of each frame, which makes patches comparable with texts (R_p in DFM);
+- label: the cross-entropy of linear probes that read from each patch what it shows; they are not saved.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from open_clip.model import CLIP
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import SiglipConfig, SiglipModel
 
-from model.training.micro.clip_bank import GRID, SIZE, Bank
+from model.training.micro.clip_bank import GRID, SIZE, ClipBank
+from model.training.micro.optimizer import load_checkpoint, make_optimizer, save_checkpoint, set_rate
 from model.world.questions import Constraint, describe
 from model.world.scenes import COLOURS, COUNTS, EVENTS, KINDS, PLACES
-from model.world.vocabulary import save_tokenizer, words
+from model.world.vocabulary import build_tokenizer, save_tokenizer, words
 
 TEXT_LENGTH = 24
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -68,17 +74,17 @@ SIGLIP_TEXT: dict[str, Any] = {
     "max_position_embeddings": TEXT_LENGTH,
     "projection_size": 192,
 }
-_TOLD = tuple(EVENTS.index(name) for name in ("fall", "flash", "burn", "drop"))
+_DESCRIBED_EVENTS = tuple(EVENTS.index(name) for name in ("fall", "flash", "burn", "drop"))
 
 
 class TextSampler:
-    """Draws a text for a frame and knows which other frames it is true of."""
+    """Draws texts for frames and computes of which other frames each text is true."""
 
-    def __init__(self, bank: Bank, rng: np.random.Generator) -> None:
+    def __init__(self, bank: ClipBank, rng: np.random.Generator) -> None:
         self.bank, self.rng = bank, rng
 
     def constraint(self, frame: int) -> Constraint | None:
-        """What a text about this frame will say; None where the frame shows nobody."""
+        """What a text about a frame will state; None for a frame without actors."""
         seen = self.bank.seen[frame]
         present = np.flatnonzero(seen[:, 0] >= 0)
         if len(present) == 0:
@@ -89,13 +95,13 @@ class TextSampler:
             kind=kind if keep[0] else -1,
             colour=colour if keep[1] else -1,
             place=place if keep[2] else -1,
-            event=event if keep[3] and event in _TOLD else -1,
+            event=event if keep[3] and event in _DESCRIBED_EVENTS else -1,
             count=count if keep[4] and count > 1 else -1,
         )
         return about if about != Constraint() else Constraint(kind=kind, colour=colour)
 
     def batch(self, frames: NDArray[np.int64]) -> tuple[list[str], Tensor]:
-        """One text a frame, and bool[texts, frames]: which texts are true of which frames."""
+        """One text for each of `frames` (rows of the bank), and bool[texts, frames]: which texts are true of which frames."""
         abouts = [self.constraint(int(i)) for i in frames]
         texts = [
             describe(a, self.rng)
@@ -103,7 +109,7 @@ class TextSampler:
             else ("an empty view", "nothing there", "nobody at the scene")[self.rng.integers(3)]
             for a in abouts
         ]
-        none = -2  # a text about an empty view matches no participant
+        none = -2  # the text about an empty view matches no participant
         wanted = np.array(
             [(a.kind, a.colour, a.place, a.event, a.count) if a else (none,) * 5 for a in abouts], np.int8
         )
@@ -117,7 +123,7 @@ class TextSampler:
 
 
 class PatchHeads(nn.Module):
-    """Linear probes that make patches say what they show; used in training only."""
+    """Linear probes from patches to what they show: kind, colour, place, event and count. Used in training only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -126,7 +132,14 @@ class PatchHeads(nn.Module):
         self.where = nn.Linear(width, len(PLACES))
 
     def forward(self, tokens: Tensor, seen: Tensor, owner: Tensor, place: Tensor) -> Tensor:
-        """tokens [B, 36, d], seen int[B, 4, 5], owner int[B, 36], place int[B, 36] → mean cross-entropy."""
+        """Mean cross-entropy of the probes.
+
+        Args:
+            tokens: patches, [B, 36, d].
+            seen: labels of participants, int64[B, 4, 5] (see `ClipBank`).
+            owner: participant that covers each patch, int64[B, 36].
+            place: place that each patch shows, int64[B, 36].
+        """
         covered = owner >= 0
         index = owner.clamp(min=0).unsqueeze(-1).expand(-1, -1, seen.shape[-1])
         labels = (seen.gather(1, index) + 1) * covered.unsqueeze(-1)  # 0: nobody here
@@ -140,7 +153,7 @@ class PatchHeads(nn.Module):
 
 
 def _pair_loss(logits: Tensor, true: Tensor) -> Tensor:
-    """Sigmoid loss where positives and negatives weigh alike for each text."""
+    """Sigmoid loss of logits [texts, frames]; for each text, all negatives together weigh three times as much as the positives."""
     sign = torch.where(true, 1.0, -1.0)
     loss = -functional.logsigmoid(sign * logits)
     positives = true.float().sum(1, keepdim=True).clamp(min=1)
@@ -148,8 +161,8 @@ def _pair_loss(logits: Tensor, true: Tensor) -> Tensor:
     return (loss * torch.where(true, 1 / positives, 3.0 / negatives)).sum(1).mean()
 
 
-class Pair(nn.Module):
-    """One image–text model under training behind one face, whichever library it comes from."""
+class ContrastiveModel(nn.Module, ABC):
+    """An image and text encoder under training, with its losses; `model` is the library's module."""
 
     model: Any
 
@@ -161,15 +174,29 @@ class Pair(nn.Module):
         self.scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
         self.bias = nn.Parameter(torch.tensor([-6.0, -6.0]))
 
+    @abstractmethod
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Pooled vectors [B, e] and patches [B, 36, d] of pixels float32[B, 3, 96, 96]."""
 
+    @abstractmethod
     def texts(self, ids: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Vectors [B, e] of token ids int64[B, length]."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights (float16), configuration and tokenizer in the library's own layout."""
 
     def loss(
         self, pixels: Tensor, ids: Tensor, true: Tensor, seen: Tensor, owner: Tensor, place: Tensor
     ) -> dict[str, Tensor]:
+        """The losses `pair`, `patch` and `label` of one batch.
+
+        Args:
+            pixels: float32[B, 3, 96, 96].
+            ids: token ids of one text for each frame, int64[B, length].
+            true: which texts are true of which frames, bool[B, B].
+            seen, owner, place: see `PatchHeads.forward`.
+        """
         pooled, tokens = self.images(pixels)
         text = functional.normalize(self.texts(ids), dim=-1)
         scale = self.scale.exp().clamp(max=60)
@@ -183,23 +210,24 @@ class Pair(nn.Module):
         }
 
 
-class ClipPair(Pair):
-    def __init__(self) -> None:
-        from open_clip.model import CLIP
+class ContrastiveClip(ContrastiveModel):
+    """The CLIP of `micro`, an open_clip model."""
 
+    def __init__(self) -> None:
         CLIP_CONFIG["text_cfg"]["vocab_size"] = len(words())
         super().__init__(CLIP(**CLIP_CONFIG), CLIP_CONFIG["embed_dim"], CLIP_CONFIG["vision_cfg"]["width"])
 
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled vectors [B, 128] and patches [B, 36, 160]."""
         pooled, tokens = self.model.visual(pixels)
         return pooled, tokens
 
     def texts(self, ids: Tensor) -> Tensor:
+        """Vectors [B, 128] of token ids."""
         return self.model.encode_text(ids)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
+        """Write weights (float16), configuration and tokenizer in open_clip's layout."""
         save_tokenizer(folder, max_length=TEXT_LENGTH, close=True)
         preprocess = {"size": SIZE, "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
         config = {"model_cfg": {**CLIP_CONFIG, "vision_cfg": {**CLIP_CONFIG["vision_cfg"], "output_tokens": False}}}
@@ -210,10 +238,10 @@ class ClipPair(Pair):
         save_file(state, folder / "open_clip_model.safetensors")
 
 
-class SiglipPair(Pair):
-    def __init__(self) -> None:
-        from transformers import SiglipConfig, SiglipModel
+class ContrastiveSiglip(ContrastiveModel):
+    """The SigLIP of `micro`, a transformers model."""
 
+    def __init__(self) -> None:
         pad, last = 0, len(words()) - 1
         text = {
             **SIGLIP_TEXT,
@@ -226,13 +254,16 @@ class SiglipPair(Pair):
         super().__init__(SiglipModel(config), SIGLIP_VISION["hidden_size"], SIGLIP_VISION["hidden_size"])
 
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled vectors [B, 192] and patches [B, 36, 192]."""
         out = self.model.vision_model(pixel_values=pixels)
         return out.pooler_output, out.last_hidden_state
 
     def texts(self, ids: Tensor) -> Tensor:
+        """Vectors [B, 192] of token ids."""
         return self.model.text_model(input_ids=ids).pooler_output  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
+        """Write weights (float16), configuration and tokenizer in transformers' layout."""
         save_tokenizer(folder, max_length=TEXT_LENGTH, close=True)
         preprocess = {
             "image_processor_type": "SiglipImageProcessor",
@@ -246,48 +277,52 @@ class SiglipPair(Pair):
             "do_normalize": True,
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocess, indent=2) + "\n")
-        from copy import deepcopy
-
         deepcopy(self.model).half().save_pretrained(folder)
 
 
 @dataclass(slots=True)
 class EncoderRun:
-    """How long and how fast one encoder is trained."""
+    """Settings of one encoder's training, and its history."""
 
     steps: int
+    """Optimiser steps."""
     batch: int = 128
+    """Frames of one step."""
     rate: float = 1.2e-3
+    """Largest learning rate; it falls to 0 along a cosine."""
     warm_up: int = 200
+    """Steps in which the rate rises from 0."""
     seed: int = 0
+    """Seed of weights and batches."""
     threads: int = 1
+    """Threads of torch."""
     save_every: int = 250
+    """Steps between two checkpoints."""
     history: list[dict[str, float]] = field(default_factory=list)
+    """Running means of the losses every 50 steps."""
 
 
 def train_encoder(
-    name: str, bank: Bank, work: Path, out: Path, run: EncoderRun, on_step: Callable[[int, dict[str, float]], None]
+    name: str, bank: ClipBank, work: Path, out: Path, run: EncoderRun, on_step: Callable[[int, dict[str, float]], None]
 ) -> None:
     """Train `clip` or `siglip` to the end of `run` and save it to `out` in its library's own layout.
 
-    A checkpoint in `work` lets a stopped run go on; the order of frames depends on seed and step alone.
-    """
-    from model.world.vocabulary import build_tokenizer
+    An interrupted training resumes from the checkpoint in `work`. The batches depend on seed and step alone.
 
+    Args:
+        name: `clip` or `siglip`.
+        bank: the training data.
+        work: folder of the checkpoint.
+        out: folder for the weights.
+        run: settings; its history is filled.
+        on_step: called every 50 steps with steps done and running means of the losses.
+    """
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    pair: ClipPair | SiglipPair = ClipPair() if name == "clip" else SiglipPair()
-    decay = [p for p in pair.parameters() if p.ndim > 1]
-    plain = [p for p in pair.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=run.rate, betas=(0.9, 0.98), fused=True)
+    model: ContrastiveModel = ContrastiveClip() if name == "clip" else ContrastiveSiglip()
+    optimizer = make_optimizer(model, run.rate)
     checkpoint = work / f"{name}.pt"
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        pair.load_state_dict(state["pair"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, run.history = state["step"], state["history"]
+    first, run.history = load_checkpoint(checkpoint, model, optimizer)
     tokenizer = build_tokenizer(max_length=TEXT_LENGTH, close=True)
     mean: dict[str, float] = {}
     for step in range(first, run.steps):
@@ -301,15 +336,14 @@ def train_encoder(
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (run.batch, 1, 1, 1)).astype(np.float32))
         labels = [torch.from_numpy(a[frames]).long() for a in (bank.seen, bank.patch_seen, bank.patch_place)]
         rate = run.rate * min(1.0, (step + 1) / run.warm_up) * 0.5 * (1 + math.cos(math.pi * step / run.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        # The plain attention kernel: the fused one is five times slower backward at 37 tokens in bfloat16 on a CPU.
+        set_rate(optimizer, rate)
+        # The unfused attention kernel: backward of the fused one takes five times as long at 37 tokens in bfloat16 on a CPU.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            losses = pair.loss(((pixels + 1) * gain - 1), ids, true, *labels)
+            losses = model.loss(((pixels + 1) * gain - 1), ids, true, *labels)
             total = losses["pair"] + losses["patch"] + 0.5 * losses["label"]
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(total)
-        nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         for key, value in losses.items():
             mean[key] = 0.98 * mean.get(key, value.item()) + 0.02 * value.item()
@@ -317,15 +351,7 @@ def train_encoder(
             run.history.append({"step": step + 1, **mean})
             on_step(step + 1, mean)
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-            work.mkdir(parents=True, exist_ok=True)
-            part = checkpoint.with_suffix(".part")
-            state = {
-                "pair": pair.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-                "history": run.history,
-            }
-            torch.save(state, part)
-            part.replace(checkpoint)
+            save_checkpoint(checkpoint, model, optimizer, step + 1, run.history)
     out.mkdir(parents=True, exist_ok=True)
-    pair.eval().save(out)
+    model.eval()
+    model.save(out)

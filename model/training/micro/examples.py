@@ -1,7 +1,7 @@
-"""What the language model of `micro` is trained on: streams with one question each, their frames already encoded.
+"""The training examples of `micro`'s language model: streams with one question each, their frames already encoded.
 
-Streams are put together from the bank, keyframes chosen by DKS, the rest folded by DFM, exactly as at answering. Kinds
-of question and counts are drawn evenly, so that no answer is likely before looking.
+Streams are assembled from the bank; keyframes are selected by DKS and the other frames merged by DFM, as for an answer.
+Kinds of question and counts are drawn uniformly, so that no answer is likely without the frames.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from transformers import SiglipModel
 
 from model.profiles.profile import Profile, load_profile
 from model.selection import select_rows
-from model.training.micro.clip_bank import Bank
+from model.training.micro.clip_bank import ClipBank
 from model.training.micro.encoders import TEXT_LENGTH
 from model.training.micro.virtual_streams import StreamMaker, VirtualStream, ask_about
 from model.visual.dfm import merge
@@ -29,47 +31,51 @@ from model.world.questions import QUESTION_KINDS, Question
 from model.world.scenes import COUNTS, Actor, Event
 from model.world.vocabulary import build_tokenizer
 
-__all__ = ["ClipFeatures", "Example", "Length", "draw_example", "load_features"]
+__all__ = ["BankFeatures", "Example", "StreamSize", "draw_example", "load_features"]
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
-    """Streams of `frames` seconds with up to `clips` clips and `k` keyframes, `batch` of them a step.
-
-    At most `others` of the frames that are no keyframes are read, a random choice of them: to find the right patch
-    among many needs no long prefix, and a short one costs less.
-    """
+class StreamSize:
+    """The size of the streams of one step."""
 
     frames: int
+    """Frames of a stream, one a second."""
     clips: int
+    """Most clips in it."""
     k: int
+    """Keyframes."""
     others: int
+    """Most other frames that are read, a random choice: finding the right patch needs no long prompt, and a short one
+    costs less."""
     batch: int
+    """Streams of one step."""
 
 
 @dataclass(slots=True)
-class ClipFeatures:
-    """What the frozen encoders say of every bank frame, and of texts.
-
-    patches float16[N, M, d]; vectors float32[N, e] of unit norm; the two functions embed texts: SigLIP [n, d], CLIP [n, e].
-    """
+class BankFeatures:
+    """The outputs of the frozen encoders for all N frames of the bank, and for texts."""
 
     patches: NDArray[np.float16]
+    """SigLIP's patches, float16[N, M, d]."""
     vectors: NDArray[np.float32]
+    """CLIP's vectors, float32[N, e] of unit norm."""
     patch_text: Callable[[Sequence[str]], Tensor]
+    """SigLIP's vectors of texts, float32[n, d] of unit norm."""
     frame_text: Callable[[Sequence[str]], NDArray[np.float32]]
+    """CLIP's vectors of texts, float32[n, e] of unit norm."""
 
 
-def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[int, int], None]) -> ClipFeatures:
-    """Encode the bank with the encoders saved in `micro`; the arrays are kept in `work`."""
-    import open_clip
-    from transformers import SiglipModel
+def load_features(bank: ClipBank, micro: Path, work: Path, on_progress: Callable[[int, int], None]) -> BankFeatures:
+    """Encode the bank with the encoders in folder `micro`; the arrays are kept in `work` and reused.
 
+    `on_progress` gets frames done and frames in all.
+    """
     siglip = SiglipModel.from_pretrained(micro / "siglip").float().eval()
     clip = open_clip.create_model(f"local-dir:{micro / 'clip'}").float().eval()
     tokenizer = build_tokenizer(max_length=TEXT_LENGTH, close=True)
 
     def ids(texts: Sequence[str]) -> Tensor:
+        """Token ids of texts."""
         batch = tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
         )
@@ -91,58 +97,68 @@ def load_features(bank: Bank, micro: Path, work: Path, on_progress: Callable[[in
 
     @torch.inference_mode()
     def patch_text(texts: Sequence[str]) -> Tensor:
+        """SigLIP's vectors of texts."""
         return functional.normalize(siglip.text_model(input_ids=ids(texts)).pooler_output, dim=-1)
 
     @torch.inference_mode()
     def frame_text(texts: Sequence[str]) -> NDArray[np.float32]:
+        """CLIP's vectors of texts."""
         return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()
 
-    return ClipFeatures(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
+    return BankFeatures(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
 
 
-class Follows(NamedTuple):
-    """`later` and `earlier` bool[K, M]; `kind` and `colour` of the earlier actor (one of them in a meeting)."""
+class EventPair(NamedTuple):
+    """Two successive events at one place, as the keyframes show them."""
 
     later: Tensor
+    """Patches that show the later event, bool[K, M]."""
     earlier: Tensor
+    """Patches of the last keyframe that shows the earlier event, bool[K, M]."""
     kind: int
+    """Kind of the earlier actor (of the first one in a meeting)."""
     colour: int
+    """Colour of the earlier actor."""
 
 
 @dataclass(slots=True)
 class Example:
-    """One stream ready to be read for one question.
-
-    Patches of the keyframes [K, M, d], merged tokens of the others [n, d], how many others stand before each keyframe
-    int64[K], the question and its embedding [d]. For training only: `shown` bool[K, M], the patches that show its
-    answer; `named` int64[K, M, 4], kind, colour, place and count of the actor that covers a patch, −1 where there is none;
-    `follows`, for every event that came after another at its place: the patches that show it, bool[K, M], those of the
-    last keyframe that shows the other, bool[K, M], and the kind and colour seen there.
-    """
+    """One stream, encoded and merged for one question."""
 
     clocks: list[str]
+    """Capture time of each keyframe, HH:MM."""
     key_patches: Tensor
+    """Patches of the keyframes, float32[K, M, d]."""
     merged: Tensor
+    """Tokens of the other frames, float32[n, d]."""
     before: NDArray[np.int64]
+    """Number of other frames before each keyframe, int64[K]."""
     question: Question
+    """The question and its answer."""
     query: Tensor
+    """SigLIP's vector of the question, float32[d]."""
     shown: Tensor
+    """Label: the patches that show the answer, bool[K, M]."""
     named: Tensor
-    follows: list[Follows]
+    """Label: kind, colour, place and count of the actor that covers a patch, int64[K, M, 4]; -1 for none."""
+    follows: list[EventPair]
+    """Label: every event that came after another one at its place."""
 
 
 @cache
 def _profile() -> Profile:
+    """The profile whose settings select keyframes."""
     return load_profile("micro")
 
 
-def _exactly(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`chosen` and as many random other frames as make it `k`, ascending, so that streams of a batch are as long."""
+def _fill_up(k: int, chosen: NDArray[np.int64], frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`chosen` and random other frames up to `k` in all, ascending; all streams of a batch then have equal length."""
     spare = np.setdiff1d(np.arange(frames), chosen)
     return np.sort(np.concatenate([chosen, rng.choice(spare, k - len(chosen), replace=False)]))
 
 
 def _during(keyframes: NDArray[np.int64], event: Event) -> NDArray[np.bool_]:
+    """bool[K]: the keyframes in which the event is visible."""
     seen: NDArray[np.bool_] = (keyframes >= event.seen_from) & (keyframes <= event.seen_until)
     return seen
 
@@ -155,8 +171,9 @@ def _showing(named: NDArray[np.int64], keyframes: NDArray[np.int64], event: Even
     return result & _during(keyframes, event)[:, None]
 
 
-def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray[np.int64]) -> list[Follows]:
-    result: list[Follows] = []
+def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray[np.int64]) -> list[EventPair]:
+    """Every event that came after another one at its place; both shown by keyframes."""
+    result: list[EventPair] = []
     last: dict[int, tuple[Tensor, Actor]] = {}
     for event in sorted((e for clip in stream.clips for e in clip.events), key=lambda e: e.start):
         shown = _showing(named, keyframes, event)
@@ -164,7 +181,7 @@ def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray
             continue
         if event.place in last:
             earlier, actor = last[event.place]
-            result.append(Follows(torch.from_numpy(shown), earlier, actor.kind, actor.colour))
+            result.append(EventPair(torch.from_numpy(shown), earlier, actor.kind, actor.colour))
         latest = np.zeros_like(shown)
         frame = np.flatnonzero(shown.any(1))[-1]
         latest[frame] = shown[frame]
@@ -175,20 +192,20 @@ def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray
 def _prepare(
     stream: VirtualStream,
     question: Question,
-    bank: Bank,
-    features: ClipFeatures,
+    bank: ClipBank,
+    features: BankFeatures,
     rng: np.random.Generator,
-    length: Length,
+    size: StreamSize,
 ) -> Example | None:
-    """Keyframes and merged tokens for one question about the stream; None when its evidence was not chosen."""
+    """Keyframes and merged tokens for one question about the stream; None if DKS missed the evidence."""
     frames = len(stream.rows)
     vectors = features.vectors[stream.rows]
-    chosen = select_rows(vectors, features.frame_text([question.text])[0], _profile(), k=length.k)
-    keyframes = _exactly(length.k, chosen, frames, rng)
+    chosen = select_rows(vectors, features.frame_text([question.text])[0], _profile(), k=size.k)
+    keyframes = _fill_up(size.k, chosen, frames, rng)
     if not all(_during(keyframes, event).any() for event in question.evidence):
         return None
     others = np.setdiff1d(np.arange(frames), keyframes)
-    others = np.sort(rng.choice(others, min(length.others, len(others)), replace=False))
+    others = np.sort(rng.choice(others, min(size.others, len(others)), replace=False))
     key_patches = torch.from_numpy(features.patches[stream.rows[keyframes]]).float()
     patches = torch.from_numpy(features.patches[stream.rows[others]]).float()
     query = features.patch_text([question.text])[0].clone()
@@ -224,15 +241,15 @@ def _prepare(
 
 
 def draw_example(
-    maker: StreamMaker, bank: Bank, features: ClipFeatures, rng: np.random.Generator, length: Length
+    maker: StreamMaker, bank: ClipBank, features: BankFeatures, rng: np.random.Generator, size: StreamSize
 ) -> Example:
-    """A random stream with a question whose kind, and for "how many" whose count, was drawn evenly beforehand."""
+    """A random stream with a question. Its kind, and for "how many" the count, are drawn uniformly beforehand."""
     while True:
         kind = QUESTION_KINDS[rng.integers(len(QUESTION_KINDS))]
         count = int(rng.integers(len(COUNTS))) + 1
         for _ in range(60):
-            stream = maker.make(rng, frames=length.frames, clips=length.clips)
+            stream = maker.make(rng, frames=size.frames, clips=size.clips)
             question = ask_about(stream, rng, kind, count)
-            example = question and _prepare(stream, question, bank, features, rng, length)
+            example = question and _prepare(stream, question, bank, features, rng, size)
             if example:
                 return example

@@ -1,7 +1,8 @@
-"""Trains the connector and the language model of `micro` by equation 12: −log P(answer | frames, question).
+"""The training of `micro`'s connector and language model by equation 12: −log P(answer | frames, question).
 
-The encoders are frozen. Each step reads a few streams of one length with one question each (see `model.training.micro.examples`);
-only the answer's tokens are supervised. Streams grow from a minute and a half to twenty minutes.
+The encoders are frozen. Each step takes a few streams of one size with one question each (see
+`model.training.micro.examples`); only the tokens of the answer are supervised. The streams grow from a minute and a half
+to twenty minutes. Auxiliary losses guide the attention of some heads (see `MicroModel.loss`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from model.training.micro.clip_bank import Bank
-from model.training.micro.examples import ClipFeatures, Example, Length, draw_example
+from model.training.micro.clip_bank import ClipBank
+from model.training.micro.examples import BankFeatures, Example, StreamSize, draw_example
+from model.training.micro.optimizer import load_checkpoint, make_optimizer, save_checkpoint, set_rate
 from model.training.micro.virtual_streams import StreamMaker
 from model.visual.connector import Connector
 from model.visual.prompt import build_prompt
@@ -39,68 +43,81 @@ LANGUAGE: dict[str, Any] = {
 }
 ROPE_THETA = 1_000_000.0
 CONTEXT = 16_384
-CLOCK = "HH:MM"  # one token a letter
+CLOCK = "HH:MM"  # one token for each character
 
 
-SHORT = Length(frames=100, clips=6, k=8, others=16, batch=12)
-MEDIUM = Length(frames=600, clips=16, k=24, others=100, batch=4)
-LONG = Length(frames=1200, clips=24, k=32, others=150, batch=3)
-WHOLE = Length(frames=1200, clips=24, k=32, others=1168, batch=2)
+SHORT = StreamSize(frames=100, clips=6, k=8, others=16, batch=12)
+MEDIUM = StreamSize(frames=600, clips=16, k=24, others=100, batch=4)
+LONG = StreamSize(frames=1200, clips=24, k=32, others=150, batch=3)
+WHOLE = StreamSize(frames=1200, clips=24, k=32, others=1168, batch=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`steps` steps, each of a length drawn evenly from `lengths`."""
+    """A stage of the training."""
 
     steps: int
-    lengths: tuple[Length, ...]
+    """Optimiser steps."""
+    sizes: tuple[StreamSize, ...]
+    """The size of each step's streams is drawn uniformly from these."""
 
 
 STAGES = (
-    Stage(steps=1300, lengths=(SHORT,)),
-    Stage(steps=1300, lengths=(SHORT, MEDIUM, LONG)),
-    Stage(steps=800, lengths=(MEDIUM, LONG, LONG, WHOLE)),
+    Stage(steps=1300, sizes=(SHORT,)),
+    Stage(steps=1300, sizes=(SHORT, MEDIUM, LONG)),
+    Stage(steps=800, sizes=(MEDIUM, LONG, LONG, WHOLE)),
 )
 
 
-class _Told(NamedTuple):
-    """What some heads of a layer are told to look at, and which of READS the place that looks must say afterwards."""
+class _AttentionLoss(NamedTuple):
+    """An auxiliary loss on the attention of some heads."""
 
     name: str
+    """Name among the figures."""
     layer: int
+    """The layer of the heads."""
     heads: slice
+    """The heads."""
     weight: float
+    """Weight of the loss."""
     reads: tuple[int, ...]
+    """Indices into PROBE_CLASSES: what must be readable afterwards at the position that attends."""
 
 
-# The answer looks at the patches that show it; a patch at the four digits of its clock, and at what stood at its place
-# before. What a patch has learned so must be readable from it where the answer looks: four digits, kind, colour.
-TOLD = (
-    _Told("look", 2, slice(0, 4), 0.5, ()),
-    *(_Told(f"digit {i + 1}", 1, slice(2 + i, 3 + i), 0.1, (i,)) for i in range(4)),
-    _Told("follows", 1, slice(0, 2), 0.3, (4, 5)),
+# The answer attends to the patches that show it; a patch attends to the four digits of its capture time, and to the
+# patches of the event before at its place. A linear probe must then read from the patch: four digits, kind, colour.
+ATTENTION_LOSSES = (
+    _AttentionLoss("look", 2, slice(0, 4), 0.5, ()),
+    *(_AttentionLoss(f"digit {i + 1}", 1, slice(2 + i, 3 + i), 0.1, (i,)) for i in range(4)),
+    _AttentionLoss("follows", 1, slice(0, 2), 0.3, (4, 5)),
 )
-READS, READ_LAYER, READ_WEIGHT = (10, 10, 10, 10, len(KINDS), len(COLOURS)), 2, 0.1
-LOOKERS = 24  # patches of a stream that are told where to look
-NAME_SCALE, NAME_WEIGHT = 12.0, 0.3
+PROBE_CLASSES, PROBE_LAYER, PROBE_WEIGHT = (10, 10, 10, 10, len(KINDS), len(COLOURS)), 2, 0.1
+MAX_LABELS = 24  # labelled patches of a stream for each attention loss
+WORD_SCALE, WORD_WEIGHT = 12.0, 0.3
 
 
-class _Look(NamedTuple):
-    """One position of one sequence of the batch, the positions it should look at, and what it then says of each read."""
+class _AttentionLabel(NamedTuple):
+    """A label of an attention loss: one position of the batch and the positions it should attend to."""
 
     row: int
+    """Row of the batch."""
     position: int
-    places: list[int]
-    says: tuple[int, ...] = ()
+    """Position that attends."""
+    targets: list[int]
+    """Positions to attend to."""
+    classes: tuple[int, ...] = ()
+    """The class of each of the loss's `reads`."""
 
 
 class MicroModel(nn.Module):
-    """The connector and the language model, as they are trained together."""
+    """The connector and the language model, trained together, with the probe of the auxiliary losses.
+
+    Args:
+        patch_dim: width of a patch.
+    """
 
     def __init__(self, patch_dim: int) -> None:
         super().__init__()
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
         self.tokenizer = build_tokenizer(max_length=CONTEXT, close=False)
         rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
         ids = {
@@ -111,16 +128,17 @@ class MicroModel(nn.Module):
         config = Qwen2Config(vocab_size=len(words()), rope_parameters=rope, **ids, **LANGUAGE)
         self.language = Qwen2ForCausalLM(config)
         self.connector = Connector(patch_dim, LANGUAGE["hidden_size"], relevance=True)
-        self.reader = nn.Linear(LANGUAGE["hidden_size"], sum(READS))  # for training only
+        self.probe = nn.Linear(LANGUAGE["hidden_size"], sum(PROBE_CLASSES))
         self.cache: dict[str, Tensor] = {}
 
     def ids(self, text: str) -> Tensor:
+        """Token ids of a text, int64[n]; cached."""
         if text not in self.cache:
             self.cache[text] = torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
         return self.cache[text]
 
     def visual(self, stream: Example) -> Tensor:
-        """[V, width]: in temporal order, a keyframe's clock and M tokens, any other frame's one token."""
+        """The vision tokens in temporal order, [V, width]: capture time and M tokens of a keyframe, one token of another frame."""
         embed = self.language.get_input_embeddings()
         keys, others = self.connector(stream.key_patches, stream.merged, stream.query)
         clocks = embed(torch.stack([self.ids(" " + clock) for clock in stream.clocks]))
@@ -134,16 +152,16 @@ class MicroModel(nn.Module):
         return torch.cat(pieces)
 
     def _positions(self, stream: Example, head: int) -> Tensor:
-        """int64[K, M]: where the keyframes' patches stand in the sequence, whose visual tokens begin at `head`."""
+        """Positions of the keyframes' patches in a sequence whose vision tokens begin at `head`, int64[K, M]."""
         clock, count = len(CLOCK), stream.shown.shape[1]
         frame = torch.arange(len(stream.before))
         first = head + torch.from_numpy(stream.before) + frame * (clock + count) + clock
         return first.unsqueeze(1) + torch.arange(count)
 
-    def _naming(self, streams: Sequence[Example]) -> Tensor:
-        """Cross-entropy of reading kind, colour, place and count off a keyframe's token by the words' own embeddings.
+    def _word_loss(self, streams: Sequence[Example]) -> Tensor:
+        """Cross-entropy of kind, colour, place and count of keyframe tokens, classified by the embeddings of the words.
 
-        It puts what a patch shows and the words for it into the same directions, so that a question's words can find it.
+        It aligns what a patch shows with the words for it, so that the words of a question find the patch.
         """
         embed = self.language.get_input_embeddings()
         tokens = self.connector.keyframe(torch.cat([s.key_patches for s in streams])).flatten(0, 1)
@@ -152,17 +170,15 @@ class MicroModel(nn.Module):
         for column, names in enumerate((KINDS, COLOURS, PLACES, COUNTS)):
             known = named[:, column] >= 0
             words = functional.normalize(embed(torch.cat([self.ids(" " + name) for name in names])), dim=-1)
-            logits = NAME_SCALE * functional.normalize(tokens[known], dim=-1) @ words.T
+            logits = WORD_SCALE * functional.normalize(tokens[known], dim=-1) @ words.T
             total = total + functional.cross_entropy(logits.float(), named[known, column])
         return total
 
-    def _looking(self, out: Any, number: int, heads: slice, looks: Sequence[_Look]) -> Tensor:
-        """−log of the attention that some heads of one layer pay to the places they should look at, mean of `looks`."""
-        from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
-
+    def _attention_loss(self, out: Any, number: int, heads: slice, labels: Sequence[_AttentionLabel]) -> Tensor:
+        """−log of the attention of some heads of layer `number` to the target positions, mean over `labels`."""
         layer = self.language.model.layers[number]
-        rows = torch.tensor([look.row for look in looks])
-        positions = torch.tensor([look.position for look in looks])
+        rows = torch.tensor([label.row for label in labels])
+        positions = torch.tensor([label.position for label in labels])
         size = LANGUAGE["hidden_size"] // LANGUAGE["num_attention_heads"]
         entering = layer.input_layernorm(out.hidden_states[number][rows, positions])
         query = layer.self_attn.q_proj(entering).view(len(rows), 1, -1, size).transpose(1, 2)
@@ -172,70 +188,80 @@ class MicroModel(nn.Module):
         scores = (query[:, heads] @ keys[rows].transpose(-1, -2)).squeeze(2).float()
         ahead = torch.arange(keys.shape[2]).unsqueeze(0) > positions.unsqueeze(1)
         shares = (scores / math.sqrt(size)).masked_fill(ahead.unsqueeze(1), -torch.inf).log_softmax(-1)
-        places = torch.zeros(len(looks), keys.shape[2], dtype=torch.bool)
-        for i, look in enumerate(looks):
-            places[i, look.places] = True
+        places = torch.zeros(len(labels), keys.shape[2], dtype=torch.bool)
+        for i, label in enumerate(labels):
+            places[i, label.targets] = True
         wanted = shares.masked_fill(~places.unsqueeze(1), -torch.inf).logsumexp(-1)
         loss: Tensor = -wanted.clamp(min=-20).mean()
         return loss
 
-    def _reading(self, out: Any, told: _Told, looks: Sequence[_Look]) -> Tensor:
-        """Cross-entropy of reading what the places that look have seen, sum over `told.reads`."""
-        rows = torch.tensor([look.row for look in looks])
-        positions = torch.tensor([look.position for look in looks])
-        read = self.reader(functional.rms_norm(out.hidden_states[READ_LAYER][rows, positions], [self.connector.width]))
+    def _probe_loss(self, out: Any, auxiliary: _AttentionLoss, labels: Sequence[_AttentionLabel]) -> Tensor:
+        """Cross-entropy of the probe at the positions that attend, sum over `auxiliary.reads`."""
+        rows = torch.tensor([label.row for label in labels])
+        positions = torch.tensor([label.position for label in labels])
+        read = self.probe(functional.rms_norm(out.hidden_states[PROBE_LAYER][rows, positions], [self.connector.width]))
         total: Tensor = read.new_zeros(())
-        for i, group in enumerate(told.reads):
-            wanted = torch.tensor([look.says[i] for look in looks])
-            total = total + functional.cross_entropy(read.split(READS, dim=-1)[group].float(), wanted)
+        for i, group in enumerate(auxiliary.reads):
+            wanted = torch.tensor([label.classes[i] for label in labels])
+            total = total + functional.cross_entropy(read.split(PROBE_CLASSES, dim=-1)[group].float(), wanted)
         return total
 
-    def _looks(
+    def _labels(
         self, stream: Example, row: int, head: int, answer: range, rng: np.random.Generator
-    ) -> list[list[_Look]]:
-        """For each of TOLD: what the answer's places, patches that show an actor, and patches of later events look at."""
+    ) -> list[list[_AttentionLabel]]:
+        """The labels of one stream for each of ATTENTION_LOSSES.
+
+        Args:
+            stream: the example.
+            row: its row of the batch.
+            head: position of its first vision token.
+            answer: positions of the answer's tokens.
+            rng: draws which patches are labelled.
+        """
         at = self._positions(stream, head)
         shown = at[stream.shown].tolist()
-        answers = [_Look(row, position, shown) for position in answer if shown]
+        answers = [_AttentionLabel(row, position, shown) for position in answer if shown]
         known = at[stream.named[..., 0] >= 0].tolist()
-        digits: list[list[_Look]] = [[], [], [], []]
-        for position in rng.choice(known, min(LOOKERS, len(known)), replace=False).tolist() if known else ():
+        digits: list[list[_AttentionLabel]] = [[], [], [], []]
+        for position in rng.choice(known, min(MAX_LABELS, len(known)), replace=False).tolist() if known else ():
             frame = int((at[:, 0] <= position).sum()) - 1
             first = int(at[frame, 0]) - len(CLOCK)
             for several, i in zip(digits, (0, 1, 3, 4), strict=True):
-                several.append(_Look(row, position, [first + i], (int(stream.clocks[frame][i]),)))
-        follows: list[_Look] = []
+                several.append(_AttentionLabel(row, position, [first + i], (int(stream.clocks[frame][i]),)))
+        follows: list[_AttentionLabel] = []
         for later, earlier, kind, colour in stream.follows:
             positions = at[later]
             chosen = positions[torch.from_numpy(rng.permutation(len(positions))[:4])].tolist()
-            follows += [_Look(row, position, at[earlier].tolist(), (kind, colour)) for position in chosen]
-        return [answers, *digits, [follows[i] for i in rng.permutation(len(follows))[:LOOKERS]]]
+            follows += [_AttentionLabel(row, position, at[earlier].tolist(), (kind, colour)) for position in chosen]
+        return [answers, *digits, [follows[i] for i in rng.permutation(len(follows))[:MAX_LABELS]]]
 
     def loss(self, streams: Sequence[Example], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the answers' tokens (equation 12), and with it the attention that finds them.
+        """The loss of a batch: cross-entropy of the answers' tokens (equation 12) and the auxiliary losses.
 
-        Equation 12 alone has to discover by chance that the answer stands at the patches which fit the question, that a
-        patch was seen at the time written before it, and that what follows at a place follows something; telling a few
-        heads of three layers so makes these the first things learned instead of the last.
+        With equation 12 alone, the model discovers only by chance that the answer is at the patches that fit the
+        question, that the text before a patch is its capture time, and that an event at a place follows another one.
+        The auxiliary losses teach this to a few heads, so that it is learned first instead of last.
+
+        Returns:
+            The loss, and figures: `loss` (equation 12), the auxiliary losses by name, `right` (share of right answers)
+            and the same for each kind of question in the batch.
         """
-        from transformers import DynamicCache
-
         embed = self.language.get_input_embeddings()
         sequences: list[Tensor] = []
         targets: list[Tensor] = []
-        looks: list[list[_Look]] = [[] for _ in TOLD]
+        labels: list[list[_AttentionLabel]] = [[] for _ in ATTENTION_LOSSES]
         for number, stream in enumerate(streams):
             options = stream.question.options if rng.random() < 0.8 else ()
             prefix, suffix = build_prompt(self.tokenizer, stream.question.text, options)
             answer = self.tokenizer(f" {stream.question.answer}", add_special_tokens=False).input_ids
-            said = [*answer, self.tokenizer.eos_token_id]
+            answer = [*answer, self.tokenizer.eos_token_id]
             visual = self.visual(stream)
-            sequences.append(torch.cat([embed(torch.tensor(prefix)), visual, embed(torch.tensor([*suffix, *said]))]))
+            sequences.append(torch.cat([embed(torch.tensor(prefix)), visual, embed(torch.tensor([*suffix, *answer]))]))
             target = torch.full((len(sequences[-1]),), -100)
-            target[-len(said) - 1 : -1] = torch.tensor(said)  # each place predicts the token after it
+            target[-len(answer) - 1 : -1] = torch.tensor(answer)  # each position predicts the token after it
             targets.append(target)
-            telling = range(len(target) - len(said) - 1, len(target) - 2)
-            for several, more in zip(looks, self._looks(stream, number, len(prefix), telling, rng), strict=True):
+            spoken = range(len(target) - len(answer) - 1, len(target) - 2)
+            for several, more in zip(labels, self._labels(stream, number, len(prefix), spoken, rng), strict=True):
                 several.extend(more)
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         target = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
@@ -248,23 +274,24 @@ class MicroModel(nn.Module):
         wrong = torch.zeros(len(streams)).index_add_(0, row, (logits.argmax(-1) != wanted).float())
         total = words = functional.cross_entropy(logits.float(), wanted)
         figures = {"loss": words.item()}
-        for told, several in zip(TOLD, looks, strict=True):
+        for auxiliary, several in zip(ATTENTION_LOSSES, labels, strict=True):
             if several:
-                look = self._looking(out, told.layer, told.heads, several)
-                read = self._reading(out, told, several)
-                figures[told.name] = look.item()
-                if told.reads:
-                    figures[f"read {told.name}"] = read.item()
-                total = total + told.weight * look + READ_WEIGHT * read
-        naming = self._naming(streams)
-        figures |= {"name": naming.item(), "right": float((wrong == 0).float().mean())}
+                attention = self._attention_loss(out, auxiliary.layer, auxiliary.heads, several)
+                probe = self._probe_loss(out, auxiliary, several)
+                figures[auxiliary.name] = attention.item()
+                if auxiliary.reads:
+                    figures[f"read {auxiliary.name}"] = probe.item()
+                total = total + auxiliary.weight * attention + PROBE_WEIGHT * probe
+        word = self._word_loss(streams)
+        figures |= {"name": word.item(), "right": float((wrong == 0).float().mean())}
         for kind in QUESTION_KINDS:
             asked = [float(w == 0) for w, s in zip(wrong, streams, strict=True) if s.question.kind == kind]
             if asked:
                 figures[kind] = sum(asked) / len(asked)
-        return total + NAME_WEIGHT * naming, figures
+        return total + WORD_WEIGHT * word, figures
 
     def save(self, micro: Path) -> None:
+        """Write `llm` (float16) and `connector.safetensors` into folder `micro`."""
         deepcopy(self.language).half().save_pretrained(micro / "llm")
         save_tokenizer(micro / "llm", max_length=CONTEXT, close=False)
         self.connector.save(micro / "connector.safetensors")
@@ -272,59 +299,72 @@ class MicroModel(nn.Module):
 
 @dataclass(slots=True)
 class LanguageRun:
+    """Settings of the language model's training, and its history."""
+
     seed: int = 0
+    """Seed of weights and examples."""
     rate: float = 1.5e-3
+    """Largest learning rate; it falls to a twentieth along a cosine."""
     warm_up: int = 150
+    """Steps in which the rate rises from 0."""
     threads: int = 2
+    """Threads of torch."""
     save_every: int = 50
+    """Steps between two checkpoints."""
     stages: tuple[Stage, ...] = STAGES
+    """The stages, one after another."""
     history: list[dict[str, float]] = field(default_factory=list)
+    """Running means of the figures every 20 steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batches(Dataset[list[Example]]):
-    """The examples of every step of a plan, each a pure function of seed and step."""
+    """The examples of each step of `plan`; a pure function of seed and step."""
 
     seed: int
     plan: Sequence[Stage]
     maker: StreamMaker
-    bank: Bank
-    features: ClipFeatures
+    bank: ClipBank
+    features: BankFeatures
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, step: int) -> list[Example]:
         rng = np.random.default_rng([self.seed, 7, step])
-        lengths = self.plan[step].lengths
-        length = lengths[rng.integers(len(lengths))]
-        return [draw_example(self.maker, self.bank, self.features, rng, length) for _ in range(length.batch)]
+        sizes = self.plan[step].sizes
+        size = sizes[rng.integers(len(sizes))]
+        return [draw_example(self.maker, self.bank, self.features, rng, size) for _ in range(size.batch)]
 
 
 def train_language(
-    bank: Bank,
+    bank: ClipBank,
     clips: int,
-    features: ClipFeatures,
+    features: BankFeatures,
     work: Path,
     micro: Path,
     run: LanguageRun,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train through all stages of `run` and save to `micro/llm` and `micro/connector.safetensors`; resumable."""
+    """Train through all stages of `run` and save to `llm` and `connector.safetensors`.
+
+    An interrupted training resumes from the checkpoint in `work`.
+
+    Args:
+        bank: the training data.
+        clips: clips of each camera of the bank.
+        features: the bank, encoded.
+        work: folder of the checkpoint.
+        micro: folder for the weights.
+        run: settings; its history is filled.
+        on_step: called every 20 steps with steps done and running means of the figures.
+    """
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     model = MicroModel(features.patches.shape[-1])
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=run.rate, betas=(0.9, 0.98), fused=True)
-    checkpoint, first = work / "language.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, run.history = state["step"], state["history"]
+    optimizer = make_optimizer(model, run.rate)
+    checkpoint = work / "language.pt"
+    first, run.history = load_checkpoint(checkpoint, model, optimizer)
     plan = [stage for stage in run.stages for _ in range(stage.steps)]
     batches = iter(
         DataLoader(
@@ -341,8 +381,7 @@ def train_language(
         rate = (
             run.rate * min(1.0, (step + 1) / run.warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / len(plan))))
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, rate)
         with torch.autocast("cpu", torch.bfloat16):
             loss, figures = model.loss(streams, np.random.default_rng([run.seed, 8, step]))
         optimizer.zero_grad(set_to_none=True)
@@ -355,13 +394,5 @@ def train_language(
             run.history.append({**mean, "step": step + 1})
             on_step(step + 1, mean)
         if (step + 1) % run.save_every == 0 or step + 1 == len(plan):
-            part = checkpoint.with_suffix(".part")
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-                "history": run.history,
-            }
-            torch.save(state, part)
-            part.replace(checkpoint)
+            save_checkpoint(checkpoint, model, optimizer, step + 1, run.history)
     model.eval().save(micro)

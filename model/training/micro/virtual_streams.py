@@ -1,6 +1,6 @@
-"""Streams put together from the clips of one bank camera, with questions whose answers are known.
+"""Virtual streams: clips of one camera of the bank in random order, with questions whose answers are known.
 
-Only row numbers of the bank are handled here: the pictures were encoded once, and a stream of any length is a
+A virtual stream consists of row numbers of the bank. The pictures are encoded once, and a stream of any length is a
 selection of their features.
 """
 
@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.micro.clip_bank import Bank, bank_clips
+from model.training.micro.clip_bank import ClipBank, bank_clips
 from model.world.questions import Question, QuestionMaker
 from model.world.scenes import Clip
 
@@ -21,20 +21,24 @@ __all__ = ["StreamMaker", "VirtualStream"]
 
 @dataclass(frozen=True, slots=True)
 class VirtualStream:
-    """rows int64[N]: the bank frame seen at each second; clips: what happened, in stream seconds."""
+    """A stream of N frames, one a second."""
 
     rows: NDArray[np.int64]
+    """The frame of the bank at each second, int64[N]."""
     clips: list[Clip]
+    """What happens, in seconds of the stream."""
     began: datetime
+    """Capture time of the first frame, UTC."""
 
     def clock(self, second: int) -> str:
+        """The capture time of a second of the stream, HH:MM."""
         return (self.began + timedelta(seconds=int(second))).strftime("%H:%M")
 
 
 class StreamMaker:
-    """Makes streams of one length from a bank of clips."""
+    """Assembles streams from a bank that has `clips_per_camera` clips of each camera."""
 
-    def __init__(self, bank: Bank, clips_per_camera: int) -> None:
+    def __init__(self, bank: ClipBank, clips_per_camera: int) -> None:
         self.frames: dict[int, list[NDArray[np.int64]]] = {}
         self.empty: dict[int, NDArray[np.int64]] = {}
         self.clips: dict[int, list[Clip]] = {}
@@ -79,7 +83,7 @@ class StreamMaker:
 
 
 def ask_about(stream: VirtualStream, rng: np.random.Generator, kind: str, count: int = 0) -> Question | None:
-    """A question of `kind` about the stream, after a few draws; None when it seems to have none."""
+    """A random question of `kind` about the stream (see `QuestionMaker.make`); None if several draws find none."""
     maker = QuestionMaker(stream.clips, stream.began)
     for _ in range(8):
         question = maker.make(kind, rng, count=count)

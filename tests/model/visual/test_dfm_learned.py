@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index.errors import UsageError
-from model.visual.dfm import Merged, merge_frames, pool_grid
+from model.visual.dfm import FrameTokens, merge_frames, pool_grid
 from model.visual.dfm_learned import Composer, LearnedMerger, ReferenceFrame, projector_mlp
 from tests.support.live_bytes import LiveBytes
 
@@ -227,7 +227,7 @@ def test_narrow_weights_come_near(dtype: torch.dtype, tolerance: float) -> None:
     assert float((got - exact).norm() / exact.norm()) < tolerance
 
 
-def _peak(n: int, walk: Callable[[NDArray[np.bool_]], Iterator[Merged]]) -> tuple[int, int]:
+def _peak(n: int, walk: Callable[[NDArray[np.bool_]], Iterator[FrameTokens]]) -> tuple[int, int]:
     """Most live bytes while `n` frames become tokens that nobody keeps, and the bytes of all those tokens."""
     keyframe = np.zeros(n, bool)
     keyframe[np.linspace(20, n - 1, 6).astype(int)] = True
@@ -250,7 +250,7 @@ def test_memory_does_not_grow_with_the_frames(reference_frame: ReferenceFrame) -
     merger = LearnedMerger(projector_mlp(24, 32), Composer(16, 32), reference_frame=reference_frame, keyframe_tokens=4)
     query = torch.ones(16)
 
-    def walk(keyframe: NDArray[np.bool_]) -> Iterator[Merged]:
+    def walk(keyframe: NDArray[np.bool_]) -> Iterator[FrameTokens]:
         return merger.tokens(_random_patches, keyframe, np.zeros(len(keyframe), np.int32), query, chunk=16)
 
     small, large = _peak(400, walk), _peak(3200, walk)
@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_the_frames(reference_frame: ReferenceFrame) -
 def test_memory_of_the_papers_form_does_not_grow_with_the_frames() -> None:
     query = torch.ones(24)
 
-    def walk(keyframe: NDArray[np.bool_]) -> Iterator[Merged]:
+    def walk(keyframe: NDArray[np.bool_]) -> Iterator[FrameTokens]:
         return merge_frames(_random_patches, keyframe, np.zeros(len(keyframe), np.int32), query, chunk=16)
 
     small, large = _peak(400, walk), _peak(3200, walk)

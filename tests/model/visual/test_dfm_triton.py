@@ -82,7 +82,7 @@ def test_on_a_gpu_it_gives_what_plain_torch_gives(n: int, m: int, d: int, dtype:
 
 
 def test_where_the_kernel_cannot_run_plain_torch_does_and_says_so() -> None:
-    dfm._tried.cache_clear()
-    with capture_logs() as said:
-        assert dfm._tried(torch.device("cpu")) is None  # as on a GPU that Triton does not know
-    assert [entry["event"] for entry in said] == ["DFM runs in plain torch here"]
+    dfm.checked_kernel.cache_clear()
+    with capture_logs() as logs:
+        assert dfm.checked_kernel(torch.device("cpu")) is None  # as on a GPU that Triton does not know
+    assert [entry["event"] for entry in logs] == ["DFM runs in plain torch here"]

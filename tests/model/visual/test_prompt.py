@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.visual.connector import Connector
-from model.visual.dfm import Merged
+from model.visual.dfm import FrameTokens
 from model.visual.prompt import build_prompt, clock_ids, count_visual, question_text, visual_embeddings
 from tests.support import tiny_checkpoints as tiny
 
@@ -74,9 +74,9 @@ def test_visual_tokens_are_counted_as_in_the_paper() -> None:
 def test_pieces_become_embeddings_in_row_order(with_clock: bool) -> None:
     connector = Connector(4, 6)
     pieces = [
-        Merged(0, 2, False, torch.randn(2, 4)),
-        Merged(2, 3, True, torch.randn(5, 4)),
-        Merged(3, 4, False, torch.randn(1, 4)),
+        FrameTokens(0, 2, False, torch.randn(2, 4)),
+        FrameTokens(2, 3, True, torch.randn(5, 4)),
+        FrameTokens(3, 4, False, torch.randn(1, 4)),
     ]
     times = np.arange(4, dtype=np.int64)
     clock = (lambda at: torch.full((3, 6), float(at))) if with_clock else None

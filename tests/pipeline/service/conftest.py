@@ -15,9 +15,9 @@ from pipeline.service.app import ModelService
 from pipeline.service.engine import ServiceEngine
 from pipeline.service.limits import ServiceLimits
 from tests.support.model_service import Footage, Script, Scripted, Serve, client, served
-from tests.support.tiny_models import answerer, checkpoints, encoders, own_digest_memory, profile
+from tests.support.tiny_models import answerer, checkpoints, encoders, own_cache_folder, profile
 
-__all__ = ["answerer", "checkpoints", "encoders", "own_digest_memory", "profile"]
+__all__ = ["answerer", "checkpoints", "encoders", "own_cache_folder", "profile"]
 
 
 @pytest.fixture

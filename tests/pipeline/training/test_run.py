@@ -383,7 +383,7 @@ PLANS = {
         "is more than all",
     ),
     "a rate of nothing": ({"learning_rates": {"mlp_q": 1}}, "plan.yaml: learning_rates.mlp_q"),
-    "a rate of 0": ({"learning_rates": {"mlp_k": 0}}, "freeze it to keep it still"),
+    "a rate of 0": ({"learning_rates": {"mlp_k": 0}}, "freeze the component to leave it unchanged"),
     "frozen with a rate": (
         {"learning_rates": {"mlp_k": 1e-3}, "freeze": ["mlp_k"]},
         "mlp_k has a learning rate and is frozen",
