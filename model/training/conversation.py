@@ -59,7 +59,7 @@ def check_turns(turns: Sequence[Turn]) -> None:
     found = [i for i, turn in enumerate(turns) for name in PLACEHOLDERS for _ in range(turn.text.count(name))]
     if found != [0]:
         where = "none" if not found else f"{len(found)}, in turn {', '.join(str(i + 1) for i in found)}"
-        raise UsageError(f"one {' or '.join(PLACEHOLDERS)} is required, in the first turn; found {where}")
+        raise UsageError(f"one {' or '.join(PLACEHOLDERS)} is required, in the first turn; there is {where}")
 
 
 def bare_question(turns: Sequence[Turn]) -> str:

@@ -1,7 +1,7 @@
-"""`TRITON_INTERPRET=1 python -m tests.support.interpreted_dfm`: the kernel of DFM on a CPU, beside plain torch in float64.
+"""The kernel of DFM on a CPU, compared with plain torch in float64: `TRITON_INTERPRET=1 python -m tests.support.interpreted_dfm`.
 
-A process of its own, because Triton decides when it is imported whether it interprets. Prints JSON: the largest error of
-each case, relative to the largest number.
+Runs in a process of its own, as Triton decides at import whether it interprets. Prints JSON: the largest error of each
+case, relative to the largest value.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SHAPES = [(1, 1, 8, 1), (3, 9, 12, 1), (5, 37, 48, 3), (9, 16, 130, 16), (4, 100
 NUMBERS = [(0.01, 1.0), (0.3, 0.4)]  # α, λ
 
 
-def some(n: int, m: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches, a reference that half of them resemble, and a query."""
+def random_frames(n: int, m: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Random patches [n, M, d], a reference [M, d] that half of them resemble, and a query [d]."""
     generator = torch.Generator().manual_seed(n * m + d)
     reference = torch.randn(m, d, generator=generator)
     patches = torch.randn(n, m, d, generator=generator)
@@ -37,13 +37,14 @@ def direction(reference: Tensor | None, query: Tensor, m: int, lam: float) -> Te
 
 
 def main() -> None:
+    """Run all cases and print their errors."""
     from model.visual.dfm_triton import merge_fused  # needs Triton
 
     errors = {}
     for (n, m, d, splits), (alpha, lam), dtype, referenced in itertools.product(
         SHAPES, NUMBERS, (torch.float16, torch.float32), (True, False)
     ):
-        patches, reference, query = some(n, m, d, dtype)
+        patches, reference, query = random_frames(n, m, d, dtype)
         against = reference if referenced else None
         wanted = merge(patches.double(), against, query, alpha=alpha, lam=lam)
         got = merge_fused(patches, direction(against, query, m, lam), alpha, splits=splits)

@@ -1,4 +1,4 @@
-"""Bytes of the tensors that are alive, counted at every operation of torch: exact, unlike a process's resident set."""
+"""Exact memory of live tensors, counted at every operation of torch, unlike the resident set of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch.utils._pytree import tree_map_only
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operations inside the `with` block create, until the last view of each is gone."""
+    """Counts bytes of storages that operations inside the `with` block create, until the last view of each is freed.
+
+    `live` is the current number of bytes, `peak` the largest.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -19,13 +22,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What goes in and is not known yet was made outside, such as weights, of which an operation may return a view.
-        tree_map_only(Tensor, lambda tensor: self._meet(tensor, 0), (args, kwargs))
+        # An unknown argument was created outside, such as weights; an operation may return a view of it.
+        tree_map_only(Tensor, lambda tensor: self._count(tensor, 0), (args, kwargs))
         result = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, lambda tensor: self._meet(tensor, tensor.untyped_storage().nbytes()), result)
+        tree_map_only(Tensor, lambda tensor: self._count(tensor, tensor.untyped_storage().nbytes()), result)
         return result
 
-    def _meet(self, tensor: Tensor, size: int) -> None:
+    def _count(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._known:

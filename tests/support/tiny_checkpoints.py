@@ -1,4 +1,4 @@
-"""Random checkpoints of a few thousand parameters, in the very layouts of the real ones."""
+"""Random checkpoints of a few thousand parameters in the layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.model import CLIP
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -16,6 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
     SiglipConfig,
     SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 
 from model.visual.connector import Connector
@@ -33,7 +39,7 @@ VOCABULARY = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", *WORDS, "<eos>"]
 
 
 def save_tokenizer(folder: Path, *, close: bool) -> Any:
-    """The word-level tokenizer of `micro`; `close` appends `<eos>`, which the encoders want."""
+    """Write a word-level tokenizer like that of `micro`; `close` appends `<eos>`, as the encoders require."""
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     raw = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     raw.normalizer = normalizers.Lowercase()
@@ -57,9 +63,7 @@ def save_tokenizer(folder: Path, *, close: bool) -> Any:
 
 
 def save_clip(folder: Path, *, resize_mode: str = "squash") -> Path:
-    from open_clip.model import CLIP
-    from safetensors.torch import save_file
-
+    """Write a CLIP in open_clip's layout."""
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=True)
     config: dict[str, Any] = {
@@ -84,6 +88,7 @@ def save_clip(folder: Path, *, resize_mode: str = "squash") -> Path:
 
 
 def save_siglip(folder: Path, *, layers: int = 3, tokenizer_class: str | None = None) -> Path:
+    """Write a SigLIP in transformers' layout."""
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=True)
     if tokenizer_class is not None:
@@ -147,6 +152,7 @@ def _text() -> dict[str, Any]:
 
 
 def save_language(folder: Path) -> Path:
+    """Write a Qwen2 in transformers' layout."""
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=False)
     torch.manual_seed(3)
@@ -155,13 +161,18 @@ def save_language(folder: Path) -> Path:
 
 
 def save_connector(path: Path) -> Path:
+    """Write a two-stream connector."""
     torch.manual_seed(4)
     Connector(WIDTH, LANGUAGE_WIDTH).save(path)
     return path
 
 
 def save_llava_onevision(folder: Path, *, layers: int = 2, tied: bool = True, shards: int = 1) -> Any:
-    """The model that was saved; its vision tower has `layers` layers and no pooling head, as the published one."""
+    """Write a LLaVA-OneVision, whose vision tower has `layers` layers and no pooling head, as in the published one.
+
+    Returns:
+        The model that was saved.
+    """
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=False)
     torch.manual_seed(5)
@@ -180,12 +191,11 @@ def save_llava_onevision(folder: Path, *, layers: int = 2, tied: bool = True, sh
 
 
 def save_vilamp(folder: Path, *, composer: str = "sig_pooling", shards: int = 1, layers: int = 2, **config: Any) -> Any:
-    """A checkpoint in the authors' layout; `config` overrides fields of config.json, None leaves one out.
+    """Write a checkpoint in the layout of ViLAMP's authors; `config` overrides fields of config.json, None removes one.
 
-    Returns the parts it was made of: `language` (Qwen2ForCausalLM), `vision` (SiglipVisionModel), `clip` (CLIPModel).
+    Returns:
+        Its parts: the language model (Qwen2ForCausalLM), the SigLIP (SiglipVisionModel) and the CLIP (CLIPModel).
     """
-    from transformers import CLIPConfig, CLIPModel, SiglipVisionConfig, SiglipVisionModel
-
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=False)
     torch.manual_seed(6)
@@ -250,9 +260,7 @@ def save_vilamp(folder: Path, *, composer: str = "sig_pooling", shards: int = 1,
 
 
 def save_state(folder: Path, state: dict[str, Any], *, shards: int) -> None:
-    """One `model.safetensors`, or so many shards and their index."""
-    from safetensors.torch import save_file
-
+    """Write tensors as one `model.safetensors`, or as `shards` files with an index."""
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -266,7 +274,5 @@ def save_state(folder: Path, state: dict[str, Any], *, shards: int) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Every tensor of a folder, from however many shards."""
-    from safetensors.torch import load_file
-
+    """All tensors of a folder."""
     return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}

@@ -1,4 +1,4 @@
-"""Fixtures: tiny random checkpoints for the whole session, and the profile that names them."""
+"""Fixtures of tiny random checkpoints, shared by all tests of a session, and of the profile that names them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def profile(checkpoints: Path) -> Profile:
+    """A profile of the tiny checkpoints."""
     return Profile(
         name="tiny",
         notice="random weights",
@@ -55,9 +56,11 @@ def profile(checkpoints: Path) -> Profile:
 
 @pytest.fixture(scope="session")
 def encoders(profile: Profile) -> Encoders:
+    """Its encoders on the CPU."""
     return load_encoders(profile, "cpu")
 
 
 @pytest.fixture(scope="session")
 def answerer(profile: Profile, encoders: Encoders) -> Answerer:
+    """Its answerer on the CPU."""
     return load_answerer(profile, encoders, "cpu")

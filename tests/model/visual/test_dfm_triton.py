@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from model.visual import dfm
 from model.visual.dfm import merge
-from tests.support.interpreted_dfm import some
+from tests.support.interpreted_dfm import random_frames
 
 pytest.importorskip("triton")
 
@@ -72,7 +72,7 @@ def test_the_kernel_compiles_for_a_gpu_that_is_not_here() -> None:
 @pytest.mark.parametrize(("n", "m", "d"), [(1, 729, 1152), (38, 729, 1152), (301, 196, 1152), (7, 36, 192)])
 def test_on_a_gpu_it_gives_what_plain_torch_gives(n: int, m: int, d: int, dtype: torch.dtype) -> None:
     for against in (True, False):
-        patches, reference, query = (tensor.cuda() for tensor in some(n, m, d, dtype))
+        patches, reference, query = (tensor.cuda() for tensor in random_frames(n, m, d, dtype))
         chosen = reference if against else None
         plain = merge(patches.double(), chosen, query)  # in float64 there is no kernel
         got = merge(patches, chosen, query)

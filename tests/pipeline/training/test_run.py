@@ -318,7 +318,7 @@ DATA = {
     "no answer": (_broken(lambda s: s["conversations"].pop()), "line 2, sample 2: the last turn should be from gpt"),
     "no placeholder": (
         _broken(lambda s: s["conversations"][0].update(value="what ?")),
-        "line 2, sample 2: one <image> or <video> is wanted",
+        "line 2, sample 2: one <image> or <video> is required",
     ),
     "two sources": (
         _broken(lambda s: s.update(image="a.png")),
