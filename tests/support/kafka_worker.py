@@ -1,4 +1,4 @@
-"""A worker with encoders that only count, so that it starts at once: `python -m tests.support.kafka_worker ORDER`.
+"""A Kafka worker with stub encoders, which starts at once: `python -m tests.support.kafka_worker ORDER`.
 
 ORDER is JSON: store, group, kafka and consume (settings), slow (seconds that encoding a frame takes).
 """
@@ -24,30 +24,36 @@ from pipeline.console import configure_logging, report_error
 from tests.support.records import PAIR
 
 
-class Frames:
-    """A vector that says how bright a frame is."""
+class FrameEncoderStub:
+    """Encodes the brightness of a frame."""
 
     def __init__(self, slow: float) -> None:
         self.slow = slow
 
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+        """float32[N, 16] of unit norm."""
         time.sleep(self.slow * len(frames))
         vectors = np.ones((len(frames), 16), np.float32)
         vectors[:, 0] = [frame.mean() for frame in frames]
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-class Patches:
+class PatchEncoderStub:
+    """Encodes every frame as the same patches."""
+
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+        """Pooled float32[N, 12] and patches float16[N, 4, 12]."""
         n = len(frames)
         return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)
 
 
 def counting(slow: float = 0.0) -> Any:
-    return SimpleNamespace(frame=Frames(slow), patch=Patches(), pair=PAIR)
+    """A pair of stub encoders; encoding a frame takes `slow` seconds."""
+    return SimpleNamespace(frame=FrameEncoderStub(slow), patch=PatchEncoderStub(), pair=PAIR)
 
 
 def main() -> int:
+    """Run the worker until SIGTERM and print its report."""
     order = json.loads(sys.argv[1])
     configure_logging(debug=True)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""What the tests of live sources share: cameras that are real servers, networks that fail, the command that reads them."""
+"""Helpers of the tests of live cameras: RTSP servers, a proxy for network faults, and the commands that read cameras."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAST = {"SIGHTLINE_LIVE_BACKOFF_SECONDS": "0.3", "SIGHTLINE_LIVE_BACKOFF_MOST_SE
 
 
 class RtspServer:
-    """Cameras that play files; see infra/rtsp/server.py."""
+    """An RTSP server whose cameras play files; see infra/rtsp/server.py."""
 
     def __init__(self) -> None:
         need("rtsp")
@@ -122,7 +122,7 @@ class Proxy:
 
 
 class Live:
-    """`sightline watch` or `record` as a process, and what it says of its cameras."""
+    """`sightline watch` or `record` as a process, and the status of its cameras."""
 
     def __init__(self, home: Path, *arguments: object, **more: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ class Live:
     def state(self) -> LiveStatus | None:
         with suppress(SourceNotFound):
             state = read_status(self.folder / STATUS_FILE)
-            return state if state.pid == self.process.pid else None  # not what one before it left
+            return state if state.pid == self.process.pid else None  # not the file of an earlier process
         return None
 
     def camera(self, stream: str) -> CameraState | None:
@@ -149,7 +149,7 @@ class Live:
         return next((c for c in state.cameras if c.stream == stream), None) if state else None
 
     def until(self, what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-        """What `condition` returns once that is true; fails with the log when it is not in time."""
+        """Wait until `condition` is true and return its value; fail with the log after `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -195,7 +195,7 @@ def live(home: Path, *arguments: object, **more: str) -> Iterator[Live]:
 
 
 def kept(folder: Path, stream: str) -> list[NamedSegment]:
-    """The segments of a stream that lie in a folder, in order."""
+    """The segments of a stream in a folder, in order."""
     return sorted(s for path in (folder / stream).rglob("*.mp4") if (s := parse_name(path.as_posix())) is not None)
 
 
@@ -206,7 +206,7 @@ def seconds_stored(store: Path, stream: str) -> list[int]:
 
 
 def seconds_kept(folder: Path, segments: list[NamedSegment]) -> list[int]:
-    """The UTC seconds of which segments hold a frame, by the times in their files."""
+    """The UTC seconds of which segments contain a frame, by the timestamps in their files."""
     import av
 
     found: set[int] = set()
@@ -218,7 +218,7 @@ def seconds_kept(folder: Path, segments: list[NamedSegment]) -> list[int]:
 
 
 def ffmpeg(*arguments: object) -> subprocess.Popen[bytes]:
-    """A converter that runs until it is killed."""
+    """Start ffmpeg; it runs until it ends or is killed."""
     need("ffmpeg")
     return subprocess.Popen(
         ["ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, arguments)],
@@ -228,14 +228,14 @@ def ffmpeg(*arguments: object) -> subprocess.Popen[bytes]:
 
 
 def convert(source: Path, target: Path, *arguments: str, loops: int = 0) -> Path:
-    """Another file made of one by ffmpeg."""
+    """Convert a file by ffmpeg. Returns the new file."""
     done = ffmpeg("-stream_loop", loops, "-i", source, *arguments, target)
     assert done.wait(timeout=120) == 0
     return target
 
 
 def make_footage(folder: Path) -> Path:
-    """Half a minute of a rendered camera: H.264 of 10 frames a second with a key frame each two seconds."""
+    """Half a minute of a rendered camera: H.264 of 10 frames a second with an intra frame every two seconds."""
     path = folder / "camera-1.mp4"
     if not path.exists():
         render(11, 0.5, 1, folder)
@@ -253,7 +253,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_footage(footage: Path) -> Path:
-    """The same five minutes long."""
+    """The same footage, repeated to five minutes."""
     return convert(footage, footage.with_name("long.mp4"), "-c", "copy", loops=9)
 
 

@@ -1,4 +1,4 @@
-"""Cameras through a real Kafka into a real store: once each, whatever is wrong with a message."""
+"""Segments through a real Kafka into a real store: each second once, whatever is wrong with a message."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def topics(broker: Broker, request: pytest.FixtureRequest) -> KafkaSettings:
-    """Three topics of this test's own, four partitions each."""
+    """The topics of this test, four partitions each."""
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
     settings = broker.settings(prefix=f"test-{name}", partitions=4)
     make_topics(settings)
@@ -143,7 +143,7 @@ def _frames(store: Path) -> int:
         return 0
 
 
-def test_segments_of_many_cameras_share_a_commit_and_followers_are_told(
+def test_segments_of_many_cameras_share_a_commit_and_are_announced(
     topics: KafkaSettings, store: Store, tmp_path: Path
 ) -> None:
     files = [film(tmp_path / "films", camera) for camera in range(4)]
@@ -153,8 +153,8 @@ def test_segments_of_many_cameras_share_a_commit_and_followers_are_told(
     assert report.commits < 12
     assert all(seconds(store, f"cam{camera}") == list(range(12)) for camera in range(4))
     assert store.verify() == []
-    told = [IndexedMessage.model_validate_json(record.value) for record in read_all(topics, topics.indexed)]
-    assert sorted((m.stream, m.frames) for m in told) == sorted((f"cam{c}", 4) for c in range(4) for _ in range(3))
+    announced = [IndexedMessage.model_validate_json(record.value) for record in read_all(topics, topics.indexed)]
+    assert sorted((m.stream, m.frames) for m in announced) == sorted((f"cam{c}", 4) for c in range(4) for _ in range(3))
     # Lag tools see the group where the store is.
     consumer = new_consumer(topics, group_id="g")
     partitions = native((topics.segments, n) for n in range(4))
@@ -180,7 +180,7 @@ def test_poison_goes_to_the_dead_letter_and_is_replayed(
 ) -> None:
     from kafka.admin import KafkaAdminClient, NewTopic
 
-    # A dead letter topic made by somebody else, which takes no more than the broker's default.
+    # A dead letter topic created by somebody else, which accepts no more than the broker's default.
     topics = topics.model_copy(update={"prefix": f"{topics.prefix}-poison"})
     admin = KafkaAdminClient(**topics.client())
     admin.create_topics([NewTopic(topics.deadletter, 2, 1)])
@@ -248,7 +248,9 @@ def test_poison_goes_to_the_dead_letter_and_is_replayed(
     assert len(replay(topics, [letters["large"].origin])) == 1  # fetched from where it came from
 
 
-def test_work_longer_than_the_poll_interval_evicts_nobody(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
+def test_work_longer_than_the_poll_interval_evicts_no_worker(
+    topics: KafkaSettings, store: Store, tmp_path: Path
+) -> None:
     settings = topics.model_copy(update={"poll_seconds": 5.0})
     publish(settings, [film(tmp_path / "films", camera, seconds=8) for camera in range(2)])
     slow = counting(slow=0.8)
@@ -274,7 +276,7 @@ def test_a_full_queue_pauses_the_partitions(topics: KafkaSettings, store: Store,
     assert store.verify() == []
 
 
-def test_a_topic_that_was_made_again_is_reported_and_taken_on_purpose(
+def test_a_recreated_topic_is_an_error_until_it_is_accepted(
     topics: KafkaSettings, store: Store, tmp_path: Path
 ) -> None:
     from kafka.admin import KafkaAdminClient
@@ -324,7 +326,7 @@ def test_messages_that_expired_before_they_were_stored_are_reported(
     assert store.verify() == []
 
 
-def test_segments_may_lie_in_a_folder(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
+def test_segments_may_be_objects_in_a_folder(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
     place = tmp_path / "objects of a day"
     small = topics.model_copy(update={"inline_bytes": 10})
     files = [film(tmp_path / "films", 0)]
@@ -336,10 +338,10 @@ def test_segments_may_lie_in_a_folder(topics: KafkaSettings, store: Store, tmp_p
     assert store.verify() == []
 
 
-def test_nobody_at_that_address_is_one_sentence(tmp_path: Path, sightline: Process) -> None:
-    nobody = KafkaSettings(servers="127.0.0.1:9", connect_seconds=1)
+def test_a_broker_that_does_not_answer_is_one_sentence(tmp_path: Path, sightline: Process) -> None:
+    absent = KafkaSettings(servers="127.0.0.1:9", connect_seconds=1)
     with pytest.raises(BrokerUnavailable, match="no answer within 1 s over PLAINTEXT"):
-        make_topics(nobody)
+        make_topics(absent)
     done = sightline("deadletter", "list", SIGHTLINE_KAFKA_SERVERS="127.0.0.1:9", SIGHTLINE_KAFKA_CONNECT_SECONDS="1")
     assert done.returncode == 1
     assert done.stderr.startswith("sightline: Kafka at 127.0.0.1:9: no answer")

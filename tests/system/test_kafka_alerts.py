@@ -1,4 +1,4 @@
-"""A standing question through a real Kafka: the alert arrives once, with a picture, whoever restarts when."""
+"""A standing question through a real Kafka: each alert arrives once, with a picture, whichever worker restarts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def at(alert: AlertMessage, moment: datetime) -> int:
     return round(moment.timestamp() - BEGAN / SECOND)
 
 
-def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
+def test_an_alert_arrives_once_with_a_picture_after_restarts(
     broker: Broker, tmp_path: Path, sightline: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = broker.settings(prefix="standing", partitions=2)
@@ -81,18 +81,18 @@ def test_an_alert_arrives_once_with_a_picture_whoever_restarts(
     assert picture.size == (64, 48)
     assert np.asarray(picture).mean() > 180  # the bright frame, not a dark one
 
-    # The same footage again, cut otherwise, and read by another group: nothing is told again.
+    # The same footage again, cut differently, and read by another group: nothing is published again.
     publish(settings, [film(tmp_path / "a", range(25, 31), 0, 60)], **name, seconds=7)
     again = work(store, settings, group="other")
     assert (again.frames, again.alerts) == (0, 0)
 
-    # A worker that stores the frames and dies before Kafka takes the alert: the next one tells it.
+    # A worker that stores the frames and dies before Kafka accepts the alert: the next one publishes it.
     stop = threading.Event()
     refused: list[AlertMessage] = []
 
-    def die(_: Outbox, __: str, told: Sequence[AlertMessage]) -> None:
-        if told:
-            refused.extend(told)
+    def die(_: Outbox, __: str, alerts: Sequence[AlertMessage]) -> None:
+        if alerts:
+            refused.extend(alerts)
             stop.set()
             raise BrokerUnavailable("gone")
 

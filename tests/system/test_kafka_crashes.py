@@ -1,4 +1,4 @@
-"""Workers killed at any moment, a broker that goes away, rebalances one after the other, a worker that was asleep.
+"""Workers killed at any moment, a broker that stops, rebalances one after the other, a worker that was suspended.
 
 Three rounds of each by default; `KAFKA_ROUNDS=20` for twenty.
 """
@@ -127,16 +127,16 @@ class Fleet:
             assert held.tolist() == list(range(LENGTH * self.rounds))
         self.until(lambda: self.store.verify() == [], "the store agrees with itself")  # a commit may be under way
 
-    def undone(self, worker: subprocess.Popen[str]) -> list[str]:
+    def unfinished(self, worker: subprocess.Popen[str]) -> list[str]:
         """The partitions that this worker had when it ended and whose end the store has not reached."""
-        dealt: set[str] = set()
+        owned: set[str] = set()
         for line in self.log_of[worker.pid].read_text().splitlines():
             named = set(re.findall(rf"'({re.escape(self.kafka.segments)}/\d+)'", line))
             if " settled " in line:
-                dealt |= named
+                owned |= named
             elif " revoked " in line:
-                dealt -= named
-        stored = OffsetCommitter(self.store.tables).offsets(sorted(dealt))
+                owned -= named
+        stored = OffsetCommitter(self.store.tables).offsets(sorted(owned))
         each = LENGTH // 2 * self.rounds  # messages of a partition: those of its one camera
         return [app for app, offset in stored.items() if (offset or 0) < each]
 
@@ -144,7 +144,7 @@ class Fleet:
         texts = [path.read_text()[-3000:] for path in sorted(self.folder.glob("worker-*.log"))[-3:]]
         return "\n----\n".join(texts)
 
-    def said(self, text: str) -> int:
+    def logged(self, text: str) -> int:
         """How many times the workers have logged this."""
         return sum(path.read_text().count(text) for path in self.folder.glob("worker-*.log"))
 
@@ -179,7 +179,7 @@ def kill(fleet: Fleet, victim: subprocess.Popen[str]) -> bool:
     os.kill(victim.pid, signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     fleet.workers.remove(victim)
-    return bool(fleet.undone(victim))
+    return bool(fleet.unfinished(victim))
 
 
 def test_killed_at_random_moments(fleet: Fleet) -> None:
@@ -202,7 +202,7 @@ def test_killed_at_random_moments(fleet: Fleet) -> None:
 
 
 def test_all_workers_killed_at_once(fleet: Fleet) -> None:
-    """Nobody is left to go on; whoever comes next begins where the store says."""
+    """No worker is left; the next one starts at the store's offsets."""
     fleet.start(2)
     fleet.publish()
     fleet.until(lambda: fleet.frames() > 0, "something is stored")
@@ -242,7 +242,7 @@ def test_the_broker_goes_away_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_rebalances_one_after_the_other(fleet: Fleet) -> None:
-    """Members come and go, in order and killed, while there is work; each time the partitions are dealt anew."""
+    """Members come and go, in order and killed, while there is work; each time the partitions are assigned again."""
     dice = random.Random(11)
     fleet.start(1)
     for _ in range(ROUNDS):
@@ -260,11 +260,11 @@ def test_rebalances_one_after_the_other(fleet: Fleet) -> None:
                 leaving.wait(timeout=90)
         fleet.whole()
     reports = fleet.stop()
-    assert fleet.said("settled") > ROUNDS * 2  # partitions did change hands
+    assert fleet.logged("settled") > ROUNDS * 2  # partitions did change hands
     assert sum(report["dead_letters"] for report in reports) == 0
 
 
-def test_a_worker_that_was_asleep_cannot_commit_what_others_have(fleet: Fleet) -> None:
+def test_a_suspended_worker_cannot_commit_partitions_of_others(fleet: Fleet) -> None:
     """Stopped in the middle of its work until its partitions have another owner, who goes past it; then woken."""
     fleet.slow = 0.3
     fleet.start(1)
@@ -280,5 +280,5 @@ def test_a_worker_that_was_asleep_cannot_commit_what_others_have(fleet: Fleet) -
     os.kill(sleeper.pid, signal.SIGCONT)
     fleet.publish()
     fleet.whole()
-    # What it had decoded was refused, by the group's word or by the store's: no frame was counted by two of them.
+    # What it had decoded was refused, by the group or by the store: no frame was counted by two of them.
     assert sum(report["frames"] for report in fleet.stop()) == fleet.expected

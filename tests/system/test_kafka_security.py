@@ -136,7 +136,7 @@ def test_footage_goes_through_a_secured_broker(
     ],
     ids=lambda wrong: "-".join(wrong),
 )
-def test_whoever_is_not_let_in_is_told_in_one_sentence(secured: tuple[Broker, Path], wrong: dict[str, Any]) -> None:
+def test_a_refused_login_is_one_sentence(secured: tuple[Broker, Path], wrong: dict[str, Any]) -> None:
     server, ca = secured
     settings = _settings(server, ca, **{"connect_seconds": 5, **wrong})
     with pytest.raises(BrokerUnavailable) as caught:

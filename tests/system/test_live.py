@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 def test_watch_stores_every_second_of_every_camera(
     tmp_path: Path, rtsp: RtspServer, long_footage: Path, profile: str, sightline: Process
 ) -> None:
-    """RTSP by TCP and by UDP, and a file without an end, in one process; beside them one that nobody answers for."""
+    """RTSP by TCP and by UDP, and a file in a loop, in one process; and a camera that does not answer."""
     rtsp.order("mount", "/one", "h264", long_footage)
     rtsp.order("mount", "/two", "h264", long_footage)
     (closed, metrics) = free_ports(2)
@@ -108,7 +108,7 @@ def test_a_clip_is_exact_to_a_group_of_pictures(tmp_path: Path, long_footage: Pa
 
 
 def test_editing_the_list_adds_and_removes_cameras(tmp_path: Path, long_footage: Path) -> None:
-    """One stays, one goes, one comes; a list that does not fit changes nothing."""
+    """One stays, one goes, one comes; an invalid list changes nothing."""
     listed = tmp_path / "cameras.toml"
 
     def write(*streams: str) -> None:
@@ -124,7 +124,7 @@ def test_editing_the_list_adds_and_removes_cameras(tmp_path: Path, long_footage:
         running.until_state("comes", "live")
         running.until("goes is gone", lambda: running.camera("goes") is None)
         listed.write_text("[[cameras]]\nstream = 7\n")
-        running.until("the wrong list was seen", lambda: "is invalid" in running.log.read_text())
+        running.until("the invalid list was read", lambda: "is invalid" in running.log.read_text())
         before = running.camera("stays")
         assert before is not None
         running.until_segments("stays", before.segments + 2)
@@ -194,15 +194,15 @@ def test_other_sources(kind: str, tmp_path: Path, long_footage: Path) -> None:
             assert sum(1 for _ in file.decode(video=0)) == round(segment.duration * 10) == 20
 
 
-def test_a_protocol_that_this_build_lacks_says_so(tmp_path: Path) -> None:
+def test_a_protocol_that_this_build_lacks_is_an_error(tmp_path: Path) -> None:
     with live(tmp_path, "record", "cam=srt://127.0.0.1:9", "--to", tmp_path / "tape") as running:
         failed = running.until_state("cam", "failed")
         running.stop()
     if "cannot read srt" not in str(failed.why):
-        assert "cannot be opened" in str(failed.why)  # a build that has SRT, and nobody there
+        assert "cannot be opened" in str(failed.why)  # this build has SRT, and no server answers
 
 
-def test_what_cannot_be_right_is_said_at_once(tmp_path: Path, sightline: Process) -> None:
+def test_invalid_arguments_are_errors_at_once(tmp_path: Path, sightline: Process) -> None:
     for arguments, said in (
         (("record", "rtsp://u:hunter2@h/x", "a=ftp://u:hunter2@h/", "--to", "t"), "not a live source"),
         (("record", "rtsp://h/x", "rtsp://g/x", "--to", "t"), "NAME=URL"),

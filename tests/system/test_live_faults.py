@@ -172,7 +172,7 @@ def test_a_camera_that_comes_back_with_another_codec_and_size(
 
 
 def test_a_process_that_crashes_is_that_cameras_alone(tmp_path: Path, rtsp: RtspServer, long_footage: Path) -> None:
-    """kill -9 of a camera's process in the middle of a segment: it is started anew, the other never stops."""
+    """kill -9 of a camera's process in the middle of a segment: it is started again, the other never stops."""
     rtsp.order("mount", "/far", "h264", long_footage)
     urls = [rtsp.url("far"), f"near=loop:{long_footage}"]
     with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2, **QUICK) as running:

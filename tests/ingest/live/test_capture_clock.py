@@ -1,4 +1,4 @@
-"""Capture times of simulated cameras: clocks that drift, counters that wrap, packets that are late, streams that jump."""
+"""Capture times of simulated cameras: clocks that drift, counters that wrap, late packets, discontinuities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START = 1_700_000_000.0
 
 @dataclass
 class Stream:
-    """What a reader does with packets, less the reading: follows, cuts every `seconds`, and lets the clock place."""
+    """A reader without a source: follows packets, cuts every `seconds`, and assigns times to the segments."""
 
     clock: CaptureClock
     bits: int = 33
@@ -91,7 +91,7 @@ def camera(
     before=st.floats(0, 50),
     jitter=st.floats(0, 0.5),
 )
-def test_a_wrap_is_not_noticed(seed: int, bits: int, before: float, jitter: float) -> None:
+def test_a_wrap_is_no_discontinuity(seed: int, bits: int, before: float, jitter: float) -> None:
     """The counter wraps somewhere in a minute: no break, no frame lost, times as even as the camera's."""
     stream = Stream(CaptureClock(), bits=bits)
     frames = camera(60, rng=random.Random(seed), first=2**bits - round(before * 90_000), jitter=jitter)
@@ -109,8 +109,10 @@ def test_a_wrap_is_not_noticed(seed: int, bits: int, before: float, jitter: floa
     parts=st.lists(st.tuples(st.integers(2, 15), st.integers(80, 47_000), st.integers(0, 60)), min_size=2, max_size=4),
     jitter=st.floats(0, 0.4),
 )
-def test_jumps_are_anchored_anew_and_times_ascend(seed: int, parts: list[tuple[int, int, int]], jitter: float) -> None:
-    """The counter leaps by minutes or hours again and again, after pauses: no time twice, and right to the jitter."""
+def test_discontinuities_are_anchored_again_and_times_ascend(
+    seed: int, parts: list[tuple[int, int, int]], jitter: float
+) -> None:
+    """The counter jumps by minutes or hours, after pauses: no time twice, and errors within the jitter."""
     rng, at, first, frames = random.Random(seed), START, 2**33 - 10**7, []
     for seconds, leap, pause in parts:
         frames += camera(seconds, rng=rng, first=first, jitter=jitter, at=at)
@@ -122,8 +124,8 @@ def test_jumps_are_anchored_anew_and_times_ascend(seed: int, parts: list[tuple[i
     assert max(map(abs, stream.errors)) <= jitter + 1e-3
 
 
-def test_a_camera_that_stood_still_is_anchored_anew_within_three_segments() -> None:
-    """Its counter stopped with it, so at first it looks like a network that held packets back."""
+def test_a_camera_that_paused_is_anchored_again_within_three_segments() -> None:
+    """Its counter paused too, so that at first it looks like a network that delayed packets."""
     rng = random.Random(2)
     stream = Stream(CaptureClock())
     stream.play([*camera(30, rng=rng, first=0), *camera(60, rng=rng, first=30 * 90_000, at=START + 50)])
@@ -133,7 +135,7 @@ def test_a_camera_that_stood_still_is_anchored_anew_within_three_segments() -> N
     assert stream.clock.anchors == 2
 
 
-def test_backwards_by_much_breaks_and_by_little_is_passed_over() -> None:
+def test_a_large_step_back_is_a_discontinuity_and_a_small_one_is_skipped() -> None:
     rng = random.Random(1)
     frames = camera(30, rng=rng, first=10**6)
     back = camera(30, rng=rng, first=10**5, at=START + 30)
@@ -164,8 +166,8 @@ def test_drift_is_recorded_and_never_adds_up(seed: int, skew: float, jitter: flo
         assert stream.clock.anchors > 1
 
 
-def test_a_burst_at_the_start_does_not_lie_in_the_future() -> None:
-    """A server sends the two seconds it had buffered at once; the quickest packet tells where zero is."""
+def test_a_burst_at_the_start_gets_no_future_times() -> None:
+    """A server sends the two seconds it had buffered at once; the packet with the shortest delay is the anchor."""
     frames = [(round(i * 9000), START + max(0.0, i / 10 - 2.0), START - 2.0 + i / 10) for i in range(300)]
     stream = Stream(CaptureClock())
     stream.play(frames)
@@ -191,13 +193,13 @@ def test_a_reconnect_never_gives_a_time_twice(ahead: float) -> None:
     assert all(b > a for a, b in zip(stream.times, stream.times[1:], strict=False))
 
 
-def test_nothing_is_given_a_time_that_was_stored_before() -> None:
+def test_no_time_is_before_the_newest_stored_frame() -> None:
     clock = CaptureClock(newest=round((START + 5) * 1e6))
     stream = Stream(clock)
     stream.play(camera(12, rng=random.Random(0), first=0))
     assert stream.times[0] > round((START + 5) * 1e6)
 
 
-def test_a_clock_that_was_never_anchored_says_so() -> None:
+def test_a_clock_without_an_anchor_raises() -> None:
     with pytest.raises(ValueError, match="not anchored"):
         CaptureClock().time_at(1.0)

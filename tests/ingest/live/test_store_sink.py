@@ -1,4 +1,4 @@
-"""Cameras' segments into the store, and what standing questions find in them: told once, or late, but never lost."""
+"""Live segments into the store, and the alerts of their frames: published once, or late, but never lost."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.support.brightness import BEGAN, ENCODERS, RULE, SECOND, film
 from tests.support.records import PAIR
 
 
-class Told:
-    """Keeps what it is told; `down` while it cannot be reached."""
+class AlertLog:
+    """Records alerts; raises while it is `down`."""
 
     def __init__(self) -> None:
         self.alerts: list[AlertMessage] = []
         self.down = False
 
-    def __call__(self, told: Sequence[AlertMessage]) -> None:
+    def __call__(self, alerts: Sequence[AlertMessage]) -> None:
         if self.down:
             raise BrokerUnavailable("gone")
-        self.alerts += told
+        self.alerts += alerts
 
     def seen(self) -> list[tuple[str, int]]:
         return [(alert.state, round(alert.start.timestamp() - BEGAN / SECOND)) for alert in self.alerts]
@@ -56,41 +56,41 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def taker(store: Store, tell: Told) -> StoreSink:
-    return StoreSink(store, ENCODERS, ConsumeSettings(), DecodeLimits(), on_alerts=tell)
+def sink_of(store: Store, log: AlertLog) -> StoreSink:
+    return StoreSink(store, ENCODERS, ConsumeSettings(), DecodeLimits(), on_alerts=log)
 
 
-def test_an_alert_is_told_once_and_late_where_nobody_listens(store: Store, tmp_path: Path) -> None:
-    told = Told()
-    first = taker(store, told)
+def test_an_alert_is_published_once_and_late_after_a_failure(store: Store, tmp_path: Path) -> None:
+    log = AlertLog()
+    first = sink_of(store, log)
     dark = segment(tmp_path, range(0), 0, 20)
     lit = segment(tmp_path, range(25, 31), 20, 20)
     first.write([dark, lit])
-    assert told.seen() == [("raised", 25), ("cleared", 25)]
-    assert told.alerts[0].jpeg() is not None
-    first.write([dark, lit])  # handed over again: nothing is stored, nothing told
-    assert (first.frames, first.alerts, len(told.alerts)) == (40, 1, 2)
+    assert log.seen() == [("raised", 25), ("cleared", 25)]
+    assert log.alerts[0].jpeg() is not None
+    first.write([dark, lit])  # written again: nothing is stored, nothing is published
+    assert (first.frames, first.alerts, len(log.alerts)) == (40, 1, 2)
 
-    told.down = True
+    log.down = True
     first.write([segment(tmp_path, range(50, 60), 40, 20)])
-    assert first.frames == 60  # storing does not wait for it
-    assert len(told.alerts) == 2
-    told.down = False
-    taker(store, told).write([segment(tmp_path, range(0), 60, 10)])  # another process
-    assert told.seen()[2:] == [("raised", 50), ("cleared", 50)]
-    assert len({alert.id for alert in told.alerts}) == 2
+    assert first.frames == 60  # storing does not wait for the alerts
+    assert len(log.alerts) == 2
+    log.down = False
+    sink_of(store, log).write([segment(tmp_path, range(0), 60, 10)])  # another process
+    assert log.seen()[2:] == [("raised", 50), ("cleared", 50)]
+    assert len({alert.id for alert in log.alerts}) == 2
     assert (seconds_of(store.window().captured_at) - BEGAN // SECOND).tolist() == list(range(70))
 
 
-def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
+def test_alerts_of_a_failed_commit_are_published_by_the_next(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Told()
-    taker(store, told).write([segment(tmp_path, range(0), 0, 20)])
-    told.down = True
-    taker(store, told).write([segment(tmp_path, range(25, 31), 20, 20)])
-    told.down = False
-    again = taker(store, told)
+    log = AlertLog()
+    sink_of(store, log).write([segment(tmp_path, range(0), 0, 20)])
+    log.down = True
+    sink_of(store, log).write([segment(tmp_path, range(25, 31), 20, 20)])
+    log.down = False
+    again = sink_of(store, log)
     after = segment(tmp_path, range(0), 40, 10)
 
     def full(*_: object) -> None:
@@ -100,6 +100,6 @@ def test_what_a_failed_commit_would_have_told_is_told_by_the_next(
         patch.setattr(OffsetCommitter, "commit", full)
         with pytest.raises(StoreFull):
             again.write([after])
-    assert told.seen() == []
+    assert log.seen() == []
     again.write([after])
-    assert told.seen() == [("raised", 25), ("cleared", 25)]
+    assert log.seen() == [("raised", 25), ("cleared", 25)]
