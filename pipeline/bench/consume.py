@@ -119,7 +119,7 @@ def bench_consume(
         )
         for file in published:
             if file.problem:
-                raise KafkaProblem(f"{file.file}: not published whole: {file.problem}")
+                raise KafkaProblem(f"{file.file}: not published completely: {file.problem}")
 
         began = perf_counter()
         with ThreadPoolExecutor(settings.decoders) as pool:

@@ -1,4 +1,4 @@
-"""Demo of the whole way, `make demo`: render footage whose truth is known, ingest it, ask about it, report."""
+"""Demo, `make demo`: render footage whose truth is known, ingest it, ask about it, and write a report."""
 
 from __future__ import annotations
 

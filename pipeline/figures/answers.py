@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.figures.charts import Bar, Interval, Line, bars, intervals, lines
@@ -286,8 +287,8 @@ def _patches(results: Results) -> Section:
         finding=(
             f"At ε = {best['epsilon']:g} patches take {percent(best['share_of_fp16'])} of their fp16 size and "
             f"{count(best['answers_changed']) if best['answers_changed'] else 'none'} of {best['answers']} answers changes, but a "
-            f"single cosine moves by up to {best['delta_cosine_max']:.3f}. int8 takes {percent(int8['share_of_fp16'])} and moves none "
-            f"by more than {int8['delta_cosine_max']:.4f}."
+            f"single cosine moves by up to {best['delta_cosine_max']:.3f}. int8 takes {percent(int8['share_of_fp16'])} and moves "
+            f"none by more than {math.ceil(1e4 * int8['delta_cosine_max']) / 1e4:g}."
         ),
         headline=(percent(best["share_of_fp16"]), "of the patches' size, same answers"),
         chart=lines(
@@ -360,7 +361,13 @@ SECTIONS = (
         "ask", _SPEED, "A question", "How long does a whole question take?", ("ask",), _ask, ("model", "service")
     ),
     SectionSpec(
-        "service", _SPEED, "Service", "What does the model service bear?", ("service",), _service, ("ask", "model")
+        "service",
+        _SPEED,
+        "Service",
+        "How many clients can one model service answer?",
+        ("service",),
+        _service,
+        ("ask", "model"),
     ),
     SectionSpec(
         "loading", _SPEED, "Loading patches", "How fast do patches load?", ("patches",), _loading, ("patches", "model")

@@ -202,8 +202,8 @@ def _day(results: Results) -> Section:
     return Section(
         finding=(
             f"{count(data['segments'])} segments, a day of {data['cameras']} cameras, are stored at "
-            f"{data['segments_per_second']:.0f} a second. At the end the "
-            f"worker takes {signed(memory['end'] / memory['start'] - 1)} of the memory at the start, and no table ever has more "
+            f"{data['segments_per_second']:.0f} a second. The worker takes "
+            f"{memory['start']:,.0f} MB at the start and {memory['end']:,.0f} MB at the end, and no table ever has more "
             f"than {count(max(most['files'] for most in data['most_at_any_time'].values()))} files."
         ),
         chart=bars(chart, title="Memory of the Kafka worker over a day of segments"),
@@ -260,6 +260,14 @@ SECTIONS = (
     SectionSpec(
         "memory", _GROUP, "Memory", "Does ingest need more memory for more footage?", ("memory",), _memory, ("day",)
     ),
-    SectionSpec("day", _GROUP, "A day of segments", "Does a day of cameras wear it down?", ("day",), _day, ("memory",)),
+    SectionSpec(
+        "day",
+        _GROUP,
+        "A day of segments",
+        "Does it slow down or grow over a day of cameras?",
+        ("day",),
+        _day,
+        ("memory",),
+    ),
 )
 """Sections in the order of the page."""

@@ -1,4 +1,4 @@
-"""A backfill ends with what `sightline ingest` writes: row for row, however the work is cut, stopped and done again."""
+"""A backfill writes the rows that `sightline ingest` writes, however the work is cut, stopped and repeated."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_whatever_the_gop_and_the_rate_no_frame_at_a_border_is_lost_or_doubled(
     assert [frame for piece in pieces for frame in piece] == whole
 
 
-def test_the_decoder_stops_where_it_is_told(archive: Path) -> None:
+def test_the_decoder_stops_at_the_given_second(archive: Path) -> None:
     [west] = archive.glob("west*")
     with Decoding(west, after=10) as decoding:
         decoding.until = 20.0
@@ -319,7 +319,7 @@ def test_the_command_reports_in_words_json_and_a_file(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (("--runner", "Sparkle"), "--runner Sparkle is unknown; use one of DirectRunner"),
         (("--max-lost", "1.5"), "--max-lost must lie between 0 and 1"),
@@ -329,9 +329,9 @@ def test_the_command_reports_in_words_json_and_a_file(
     ],
 )
 def test_wrong_usage(
-    sightline: Command, archive: Path, profile: str, tmp_path: Path, arguments: tuple[str, ...], says: str
+    sightline: Command, archive: Path, profile: str, tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     result = sightline("backfill", "--manifest", archive, "--store", tmp_path / "s", "--profile", profile, *arguments)
     assert result.code == 2
-    assert says in result.err
+    assert expected in result.err
     assert result.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The boot program of Beam's Python workers, against a provision service as a runner has one."""
+"""The boot program of Beam's Python workers, against a provision service like that of a runner."""
 
 from __future__ import annotations
 

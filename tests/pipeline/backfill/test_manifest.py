@@ -1,4 +1,4 @@
-"""Manifests of every kind, names read by a pattern, and what is wrong with a row."""
+"""Manifests in every format, patterns of file names, and errors that name the row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(path: Path, rows: list[dict[str, str | None]]) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "ndjson"])
-def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
+def test_every_format_gives_the_same_entries(tmp_path: Path, suffix: str) -> None:
     assert read_manifest(write(tmp_path / f"m.{suffix}", ROWS)) == [
         Entry(uri="s3://bucket/a.mp4", stream="front", start=AT),
         Entry(uri="/data/back.mp4", stream="back"),
@@ -44,7 +44,7 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ('{"uri": "a.mp4", "camera": "x"}', "row 1: camera: this key is not known"),
         ('{"stream": "x"}', "row 1: uri: Field required"),
@@ -59,9 +59,9 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
         ("", "names no file"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_row_is_named(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "m.jsonl").write_text(text)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=expected):
         read_manifest(str(tmp_path / "m.jsonl"))
 
 
@@ -110,7 +110,7 @@ def test_names_are_read_by_a_pattern(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "expected"),
     [
         ("{stream}-*.mp4", "does not match"),
         ("{camera}/*", r"\{camera\} is unknown"),
@@ -119,8 +119,8 @@ def test_names_are_read_by_a_pattern(tree: Path) -> None:
         ("{stream}/{stream}.mp4", "once"),
     ],
 )
-def test_patterns_that_do_not_fit(tree: Path, names: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_patterns_that_do_not_fit(tree: Path, names: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         read_manifest(str(tree), names=names)
 
 

@@ -1,4 +1,4 @@
-"""Throughput of the encoders."""
+"""The benchmark of the encoders."""
 
 from __future__ import annotations
 

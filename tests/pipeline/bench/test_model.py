@@ -1,4 +1,4 @@
-"""The model benchmark at small sizes: what it counts is right; no time is asserted."""
+"""The model benchmark at small sizes: operations and bytes are right; no duration is asserted."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def test_sizes_that_are_no_numbers_are_wrong_usage(sightline: Command) -> None:
 
 
 @pytest.mark.parametrize("frames", [[], [0], [-3, 4]])
-def test_sizes_that_cannot_be(frames: list[int]) -> None:
+def test_invalid_sizes_are_refused(frames: list[int]) -> None:
     with pytest.raises(UsageError, match="number of frames"):
         bench_model("micro", frames, random_weights=True)
 
 
-def test_a_disk_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 2**30 + 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UsageError, match="TMPDIR"):

@@ -1,4 +1,4 @@
-"""The loading benchmark counts what it says it counts."""
+"""The loading benchmark: bytes on disk and the content of a filled store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_loading_counts_bytes(tmp_path: Path, kind: str) -> None:
     assert row.share_of_plain_read == pytest.approx(row.plain_cold_seconds / row.load_cold_seconds)
 
 
-def test_a_filled_store_holds_the_patches_and_says_their_size(tmp_path: Path) -> None:
+def test_a_filled_store_holds_the_patches_and_reports_their_size(tmp_path: Path) -> None:
     pair, patches = full_size(5, m=9, d=16)
     store = fill(tmp_path / "store", pair, PatchEncoding(), patches, np.arange(5, dtype=np.int64) * 1_000_000)
     assert np.array_equal(store.patches(store.window()), patches)

@@ -61,7 +61,7 @@ def test_every_text_is_escaped() -> None:
     assert text.count("&lt;script&gt;") >= 6
 
 
-def test_answers_stand_beside_the_truth() -> None:
+def test_answers_are_shown_beside_the_truth() -> None:
     text = render_report([item(), item(truth="blue"), item(truth=None)], title="T")
     assert "1 of 2 answers are right" in text
     assert text.count('class="verdict right"') == 1

@@ -1,4 +1,4 @@
-"""The demo with tiny models: all it does, on footage of two minutes."""
+"""The demo with tiny models, on two minutes of footage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sightline train run` on tiny models: resuming, reloading, the cache, and what is said of data that cannot be used."""
+"""`sightline train run` on tiny models: resuming, reloading, the cache, and messages about invalid data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from pipeline.training.footage import SampleReader
 from pipeline.training.run import run_training
 from tests.support.command import Command
 
-SAID = (("front", "what colour ?", "red"), ("back", "where was the truck ?", "at gate"), ("front", "when ?", "08:07"))
+SAMPLES = (
+    ("front", "what colour ?", "red"),
+    ("back", "where was the truck ?", "at gate"),
+    ("front", "when ?", "08:07"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,7 @@ def world(tmp_path: Path, footage: Path, profile: str) -> Path:
     for path in footage.glob("*.mp4"):
         shutil.copy(path, tmp_path)
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "still.png")
-    samples = [_sample(*said) for said in SAID]
+    samples = [_sample(*sample) for sample in SAMPLES]
     picture = {**_sample("", "what ?", "green"), "image": "still.png", "query": "green truck", "max_frame_num": 1}
     del picture["video"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(s) + "\n" for s in [*samples, picture]))
@@ -140,7 +144,7 @@ def test_the_loss_falls_and_what_was_written_reads_back(world: Path, profile: st
     assert written.stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_that_was_not_finished_is_none(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_checkpoint_is_ignored(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, save_every=2)
     whole = _train(world, "whole")
     calls = 0
@@ -209,7 +213,7 @@ def test_long_footage_is_thinned_evenly(world: Path, profile: str) -> None:
         assert len(sample.features.vectors) == len(sample.features.pixels) == len(expected)
 
 
-def test_what_a_sample_says_of_keyframes_comes_first(world: Path, profile: str) -> None:
+def test_the_keyframes_of_a_sample_override_the_plan(world: Path, profile: str) -> None:
     _write(world, profile, keyframes=2)
     plan = load_plan(world / "plan.yaml")
     trainee = load_trainable(load_profile(profile), plan, torch.device("cpu"))
@@ -229,7 +233,7 @@ def test_bfloat16_changes_little(world: Path, profile: str) -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(world: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(world, profile, learning_rates={"language_model": 0.9}, warm_up=0.0)
     real = TrainableModel.forward
     monkeypatch.setattr(
@@ -337,12 +341,12 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), DATA.values(), ids=DATA)
-def test_data_that_cannot_be_used(tmp_path: Path, footage: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), DATA.values(), ids=DATA)
+def test_invalid_data_is_refused(tmp_path: Path, footage: Path, text: str, expected: str) -> None:
     (tmp_path / "a.json").write_text(text)
     plan = {"data": {"datasets": [{"json_path": "a.json"}]}, "footage": str(footage)}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    with pytest.raises(TrainingDataInvalid, match=said) as error:
+    with pytest.raises(TrainingDataInvalid, match=expected) as error:
         Conversations(load_plan(tmp_path / "plan.yaml"))
     assert "\n" not in str(error.value)
 
@@ -392,10 +396,10 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize(("changes", "said"), PLANS.values(), ids=PLANS)
-def test_plans_that_cannot_be(world: Path, profile: str, changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("changes", "expected"), PLANS.values(), ids=PLANS)
+def test_invalid_plans_are_refused(world: Path, profile: str, changes: dict[str, Any], expected: str) -> None:
     _write(world, profile, **changes)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=expected):
         load_plan(world / "plan.yaml")
 
 
