@@ -204,7 +204,7 @@ def _day(results: Results) -> Section:
             f"{count(data['segments'])} segments, a day of {data['cameras']} cameras, are stored at "
             f"{data['segments_per_second']:.0f} a second. The worker takes "
             f"{memory['start']:,.0f} MB at the start and {memory['end']:,.0f} MB at the end, and no table ever has more "
-            f"than {count(max(most['files'] for most in data['most_at_any_time'].values()))} files."
+            f"than {count(max(most['files'] for most in data['most_at_any_time'].values()))} live files."
         ),
         chart=bars(chart, title="Memory of the Kafka worker over a day of segments"),
         table=table,
