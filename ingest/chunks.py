@@ -66,7 +66,7 @@ class _SegmentStore(Protocol):
 
 
 def source_digest(path: Path, stream_id: str, began: int) -> str:
-    """What identifies a file's footage: a digest of its size, first and last MiB, stream and start (UTC microseconds)."""
+    """Digest that identifies a file's footage: of its size, first and last MiB, stream, and start in UTC microseconds."""
     digest = hashlib.sha256(f"{stream_id}\0{began}\0{path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         digest.update(file.read(_MIB))

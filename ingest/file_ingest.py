@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import SourceError, UsageError, mask_url
-from index.records import FrameRecords, Segment
+from index.records import FrameRecords, Segment, Time, from_micros, parse_time
 from index.schemas import check_stream_id
 from ingest.chunks import (
     BATCH_FRAMES,
@@ -132,7 +132,7 @@ def ingest_sources(
     store: SegmentStore,
     encoders: Encoders,
     stream: str | None = None,
-    start: datetime | None = None,
+    start: Time | None = None,
     on_progress: Callable[[IngestProgress], None] = lambda _: None,
     segment_seconds: int = SEGMENT_SECONDS,
     limits: DecodeLimits | None = None,
@@ -143,7 +143,7 @@ def ingest_sources(
         sources: files, folders, globs and URLs, see `ingest.sources.files`.
         store: an open store whose encoders are `encoders`.
         stream: the stream that all files belong to; by default each file's name gives it.
-        start: UTC time of the first frame; for a single file only.
+        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds; for a single file only.
         on_progress: called after each batch of frames.
         segment_seconds: seconds of footage in one commit, at least 1.
         limits: of the decoder.
@@ -153,7 +153,7 @@ def ingest_sources(
 
     Raises:
         UsageError: `segment_seconds` is below 1, `stream` is not a valid stream id, or `start` is given for several
-            files or has no time zone.
+            files, is not a time, or has no time zone.
         StoreError: the store cannot append (another encoder, no space). What was committed stays; running again
             continues after it.
     """
@@ -161,12 +161,14 @@ def ingest_sources(
         raise UsageError(f"segment_seconds must be at least 1, got {segment_seconds}")
     if stream is not None:
         check_stream_id(stream)
+    given = parse_time(start, "start")
     expansion = expand(sources)
-    if start is not None and len(expansion.files) > 1:
+    if given is not None and len(expansion.files) > 1:
         raise UsageError(
             f"--start applies to one file, the sources have {len(expansion.files)}; put the times into the file names"
         )
     report = IngestReport(files=[FileReport(file=name, problem=str(error)) for name, error in expansion.problems])
+    began_at = None if given is None else from_micros(given)
     began = perf_counter()
     ingest = _FileIngest(store, encoders, segment_seconds, limits or DecodeLimits(), report)
     for number, source in enumerate(expansion.files):
@@ -182,7 +184,7 @@ def ingest_sources(
         report.files.append(file)
         try:
             with fetched(source) as path:
-                ingest.run(path, name, stream or stream_name(source), start, file, advance)
+                ingest.run(path, name, stream or stream_name(source), began_at, file, advance)
         except SourceError as error:
             file.problem = str(error)
             _log.info("file not ingested", file=name, problem=file.problem)

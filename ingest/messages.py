@@ -2,8 +2,8 @@
 
     sightline.segments    SegmentMessage   key = stream id    footage of about ten seconds, as bytes or by URI
     sightline.indexed     IndexedMessage   key = stream id    what was stored of a segment
-    sightline.deadletter  DeadLetter       key = origin       a message that could not be stored, and the error; a record
-                                                              without a value marks the letter as handled
+    sightline.deadletter  DeadLetter       key = origin       a message that could not be stored, and the error;
+                                                              a record without a value marks it as handled
     sightline.alerts      AlertMessage     key = stream id    a standing question was raised or cleared, with a picture
 
 A reader rejects a version that it does not know, because a message that is only half understood could store footage
@@ -123,8 +123,8 @@ class SegmentMessage(_Message):
         """Raise MessageInvalid unless `payload` has the message's size and checksum."""
         if len(payload) != self.size or hashlib.sha256(payload).hexdigest() != self.sha256:
             raise MessageInvalid(
-                f"{self.stream} at {self.start.isoformat()}: the footage has {len(payload)} bytes and the message announces "
-                f"{self.size}, or the checksum differs; it was damaged in transit, produce it again"
+                f"{self.stream} at {self.start.isoformat()}: the footage has {len(payload)} bytes and the message "
+                f"announces {self.size}, or the checksum differs; it was damaged in transit, produce it again"
             )
 
 
@@ -186,14 +186,14 @@ class IndexedMessage(_Message):
 
 
 class DeadLetter(_Message):
-    """A message that could not be stored, and the error. Its value is in one of `text` and `data`, unless it is too large."""
+    """A message that could not be stored, and the error. `text` or `data` holds its value, unless it is too large."""
 
     topic: str
     """Topic of the original."""
     partition: int = Field(ge=0)
     """Partition of the original."""
     offset: int = Field(ge=0)
-    """Offset of the original. A value that is too large for a dead letter can be read there, until the topic expires it."""
+    """Offset of the original. A value that is too large for a dead letter is still there, until it expires."""
     key: str | None = None
     """Key of the original."""
     failed_at: AwareDatetime
@@ -310,8 +310,8 @@ def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
     version = fields.get("version") if isinstance(fields, dict) else None
     if version != VERSION or isinstance(version, bool):
         raise MessageInvalid(
-            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; install the "
-            "version of Sightline that the producer uses"
+            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; install "
+            "the version of Sightline that the producer uses"
         )
     try:
         return model.model_validate_json(value)
@@ -329,8 +329,8 @@ def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessa
     message: SegmentMessage = _parsed(SegmentMessage, value, "segment")
     if key is not None and key != message.stream.encode():
         raise MessageInvalid(
-            f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, so that the segments of a stream "
-            "stay in order"
+            f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, so that the segments of "
+            "a stream stay in order"
         )
     return message
 

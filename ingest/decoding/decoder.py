@@ -1,14 +1,16 @@
 """Sequential decoding that does no more work than the sampled frames need.
 
-A sync point is a packet at which decoding can begin. A file is decoded in the first of three modes that it allows:
+A sync point is an intra frame at which decoding can begin: nothing after it refers to anything before it. A file is
+decoded in the first of three modes that it allows:
 
 - `keyframes`: sync points are at most a second apart, so each second has one, and only they are decoded. The frame of
-  second k is then the first sync point at or after k.
+  second k is then the first sync point at or after k. (The mode has the codecs' word; a keyframe elsewhere in this
+  project is a frame that DKS selects.)
 - `nonref`: `ingest.decoding.packet_plan` selects the packets that the wanted frames need, and the decoder skips frames
   that no other frame refers to. The frames are exactly those of mode `all`.
 - `all`: every frame is decoded, because packets without presentation times cannot be planned.
 
-Seeking to each second would be slower than decoding everything where sync points are far apart. A file is video and
+Seeking to each second would be slower than decoding everything where sync points are far apart. A file is opened and
 probed once; the packets that the probe reads are decoded and not read again.
 
 This module runs in the sandbox (`ingest.decoding.worker`) and knows nothing of processes. It does not use numpy, whose
@@ -115,7 +117,7 @@ def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> OpenVi
 
 
 def open_container(source: int) -> tuple[Any, Any]:
-    """Open a media file, given as a descriptor, from its first byte: `av.container.InputContainer` and `av.VideoStream`.
+    """Open a media file, given as a descriptor: its `av.container.InputContainer` and `av.VideoStream`.
 
     The stream is the one marked as default, else the largest: thumbnails and previews are neither.
 

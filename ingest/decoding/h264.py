@@ -40,7 +40,7 @@ def h264_kind(data: bytes, lengths: int) -> Literal["idr", "intra", "other"]:
 
 
 def h264_disposable(data: bytes, lengths: int) -> bool:
-    """Whether no other frame refers to this one: nal_ref_idc is 0 in every slice, of both fields where there are two."""
+    """Whether no other frame refers to this one: nal_ref_idc is 0 in every slice (of both fields, if there are two)."""
     slices = [data[start] & 0x60 for start in _units(data, lengths) if data[start] & 31 in (1, 2, 5)]
     return bool(slices) and not any(slices)
 

@@ -1,10 +1,10 @@
 """Selection of the packets that must be decoded for the wanted frames, and of no others.
 
-Packets carry presentation times and marks of sync points (packets at which decoding can begin), so the frame of second k
-is known before anything is decoded. To decode it, the decoder needs the packets from the last sync point at or before
-it, without those that no other frame refers to. Packets between a wanted frame and the next sync point are not needed
-and never reach the decoder. The frames are the same as from decoding everything: a plan saves work, not accuracy. Where
-sync points alone are dense enough, only they are decoded.
+Packets carry presentation times and marks of sync points (packets at which decoding can begin), so the frame of second
+k is known before anything is decoded. To decode it, the decoder needs the packets from the last sync point at or
+before it, without those that no other frame refers to. Packets between a wanted frame and the next sync point are not
+needed and never reach the decoder. The frames are the same as from decoding everything: a plan saves work, not
+accuracy. Where sync points alone are dense enough, only they are decoded.
 
 This module knows nothing of PyAV.
 """

@@ -1,4 +1,4 @@
-"""Messages between the process that decodes a file (`ingest.decoding.worker`) and its parent (`ingest.decoding.sandbox`).
+"""Messages between the process that decodes a file (`ingest.decoding.worker`) and its parent (`sandbox`).
 
 Pixels go through shared memory, everything else through two pipes. From the worker: a header, then its body.
 
@@ -7,8 +7,8 @@ Pixels go through shared memory, everything else through two pipes. From the wor
     FAILED   JSON: type (a name in `ERRORS`), message
     DONE     the mode that decoding ended in, a name in `MODES`
 
-From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte for
-each frame that it has copied.
+From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte
+for each frame that it has copied.
 """
 
 from __future__ import annotations

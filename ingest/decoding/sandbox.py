@@ -1,9 +1,9 @@
 """Decoding of a file in a process of its own, so that a hostile or damaged file cannot harm this one.
 
 There is one process a file, which opens the file once (`ingest.decoding.worker`, started by
-`ingest.decoding.decoder_process`). Frames come through shared memory
-with room for a few of them, so the process waits while its frames are not read. A process that crashes, exceeds a limit,
-sends an invalid message or is silent for too long raises DecodeFailed for that one file.
+`ingest.decoding.decoder_process`). Frames come through shared memory with room for a few of them, so the process waits
+while its frames are not read. A process that crashes, exceeds a limit, sends an invalid message or is silent for too
+long raises DecodeFailed for that one file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import DecodeFailed, NotVideo, SourceNotFound, UsageError, mask_url
-from index.records import from_micros, parse_rfc3339
+from index.records import Time, from_micros, parse_time
 from ingest.decoding.decoder_process import DecoderProcess
 from ingest.decoding.frame import Frame
 from ingest.decoding.limits import DecodeLimits
@@ -54,7 +54,7 @@ class VideoInfo:
 
 
 class Decoding:
-    """One file that is being decoded: an iterator over (pts_seconds, pixels), and a context manager that ends the process.
+    """One file that is being decoded: iterates over (pts_seconds, pixels), and is a context manager that ends the process.
 
     Args:
         path: a local file.
@@ -163,7 +163,8 @@ class Decoding:
     def _raise_invalid(self) -> NoReturn:
         self.close()
         raise DecodeFailed(
-            f"{self.name}: the decoder sent an invalid message and was stopped; the file may be malicious, do not trust it"
+            f"{self.name}: the decoder sent an invalid message and was stopped; do not trust the file, it may be "
+            "malicious"
         )
 
     def _send(self, data: bytes) -> None:
@@ -251,7 +252,7 @@ def _shared_memory(size: int) -> int:
 
 
 def read_frames(
-    source: str | Path, *, fps: float = 1.0, start: datetime | str | None = None, limits: DecodeLimits | None = None
+    source: str | Path, *, fps: float = 1.0, start: Time | None = None, limits: DecodeLimits | None = None
 ) -> Iterator[Frame]:
     """The frames of one video file, `fps` a second of stream time, decoded in a process of its own.
 
@@ -259,23 +260,21 @@ def read_frames(
         source: a local path, or an http(s) or object-store URL (see `ingest.sources.files`).
         fps: above 0 and at most 1000. For second k, the first frame with pts ≥ k is taken; see
             `ingest.decoding.decoder` for files whose sync points are dense.
-        start: UTC time of the first frame, a datetime with a time zone or RFC 3339. By default it is found as
-            `ingest.sources.start_time.find_start` describes.
+        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds. By default it is found
+            as `ingest.sources.start_time.find_start` describes.
 
     Yields:
         `Frame`, ascending in time.
 
     Raises:
-        UsageError: `fps` is out of range, or `start` has no time zone.
+        UsageError: `fps` is out of range, or `start` is not a time or has no time zone.
         SourceNotFound, SourceDenied, NotVideo, NoFrames: raised before the first frame.
         DecodeFailed: raised after the frames that were decoded.
     """
     if not 0 < fps <= 1000:
         raise UsageError(f"fps must be above 0 and at most 1000, got {fps}")
-    given = from_micros(parse_rfc3339(start)) if isinstance(start, str) else start
-    if given is not None and given.tzinfo is None:
-        raise UsageError(f"start {given.isoformat()} has no time zone; write it as {given.isoformat()}Z for UTC")
-    return _read_frames(str(source), fps, given, limits)
+    given = parse_time(start, "start")
+    return _read_frames(str(source), fps, None if given is None else from_micros(given), limits)
 
 
 def _read_frames(source: str, fps: float, given: datetime | None, limits: DecodeLimits | None) -> Iterator[Frame]:

@@ -1,7 +1,7 @@
 """What runs in the process that decodes one file.
 
-The parent passes the open file and the shared memory as descriptors, so the process needs no path. Frames go through the
-shared memory, at most `SLOTS` at once, messages through stdin and stdout (`ingest.decoding.protocol`). The process
+The parent passes the open file and the shared memory as descriptors, so the process needs no path. Frames go through
+the shared memory, at most `SLOTS` at once, messages through stdin and stdout (`ingest.decoding.protocol`). The process
 applies its limits before it reads the file, and is killed when its parent dies.
 """
 
@@ -25,7 +25,7 @@ from ingest.decoding.protocol import DONE, FAILED, FRAME, FRAME_BODY, HEADER, OP
 
 _PR_SET_PDEATHSIG = 1
 _CPU_SECONDS, _CPU_SECONDS_PER_MIB = 300, 300
-"""CPU time that any file may use, and that it may use for each MiB. Footage of a still scene in 4K uses about 60 s a MiB."""
+"""CPU time that any file may use, and that it may use for each MiB. A still scene in 4K uses about 60 s a MiB."""
 
 
 def _limit(limits: DecodeLimits, size: int) -> None:

@@ -55,6 +55,7 @@ def segments_of(
     path: Path,
     stream_id: str,
     *,
+    name: str | None = None,
     start: datetime | None = None,
     seconds: float = 10.0,
     max_bytes: int = 256 * 2**20,
@@ -73,10 +74,10 @@ def segments_of(
     Raises:
         NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutter` and `ingest.decoding.sandbox`.
     """
-    with Decoding(path, limits=limits) as decoding:  # a malformed file must fail in the sandbox, before it is cut
+    with Decoding(path, name=name, limits=limits) as decoding:  # a malformed file must fail here, before it is cut
         info = decoding.info()
         began, clock = find_start(path, given=start, created=info.created)
-    for segment in cut(path, seconds=seconds, max_bytes=max_bytes):
+    for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
 
 
@@ -186,6 +187,7 @@ def publish_files(
                     each = segments_of(
                         path,
                         check_stream_id(str(file.stream_id)),
+                        name=file.file,
                         start=start,
                         seconds=seconds,
                         max_bytes=settings.object_bytes,

@@ -1,8 +1,8 @@
 """Cutting of a file into segments of about ten seconds, without decoding and without encoding again.
 
-Segments begin at intra frames, so two of them begin at least as far apart as requested, and at most one group of pictures
-farther. Where groups are open, the frames that follow an intra frame and are shown before it are dropped: they refer to
-the previous segment, which holds a frame of their second already.
+Segments begin at intra frames, so two of them begin at least as far apart as requested, and at most one group of
+pictures farther. Where groups are open, the frames that follow an intra frame and are shown before it are dropped:
+they refer to the previous segment, which holds a frame of their second already.
 
 A segment keeps the file's time base where the container allows it (MP4), and its first frame has pts 0.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import av
 
-from index.errors import DecodeFailed, MessageTooLarge, NotVideo
+from index.errors import DecodeFailed, MessageTooLarge, NotVideo, mask_url
 from ingest.decoding.decoder import open_container
 from ingest.decoding.sandbox import open_regular
 
@@ -44,33 +44,43 @@ class CutSegment:
     """Media type of `payload`."""
 
 
-def cut(path: Path, *, seconds: float = 10.0, max_bytes: int = 256 * 2**20) -> Iterator[CutSegment]:
+def cut(
+    path: Path, *, name: str | None = None, seconds: float = 10.0, max_bytes: int = 256 * 2**20
+) -> Iterator[CutSegment]:
     """The segments of a local file, in order.
 
     Args:
         path: a local file.
+        name: name of the file in error messages; its path by default. Credentials in it are masked.
         seconds: least distance from the start of a segment to the start of the next.
         max_bytes: most bytes of packets in a segment.
 
     Raises:
+        SourceNotFound: no such file, or no permission to read it.
         NotVideo: the file has no video, or its codec fits neither MP4 nor Matroska.
         MessageTooLarge: a segment exceeds `max_bytes`.
         DecodeFailed: the file cannot be read to its end; the segments before were yielded.
     """
-    source = open_regular(path)
+    shown = mask_url(name or str(path))
+    source = open_regular(path, name=shown)
     try:
-        yield from _cut_source(source, path, seconds, max_bytes)
+        yield from _cut_source(source, shown, seconds, max_bytes)
     finally:
         os.close(source)
 
 
-def _cut_source(source: int, path: Path, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
-    container, stream = open_container(source)
+def _cut_source(source: int, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+    try:
+        container, stream = open_container(source)
+    except NotVideo as error:
+        raise NotVideo(f"{shown}: {error}") from None
     try:
         kind = next((name for name in FORMATS if fits(name, stream)), None)
         if kind is None:
-            raise NotVideo(f"{path}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first")
-        yield from _cut(container, stream, kind, path, seconds, max_bytes)
+            raise NotVideo(
+                f"{shown}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first"
+            )
+        yield from _cut(container, stream, kind, shown, seconds, max_bytes)
     finally:
         container.close()
 
@@ -85,7 +95,7 @@ def fits(kind: str, stream: Any) -> bool:
         return False
 
 
-def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+def _cut(container: Any, stream: Any, kind: str, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
     segment: SegmentFile | None = None
     frame_seconds = float(1 / stream.average_rate) if stream.average_rate else _FRAME_SECONDS
     try:
@@ -106,13 +116,13 @@ def _cut(container: Any, stream: Any, kind: str, path: Path, seconds: float, max
             segment.add(packet, at)
             if segment.size > max_bytes:
                 raise MessageTooLarge(
-                    f"{path}: the segment at {segment.began:.0f} s has more than {max_bytes} bytes; cut shorter segments, "
-                    "encode the file with more key frames, or raise kafka.object_bytes"
+                    f"{shown}: the segment at {segment.began:.0f} s has more than {max_bytes} bytes; cut shorter "
+                    "segments, encode the file with more key frames, or raise kafka.object_bytes"
                 )
     except (av.error.FFmpegError, OSError) as error:
         if segment is not None:
             yield segment.close()
-        raise DecodeFailed(f"{path}: reading ended early ({error}); the segments before were cut") from error
+        raise DecodeFailed(f"{shown}: reading ended early ({error}); the segments before were cut") from error
     if segment is not None:
         yield segment.close()
 

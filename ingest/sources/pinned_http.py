@@ -2,8 +2,9 @@
 
 `Host` and the server name in TLS are still the URL's host, so that the certificate is verified against that name.
 
-The client is built on http.client and not on httpx. httpx would need the address in the URL and the name in an extension,
-its pool would share a TLS connection between two names at one address, and its responses are no files, which PyAV needs.
+The client is built on http.client and not on httpx. httpx would need the address in the URL and the name in an
+extension, its pool would share a TLS connection between two names at one address, and its responses are no files,
+which PyAV needs.
 """
 
 from __future__ import annotations

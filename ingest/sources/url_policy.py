@@ -1,10 +1,10 @@
 """The URL policy: which schemes, hosts and addresses may be read.
 
-The policy depends on who names the source. An operator's cameras are in private networks; a URL in a message or a playlist
-must not give access to them. A URL is therefore checked together with the addresses of its host, and the connection goes
-to an address that was checked (`CheckedUrl.address`). The name is not resolved a second time, because a hostile name
-server could answer differently (DNS rebinding). Addresses that no camera has, such as the link-local address at which
-clouds serve credentials, are reached only if `networks` contains them.
+The policy depends on who names the source. An operator's cameras are in private networks; a URL in a message or a
+playlist must not give access to them. A URL is therefore checked together with the addresses of its host, and the
+connection goes to an address that was checked (`CheckedUrl.address`). The name is not resolved a second time, because
+a hostile name server could answer differently (DNS rebinding). Addresses that no camera has, such as the link-local
+address at which clouds serve credentials, are reached only if `networks` contains them.
 
 This module opens no connection. Its callers check each URL before they connect, redirects and playlist entries too.
 """

@@ -114,6 +114,15 @@ def test_a_missing_file_and_a_forbidden_scheme(tmp_path: Path) -> None:
         list(read_frames("gopher://user:secret@host/film.mp4"))
 
 
+def test_a_start_is_a_datetime_rfc_3339_or_microseconds(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mp4", seconds=1)
+    at = datetime(2024, 3, 1, 8, tzinfo=UTC)
+    for start in (at, "2024-03-01T08:00:00Z", 1_709_280_000_000_000):
+        assert [f.captured_at for f in read_frames(tmp_path / "v.mp4", start=start)] == [at]
+    with pytest.raises(UsageError, match="start"):
+        read_frames(tmp_path / "v.mp4", start="noon")
+
+
 def test_a_naive_start_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="time zone"):
         read_frames(tmp_path / "v.mp4", start=datetime(2024, 3, 1))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.errors import DecodeFailed, MessageTooLarge, NotVideo
+from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SourceNotFound
 from ingest.segments.cutter import CutSegment, cut
 from tests.support.footage import make_video
 
@@ -123,8 +123,10 @@ def test_a_segment_over_the_bound_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(NotVideo):
-        list(cut(tmp_path / "v.mp4"))
+    with pytest.raises(NotVideo, match=r"^front: not a video file"):
+        list(cut(tmp_path / "v.mp4", name="front"))
+    with pytest.raises(SourceNotFound, match=r"^http://\*\*\*@camera/v: No such file"):
+        list(cut(tmp_path / "absent.mp4", name="http://user:hunter2@camera/v"))
 
 
 def test_a_truncated_file_gives_the_segments_before(tmp_path: Path) -> None:
