@@ -64,6 +64,7 @@ def segments_of(
     """Cut a local file into segments.
 
     Args:
+        name: name of the file in error messages; its path by default.
         start: UTC time of the first frame; read from the file or its name when None.
         seconds: minimum length of a segment.
         max_bytes: maximum size of a segment.
