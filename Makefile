@@ -28,10 +28,11 @@ coverage: setup  ## Measure which lines the tests of the packages run (system te
 demo: setup  ## Render two cameras, ingest them, ask, write demo-out/report.html
 	$(BIN)/sightline demo --out demo-out
 
-lint: setup  ## ruff and mypy --strict
+lint: setup  ## ruff, mypy --strict, and the layers of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+	$(BIN)/lint-imports --no-cache
 
 docs: setup  ## Build the documentation into site/, without warnings
 	$(BIN)/mkdocs build --strict --quiet

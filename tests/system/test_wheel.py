@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import venv
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,29 +33,50 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / built.stdout.splitlines()[-1]
 
 
+def _install(wheel: Path, home: Path, extra: str | None = None) -> Path:
+    """Install the wheel, with an extra, into a new environment below `home`; return its `sightline`.
+
+    uv links the packages from its cache, where the set-up of the tree has put them, so that this takes a second.
+    """
+    setup = subprocess.run(["bash", "infra/setup.sh", "--uv"], cwd=ROOT, capture_output=True, text=True, check=True)
+    uv = setup.stdout.strip()
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, home / "env"], cwd=ROOT, check=True)
+    what = str(wheel) if extra is None else f"{wheel}[{extra}]"
+    command = [uv, "pip", "install", "--quiet", "--python", home / "env/bin/python", "-c", "requirements.txt", what]
+    offline = subprocess.run([*command, "--offline"], cwd=ROOT, capture_output=True, check=False)
+    if offline.returncode != 0:  # the cache was emptied
+        subprocess.run(command, cwd=ROOT, check=True)
+    return home / "env" / "bin" / "sightline"
+
+
 @pytest.fixture(scope="module")
-def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `sightline` of a new environment that has the wheel, and everything else from this environment."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    venv.create(folder / "env", with_pip=False)
-    packages = next((folder / "env" / "lib").glob("python*/site-packages"))
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
-    # A .pth line adds the packages of this environment but not its editable install of the tree.
-    installed = next(p for p in sys.path if p.endswith("site-packages"))
-    (packages / "dependencies.pth").write_text(installed + "\n")
-    script = folder / "env" / "bin" / "sightline"
-    guarded = "if __name__ == '__main__':\n    run()\n"  # as installers write it; spawned workers import it
-    script.write_text(f"#!{folder}/env/bin/python\nfrom sightline.__main__ import run\n{guarded}")
-    script.chmod(0o755)
-    return script
+def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The `sightline` of a new environment that has the wheel and its dependencies, without any extra."""
+    home = tmp_path_factory.mktemp("elsewhere")
+    yield _install(wheel, home)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def with_extra(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Installs the wheel with an extra into a new environment; returns its `sightline`."""
+    yield lambda extra: _install(wheel, tmp_path, extra)
+    shutil.rmtree(tmp_path)
+
+
+def _environment(script: Path) -> dict[str, str]:
+    variables = environment(script.parents[2], SIGHTLINE_KAFKA_CONNECT_SECONDS="2")
+    return {name: value for name, value in variables.items() if name != "PYTHONPATH"}
 
 
 def _run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    home = script.parents[2]
-    variables = {k: v for k, v in environment(home).items() if k != "PYTHONPATH"}
     return subprocess.run(
-        [script, *map(str, arguments)], cwd=home, env=variables, capture_output=True, text=True, check=False
+        [script, *map(str, arguments)],
+        cwd=script.parents[2],
+        env=_environment(script),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -106,3 +128,61 @@ def test_it_works_outside_the_tree(outside: Path, profile: str) -> None:
     asked = _run(outside, "ask", "what colour was the truck ?", "--store", "store", "--profile", profile, "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["frames"] == 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        ("consume --group g --store store", "kafka"),
+        ("backfill --manifest footage --store store", "beam"),
+        ("model-service --store store", "service"),
+        ("train run plan.yaml --out out", "train"),
+    ],
+)
+def test_a_command_names_the_extra_that_is_not_installed(outside: Path, arguments: str, extra: str) -> None:
+    done = _run(outside, *arguments.split())
+    assert done.returncode == 1
+    assert f"needs the extra `{extra}`" in done.stderr
+    assert done.stderr.rstrip().endswith(f"pip install 'sightline[{extra}]'")
+
+
+def test_the_extra_kafka(with_extra: Callable[[str], Path]) -> None:
+    script = with_extra("kafka")
+    for arguments in ("publish footage", "deadletter list", "alerts watch"):
+        done = _run(script, *arguments.split(), "--servers", "127.0.0.1:9")  # the discard port: no broker
+        assert done.returncode == 1
+        assert "127.0.0.1:9" in done.stderr
+        assert "extra" not in done.stderr
+
+
+def test_the_extra_beam(with_extra: Callable[[str], Path], profile: str) -> None:
+    script = with_extra("beam")
+    rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "footage"])
+    assert rendered.returncode == 0, rendered.stderr
+    done = _run(script, "backfill", "--manifest", "footage", "--store", "store", "--profile", profile, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 6
+
+
+@pytest.mark.parametrize("extra", ["service", "web"])
+def test_the_extras_of_the_service(with_extra: Callable[[str], Path], profile: str, extra: str) -> None:
+    script = with_extra(extra)
+    rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "footage"])
+    assert rendered.returncode == 0, rendered.stderr
+    ingested = _run(script, "ingest", "footage", "--store", "store", "--profile", profile)
+    assert ingested.returncode == 0, ingested.stderr
+    command = [script, "model-service", "--store", "store", "--profile", profile, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=script.parents[2], env=_environment(script), stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline().startswith("listening on http://127.0.0.1:")
+        service.terminate()
+        service.communicate(timeout=60)
+    assert service.returncode == 0
+
+
+def test_the_extra_train(with_extra: Callable[[str], Path]) -> None:
+    done = _run(with_extra("train"), "train", "run", "plan.yaml", "--out", "out")
+    assert done.returncode != 0
+    assert "plan.yaml: cannot be read" in done.stderr
