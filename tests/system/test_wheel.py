@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,40 +33,50 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / built.stdout.splitlines()[-1]
 
 
-def _install(wheel: Path, home: Path, extra: str | None = None) -> Path:
-    """Install the wheel, with an extra, into a new environment below `home`; return its `sightline`.
+class Environment:
+    """A virtual environment in one place, made anew for each extra.
 
-    uv links the packages from its cache, where the set-up of the tree has put them, so that this takes a second.
+    uv links the packages from its cache, where the set-up of the tree has put them. The place stays the same so that
+    compiled modules, which name it, are compiled once.
     """
-    setup = subprocess.run(["bash", "infra/setup.sh", "--uv"], cwd=ROOT, capture_output=True, text=True, check=True)
-    uv = setup.stdout.strip()
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, home / "env"], cwd=ROOT, check=True)
-    what = str(wheel) if extra is None else f"{wheel}[{extra}]"
-    command = [uv, "pip", "install", "--quiet", "--python", home / "env/bin/python", "-c", "requirements.txt", what]
-    offline = subprocess.run([*command, "--offline"], cwd=ROOT, capture_output=True, check=False)
-    if offline.returncode != 0:  # the cache was emptied
-        subprocess.run(command, cwd=ROOT, check=True)
-    return home / "env" / "bin" / "sightline"
+
+    def __init__(self, home: Path, wheel: Path) -> None:
+        self.home, self.wheel = home, wheel
+        self._extra: str | None = "nothing is installed"
+
+    def install(self, extra: str | None = None) -> Path:
+        """Install the wheel and its dependencies, with an extra, into a new environment; return its `sightline`."""
+        if extra != self._extra:
+            setup = subprocess.run(["bash", "infra/setup.sh", "--uv"], cwd=ROOT, capture_output=True, check=True)
+            uv, env = setup.stdout.decode().strip(), str(self.home / "env")
+            what = str(self.wheel) if extra is None else f"{self.wheel}[{extra}]"
+            subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, env], cwd=ROOT, check=True)
+            command = [uv, "pip", "install", "--quiet", "--python", env, "--constraint", "requirements.txt", what]
+            offline = subprocess.run([*command, "--offline"], cwd=ROOT, capture_output=True, check=False)
+            if offline.returncode != 0:  # the cache was emptied
+                subprocess.run(command, cwd=ROOT, check=True)
+            self._extra = extra
+        return self.home / "env" / "bin" / "sightline"
 
 
 @pytest.fixture(scope="module")
-def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The `sightline` of a new environment that has the wheel and its dependencies, without any extra."""
+def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     home = tmp_path_factory.mktemp("elsewhere")
-    yield _install(wheel, home)
+    yield Environment(home, wheel)
     shutil.rmtree(home)
 
 
 @pytest.fixture
-def with_extra(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Installs the wheel with an extra into a new environment; returns its `sightline`."""
-    yield lambda extra: _install(wheel, tmp_path, extra)
-    shutil.rmtree(tmp_path)
+def outside(installation: Environment) -> Path:
+    """The `sightline` of an environment without any extra."""
+    return installation.install()
 
 
 def _environment(script: Path) -> dict[str, str]:
-    variables = environment(script.parents[2], SIGHTLINE_KAFKA_CONNECT_SECONDS="2")
-    return {name: value for name, value in variables.items() if name != "PYTHONPATH"}
+    home = script.parents[2]
+    more = {"SIGHTLINE_KAFKA_CONNECT_SECONDS": "2", "PYTHONPYCACHEPREFIX": str(home / "compiled")}
+    variables = environment(home, **more)
+    return {name: variables[name] for name in variables.keys() - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}}
 
 
 def _run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -146,8 +156,8 @@ def test_a_command_names_the_extra_that_is_not_installed(outside: Path, argument
     assert done.stderr.rstrip().endswith(f"pip install 'sightline[{extra}]'")
 
 
-def test_the_extra_kafka(with_extra: Callable[[str], Path]) -> None:
-    script = with_extra("kafka")
+def test_the_extra_kafka(installation: Environment) -> None:
+    script = installation.install("kafka")
     for arguments in ("publish footage", "deadletter list", "alerts watch"):
         done = _run(script, *arguments.split(), "--servers", "127.0.0.1:9")  # the discard port: no broker
         assert done.returncode == 1
@@ -155,23 +165,23 @@ def test_the_extra_kafka(with_extra: Callable[[str], Path]) -> None:
         assert "extra" not in done.stderr
 
 
-def test_the_extra_beam(with_extra: Callable[[str], Path], profile: str) -> None:
-    script = with_extra("beam")
+def test_the_extra_beam(installation: Environment, profile: str) -> None:
+    script = installation.install("beam")
     rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "footage"])
     assert rendered.returncode == 0, rendered.stderr
-    done = _run(script, "backfill", "--manifest", "footage", "--store", "store", "--profile", profile, "--json")
+    done = _run(script, "backfill", "--manifest", "short", "--store", "store-beam", "--profile", profile, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 6
 
 
 @pytest.mark.parametrize("extra", ["service", "web"])
-def test_the_extras_of_the_service(with_extra: Callable[[str], Path], profile: str, extra: str) -> None:
-    script = with_extra(extra)
+def test_the_extras_of_the_service(installation: Environment, profile: str, extra: str) -> None:
+    script = installation.install(extra)
     rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "footage"])
     assert rendered.returncode == 0, rendered.stderr
-    ingested = _run(script, "ingest", "footage", "--store", "store", "--profile", profile)
+    ingested = _run(script, "ingest", "short", "--store", "store-service", "--profile", profile)
     assert ingested.returncode == 0, ingested.stderr
-    command = [script, "model-service", "--store", "store", "--profile", profile, "--port", "0"]
+    command = [str(script), *["model-service", "--store", "store", "--port", "0", "--profile"], profile]
     with subprocess.Popen(
         command, cwd=script.parents[2], env=_environment(script), stdout=subprocess.PIPE, text=True
     ) as service:
@@ -182,7 +192,7 @@ def test_the_extras_of_the_service(with_extra: Callable[[str], Path], profile: s
     assert service.returncode == 0
 
 
-def test_the_extra_train(with_extra: Callable[[str], Path]) -> None:
-    done = _run(with_extra("train"), "train", "run", "plan.yaml", "--out", "out")
+def test_the_extra_train(installation: Environment) -> None:
+    done = _run(installation.install("train"), "train", "run", "plan.yaml", "--out", "out")
     assert done.returncode != 0
     assert "plan.yaml: cannot be read" in done.stderr
