@@ -1,4 +1,5 @@
-"""Conversions between values and columns: rows of the tables from records, matrices from Arrow lists, predicates, digests.
+"""Conversions between values and columns: rows of the tables from records, matrices from Arrow lists, predicates,
+digests.
 
 This module does not open tables; `index.schemas` says what each column is.
 """
@@ -85,7 +86,8 @@ def key_columns(stream_id: str, key: str, captured_at: NDArray[np.int64]) -> lis
 
 
 def segment_row(key: str, segment: Segment) -> dict[str, Any]:
-    """The row of one segment for the table `segments`; `key` is its `segment_key`. Credentials in its URI are masked."""
+    """The row of one segment for the table `segments`; `key` is its `segment_key`. Credentials in its URI are
+    masked."""
     return {**segment.model_dump(), "segment": key, "uri": mask_url(segment.uri)}
 
 

@@ -1,8 +1,8 @@
 """Optional dependencies: which extra of the distribution installs a module, and the error that says so.
 
-`pip install sightline` installs what the client, the store, ingest of files and `ask` need. Everything else is an extra;
-see `[project.optional-dependencies]` in pyproject.toml. A command imports the modules of its extra only when it runs, and
-the command line turns the `ModuleNotFoundError` into `ExtraMissing`.
+`pip install sightline` installs what the client, the store, ingest of files and `ask` need. Everything else is an
+extra; see `[project.optional-dependencies]` in pyproject.toml. A command imports the modules of its extra only when it
+runs, and the command line turns the `ModuleNotFoundError` into `ExtraMissing`.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Files on a local disk: atomic and durable writes, and the folder of the user's caches.
 
-A file that is written here is never seen half-written. `write_atomically` and `atomic_file` write a temporary file in the
-folder of the target, sync it, rename it to the target, and sync the folder. What that promises:
+A file that is written here is never seen half-written. `write_atomically` and `atomic_file` write a temporary file in
+the folder of the target, sync it, rename it to the target, and sync the folder. What that promises:
 
-- While it runs, and if the process is killed: a reader sees the whole old content (or no file, if there was none) or the
-  whole new content, never a mixture and never an empty file.
+- While it runs, and if the process is killed: a reader sees the whole old content (or no file, if there was none) or
+  the whole new content, never a mixture and never an empty file.
 - After it returns: the new content survives a power cut, provided that the disk and the file system honour `fsync`.
 - Power cut while it runs: after the restart there is the old content or the new content, whole.
 - If it raises: the target is unchanged and the temporary file is removed. One exception: an error while the folder is
   synced is raised after the rename, so the new content is visible but may not survive a power cut.
 
-With `durable=False` both syncs are left out. Readers and killed processes see the same as above, but after a power cut the
-target may be old, absent, empty or damaged. This is for caches and for status files that are written every second.
+With `durable=False` both syncs are left out. Readers and killed processes see the same as above, but after a power cut
+the target may be old, absent, empty or damaged. This is for caches and for status files that are written every second.
 
 A process that is killed leaves its temporary file behind: `<name>.<8 hex digits>.part`, beside the target. Whoever owns
 the folder may delete files that end in `PART` when no writer is active. Two concurrent writers of one target use two
@@ -47,13 +47,13 @@ def write_atomically(
 ) -> None:
     """Replace the content of a file, or create the file: all or nothing.
 
-    The module's docstring says what survives a crash. The new file has the permissions of any newly created file (it does
-    not inherit those of the file it replaces); a symbolic link at `path` is replaced, not followed.
+    The module's docstring says what survives a crash. The new file has the permissions of any newly created file (it
+    does not inherit those of the file it replaces); a symbolic link at `path` is replaced, not followed.
 
     Args:
         path: the file to write.
-        data: the content: bytes, a string (written as UTF-8, line ends unchanged), or a function that writes the content
-            into the binary file it is given and does not close it.
+        data: the content: bytes, a string (written as UTF-8, line ends unchanged), or a function that writes the
+            content into the binary file it is given and does not close it.
         parents: create missing parent folders, whose entries are then durable too.
         durable: wait until file and folder are on the disk; `False` for what may be lost in a power cut.
 

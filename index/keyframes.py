@@ -4,9 +4,9 @@
     accept f in descending R while max cos(f, accepted) < τ, until K are accepted
 
 Exact means: the cosines are those of float64 arithmetic on the float32 values, rounded to 12 decimals, because the last
-bits of a float64 sum depend on its order. So cosines that are mathematically equal are ties, which the earlier frame wins,
-and a cosine that is mathematically equal to τ is not below τ. Most of the work is done in float32, whose error is bounded;
-what that bound leaves undecided is computed again in float64.
+bits of a float64 sum depend on its order. So cosines that are mathematically equal are ties, which the earlier frame
+wins, and a cosine that is mathematically equal to τ is not below τ. Most of the work is done in float32, whose error is
+bounded; what that bound leaves undecided is computed again in float64.
 
 This module uses numpy only. It does not know where frames come from, nor which K and τ a model needs.
 """
@@ -51,8 +51,8 @@ def select_keyframes(
 ) -> NDArray[np.int64]:
     """Positions of at most `k` keyframes, in the order of selection (Algorithm 1).
 
-    Candidates are visited in descending relevance, a block at a time; one small matrix product compares a block with the
-    frames accepted so far. So the work is proportional to the number of candidates visited: a few hundred in varied
+    Candidates are visited in descending relevance, a block at a time; one small matrix product compares a block with
+    the frames accepted so far. So the work is proportional to the number of candidates visited: a few hundred in varied
     footage, all N only where nearly all frames are similar to accepted ones.
 
     Args:
@@ -85,7 +85,8 @@ def _select(scored: _ScoredFrames, k: int, tau: float, floor: float, inclusive: 
     """Algorithm 1: positions in the order of acceptance.
 
     1. Take candidates in float32 order into `queue`, without those that the bound alone shows to be similar.
-    2. Compute the exact relevance of the first candidates. Those above `horizon` precede all others, so they are sorted.
+    2. Compute the exact relevance of the first candidates. Those above `horizon` precede all others, so they are
+       sorted.
     3. Accept or refuse them in that order; where the float32 cosine is within the bound of τ, compute it exactly.
     """
     ranking, slack = _Ranking(scored.scores), scored.slack
@@ -139,7 +140,8 @@ def fill_gaps(selected: NDArray[np.int64], n: int, k: int) -> NDArray[np.int64]:
     """Fill the gaps between selected frames until there are min(k, n), as the released code does.
 
     For R missing frames, D is the smallest integer with Σ(⌈len/D⌉ − 1) ≤ R over the maximal runs of unselected frames.
-    Each run receives ⌈len/D⌉ − 1 frames, evenly spaced. Frames still missing are taken backwards from the last run's end.
+    Each run receives ⌈len/D⌉ − 1 frames, evenly spaced. Frames still missing are taken backwards from the last run's
+    end.
 
     Args:
         selected: int64[m], positions of selected frames.

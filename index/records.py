@@ -1,7 +1,7 @@
 """Value objects of what is stored: encoder identities, segments and frames; and the two forms of a time.
 
-A frame is identified by (stream_id, captured_at), in UTC microseconds; beside it are the stream's own pts and the source
-of the clock. Arrays are column-wise: row i of every array is the same frame.
+A frame is identified by (stream_id, captured_at), in UTC microseconds; beside it are the stream's own pts and the
+source of the clock. Arrays are column-wise: row i of every array is the same frame.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     patches   one row per frame: the M patch tokens, by far the most bytes; read for the frames of one question only
     segments  one row per committed segment: what was ingested, from where and how
 
-The picture is a column of `frames`, which a reader loads only on request, so that deleting a frame deletes its picture in
-the same commit.
+The picture is a column of `frames`, which a reader loads only on request, so that deleting a frame deletes its picture
+in the same commit.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def check_stream_id(stream_id: str) -> str:
     """Return `stream_id`. Raises UsageError if it is not a valid name of a stream."""
     if not _STREAM.fullmatch(stream_id):
         raise UsageError(
-            f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+            f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or "
+            "digit first"
         )
     return stream_id
 

@@ -3,15 +3,15 @@
 A stream that arrives in segments has no first frame to count from: segments begin between two seconds, have any length,
 and some are lost. The grid is therefore UTC itself:
 
-- The second of a frame is the UTC second of its `captured_at`. A frame at most `EARLY_MICROS` before a second belongs to
-  that second, because containers round times (a 90 kHz stream by some microseconds).
+- The second of a frame is the UTC second of its `captured_at`. A frame at most `EARLY_MICROS` before a second belongs
+  to that second, because containers round times (a 90 kHz stream by some microseconds).
 - A segment yields its first frame of each second, so a segment that begins at 9.98 yields one frame for second 9 too.
-- The store keeps one frame of each second of a stream: that of the segment that was committed first. In the example, the
-  segment before has second 9 already, and the frame at 9.98 is left out. If that segment is missing, it is kept.
+- The store keeps one frame of each second of a stream: that of the segment that was committed first. In the example,
+  the segment before has second 9 already, and the frame at 9.98 is left out. If that segment is missing, it is kept.
 
 So each UTC second of which footage was recorded has exactly one frame; none is lost or doubled where segments meet. One
-exception: where the decoder reads intra frames only, which are at most a second apart, the second in which a stream ends
-may have none.
+exception: where the decoder reads intra frames only, which are at most a second apart, the second in which a stream
+ends may have none.
 """
 
 from __future__ import annotations

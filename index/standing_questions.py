@@ -3,10 +3,10 @@
     <url>/alerts/questions/<id>.json    one StandingQuestion
     <url>/alerts/state/<stream>.json    the alert state of one stream; `ingest.alerts.scorer` defines its content
 
-They are objects and not rows of a table, because a question is added or removed by one write or one delete: two people who
-do it at the same time lose nothing, and a worker finds changes by listing a folder every few seconds. A Delta table would
-cost several requests each time, and its log would grow. An object is visible as a whole or not at all; on a local disk it
-is durable too (`index.files`).
+They are objects and not rows of a table, because a question is added or removed by one write or one delete: two people
+who do it at the same time lose nothing, and a worker finds changes by listing a folder every few seconds. A Delta table
+would cost several requests each time, and its log would grow. An object is visible as a whole or not at all; on a local
+disk it is durable too (`index.files`).
 
 This module does not know how frames are scored nor when an alert is raised.
 """
@@ -41,7 +41,8 @@ _log = structlog.get_logger(__name__)
 class AlertRule(BaseModel):
     """When the scores of a stream raise and clear an alert.
 
-    Scores are cosines. Frames come once a second. With the *background*, the recent scores of the stream without an alert:
+    Scores are cosines. Frames come once a second. With the *background*, the recent scores of the stream without an
+    alert:
 
         high = median + max(spread · (q − median), floor)      q: the `quantile` of the background
         low  = median + low_share · (high − median)
@@ -142,7 +143,8 @@ def make_question(
     rule: AlertRule | None = None,
     created_at: int,
 ) -> StandingQuestion:
-    """Build a standing question. The same text, streams, encoder and rule give the same id, so adding it twice adds one.
+    """Build a standing question. The same text, streams, encoder and rule give the same id, so adding it twice adds
+    one.
 
     Args:
         text: the question; white space is normalized.
@@ -236,7 +238,8 @@ class StandingQuestionStore:
         if len(found) != 1:
             there = ", ".join(f"{question.id} ({question.name})" for question in (found or held)[:8]) or "none"
             raise UnknownQuestion(
-                f"{which!r}: {len(found) or 'no'} standing questions of that id or name in {mask_url(self.url)}; there are {there}"
+                f"{which!r}: {len(found) or 'no'} standing questions of that id or name in {mask_url(self.url)}; there "
+                f"are {there}"
             )
         self._delete(f"questions/{found[0].id}.json")
         return found[0]

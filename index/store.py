@@ -10,9 +10,9 @@
     search, seal, reindex      `index.search`
     verify, compact, forget    `index.maintenance`
 
-What survives a power cut on a local disk: shards and standing questions do (`index.files`). Delta commits are atomic and
-survive a killed process, but deltalake 1.6.6 does not sync what it writes: commits of the last seconds may be lost or
-damaged. `verify` finds that; a source that still has the footage is then read again from the stored offset.
+What survives a power cut on a local disk: shards and standing questions do (`index.files`). Delta commits are atomic
+and survive a killed process, but deltalake 1.6.6 does not sync what it writes: commits of the last seconds may be lost
+or damaged. `verify` finds that; a source that still has the footage is then read again from the stored offset.
 
 This module does not know how frames are decoded or encoded, nor what a question is.
 """
@@ -322,6 +322,6 @@ def _require_all(window: Window, missing: NDArray[np.bool_], what: str) -> None:
     if missing.any():
         i = int(np.flatnonzero(missing)[0])
         raise StoreCorrupt(
-            f"{window.stream_ids[window.stream_index[i]]} at {rfc3339(window.captured_at[i])}: no {what} for this frame "
-            f"({int(missing.sum())} in all); run `sightline verify`"
+            f"{window.stream_ids[window.stream_index[i]]} at {rfc3339(window.captured_at[i])}: no {what} for this "
+            f"frame ({int(missing.sum())} in all); run `sightline verify`"
         )

@@ -123,8 +123,8 @@ class Tables:
             )
         if encoding is not None and str(encoding) != str(stored_encoding):  # ε counts for `differential` only
             raise UsageError(
-                f"{shown}: keeps patches as {stored_encoding}, asked for {encoding}; the encoding is chosen when a store is "
-                "created: leave the option out, or ingest into a new store"
+                f"{shown}: keeps patches as {stored_encoding}, asked for {encoding}; the encoding is chosen when a "
+                "store is created: leave the option out, or ingest into a new store"
             )
         return cls._at(url, stored_encoders, stored_encoding)
 

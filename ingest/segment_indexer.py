@@ -164,7 +164,8 @@ class SegmentIndexer:
     def announce(self, batch: CommittedBatch) -> bool:
         """Score the frames of `batch`, then publish its segments and alerts. Returns True when they are delivered.
 
-        When they are not delivered, the alerts are published with a later batch of these streams or by the next process.
+        When they are not delivered, the alerts are published with a later batch of these streams or by the next
+        process.
         """
         alerts = list(batch.late_alerts)
         for each in batch.segments:

@@ -1,12 +1,12 @@
 """Appending one segment: what of it the store lacks, and three commits that store it exactly once.
 
-A segment is written to `patches`, then to `frames`, then to `segments`. So a frame that a reader sees has its patches, and
-a segment that is listed is complete. Each commit carries the application transaction (digest of stream, source and
-generation; chunk). An append that was killed between two commits is completed by the same append, which skips the tables
-that have the transaction already.
+A segment is written to `patches`, then to `frames`, then to `segments`. So a frame that a reader sees has its patches,
+and a segment that is listed is complete. Each commit carries the application transaction (digest of stream, source and
+generation; chunk). An append that was killed between two commits is completed by the same append, which skips the
+tables that have the transaction already.
 
-`index.commits.bulk` commits many chunks at once with the same transactions; `index.commits.offset` commits segments with
-the offsets of their source.
+`index.commits.bulk` commits many chunks at once with the same transactions; `index.commits.offset` commits segments
+with the offsets of their source.
 """
 
 from __future__ import annotations

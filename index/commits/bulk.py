@@ -1,9 +1,10 @@
 """Chunks that are written first and committed later, many in one commit: for the workers of one large job.
 
-`write` puts the rows of a chunk into Parquet files in the folders of the tables, where no reader sees them before a commit
-names them. `commit` adds a group of chunks to each table in one commit, `patches` first and `segments` last, with the same
-transactions as `index.commits.append`: chunks that the store has already are left out, so repeating both steps changes
-nothing. Files that no commit ever names are deleted by the next `forget` or `compact`, once they are an hour old.
+`write` puts the rows of a chunk into Parquet files in the folders of the tables, where no reader sees them before a
+commit names them. `commit` adds a group of chunks to each table in one commit, `patches` first and `segments` last,
+with the same transactions as `index.commits.append`: chunks that the store has already are left out, so repeating both
+steps changes nothing. Files that no commit ever names are deleted by the next `forget` or `compact`, once they are an
+hour old.
 
 This module does not know which worker writes which chunk, nor what a chunk was decoded from.
 """

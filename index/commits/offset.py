@@ -1,11 +1,13 @@
-"""Segments of many streams stored together with the offsets they were read at: exactly once, through crashes and takeovers.
+"""Segments of many streams stored together with the offsets they were read at: exactly once, through crashes and
+takeovers.
 
 A batch is one commit in each of the three tables, `patches` first and `segments` last. Each commit carries, as an
-application transaction, the next offset of every partition in the batch. `segments` is the authority: a batch must begin
-at the offsets that `segments` holds, or it is refused, and a message is stored once `segments` is past it.
+application transaction, the next offset of every partition in the batch. `segments` is the authority: a batch must
+begin at the offsets that `segments` holds, or it is refused, and a message is stored once `segments` is past it.
 
-- A worker killed before the last commit leaves `patches` or `frames` ahead of `segments`. The next owner of the partition
-  sees that from the offsets of those tables, deletes the rows of its messages and writes them again, in the same commit.
+- A worker killed before the last commit leaves `patches` or `frames` ahead of `segments`. The next owner of the
+  partition sees that from the offsets of those tables, deletes the rows of its messages and writes them again, in the
+  same commit.
 - Fencing: Delta refuses concurrent commits with the same application id but accepts a lower version without an error
   (deltalake 1.6.6). So each commit requires the versions that were read before.
 - The application id is `topic/partition`. A topic that was deleted and created again counts from 0, so a second
@@ -137,8 +139,8 @@ class OffsetCommitter:
             stored = reached["segments"][app]
             if stored != step.before:
                 raise CommitFenced(
-                    f"{mask_url(tables.url)}: {app} is at {stored}, this worker expected {step.before}: another worker has "
-                    "committed it; start again from the stored offset"
+                    f"{mask_url(tables.url)}: {app} is at {stored}, this worker expected {step.before}: another worker "
+                    "has committed it; start again from the stored offset"
                 )
         new = self._new_frames([each for each in batch if not each.rejected])
         for table, rows_of in ((tables.patches, tables.patch_store.rows), (tables.frames, frame_rows)):

@@ -1,8 +1,9 @@
 """One Delta table of the store: creation, exactly-once appends, reads by predicate, deletion and log maintenance.
 
-`StoreTable` wraps a table of `deltalake`. Each write is one Delta commit. A commit can carry *application transactions*:
-pairs of an application id (a string) and a version (an integer) that Delta stores in the same commit as the rows. They
-make an append that is repeated after a crash harmless, and they fence off a worker that another one has replaced.
+`StoreTable` wraps a table of `deltalake`. Each write is one Delta commit. A commit can carry *application
+transactions*: pairs of an application id (a string) and a version (an integer) that Delta stores in the same commit as
+the rows. They make an append that is repeated after a crash harmless, and they fence off a worker that another one has
+replaced.
 
 A commit that conflicts with a concurrent one is tried again from the start (`retry_conflicts`). Errors of the libraries
 are translated into those of `index.errors` (`translate_errors`).
@@ -252,8 +253,8 @@ class StoreTable:
                 stored = table.transaction_version(app)
                 if stored != expected:
                     raise CommitFenced(
-                        f"{mask_url(self.uri)}: {app} is at {stored}, this worker expected {expected}: another worker has "
-                        "committed it; start again from the stored offset"
+                        f"{mask_url(self.uri)}: {app} is at {stored}, this worker expected {expected}: another worker "
+                        "has committed it; start again from the stored offset"
                     )
             transactions = [Transaction(app, version) for app, (_, version) in advances.items()]
             write_deltalake(
@@ -396,7 +397,8 @@ class StoreTable:
         self.configure(_CONFIGURATION)
 
     def vacuum(self) -> int:
-        """Delete files that were replaced, or written and never committed, over `GRACE_HOURS` ago; returns their number."""
+        """Delete files that were replaced, or written and never committed, over `GRACE_HOURS` ago; returns their
+        number."""
         with translate_errors(self.uri):
             return len(
                 self.open().vacuum(
@@ -440,7 +442,8 @@ def _expression(where: RowFilter | None) -> pads.Expression | None:
 
 _RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 _WRITER = {
-    # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost time.
+    # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost
+    # time.
     "frames": WriterProperties(
         compression="UNCOMPRESSED",
         max_row_group_size=4096,  # what a reader of pictures holds in memory

@@ -65,7 +65,8 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
 
 
 def _has_files(tables: Tables, stream_id: str) -> bool:
-    """Whether any table has files of a stream, listed or not: those of a `forget` that was killed before it deleted them."""
+    """Whether any table has files of a stream, listed or not: those of a `forget` that was killed before it deleted
+    them."""
     for table in tables.all():
         files, folder = fsspec.core.url_to_fs(f"{table.uri}/stream_id={stream_id}")
         if files.exists(folder):

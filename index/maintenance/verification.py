@@ -62,7 +62,8 @@ def _duplicates(keys: pa.Table, name: str) -> list[str]:
     groups = keys.group_by(["stream_id", "captured_at"]).aggregate([("segment", "count")])
     twice = groups.filter(pc.greater(groups["segment_count"], 1))
     return [
-        f"table {name}: {row['values']} has {row['counts']} frames that are stored twice; forget the stream and ingest again"
+        f"table {name}: {row['values']} has {row['counts']} frames that are stored twice; forget the stream and ingest "
+        "again"
         for row in pc.value_counts(twice["stream_id"]).to_pylist()
     ]
 

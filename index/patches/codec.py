@@ -16,8 +16,8 @@ All numbers are little endian. A frame has M patches of D channels.
                   A patch whose bit is not set has not changed. The differences of a still picture are small numbers,
                   which Parquet's ZSTD compresses well.
 
-Error of `differential`. A patch p is written only if cos(p, p̂) < 1 − ε, where p̂ is what readers have in its place, after
-quantization and rounding. So every decoded patch that is not zero has
+Error of `differential`. A patch p is written only if cos(p, p̂) < 1 − ε, where p̂ is what readers have in its place,
+after quantization and rounding. So every decoded patch that is not zero has
 
     cos(p, p̂) ≥ min(1 − ε, c)                    c: the cosine after quantization alone, where p was written
 

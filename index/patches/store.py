@@ -106,7 +106,8 @@ class PatchStore:
         return pa.Table.from_arrays([*keys, _timestamps(heads), _binary_array(data)], schema=PATCHES_DIFFERENTIAL)
 
     def make_independent(self, stream_id: str, before: int) -> None:
-        """Make the frames from `before` on (UTC microseconds) decodable without earlier ones, which may then be deleted.
+        """Make the frames from `before` on (UTC microseconds) decodable without earlier ones, which may then be
+        deleted.
 
         Each chain that contains `before` is split there, in one commit. Where a patch of a later frame had not changed
         since an earlier frame, its value is kept with the later frame.
@@ -135,8 +136,8 @@ class PatchStore:
             columns = [*key_columns(stream_id, segment, times), _timestamps(heads), _binary_array(left)]
             self._table.replace(
                 pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
-                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= {sql_timestamp(int(times[0]))} "
-                f"AND captured_at <= {sql_timestamp(int(times[-1]))}",
+                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= "
+                f"{sql_timestamp(int(times[0]))} AND captured_at <= {sql_timestamp(int(times[-1]))}",
             )
 
     # ---- reading -----------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """FAISS shards: one immutable file per stream and UTC day, a cache of the vectors in Parquet.
 
 A shard is two files: `<day>.faiss`, a flat inner-product index that is memory-mapped for reading, and `<day>.npz`, with
-the capture times, the segments it contains, the identity of the encoder and the size of the first file. The second file is
-written last. Both are written atomically and durably, so a shard is complete or absent, also after a power cut.
+the capture times, the segments it contains, the identity of the encoder and the size of the first file. The second file
+is written last. Both are written atomically and durably, so a shard is complete or absent, also after a power cut.
 
-Search is flat and exact: a day has at most 86,400 vectors, which one core scans in a few milliseconds, and no index has to
-be trained. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
+Search is flat and exact: a day has at most 86,400 vectors, which one core scans in a few milliseconds, and no index has
+to be trained. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Detection of alerts: one standing question at one camera, from the history of its scores to raised and cleared alerts.
+"""Detection of alerts: one standing question at one camera, from the history of its scores to raised and cleared
+alerts.
 
 Scores are integers, ten-thousandths of a cosine, so that a worker that computes them again from the stored frames gets
 exactly the same numbers, whatever the batches. Times are whole UTC seconds. This module knows nothing of texts, frames,
@@ -81,8 +82,8 @@ class AlertTransition(NamedTuple):
 class Hysteresis:
     """The state machine of an alert.
 
-    An alert is raised when `raise_frames` of the last `of_frames` frames are above the high threshold. It is cleared after
-    `clear_seconds` below the low threshold, or by a gap between frames.
+    An alert is raised when `raise_frames` of the last `of_frames` frames are above the high threshold. It is cleared
+    after `clear_seconds` below the low threshold, or by a gap between frames.
     """
 
     rule: AlertRule

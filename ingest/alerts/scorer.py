@@ -5,11 +5,11 @@
     alerts = scorer.score(frames)       after the frames are stored
     scorer.save()                       after `late` and `alerts` are published
 
-The state of a stream (its usual scores, its open alerts) is an object beside the store. It is written after an alert was
-published, and otherwise every few minutes. A worker that takes over a stream loads the state and continues with the
+The state of a stream (its usual scores, its open alerts) is an object beside the store. It is written after an alert
+was published, and otherwise every few minutes. A worker that takes over a stream loads the state and continues with the
 frames that the store holds after it. Scores depend on the stored frames only, so the worker finds the same alerts with
-the same ids; those may not have been published, and are published again. An alert may therefore be published twice, with
-one id, but it is never lost and never raised twice.
+the same ids; those may not have been published, and are published again. An alert may therefore be published twice,
+with one id, but it is never lost and never raised twice.
 
 A frame that is not later than one that was scored is skipped: a late or repeated frame raises nothing. This module does
 not know Kafka.

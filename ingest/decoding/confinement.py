@@ -10,10 +10,11 @@
     seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket, no executable memory
 
 Descriptors that are open already stay usable; that is how a decoder gets its input and its shared memory. A kernel that
-lacks a layer is not an error: `Posture` says which layers hold, and `require` refuses to go on without them. Everything is
-done by system calls through ctypes, since the packages for Landlock and seccomp on the package index are younger than the
-kernel interfaces that they wrap. The constants are from the kernel's user-space headers (linux/landlock.h, linux/seccomp.h,
-linux/filter.h, asm/unistd.h). The process must have one thread. What is imported after `confine` fails to load.
+lacks a layer is not an error: `Posture` says which layers hold, and `require` refuses to go on without them. Everything
+is done by system calls through ctypes, since the packages for Landlock and seccomp on the package index are younger
+than the kernel interfaces that they wrap. The constants are from the kernel's user-space headers (linux/landlock.h,
+linux/seccomp.h, linux/filter.h, asm/unistd.h). The process must have one thread. What is imported after `confine` fails
+to load.
 """
 
 from __future__ import annotations
@@ -301,7 +302,8 @@ def _apply_seccomp(*, network: bool, files: bool) -> None:
 
 
 def _program(machine: str, *, network: bool, files: bool) -> bytes:
-    """The filter: instructions of classic BPF, 8 bytes each. Offsets: 0 the call, 4 the architecture, 16 + 8 n argument n."""
+    """The filter: instructions of classic BPF, 8 bytes each. Offsets: 0 the call, 4 the architecture, 16 + 8 n argument
+    n."""
     column = 0 if machine == "x86_64" else 1
     out: list[tuple[int, int, int, int]] = []
 

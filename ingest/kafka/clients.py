@@ -1,6 +1,7 @@
 """Kafka clients: consumers, producers and topics created from the settings, and their errors translated into ours.
 
-Besides `ingest.kafka.poller`, this is the only module that uses kafka-python's classes. It knows nothing of the messages.
+Besides `ingest.kafka.poller`, this is the only module that uses kafka-python's classes. It knows nothing of the
+messages.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def translate_errors(settings: KafkaSettings) -> Iterator[None]:
         raise
     except errors.MessageSizeTooLargeError as error:
         raise MessageTooLarge(
-            f"{shown}: the broker rejects a message of this size; lower kafka.inline_bytes or raise its message.max.bytes"
+            f"{shown}: the broker rejects a message of this size; lower kafka.inline_bytes or raise its "
+            "message.max.bytes"
         ) from error
     except (
         errors.AuthorizationError,
@@ -48,12 +50,13 @@ def translate_errors(settings: KafkaSettings) -> Iterator[None]:
         errors.UnsupportedSaslMechanismError,
     ) as error:
         raise BrokerUnavailable(
-            f"{shown}: refused ({type(error).__name__.removesuffix('Error')}); check the user, the password and the ACLs"
+            f"{shown}: refused ({type(error).__name__.removesuffix('Error')}); check the user, the password and the "
+            "ACLs"
         ) from error
     except (errors.KafkaTimeoutError, errors.KafkaConnectionError, errors.NodeNotReadyError) as error:
         raise BrokerUnavailable(
-            f"{shown}: no answer within {settings.connect_seconds:g} s over {settings.security_protocol}; check the address, "
-            "that the broker runs, and that it speaks this protocol"
+            f"{shown}: no answer within {settings.connect_seconds:g} s over {settings.security_protocol}; check the "
+            "address, that the broker runs, and that it speaks this protocol"
         ) from error
     except errors.KafkaError as error:
         raise KafkaProblem(f"{shown}: {type(error).__name__}: {error}") from error

@@ -1,8 +1,8 @@
 """Dead letters: messages that could not be stored, listed and replayed.
 
-The topic is compacted and keyed by origin (topic/partition/offset of the message), so only the latest letter of a message
-counts. A record without a value marks a letter as replayed. A worker that is killed may write a letter twice; it is
-listed once.
+The topic is compacted and keyed by origin (topic/partition/offset of the message), so only the latest letter of a
+message counts. A record without a value marks a letter as replayed. A worker that is killed may write a letter twice;
+it is listed once.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _read_topic(settings: KafkaSettings, topic: str) -> Iterator[tuple[str, byte
                         yield (record.key or b"").decode(errors="replace"), record.value
                 if time.monotonic() > deadline:
                     raise KafkaProblem(
-                        f"{topic}: the broker sent no record for {settings.connect_seconds:g} s, before the end of the topic; try again"
+                        f"{topic}: the broker sent no record for {settings.connect_seconds:g} s, before the end of the "
+                        "topic; try again"
                     )
     finally:
         consumer.close()

@@ -48,7 +48,8 @@ class ConsumerMetrics:
         self.newest = gauge("newest_timestamp_seconds", "Capture time of the newest stored frame", "stream")
         self.drift = gauge(
             "clock_drift_seconds",
-            "End of the newest segment by the camera's clock minus the time it was read at: above 0, the clock is ahead",
+            "End of the newest segment by the camera's clock minus the time it was read at: above 0, the clock is "
+            "ahead",
             "stream",
         )
         self.segments = counter("segments", "Segments stored", "stream")

@@ -119,8 +119,8 @@ def read_ownership(
             if not accept_recreated:
                 what = "was deleted and created again" if recreated else f"ends at {end}"
                 raise TopicRecreated(
-                    f"{partition.app}: the store has read up to offset {before} and the topic {what}; find out why, then "
-                    "pass --accept-recreated once to read it from its first message; no frame is stored twice"
+                    f"{partition.app}: the store has read up to offset {before} and the topic {what}; find out why, "
+                    "then pass --accept-recreated once to read it from its first message; no frame is stored twice"
                 )
             committer.reset([app for app in (partition.app, topic_app) if app is not None])
             before = 0
@@ -128,8 +128,8 @@ def read_ownership(
         if before is not None and before < first:
             if not accept_expired and not (accept_recreated and before == 0):
                 raise OffsetsExpired(
-                    f"{partition.app}: messages {before} to {first - 1} have expired before they were stored; publish that "
-                    "footage again and pass --accept-expired once, and give the topic a longer retention"
+                    f"{partition.app}: messages {before} to {first - 1} have expired before they were stored; publish "
+                    "that footage again and pass --accept-expired once, and give the topic a longer retention"
                 )
             start = first
         assignments.append(OwnedPartition(partition, before, start, topic_app))

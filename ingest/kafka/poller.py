@@ -70,7 +70,8 @@ def consume(
 
     Raises:
         BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used.
-        StoreError: the store does not accept the frames. Nothing is lost: the next worker starts at the store's offsets.
+        StoreError: the store does not accept the frames. Nothing is lost: the next worker starts at the store's
+            offsets.
     """
     stop = stop or threading.Event()
     topic_id = make_topics(kafka)[kafka.segments]
@@ -100,8 +101,8 @@ def consume(
         return indexer.report
 
 
-# kafka-python 3.0.12 sets aside what is left of a fetch when its partition is paused, and does not resume it while other
-# partitions are being fetched. A poll that takes everything that was fetched leaves nothing to set aside.
+# kafka-python 3.0.12 sets aside what is left of a fetch when its partition is paused, and does not resume it while
+# other partitions are being fetched. A poll that takes everything that was fetched leaves nothing to set aside.
 _MAX_POLL_RECORDS = 1_000_000
 
 

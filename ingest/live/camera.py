@@ -2,7 +2,8 @@
 
 The thread does not rely on the process: one that sends no message for too long is killed, whether or not its own
 watchdog works. After a failure the camera is connected to again after a pause that doubles each time, with jitter, so
-that a hundred cameras behind one switch do not reconnect at the same moment. Threads of cameras never wait for each other.
+that a hundred cameras behind one switch do not reconnect at the same moment. Threads of cameras never wait for each
+other.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The process of one camera: `python -m ingest.live.camera_process` reads a live URL and writes segments into a folder.
 
-From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`), and nothing else. When stdin is closed,
-by the parent or because the parent has died, the packets received so far are written as a last segment.
+From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`), and nothing else. When stdin is
+closed, by the parent or because the parent has died, the packets received so far are written as a last segment.
 To the parent, on stdout, lines of JSON:
     {"event": "open", "codec", "width", "height"}
     {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     about twice a second while packets arrive
     {"event": "segment", "name", "start", "duration", "frames", "bytes"}             its file is complete and durable
     {"event": "error", "type", "message"}                                            the last line
-A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends nothing
-for too long, it writes the open segment and ends the process.
+A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends
+nothing for too long, it writes the open segment and ends the process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The cutter of live streams: turns packets into closed segments with capture times, without decoding or re-encoding.
 
-A segment starts with an intra frame. It ends at the first intra frame after its minimum length, at a discontinuity of the
-timestamps, when the picture's size changes, or when the connection ends. It does not know where packets come from or
-where segments go.
+A segment starts with an intra frame. It ends at the first intra frame after its minimum length, at a discontinuity of
+the timestamps, when the picture's size changes, or when the connection ends. It does not know where packets come from
+or where segments go.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class LiveCutter:
     def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
         """The packets whose pts and dts are known by now.
 
-        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are held
+        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are
+            held
         until the first dts arrives, and their times are derived from it.
         """
         length = packet.duration or round(self._gap / self.base)

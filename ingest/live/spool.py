@@ -1,8 +1,9 @@
 """The spool: a bounded, ordered queue of segment files on disk, between the cameras and the sink.
 
-A file stays on disk until the sink has accepted it, so segments survive a crash of the process; a camera's process writes
-them durably, so they survive a power cut too. When the sink is slower than the cameras for so long that the size limit is
-reached, the oldest files are deleted and counted. This module knows nothing of cameras or of what segments contain.
+A file stays on disk until the sink has accepted it, so segments survive a crash of the process; a camera's process
+writes them durably, so they survive a power cut too. When the sink is slower than the cameras for so long that the size
+limit is reached, the oldest files are deleted and counted. This module knows nothing of cameras or of what segments
+contain.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Spool:
 
     @property
     def lock(self) -> int:
-        """The descriptor that holds the folder's lock. A child that inherits it keeps the lock when this process dies."""
+        """The descriptor that holds the folder's lock. A child that inherits it keeps the lock when this process
+        dies."""
         return self._lock_file.fileno()
 
     @property

@@ -1,4 +1,5 @@
-"""The supervisor of live cameras: runs a thread and a process for each camera of a list, and feeds their segments to a sink.
+"""The supervisor of live cameras: runs a thread and a process for each camera of a list, and feeds their segments to a
+sink.
 
     list of cameras ─▶ a thread and a process each ─▶ spool on disk ─▶ one sink (store, or folder and Kafka)
 

@@ -41,11 +41,13 @@ class FrameEncoder(Protocol):
         """Vectors of texts, float32[n, Df] of unit norm; a text longer than the model reads is truncated."""
 
     def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts as the text tower gives them, float32[n, Df], not of unit norm; the learned merger needs them."""
+        """Vectors of texts as the text tower gives them, float32[n, Df], not of unit norm; the learned merger needs
+        them."""
 
 
 class PatchEncoder(Protocol):
-    """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a text."""
+    """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a
+    text."""
 
     @property
     def identity(self) -> EncoderIdentity:

@@ -1,4 +1,5 @@
-"""The language model by vllm, through its prompt-embeddings input: an optional engine (`pip install 'sightline[vllm]'`).
+"""The language model by vllm, through its prompt-embeddings input: an optional engine (`pip install
+'sightline[vllm]'`).
 
 NOT RUN ON A GPU YET. The requests to vllm are tested against a stand-in with vllm's documented signatures; the answers
 and the speed of vllm itself have not been measured. The default engine and the reference is

@@ -46,8 +46,8 @@ class Source(_Data):
     package: str | None = None
     """Folder inside the package `model`."""
     revision: str | None = None
-    """Commit of a hub repository. A local folder may name it too and is then the same encoder as the hub's: the identity
-    that is stored with vectors consists of name, revision and digests, never of a path."""
+    """Commit of a hub repository. A local folder may name it too and is then the same encoder as the hub's: the
+    identity that is stored with vectors consists of name, revision and digests, never of a path."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -133,8 +133,8 @@ class ConnectorSpec(_Data):
     source: Source
     """The checkpoint."""
     layout: Literal["two_stream", "llava_onevision", "vilamp"] = "two_stream"
-    """`two_stream`: this project's file with MLP_k and MLP_n. `llava_onevision`: the one projector of such a checkpoint,
-    used as both (DFM without training). `vilamp`: projector and learned merger of the authors' weights."""
+    """`two_stream`: this project's file with MLP_k and MLP_n. `llava_onevision`: the one projector of such a
+    checkpoint, used as both (DFM without training). `vilamp`: projector and learned merger of the authors' weights."""
 
 
 class DfmSpec(_Data):

@@ -1,8 +1,8 @@
 """One Python worker process of Beam on a cluster.
 
 It asks the runner for the addresses of its services and starts Beam's worker. It replaces Beam's boot program, which is
-written in Go for containers, takes the same arguments, and also stages files; here Sightline is installed where the workers
-run. This module knows nothing of backfills.
+written in Go for containers, takes the same arguments, and also stages files; here Sightline is installed where the
+workers run. This module knows nothing of backfills.
 """
 
 from __future__ import annotations

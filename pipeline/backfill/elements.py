@@ -2,8 +2,9 @@
 
     Entry ─▶ ProbedFile ─▶ ChunkRange ─▶ StagedRange ─▶ FileResult
 
-A *piece* of work is one `ChunkRange`: consecutive chunks of one file that one worker decodes. All values can be pickled,
-because Beam sends them between machines. This module does not know how they are made (`work`) or stored (`staging`).
+A *piece* of work is one `ChunkRange`: consecutive chunks of one file that one worker decodes. All values can be
+pickled, because Beam sends them between machines. This module does not know how they are made (`work`) or stored
+(`staging`).
 """
 
 from __future__ import annotations

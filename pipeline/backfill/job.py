@@ -306,8 +306,8 @@ def backfill(
         raise BackfillFailed(f"{report.files} of {len(entries)} files have a result; run the same backfill again")
     if report.lost_ratio > max_lost:
         raise BackfillFailed(
-            f"{report.lost} of {report.files} files gave nothing, more than --max-lost {max_lost:g}; the reasons are in "
-            f"{report.dead_letters}, everything else is stored"
+            f"{report.lost} of {report.files} files gave nothing, more than --max-lost {max_lost:g}; the reasons are "
+            f"in {report.dead_letters}, everything else is stored"
         )
     return report
 

@@ -1,8 +1,9 @@
 """Input of a backfill: a manifest of files, or a glob with a pattern that reads stream and time from file names.
 
-A manifest is Parquet, CSV or JSON Lines with the column `uri` and the optional columns `stream` and `start` (RFC 3339, or a
-Parquet timestamp with a time zone). Missing values are derived as `sightline ingest` derives them: the stream from the file's
-name; the start from the name, the container or the modification time. Paths are relative to the manifest's folder.
+A manifest is Parquet, CSV or JSON Lines with the column `uri` and the optional columns `stream` and `start` (RFC 3339,
+or a Parquet timestamp with a time zone). Missing values are derived as `sightline ingest` derives them: the stream from
+the file's name; the start from the name, the container or the modification time. Paths are relative to the manifest's
+folder.
 """
 
 from __future__ import annotations
@@ -76,12 +77,12 @@ def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
 
     Args:
         source: a manifest (local or any URL of fsspec), or footage as `sightline ingest` takes it.
-        names: pattern of the file names, for example `{stream}_{start:%Y%m%dT%H%M%S}.mp4` or `{stream}/*.mp4`. It is matched
-            against the end of each path; `*` matches anything but a slash. Not allowed for manifests.
+        names: pattern of the file names, for example `{stream}_{start:%Y%m%dT%H%M%S}.mp4` or `{stream}/*.mp4`. It is
+            matched against the end of each path; `*` matches anything but a slash. Not allowed for manifests.
 
     Raises:
-        UsageError: a row is invalid, a name does not match, a file is named twice, or there are no files; the message names
-            the row or file.
+        UsageError: a row is invalid, a name does not match, a file is named twice, or there are no files; the message
+            names the row or file.
         SourceNotFound: the manifest or footage does not exist.
     """
     if is_manifest(source):

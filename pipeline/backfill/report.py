@@ -88,8 +88,8 @@ def summary(results: Iterable[FileResult], *, runner: str, store: str, before: C
         results: one result for each file.
         runner: name of the engine.
         store: URL of the store.
-        before: digests of the sources that were stored when the job began. A source that is `skipped` without being among
-            them was stored by an earlier attempt of this run, so it counts as stored.
+        before: digests of the sources that were stored when the job began. A source that is `skipped` without being
+            among them was stored by an earlier attempt of this run, so it counts as stored.
     """
     report, errors = BackfillReport(runner=runner, store=store), Counter[str]()
     for found in results:

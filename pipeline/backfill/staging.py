@@ -3,9 +3,9 @@
     <url>/<digest of stream and source>/<digest of encoders>-<chunk seconds>/<chunk>.parquet   one file a chunk
     <url>/<digest of stream and source>/<digest of encoders>-<chunk seconds>/<first>-<end>.json   one marker a piece
 
-The marker is written last. Each file appears whole: it is renamed into place on a local disk, and put as one object in an
-object store. A piece that is done twice writes the same files twice, and a run continues with the pieces that an earlier
-run finished. This module does not know Beam or the decoder.
+The marker is written last. Each file appears whole: it is renamed into place on a local disk, and put as one object in
+an object store. A piece that is done twice writes the same files twice, and a run continues with the pieces that an
+earlier run finished. This module does not know Beam or the decoder.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Staging:
             n, m, d = json.loads(table.schema.metadata[b"shape"])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise StoreCorrupt(
-                f"{mask_url(url)}: the staged frames of {footage.name} are damaged ({error}); remove the file and run the same backfill again"
+                f"{mask_url(url)}: the staged frames of {footage.name} are damaged ({error}); remove the file and run "
+                "the same backfill again"
             ) from None
         patches = np.frombuffer(b"".join(table["patches"].to_pylist()), "<f2").reshape(n, m, d)
         return FrameRecords(
@@ -121,7 +122,8 @@ class Staging:
         return f"{self._folder(footage, seconds)}/{first}-{'end' if end is None else end}.json"
 
     def finish(self, footage: SourceFootage, first: int, end: int | None, seconds: int, staged: StagedRange) -> None:
-        """Write the marker of a finished piece. A piece with a problem gets none, so that the next run tries it again."""
+        """Write the marker of a finished piece. A piece with a problem gets none, so that the next run tries it
+        again."""
         if staged.problem is None and staged.kind is None:
             held = {"mode": staged.mode, "chunks": staged.chunks}
             put(self._marker(footage, first, end, seconds), json.dumps(held).encode())

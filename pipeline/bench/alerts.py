@@ -1,10 +1,10 @@
 """Benchmark of standing questions, `sightline bench alerts`: precision and recall of alerts on rendered footage.
 
-Each camera has standing questions of four forms ("a dog", "a red dog", "a dog at the gate", "a red dog at the gate"): for
-each form, up to a dozen things that appear there and a dozen that never do. They are scored by the workers' own scorer with
-the profile's rule. The baselines are fixed thresholds on raw cosines with the same hysteresis, one threshold for all cameras
-and questions, chosen in hindsight: the one with the highest F1 on these events. A rule that does not know the truth cannot
-choose better.
+Each camera has standing questions of four forms ("a dog", "a red dog", "a dog at the gate", "a red dog at the gate"):
+for each form, up to a dozen things that appear there and a dozen that never do. They are scored by the workers' own
+scorer with the profile's rule. The baselines are fixed thresholds on raw cosines with the same hysteresis, one
+threshold for all cameras and questions, chosen in hindsight: the one with the highest F1 on these events. A rule that
+does not know the truth cannot choose better.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Figures(BaseModel):
     false_never: int
     """Wrong alerts of questions about things that never appear."""
     latency_seconds: tuple[float, float] | None
-    """Seconds from the actor's entrance to the frame that raises the alert: median and 95 % quantile; None without alerts."""
+    """Seconds from the actor's entrance to the frame that raises the alert: median and 95 % quantile; None without
+    alerts."""
     by_form: dict[str, dict[str, Share]]
     """Precision and recall by form of question."""
 
@@ -132,7 +133,8 @@ class _Tally:
     late: list[float] = field(default_factory=list)
 
     def add(self, asked: _Asked, found: Iterable[_Found], counted: float) -> None:
-        """Count alerts from UTC second `counted` on. Alerts of events that began earlier are neither right nor wrong."""
+        """Count alerts from UTC second `counted` on. Alerts of events that began earlier are neither right nor
+        wrong."""
         spans = [span for span in asked.spans if span[0] >= counted]
         before = [span for span in asked.spans if span[0] < counted]
         first: dict[tuple[float, float], float] = {}

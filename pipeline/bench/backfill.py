@@ -1,4 +1,5 @@
-"""Benchmark of the Beam pipeline, `sightline bench backfill`: beside plain ingest of the same files, and two workers beside one."""
+"""Benchmark of the Beam pipeline, `sightline bench backfill`: beside plain ingest of the same files, and two workers
+beside one."""
 
 from __future__ import annotations
 

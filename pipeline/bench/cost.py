@@ -1,7 +1,8 @@
-"""Operations and bytes of the stages of a question, computed from shapes; a multiply and an add are two operations (FLOPs).
+"""Operations and bytes of the stages of a question, computed from shapes; a multiply and an add are two operations
+(FLOPs).
 
-Bytes are a lower bound: what a stage reads and writes once if no intermediate result leaves the chip. The peaks of a device
-are its maker's figures for dense bfloat16 and for memory bandwidth.
+Bytes are a lower bound: what a stage reads and writes once if no intermediate result leaves the chip. The peaks of a
+device are its maker's figures for dense bfloat16 and for memory bandwidth.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def peak_of(device: str) -> Peak | None:
 
 
 def paper_dfm(shape: ModelShape, counts: Counts) -> Cost:
-    """DFM as in the paper (ViLAMP, equations 5–10): a dot product for each patch serves R_p and T_p, another the weighted sum."""
+    """DFM as in the paper (ViLAMP, equations 5–10): a dot product for each patch serves R_p and T_p, another the
+    weighted sum."""
     values = counts.merged * shape.patches * shape.patch_dim
     references = counts.keyframes * shape.patches * shape.patch_dim
     return Cost(

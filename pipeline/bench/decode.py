@@ -1,7 +1,7 @@
 """Benchmark of decoding, `sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in turn.
 
-The decoder is measured as users call it: `read_frames`, from starting the decoder's process to the last RGB frame in this
-process. ffmpeg decodes and samples, and neither converts nor writes anything.
+The decoder is measured as users call it: `read_frames`, from starting the decoder's process to the last RGB frame in
+this process. ffmpeg decodes and samples, and neither converts nor writes anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Benchmark of the encoders, `sightline bench encoders`: frames a second, from decoded 1080p frames to vectors in memory.
+"""Benchmark of the encoders, `sightline bench encoders`: frames a second, from decoded 1080p frames to vectors in
+memory.
 
-The encoders run as in ingest, preprocessing and copies included; preprocessing is also measured alone. With random weights
-the speed is the same, because it does not depend on the weights.
+The encoders run as in ingest, preprocessing and copies included; preprocessing is also measured alone. With random
+weights the speed is the same, because it does not depend on the weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Footage for benchmarks: a synthetic surveillance camera, coded by x264 with its defaults, of any length by repetition."""
+"""Footage for benchmarks: a synthetic surveillance camera, coded by x264 with its defaults, of any length by
+repetition."""
 
 from __future__ import annotations
 

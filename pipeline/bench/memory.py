@@ -1,8 +1,8 @@
 """Benchmark of memory, `sightline bench memory`: peak memory of ingesting minutes and of ingesting hours. Linux only.
 
-The same minute of footage, repeated to two lengths without coding it again, is ingested into a new store by a new process
-each time; `python -m pipeline.bench.memory FILE STORE PROFILE` is that process. Peaks are VmHWM from /proc, because a child's
-`ru_maxrss` includes the memory of its parent at the fork.
+The same minute of footage, repeated to two lengths without coding it again, is ingested into a new store by a new
+process each time; `python -m pipeline.bench.memory FILE STORE PROFILE` is that process. Peaks are VmHWM from /proc,
+because a child's `ru_maxrss` includes the memory of its parent at the fork.
 """
 
 from __future__ import annotations

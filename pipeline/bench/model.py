@@ -1,8 +1,9 @@
-"""Benchmark of the model, `sightline bench model`: seconds, memory, FLOPs and bytes of a question by stage and window size.
+"""Benchmark of the model, `sightline bench model`: seconds, memory, FLOPs and bytes of a question by stage and window
+size.
 
-With random weights no checkpoint is needed: the sizes are in the profile, the model is built on the device, and speed does
-not depend on the weights. Patches are random too; they come from a file whose pages are dropped from the system's cache
-where the system allows it.
+With random weights no checkpoint is needed: the sizes are in the profile, the model is built on the device, and speed
+does not depend on the weights. Patches are random too; they come from a file whose pages are dropped from the system's
+cache where the system allows it.
 """
 
 from __future__ import annotations
@@ -313,7 +314,8 @@ def bench_model(
         repeats: measured runs of each size, after one that warms up; medians are reported.
 
     Raises:
-        UsageError: `frames` is empty or has a number below 1, the profile has no `shape`, or the disk is too small for the patches.
+        UsageError: `frames` is empty or has a number below 1, the profile has no `shape`, or the disk is too small for
+            the patches.
         ModelError: the device is not available, or the weights cannot be loaded.
     """
     chosen = load_profile(profile)

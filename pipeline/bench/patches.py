@@ -98,9 +98,11 @@ class PatchesReport(BaseModel):
     goal_met: bool
     """Whether a differential row meets both goals."""
     stillness: dict[str, float]
-    """Quantiles of 1 − cos between a patch and the patch at its place a second before; an ε below them leaves nothing out."""
+    """Quantiles of 1 − cos between a patch and the patch at its place a second before; an ε below them leaves nothing
+    out."""
     still_delta_cosine: dict[str, float]
-    """Quantiles of |cos(p, q) − cos(p', q)| for the stiller half of the patches, p' being the patch a second before: the effect of the camera's noise."""
+    """Quantiles of |cos(p, q) − cos(p', q)| for the stiller half of the patches, p' being the patch a second before:
+    the effect of the camera's noise."""
     rows: list[EncodingRow]
     """One row for each encoding."""
     loading: list[LoadRow]
@@ -135,7 +137,8 @@ class _Truth:
         return result
 
     def _merged(self, patches: NDArray[np.float16], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weights float32[n, M] and tokens float32[n, D] of DFM for every frame that is not a keyframe, for one question."""
+        """Weights float32[n, M] and tokens float32[n, D] of DFM for every frame that is not a keyframe, for one
+        question."""
 
         def both(
             patches: torch.Tensor,
@@ -251,7 +254,8 @@ def _unit(patches: NDArray[np.float16]) -> NDArray[np.float32]:
 
 
 def _apart(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
-    """1 − cosine of each patch, as half the squared distance of the unit vectors, which is exact where they are close."""
+    """1 − cosine of each patch, as half the squared distance of the unit vectors, which is exact where they are
+    close."""
     result: NDArray[np.float32] = 0.5 * np.square(_unit(a) - _unit(b)).sum(axis=-1)
     return result
 
@@ -273,8 +277,8 @@ def bench_patches(
 
     Args:
         profile: name of the profile, or the path of its TOML file.
-        path: a video file in place of rendered footage. The questions of `seed` are asked about it, and their answers are
-            not counted.
+        path: a video file in place of rendered footage. The questions of `seed` are asked about it, and their answers
+            are not counted.
         store: a store of fp16 patches of the rendered footage of `seed` and `minutes`; its first stream is used.
         seed: seed of the rendered footage and the questions.
         minutes: length of the rendered footage.

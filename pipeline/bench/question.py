@@ -1,4 +1,5 @@
-"""Benchmarks of a whole ingest and a whole question, `sightline bench ingest` and `sightline bench ask`, stage by stage."""
+"""Benchmarks of a whole ingest and a whole question, `sightline bench ingest` and `sightline bench ask`, stage by
+stage."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Load test of the model service, `sightline bench service`: many clients at once for some minutes.
 
-The service is a separate process, started as a user starts it, with a token. Every client sends its next question as soon as
-it has an answer, waits when the service refuses (429), and compares each answer with the answer that the same question got
-without load: no answer may be lost or belong to another question.
+The service is a separate process, started as a user starts it, with a token. Every client sends its next question as
+soon as it has an answer, waits when the service refuses (429), and compares each answer with the answer that the same
+question got without load: no answer may be lost or belong to another question.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class LoadReport(BaseModel):
     first_token: Quantiles
     """From the first attempt to the first token."""
     rss_bytes: dict[str, int]
-    """Resident memory of the service's process: `start` after every question was asked once, `middle`, `end` after the last answer, and `most`."""
+    """Resident memory of the service's process: `start` after every question was asked once, `middle`, `end` after the
+    last answer, and `most`."""
     rss_growth: float
     """`end` by `start`, less 1."""
     deepest_queue: int
@@ -208,7 +209,8 @@ def _store(folder: Path, profile: str, minutes: float) -> str:
 def _service(
     store: str, profile: str, token: SecretStr, *, waiting: int
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a model service as a process and yield it with its URL once it listens. It is killed at the end if it still runs."""
+    """Run a model service as a process and yield it with its URL once it listens. It is killed at the end if it still
+    runs."""
     options = ["--port", "0", "--waiting", str(waiting), "--deadline", str(_DEADLINE_SECONDS)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "model-service", "--store", store, "--profile", profile, *options],
@@ -238,7 +240,8 @@ def _first_line(stream: IO[str]) -> str:
 
 
 def _tasks(store: str, url: str, token: SecretStr, minutes: float) -> tuple[list[_Task], int]:
-    """Ask questions about every camera once, every other one with options. Returns them, and the frames of the largest."""
+    """Ask questions about every camera once, every other one with options. Returns them, and the frames of the
+    largest."""
     tasks, frames = [], 0
     with ServiceClient(url, token, deadline_seconds=_DEADLINE_SECONDS) as client:
         asker = Asker(store, service=client)

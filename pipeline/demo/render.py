@@ -62,7 +62,8 @@ def questions(seed: int, camera: int, minutes: float, *, each: int = QUESTIONS_E
 
 
 def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, Any]]]:
-    """Return `events` and `questions` of all cameras; times are RFC 3339 UTC. The same arguments give the same result."""
+    """Return `events` and `questions` of all cameras; times are RFC 3339 UTC. The same arguments give the same
+    result."""
     began = to_micros(began_at(seed))
 
     def at(seconds: float) -> str:

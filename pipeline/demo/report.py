@@ -1,7 +1,7 @@
 """HTML report of questions: each with its answer, the truth if it is known, and the moments that prove it.
 
-The report is one self-contained file: pictures are data URIs, timelines are inline SVG, and there is no script. The template
-escapes every text.
+The report is one self-contained file: pictures are data URIs, timelines are inline SVG, and there is no script. The
+template escapes every text.
 """
 
 from __future__ import annotations

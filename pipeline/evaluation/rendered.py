@@ -1,8 +1,8 @@
 """Accuracy of a profile on rendered footage of seeds it has never seen, `sightline evaluate`.
 
-Footage goes through the same files, decoder and store as any user's, and keyframes are selected as `sightline ask` selects
-them. Every question is asked once for each method and once without pictures; each row of the table differs from the first in
-one respect. Metrics: share of right answers, and share of questions whose keyframes show the evidence.
+Footage goes through the same files, decoder and store as any user's, and keyframes are selected as `sightline ask`
+selects them. Every question is asked once for each method and once without pictures; each row of the table differs from
+the first in one respect. Metrics: share of right answers, and share of questions whose keyframes show the evidence.
 """
 
 from __future__ import annotations

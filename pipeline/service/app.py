@@ -287,7 +287,8 @@ class ModelService:
         *,
         stream: bool,
     ) -> Response:
-        """Run a job and reply in the format `form`. An error before the first item determines the status of the reply."""
+        """Run a job and reply in the format `form`. An error before the first item determines the status of the
+        reply."""
         submitted = self._submit(route, work, seconds)
         pieces = self._pieces(route, submitted)
 

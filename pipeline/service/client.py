@@ -1,8 +1,8 @@
 """Client of the model service, which `sightline ask --service URL` uses. Imports no torch.
 
-`ServiceClient` has the methods of an answerer (`max_frames`, `unknown_words`, `notice`), and its `encoders` encode texts
-at the service, so that `Asker` works in the same way with and without a service. Replies are limited in size and time:
-a hostile or defective service can neither exhaust the memory nor block the caller.
+`ServiceClient` has the methods of an answerer (`max_frames`, `unknown_words`, `notice`), and its `encoders` encode
+texts at the service, so that `Asker` works in the same way with and without a service. Replies are limited in size and
+time: a hostile or defective service can neither exhaust the memory nor block the caller.
 """
 
 from __future__ import annotations

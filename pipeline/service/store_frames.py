@@ -89,8 +89,8 @@ class StoreFrames:
             unknown = np.setdiff1d(times, held.captured_at)
         if len(unknown):
             raise UnknownFrame(
-                f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may have "
-                "been forgotten after it was selected, so ask again"
+                f"{name} at {rfc3339(int(unknown[0]))}: the store has no such frame ({len(unknown)} in all); it may "
+                "have been forgotten after it was selected, so ask again"
             )
         return held
 

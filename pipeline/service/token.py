@@ -36,6 +36,7 @@ def read_token(file: Path | None, value: SecretStr | None) -> SecretStr | None:
         return None
     if not _MIN_TOKEN_LENGTH <= len(text) <= _MAX_TOKEN_LENGTH or not all("!" <= letter <= "~" for letter in text):
         raise UsageError(
-            f"{where}: a token must be {_MIN_TOKEN_LENGTH} to {_MAX_TOKEN_LENGTH} printable ASCII characters without blanks"
+            f"{where}: a token must be {_MIN_TOKEN_LENGTH} to {_MAX_TOKEN_LENGTH} printable ASCII characters without "
+            "blanks"
         )
     return SecretStr(text)

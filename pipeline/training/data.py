@@ -1,11 +1,12 @@
-"""Training data: conversations about footage in JSON and JSON Lines files, each read by its number, and the plan's YAML.
+"""Training data: conversations about footage in JSON and JSON Lines files, each read by its number, and the plan's
+YAML.
 
     [{"conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": "…"}],
       "video": "clips/a.mp4", "query": "…", "max_frame_num": 32}, …]
 
-A picture has `image` in place of `video`. `query` (the text that keyframes are selected for) and `max_frame_num` (K) are
-optional; other keys are ignored. A run may have millions of samples, so memory holds only the position of each in its file. All
-samples are checked once before training starts, and each is read again when it is used.
+A picture has `image` in place of `video`. `query` (the text that keyframes are selected for) and `max_frame_num` (K)
+are optional; other keys are ignored. A run may have millions of samples, so memory holds only the position of each in
+its file. All samples are checked once before training starts, and each is read again when it is used.
 """
 
 from __future__ import annotations
@@ -234,7 +235,8 @@ _DATASETS = TypeAdapter(list[DatasetSpec])
 
 
 def load_plan(path: Path) -> TrainingPlan:
-    """Read a plan from a YAML file. Its paths, and those of a data file that it names, are relative to the file they are in.
+    """Read a plan from a YAML file. Its paths, and those of a data file that it names, are relative to the file they
+    are in.
 
     Raises:
         UsageError: the file is not YAML, or has an unknown key or an invalid value; the message names it.
