@@ -1,6 +1,6 @@
 """Commands that run benchmarks: `sightline bench …`. Each prints its figures as JSON on standard output.
 
-A benchmark is imported when its command runs, because many load torch, Apache Beam or a Kafka client.
+Benchmarks that load torch, Apache Beam or a Kafka client are imported when their command runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from index.errors import UsageError
 from index.extras import require_extra
+from pipeline.bench import decode, dks, memory, question, service
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import print_json, print_line
 from pipeline.figures import figures_page
@@ -39,8 +40,6 @@ def bench_decode(
 
     The ffmpeg command is `ffmpeg -vf fps=1`. Reports factors of real time.
     """
-    from pipeline.bench import decode
-
     print_json(decode.bench_decode(path, seconds=seconds))
 
 
@@ -63,8 +62,6 @@ def bench_dks(
 
     Compares it with the naive N × N algorithm and with the memory bandwidth.
     """
-    from pipeline.bench import dks
-
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -81,8 +78,6 @@ def bench_ingest(
 
     Ingests footage that is rendered for the benchmark.
     """
-    from pipeline.bench import question
-
     print_json(question.bench_ingest(settings_of(context, profile=profile).profile, minutes=minutes))
 
 
@@ -94,8 +89,6 @@ def bench_memory(
     profile: ProfileName = None,
 ) -> None:
     """Measure the peak memory of ingesting short and long footage."""
-    from pipeline.bench import memory
-
     print_json(
         memory.bench_memory(settings_of(context, profile=profile).profile, short_minutes=short, long_minutes=long)
     )
@@ -110,8 +103,6 @@ def bench_ask(
     profile: ProfileName = None,
 ) -> None:
     """Measure the stages of a question over windows of several sizes."""
-    from pipeline.bench import question
-
     print_json(question.bench_ask(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
 
 
@@ -296,8 +287,6 @@ def bench_service(
     Reports latency, memory over time, and lost or wrong answers.
     """
     require_extra("service", "sightline bench service")
-
-    from pipeline.bench import service
 
     report = service.bench_service(
         settings_of(context, profile=profile).profile, clients=clients, seconds=seconds, minutes=minutes
