@@ -27,6 +27,12 @@ class Sampler:
         self.fps, self.first, self.after = fps, first, after
         self._next = math.ceil(after * fps - _ROUNDING)
 
+    def copy(self) -> Sampler:
+        """A sampler in the same state, which goes its own way."""
+        other = Sampler(self.fps, first=self.first, after=self.after)
+        other._next = self._next
+        return other
+
     def wants(self, pts: float) -> bool:
         """Whether `take` would take the frame at `pts` seconds. Changes nothing."""
         return self._elapsed(pts) >= self._next

@@ -96,6 +96,17 @@ class Timeline:
         self._last, self._arrival = dts + self.offset, arrival or 0.0
         return "next"
 
+    def rebase(self, base: float, *, frame: float) -> None:
+        """Go on with the packets of another stream, whose tick is `base` seconds and whose frames last `frame` seconds."""
+        if self._last is not None:
+            self._last = round(self._last * self.base / base)
+        self.offset = round(self.offset * self.base / base)
+        self.base, self.frame = base, frame
+
+    def forget(self) -> None:
+        """Take the next packet as it comes: the reader has moved to another place of the file."""
+        self._last = None
+
     def _unwrapped(self, dts: int, last: int, step: float, room: float) -> float:
         """The step after a wrap of the counter is undone, where that makes it go on; else `step`."""
         for wrap in (*_WRAPS, *(-wrap for wrap in _WRAPS)):
