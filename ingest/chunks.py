@@ -92,9 +92,16 @@ def stored_chunks(store: _SegmentStore, footage: SourceFootage) -> dict[int, Seg
     return {s.chunk: s for s in store.segments(footage.stream_id) if s.source == footage.source}
 
 
-def first_missing_chunk(stored: Mapping[int, Segment]) -> int:
-    """The chunk at which an ingest continues. Chunks are committed in order, so it is the first that is missing."""
-    return next(i for i in range(len(stored) + 1) if i not in stored)
+def first_missing_chunk(stored: Mapping[int, Segment], segment_seconds: int) -> int:
+    """The chunk at which an ingest continues. Chunks are committed in order, so it is the first that is missing.
+
+    A stored chunk whose segment is longer than `segment_seconds` covers the chunks behind it: footage has a gap there.
+    """
+    chunk = 0
+    while chunk in stored:
+        covered = (stored[chunk].end - stored[chunk].start) // (segment_seconds * _SECOND)
+        chunk += max(1, covered)
+    return chunk
 
 
 def decoding_problem(error: SourceError | None) -> str | None:
@@ -139,10 +146,10 @@ class ChunkWriter:
         return self.frames == 0
 
     def add(self, chunk: int, records: FrameRecords) -> None:
-        """Add frames of `chunk`. The chunks before it are appended, those without frames too."""
-        while chunk > self._chunk:
-            self._close()
-            self._chunk += 1
+        """Add frames of `chunk`. The chunk before is appended; its segment covers chunks between, which have no frames."""
+        if chunk > self._chunk:
+            self._close(until=chunk)
+            self._chunk = chunk
         self._records.append(records)
         self.frames += len(records)
 
@@ -150,11 +157,12 @@ class ChunkWriter:
         """Append the last chunk. `problem` is the error that ended decoding early."""
         self._close(final=True, problem=problem)
 
-    def _close(self, *, final: bool = False, problem: str | None = None) -> None:
+    def _close(self, *, until: int = 0, final: bool = False, problem: str | None = None) -> None:
+        """Append the present chunk; its segment ends where chunk `until` begins, or with the last frame if it is final."""
         records = _concatenated(self._records) if self._records else None
         self._records = []
         footage, chunk, length = self.footage, self._chunk, self._seconds * _SECOND
-        end = footage.began + (chunk + 1) * length
+        end = footage.began + max(until, chunk + 1) * length
         if final and records is not None:
             end = int(records.captured_at[-1]) + _SECOND
         segment = Segment(

@@ -223,7 +223,7 @@ class _FileIngest:
                 file.skipped = True
                 file.problem = next((s.problem for s in stored.values() if s.problem), None)
                 return
-            chunk = first_missing_chunk(stored)
+            chunk = first_missing_chunk(stored, self.segment_seconds)
             decoding.after = chunk * self.segment_seconds
             _log.info("decoding", file=name, mode=info.mode, clock=footage.clock, stream=stream_id)
             writer = ChunkWriter(self._append, footage, info, segment_seconds=self.segment_seconds, chunk=chunk)
@@ -241,7 +241,7 @@ class _FileIngest:
             file.decode_mode = info.mode
             if failure is not None and writer.empty and not stored:
                 raise failure
-            file.problem = decoding_problem(failure)
+            file.problem = decoding_problem(failure) or info.clock_problem
             writer.finish(file.problem)
             file.frames = writer.stored
             if file.problem:

@@ -19,7 +19,7 @@ from typing import Any
 
 from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture
-from ingest.decoding.fork_protocol import INT, LENGTH
+from ingest.decoding.protocol import INT, LENGTH
 
 __all__ = ["DecoderProcess"]
 

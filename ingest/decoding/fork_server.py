@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 import av
 
 from ingest.decoding.confinement import filter_system_calls, isolate
-from ingest.decoding.fork_protocol import DESCRIPTORS, INT, LENGTH
+from ingest.decoding.protocol import DESCRIPTORS, INT, LENGTH
 from ingest.decoding.worker import decode_order
 
 __all__ = ["main"]

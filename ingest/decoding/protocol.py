@@ -5,10 +5,13 @@ Pixels go through shared memory, everything else through two pipes. From the wor
     OPENED   JSON: mode, first (pts in seconds), duration (seconds or null), created (ISO 8601 or null)
     FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
     FAILED   JSON: type (a name in `ERRORS`), message
-    DONE     the mode that decoding ended in, a name in `MODES`
+    DONE     JSON: mode that decoding ended in, a name in `MODES`; discontinuities, a list of [at, by, bridged] as in
+             `ingest.decoding.timeline.Discontinuity`; count, how many there were, listed or not
 
-From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte
-for each frame that it has copied.
+From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte for
+each frame that it has copied.
+
+The constants at the end are those of the fork server, see `ingest.decoding.fork_server`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,21 @@ import struct
 
 from index.errors import DecodeFailed, NoFrames, NotVideo, SourceError
 
-__all__ = ["DONE", "ERRORS", "FAILED", "FRAME", "FRAME_BODY", "HEADER", "MAX_BODY_BYTES", "MODES", "OPENED", "SLOTS"]
+__all__ = [
+    "DESCRIPTORS",
+    "DONE",
+    "ERRORS",
+    "FAILED",
+    "FRAME",
+    "FRAME_BODY",
+    "HEADER",
+    "INT",
+    "LENGTH",
+    "MAX_BODY_BYTES",
+    "MODES",
+    "OPENED",
+    "SLOTS",
+]
 
 OPENED, FRAME, FAILED, DONE = b"I", b"F", b"E", b"D"
 HEADER = struct.Struct("<cI")
@@ -32,3 +49,10 @@ MODES = ("keyframes", "nonref", "all")
 """How a file is decoded, see `ingest.decoding.decoder`."""
 ERRORS: dict[str, type[SourceError]] = {kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed)}
 """The errors that a worker may report, by name."""
+
+DESCRIPTORS = 6
+"""How many descriptors come with a request to the fork server."""
+LENGTH = struct.Struct("<I")
+"""Length in bytes of the JSON that follows: the server's posture, or an order."""
+INT = struct.Struct("<i")
+"""A pid or a wait status on a child's socket."""

@@ -19,7 +19,7 @@ import signal
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ from ingest.decoding.decoder_process import DecoderProcess
 from ingest.decoding.frame import Frame
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, MAX_BODY_BYTES, MODES, OPENED
+from ingest.decoding.timeline import Discontinuity
 from ingest.sources.files import fetched
 from ingest.sources.start_time import find_start
 
@@ -51,6 +52,19 @@ class VideoInfo:
     """Seconds, None if the container does not state it."""
     created: datetime | None
     """Creation time in the container, None if there is none."""
+    discontinuities: list[Discontinuity] = field(default_factory=list)
+    """Steps and gaps of the timestamps, at most a hundred; known once the last frame has been read."""
+    discontinuity_count: int = 0
+    """How many there were."""
+
+    @property
+    def clock_problem(self) -> str | None:
+        """A sentence about the steps and gaps, None where there are none."""
+        if not self.discontinuity_count:
+            return None
+        shown = "; ".join(str(step) for step in self.discontinuities[:3])
+        more = self.discontinuity_count - len(self.discontinuities[:3])
+        return shown + (f"; and {more} more" if more else "")
 
 
 class Decoding:
@@ -130,13 +144,24 @@ class Decoding:
                 self._send(b"\0")
                 yield frame
             elif kind == DONE:
-                mode = body.decode(errors="replace")
-                if mode not in MODES:
-                    self._raise_invalid()
-                info.mode = mode
+                self._finish(info, body)
                 return
             else:
                 self._raise_reported(kind, body)
+
+    def _finish(self, info: VideoInfo, body: bytes) -> None:
+        """Take over what is known once the file was read to its end."""
+        try:
+            values = json.loads(body)
+            found = [
+                Discontinuity(float(at), float(by), bool(bridged)) for at, by, bridged in values["discontinuities"]
+            ]
+            mode, count = values["mode"], int(values["count"])
+            if mode not in MODES or not all(math.isfinite(step.at) and math.isfinite(step.by) for step in found):
+                raise ValueError(mode)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            self._raise_invalid()
+        info.mode, info.discontinuities, info.discontinuity_count = mode, found, max(count, len(found))
 
     def _copied(self, body: bytes) -> tuple[float, NDArray[np.uint8]]:
         """A copy of a frame in the shared memory. The message is checked, because the file may control the process."""

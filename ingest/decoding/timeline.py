@@ -21,6 +21,7 @@ __all__ = ["Discontinuity", "Timeline"]
 
 _WRAPS = (2**33, 2**32)
 _MAX_RECORDED = 100
+_MAX_GAPS = 60 * 86_400.0  # seconds of all gaps of one file together; more are steps of its clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Timeline:
     """How many discontinuities there were."""
     _last: int | None = None
     _arrival: float = 0.0
+    _gaps: float = 0.0
 
     def follow(self, dts: int, arrival: float | None = None) -> Literal["next", "stray", "break"]:
         """Take the next packet: it goes on, is out of order by a little, or the timeline breaks before it.
@@ -87,12 +89,13 @@ class Timeline:
             step = self._unwrapped(dts, last, step, room)
         if -self.back <= step <= 0:
             return "stray"
-        if step < 0 or step > room:
+        if step < 0 or step > room or (arrival is None and self._gaps + step > _MAX_GAPS):
             self._bridge(dts, last, step)
             self._arrival = arrival or 0.0
             return "break"
         if step > self.gap and arrival is None:
-            self._record(Discontinuity(last * self.base, step, bridged=False))
+            self._record(Discontinuity(last * self.base + self.frame, step - self.frame, bridged=False))
+            self._gaps += step
         self._last, self._arrival = dts + self.offset, arrival or 0.0
         return "next"
 
@@ -117,7 +120,7 @@ class Timeline:
         return step
 
     def _bridge(self, dts: int, last: int, step: float) -> None:
-        self._record(Discontinuity(last * self.base, step, bridged=True))
+        self._record(Discontinuity(last * self.base + self.frame, step - self.frame, bridged=True))
         self._last = last + max(1, round(self.frame / self.base))
         self.offset = self._last - dts
 

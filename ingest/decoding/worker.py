@@ -113,11 +113,13 @@ def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], 
     confine()
     try:
         video = open_video(source, limits, fps=order["fps"])
-        created = video.created.isoformat() if video.created else None
-        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
+        demuxer = video.demuxer
+        created = demuxer.created.isoformat() if demuxer.created else None
+        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=demuxer.duration, created=created)
         for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
             ring.put(frame)
-        parent.send(DONE, video.mode.encode())
+        found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
+        parent.send_json(DONE, mode=video.mode, discontinuities=found, count=demuxer.timeline.count)
     except SourceError as error:
         parent.send_json(FAILED, type=type(error).__name__, message=str(error))
     except MemoryError:

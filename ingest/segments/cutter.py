@@ -19,7 +19,7 @@ from typing import Any, Literal
 import av
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo, mask_url
-from ingest.decoding.decoder import open_container
+from ingest.decoding.demuxer import Demuxer, frame_seconds
 from ingest.decoding.sandbox import open_regular
 
 __all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
@@ -27,7 +27,6 @@ __all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
 Media = Literal["video/mp4", "video/x-matroska"]
 FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
 """Media types of segments by the name of FFmpeg's container format, in order of preference."""
-_FRAME_SECONDS = 0.04  # assumed where the stream has no frame rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +70,22 @@ def cut(
 
 def _cut_source(source: int, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
     try:
-        container, stream = open_container(source)
+        demuxer = Demuxer.open(source)
     except NotVideo as error:
         raise NotVideo(f"{shown}: {error}") from None
     try:
-        kind = next((name for name in FORMATS if fits(name, stream)), None)
-        if kind is None:
-            raise NotVideo(
-                f"{shown}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first"
-            )
-        yield from _cut(container, stream, kind, shown, seconds, max_bytes)
+        while True:
+            stream = demuxer.stream
+            kind = next((name for name in FORMATS if fits(name, stream)), None)
+            if kind is None:
+                raise NotVideo(
+                    f"{shown}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first"
+                )
+            yield from _cut(demuxer, kind, shown, seconds, max_bytes)
+            if not demuxer.next_program():
+                return
     finally:
-        container.close()
+        demuxer.container.close()
 
 
 def fits(kind: str, stream: Any) -> bool:
@@ -95,24 +98,27 @@ def fits(kind: str, stream: Any) -> bool:
         return False
 
 
-def _cut(container: Any, stream: Any, kind: str, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+def _cut(demuxer: Demuxer, kind: str, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+    """Segments of the present stream. None reaches across a gap in time: it ends before the first intra frame behind."""
     segment: SegmentFile | None = None
-    frame_seconds = float(1 / stream.average_rate) if stream.average_rate else _FRAME_SECONDS
+    stream, timeline, length = demuxer.stream, demuxer.timeline, frame_seconds(demuxer.stream)
+    gaps = timeline.count
     try:
-        for packet in container.demux(stream):
-            if packet.dts is None and packet.pts is None:
-                continue  # the empty packet that PyAV appends at the end
+        for packet in demuxer.packets():
             if packet.pts is None:
                 packet.pts = packet.dts
+            if packet.pts is None:
+                continue  # a packet without any time cannot be placed
             at = float(packet.pts * packet.time_base)
-            if packet.is_keyframe and (
-                segment is None or at - segment.began >= seconds - frame_seconds / 2 or at < segment.began
-            ):
+            full = segment is not None and (at - segment.began >= seconds - length / 2 or at < segment.began)
+            if packet.is_keyframe and (segment is None or full or timeline.count > gaps):
                 if segment is not None:
                     yield segment.close()
-                segment = SegmentFile(kind, stream, packet, frame_seconds)
+                segment, gaps = SegmentFile(kind, stream, packet, length), timeline.count
             if segment is None or at < segment.began:
                 continue  # before the first intra frame, or shown before the intra frame that the segment begins with
+            if timeline.count > gaps and at - segment.ends > timeline.gap:
+                continue  # behind a gap and before an intra frame: it refers to frames from before the gap
             segment.add(packet, at)
             if segment.size > max_bytes:
                 raise MessageTooLarge(

@@ -38,7 +38,7 @@ def decode_segment(path: Path, *, name: str, start: int, duration: float, limits
         duration: longest duration in seconds.
 
     Raises:
-        MessageInvalid: the segment is longer than `duration`.
+        MessageInvalid: the segment is longer than `duration`, or its timestamps reach beyond it.
         NotVideo, NoFrames, DecodeFailed: no frame decodes.
     """
     max_frames = int(duration) + 2  # whole seconds, and a part of a second at either end
@@ -52,6 +52,11 @@ def decode_segment(path: Path, *, name: str, start: int, duration: float, limits
                     raise MessageInvalid(
                         f"{name}: the segment is longer than its duration of {duration:g} s; produce it again"
                     )
+                if pts - info.first > duration + 2:
+                    raise MessageInvalid(
+                        f"{name}: a frame is {pts - info.first:.0f} s after the start of a segment of {duration:g} s; produce "
+                        "the segment again with timestamps that ascend"
+                    )
                 frames.captured_at.append(start + round((pts - info.first) * 1e6))
                 frames.pts_seconds.append(pts)
                 frames.pixels.append(pixels)
@@ -61,4 +66,5 @@ def decode_segment(path: Path, *, name: str, start: int, duration: float, limits
             problem = str(error)
     if not frames.pixels:
         raise NoFrames(f"{name}: no frame decodes")
+    problem = problem or info.clock_problem
     return SegmentFrames(frames.captured_at, frames.pts_seconds, frames.pixels, info.mode, problem)

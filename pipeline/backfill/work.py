@@ -46,6 +46,9 @@ __all__ = ["Indexer", "commit_group", "plan", "probe"]
 
 _COMMIT_CHUNKS = 64  # the most in one commit; if a worker dies, this many are written again
 
+_MIN_BYTES_A_SECOND = 100
+"""No footage is smaller; a header that announces more seconds than this allows must not become work."""
+
 
 # ---- probing -----------------------------------------------------------------------------------------------------
 
@@ -64,7 +67,17 @@ def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> P
     if any(s.final for s in stored.values()):
         return _result(footage, stored.values(), size, state="skipped")
     start = None if entry.start is None else to_micros(entry.start)
-    return ProbedFile(order, entry.uri, start, footage, info.mode, info.duration, size, first_missing_chunk(stored))
+    duration = None if info.duration is None else min(info.duration, size / _MIN_BYTES_A_SECOND)
+    return ProbedFile(
+        order,
+        entry.uri,
+        start,
+        footage,
+        info.mode,
+        duration,
+        size,
+        first_missing_chunk(stored, settings.segment_seconds),
+    )
 
 
 def plan(settings: WorkerSettings, stream: Iterable[ProbedFile]) -> Iterator[ChunkRange]:
@@ -147,7 +160,7 @@ class Indexer:
             else:
                 yield StagedRange(piece, file.mode, ())
             return
-        first = first_missing_chunk(stored) if piece.alone else piece.first
+        first = first_missing_chunk(stored, seconds) if piece.alone else piece.first
         if not piece.alone and (held := self._staging.finished(file.footage, piece.first, piece.end, seconds)):
             yield StagedRange(piece, **held)
             return
@@ -167,6 +180,9 @@ class Indexer:
                         opened.problem = opened.problem or (str(item) if opened.kind else None)
                         break
                     self._enqueue(opened, item)
+                else:
+                    if piece.end is None:  # this piece has read the file to its end
+                        opened.problem = info.clock_problem
         except SourceError as error:  # it opened when it was probed, and no longer does
             opened = self._open_piece(piece, VideoInfo(file.mode, 0.0, None, None), first, resumed=bool(stored))
             opened.kind, opened.problem = type(error).__name__, str(error)
@@ -299,7 +315,7 @@ def commit_group(
                 assert isinstance(done, FileResult)  # for the type checker: a piece that is alone gives a FileResult
                 yield done
         else:
-            yield _commit(settings, store, staging, file, mine, first_missing_chunk(stored))
+            yield _commit(settings, store, staging, file, mine, first_missing_chunk(stored, settings.segment_seconds))
         staging.drop(file.footage)
 
 

@@ -217,11 +217,12 @@ def parent_of(pid: int) -> int:
 def test_a_fork_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=30)
     with Decoding(tmp_path / "v.mp4") as decoding:
-        next(iter(decoding))
-        server = parent_of(decoding.process.pid)
-        os.kill(server, signal.SIGKILL)
+        frames = iter(decoding)
+        next(frames)
+        os.kill(parent_of(decoding.process.pid), signal.SIGKILL)
+        wait_until_dead(decoding.process.pid)
         with pytest.raises(DecodeFailed, match="SIGKILL"):
-            list(decoding)
+            list(frames)
     with Decoding(tmp_path / "v.mp4") as decoding:
         assert len(list(decoding)) == 30
 
@@ -242,11 +243,15 @@ def test_children_end_with_the_process_that_asked(tmp_path: Path) -> None:
         child = int(parent.stdout.readline())
         server = parent_of(child)
         parent.kill()
+    wait_until_dead(child)
+    wait_until_dead(server)
+
+
+def wait_until_dead(pid: int) -> None:
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(_alive(pid) for pid in (child, server)):
-        time.sleep(0.05)
-    assert not _alive(child)
-    assert not _alive(server)
+    while _alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} goes on"
+        time.sleep(0.02)
 
 
 def _alive(pid: int) -> bool:
