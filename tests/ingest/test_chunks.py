@@ -29,7 +29,7 @@ from ingest.chunks import (
     stored_chunks,
 )
 from ingest.decoding.sandbox import VideoInfo
-from tests.support.records import make_records
+from tests.support.records import make_records, make_segment
 
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
 SECOND = 1_000_000
@@ -147,21 +147,20 @@ def test_every_chunk_is_appended_once_with_its_frames(
         taken = len(expected.get(chunk, []))
         records = make_records(start=BEGAN + chunk * 10 * SECOND + taken, n=n, seed=taken)
         writer.add(chunk, records)
-        for missing in range(first, chunk + 1):
-            expected.setdefault(missing, [])
-        expected[chunk] += records.captured_at.tolist()
+        expected.setdefault(chunk, []).extend(records.captured_at.tolist())
     info.mode = "nonref"
     writer.finish("truncated")
     assert [segment.chunk for segment, _ in store.rows] == sorted(expected)
-    for segment, kept in store.rows:
+    for number, (segment, kept) in enumerate(store.rows):
         times = expected[segment.chunk]
+        following = store.rows[number + 1][0].chunk if number + 1 < len(store.rows) else segment.chunk + 1
         assert segment.frames == len(times)
         assert (kept is None) == (not times)
         assert kept is None or kept.captured_at.tolist() == times
         assert kept is None or len(kept.pictures) == len(kept.patches) == len(times)
         assert segment.start == BEGAN + segment.chunk * 10 * SECOND
         last = segment.chunk == max(expected)
-        assert segment.end == (times[-1] + SECOND if last and times else segment.start + 10 * SECOND)
+        assert segment.end == (times[-1] + SECOND if last and times else BEGAN + following * 10 * SECOND)
         assert (segment.final, segment.problem) == (last, "truncated" if last else None)
         assert (segment.uri, segment.source, segment.stream_id) == ("front.mp4", "digest", "front")
     frames = {chunk: len(times) for chunk, times in expected.items()}
@@ -186,8 +185,26 @@ def test_a_mode_that_changes_is_the_last_chunks_alone() -> None:
 
 @given(st.sets(st.integers(0, 30)))
 def test_an_ingest_continues_at_the_first_chunk_that_is_missing(stored: set[int]) -> None:
-    segment: Any = None
-    assert first_missing_chunk(dict.fromkeys(stored, segment)) == min(set(range(32)) - stored)
+    rows = {chunk: chunk_row(chunk, chunk + 1) for chunk in stored}
+    assert first_missing_chunk(rows, 10) == min(set(range(32)) - stored)
+
+
+def test_a_gap_is_one_segment_that_covers_the_chunks_without_frames() -> None:
+    store = Appended()
+    writer = ChunkWriter(store, FOOTAGE, VideoInfo("all", 0.0, None, None), segment_seconds=10)
+    writer.add(0, make_records(n=2))
+    writer.add(8640, make_records(start=BEGAN + 86_400 * SECOND, n=2))
+    writer.finish()
+    spans = [(s.chunk, (s.start - BEGAN) // SECOND, (s.end - BEGAN) // SECOND) for s, _ in store.rows]
+    assert spans == [(0, 0, 86_400), (8640, 86_400, 86_402)]
+    assert first_missing_chunk({s.chunk: s for s, _ in store.rows[:1]}, 10) == 8640
+
+
+def chunk_row(chunk: int, until: int) -> Segment:
+    """The row of a chunk of ten seconds whose segment ends where chunk `until` begins."""
+    return make_segment(make_records(n=1), chunk).model_copy(
+        update={"start": BEGAN + chunk * 10 * SECOND, "end": BEGAN + until * 10 * SECOND}
+    )
 
 
 def test_chunks_of_another_source_do_not_count() -> None:

@@ -78,7 +78,12 @@ def decode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: bytes, name: s
         message(OPENED, {**OPEN, "created": "yesterday"}),
         message(OPENED, {**OPEN, "created": 3}),
         OPENED_OK + OPENED_OK,
-        OPENED_OK + message(DONE, b"quick"),
+        OPENED_OK + message(DONE, b"nonref"),
+        OPENED_OK + message(DONE, {"mode": "quick", "discontinuities": [], "count": 0}),
+        OPENED_OK + message(DONE, {"mode": "all", "discontinuities": [["nan", 0, True]], "count": 1}),
+        OPENED_OK + message(DONE, {"mode": "all", "discontinuities": [[1]], "count": 1}),
+        OPENED_OK + message(DONE, {"mode": "all", "discontinuities": 3, "count": 1}),
+        OPENED_OK + message(DONE, {"mode": "all"}),
         OPENED_OK + message(DONE, b"\xff"),
         OPENED_OK + message(FRAME, b"short"),
         OPENED_OK + message(FRAME, FRAME_BODY.pack(0.0, 0, 64, 49, 0)),
@@ -102,7 +107,11 @@ def test_an_invalid_message_fails_the_file(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_frame_within_bounds_is_a_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     frame = message(FRAME, FRAME_BODY.pack(0.5, 0, 64, 48, 1))
-    [(pts, pixels)] = decode(monkeypatch, tmp_path, OPENED_OK + frame + message(DONE, b"nonref"))
+    [(pts, pixels)] = decode(
+        monkeypatch,
+        tmp_path,
+        OPENED_OK + frame + message(DONE, {"mode": "nonref", "discontinuities": [[1.5, -3.0, True]], "count": 1}),
+    )
     assert (pts, pixels.shape, pixels.flags.writeable) == (0.5, (64, 48, 3), True)  # turned by 90 degrees
 
 
