@@ -105,6 +105,7 @@ def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
     segments = tables.segments
 
     def add_rows(delta: DeltaTable, rows: list[dict[str, Any]], properties: CommitProperties) -> None:
+        """Append the rows of the segments in one commit."""
         write_deltalake(
             delta,
             pa.Table.from_pylist(rows, schema=SEGMENTS),
@@ -118,6 +119,7 @@ def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
 
 def _commit_files(table: StoreTable, items: Sequence[tuple[str, int, tuple[DataFile, ...]]]) -> None:
     def add_files(delta: DeltaTable, new: list[tuple[DataFile, ...]], properties: CommitProperties) -> None:
+        """Add the data files, which are written already, in one commit."""
         files = [file for files in new for file in files]
         _check_present(table, files)
         delta.create_write_transaction(

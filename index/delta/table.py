@@ -350,9 +350,11 @@ class StoreTable:
             schema = pa.schema([dataset.schema.field(name) for name in columns])
 
             def split(fragment: pads.Fragment) -> list[pads.Fragment]:
+                """The row groups of a file that can hold wanted rows, by their statistics."""
                 return list(fragment.split_by_row_group(wanted, schema=dataset.schema))
 
             def read(fragment: pads.Fragment) -> list[Result]:
+                """The results for one row group."""
                 found = fragment.to_batches(
                     schema=dataset.schema,
                     columns=list(columns),

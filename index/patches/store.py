@@ -173,6 +173,7 @@ class PatchStore:
             return result, missing
 
         def decode(batch: pa.RecordBatch) -> None:
+            """Decode the patches of a record batch into their places of the output."""
             rows = window.locate(batch.column("stream_id"), batch.column("captured_at").cast(pa.int64()).to_numpy())
             inside = rows >= 0
             column = batch.column("patches")
@@ -214,6 +215,7 @@ class PatchStore:
         found = self._read_chains(in_window(window.streams, int(heads.min()), int(window.captured_at.max()) + 1))
 
         def decode(item: tuple[_Chain, tuple[NDArray[np.int64], list[Row]]]) -> None:
+            """Decode one chain of differential patches into their places of the output."""
             (stream, _, head), (captured_at, data) = item
             rows = window.locate(pa.array([stream] * len(captured_at)), captured_at)
             inside = np.flatnonzero(rows >= 0)

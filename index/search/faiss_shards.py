@@ -130,6 +130,7 @@ class FaissShards:
         size = path.stat().st_size
 
         def write(file: BinaryIO) -> None:
+            """Write the arrays of the shard."""
             np.savez(
                 file,
                 captured_at=captured_at,

@@ -32,12 +32,15 @@ class ConsumerMetrics:
         self._newest: dict[str, int] = {}
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
+            """A gauge of the worker."""
             return Gauge(f"sightline_consumer_{name}", text, labels, registry=self.registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
+            """A counter of the worker."""
             return Counter(f"sightline_consumer_{name}", text, labels, registry=self.registry)
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            """A histogram of the worker."""
             return Histogram(f"sightline_consumer_{name}", text, buckets=buckets, registry=self.registry)
 
         self.lag = gauge("lag_messages", "Messages of a partition that are not stored", "topic", "partition")

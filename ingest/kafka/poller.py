@@ -335,7 +335,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._poller = poller
 
     def on_partitions_assigned(self, assigned: Any) -> None:
+        """Called by kafka-python after partitions were assigned to this worker."""
         self._poller.assigned(assigned)
 
     def on_partitions_revoked(self, revoked: Any) -> None:
+        """Called by kafka-python before partitions are taken from this worker."""
         self._poller.revoked(revoked)

@@ -143,6 +143,7 @@ def _row(
     seconds = _median(lambda: encoder.encode_frames(pixels), device, repeats)
 
     def prepare() -> None:
+        """Preprocess all frames, without encoding them."""
         for i in range(0, len(pixels), batch):
             encoder.preprocessing(pixels[i : i + batch], device)
 
@@ -162,6 +163,7 @@ def _row(
 
 def _median(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     def timed() -> float:
+        """Seconds of one run, with the work of the GPU finished."""
         since = perf_counter()
         run()
         if device.type == "cuda":

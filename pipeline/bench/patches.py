@@ -228,6 +228,7 @@ class _Truth:
         """Find the largest ε, to within a factor of 1.3, whose |Δcos| meets the goal; None if no ε does."""
 
         def meets(epsilon: float) -> bool:
+            """Whether |Δcos| of every patch meets the goal with `epsilon`."""
             worst = 0.0
             for part in split_chains(len(self.patches)):
                 true = self.patches[part]

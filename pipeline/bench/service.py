@@ -284,10 +284,12 @@ async def _load(
         turn = itertools.count()
 
         async def client() -> None:
+            """Ask one question after another until the time is over."""
             while time.monotonic() < began + seconds:
                 await _ask(http, tasks[next(turn) % len(tasks)], tally)
 
         async def sampler() -> None:
+            """Sample the metrics of the service until cancelled."""
             while True:
                 await asyncio.sleep(max(0.5, seconds / _SAMPLES))
                 await _sample(http, time.monotonic() - began, tally)

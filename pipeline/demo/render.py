@@ -67,6 +67,7 @@ def truth(seed: int, minutes: float, cameras: int) -> dict[str, list[dict[str, A
     began = to_micros(began_at(seed))
 
     def at(seconds: float) -> str:
+        """The time of a second of the footage, RFC 3339."""
         return rfc3339(began + round(seconds * 1000) * 1000)
 
     events: list[dict[str, Any]] = []

@@ -116,6 +116,7 @@ def _lanes(item: Reported) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     low, high = float(scores.min()), float(scores.max())
 
     def place(micros: int) -> float:
+        """The horizontal position of a time on the timeline, in pixels."""
         return round((min(max(micros, start), end) - start) / (end - start) * WIDTH, 2)
 
     spans = [
