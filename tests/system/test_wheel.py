@@ -167,7 +167,7 @@ def test_the_extra_kafka(installation: Environment) -> None:
 
 def test_the_extra_beam(installation: Environment, profile: str) -> None:
     script = installation.install("beam")
-    rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "short"])
+    rendered = _run(script, "render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "short")
     assert rendered.returncode == 0, rendered.stderr
     done = _run(script, "backfill", "--manifest", "short", "--store", "store-beam", "--profile", profile, "--json")
     assert done.returncode == 0, done.stderr
@@ -177,7 +177,7 @@ def test_the_extra_beam(installation: Environment, profile: str) -> None:
 @pytest.mark.parametrize("extra", ["service", "web"])
 def test_the_extras_of_the_service(installation: Environment, profile: str, extra: str) -> None:
     script = installation.install(extra)
-    rendered = _run(script, *["render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "short"])
+    rendered = _run(script, "render", "--seed", "2", "--minutes", "0.1", "--cameras", "1", "--out", "short")
     assert rendered.returncode == 0, rendered.stderr
     ingested = _run(script, "ingest", "short", "--store", "store-service", "--profile", profile)
     assert ingested.returncode == 0, ingested.stderr
