@@ -132,6 +132,12 @@ def test_the_reference_of_commands_has_every_command_and_option() -> None:
         assert {option for option in missing if f" {option}" not in section and f"/{option}" not in section} == set()
 
 
+def test_every_option_and_every_setting_is_described() -> None:
+    parameters = [(name, each) for name, command, _ in _generate().walk_commands() for each in command.params]
+    assert [(name, each.name) for name, each in parameters if not each.help] == []
+    assert [(table, name) for table, name, field in _generate().walk_settings() if not field.description] == []
+
+
 def test_the_reference_of_settings_has_every_setting() -> None:
     page = _generate().settings_page()
     settings = list(_generate().walk_settings())
