@@ -117,8 +117,8 @@ class TextSampler:
         fits = ((wanted[:, None, None, :] == -1) | (wanted[:, None, None, :] == seen[None])).all(-1)
         true = (fits & (seen[None, :, :, 0] >= 0)).any(-1)
         empty = (seen[:, :, 0] < 0).all(-1)
-        nobody = np.array([a is None for a in abouts])
-        true = np.asarray(true) | (nobody[:, None] & np.asarray(empty)[None, :])
+        without_actors = np.array([a is None for a in abouts])
+        true = np.asarray(true) | (without_actors[:, None] & np.asarray(empty)[None, :])
         return texts, torch.from_numpy(true)
 
 
@@ -142,7 +142,7 @@ class PatchHeads(nn.Module):
         """
         covered = owner >= 0
         index = owner.clamp(min=0).unsqueeze(-1).expand(-1, -1, seen.shape[-1])
-        labels = (seen.gather(1, index) + 1) * covered.unsqueeze(-1)  # 0: nobody here
+        labels = (seen.gather(1, index) + 1) * covered.unsqueeze(-1)  # 0: no actor
         weight = torch.where(covered, 1.0, 0.08)
         total = tokens.new_zeros(())
         for i, head in enumerate(self.heads):
