@@ -6,7 +6,7 @@
 
 `Store` opens a store, reads windows, patches and pictures, and calls the modules that do the rest:
 
-    append                     `index.commits.append` (with offsets: `commits.offset`; for one large job: `commits.bulk`)
+    append                     `index.commits.append` (with offsets: `commits.offset`; for a large job: `commits.bulk`)
     search, seal, reindex      `index.search`
     verify, compact, forget    `index.maintenance`
 

@@ -66,7 +66,8 @@ class _SegmentStore(Protocol):
 
 
 def source_digest(path: Path, stream_id: str, began: int) -> str:
-    """Digest that identifies a file's footage: of its size, first and last MiB, stream, and start in UTC microseconds."""
+    """Digest that identifies a file's footage: of its size, first and last MiB, stream, and start in UTC
+    microseconds."""
     digest = hashlib.sha256(f"{stream_id}\0{began}\0{path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         digest.update(file.read(_MIB))
@@ -146,7 +147,8 @@ class ChunkWriter:
         return self.frames == 0
 
     def add(self, chunk: int, records: FrameRecords) -> None:
-        """Add frames of `chunk`. The chunk before is appended; its segment covers chunks between, which have no frames."""
+        """Add frames of `chunk`. The chunk before is appended; its segment covers chunks between, which have no
+        frames."""
         if chunk > self._chunk:
             self._close(until=chunk)
             self._chunk = chunk
@@ -158,7 +160,8 @@ class ChunkWriter:
         self._close(final=True, problem=problem)
 
     def _close(self, *, until: int = 0, final: bool = False, problem: str | None = None) -> None:
-        """Append the present chunk; its segment ends where chunk `until` begins, or with the last frame if it is final."""
+        """Append the present chunk; its segment ends where chunk `until` begins, or with the last frame if it is
+        final."""
         records = _concatenated(self._records) if self._records else None
         self._records = []
         footage, chunk, length = self.footage, self._chunk, self._seconds * _SECOND

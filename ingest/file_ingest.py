@@ -143,7 +143,8 @@ def ingest_sources(
         sources: files, folders, globs and URLs, see `ingest.sources.files`.
         store: an open store whose encoders are `encoders`.
         stream: the stream that all files belong to; by default each file's name gives it.
-        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds; for a single file only.
+        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds; for a single file
+            only.
         on_progress: called after each batch of frames.
         segment_seconds: seconds of footage in one commit, at least 1.
         limits: of the decoder.

@@ -310,8 +310,8 @@ def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
     version = fields.get("version") if isinstance(fields, dict) else None
     if version != VERSION or isinstance(version, bool):
         raise MessageInvalid(
-            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; install "
-            "the version of Sightline that the producer uses"
+            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; "
+            "install the version of Sightline that the producer uses"
         )
     try:
         return model.model_validate_json(value)

@@ -56,7 +56,8 @@ class AnswerRequest:
     keyframe: NDArray[np.bool_]
     """True for keyframes, bool[N]."""
     read_patches: Callable[[slice, NDArray[np.float16]], object]
-    """Fills float16[n, M, Dp] with the patches of a slice of rows. Slices come in ascending order, from another thread."""
+    """Fills float16[n, M, Dp] with the patches of a slice of rows. Slices come in ascending order, from another
+    thread."""
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
     """Vectors of the frame encoder for a slice of rows, float32[n, Df]; only `single_token` weights need them."""
 

@@ -256,7 +256,7 @@ class PatchStore:
             result[key] = (captured_at[some], [data[i] for i in some])
         return result
 
-    # ---- maintenance --------------------------------------------------------------------------------------------------
+    # ---- maintenance -------------------------------------------------------------------------------------------------
 
     def problems(self) -> Iterator[str]:
         """One sentence for each stream with rows that cannot be decoded."""

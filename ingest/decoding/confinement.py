@@ -7,7 +7,8 @@
     capabilities       none, and none to be gained
     landlock           no file can be opened and no TCP port used but those that the caller names; no signal or abstract
                        socket reaches a process outside; no process outside can be traced
-    seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket, no executable memory
+    seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket, no
+                       executable memory
 
 Descriptors that are open already stay usable; that is how a decoder gets its input and its shared memory. A kernel that
 lacks a layer is not an error: `Posture` says which layers hold, and `require` refuses to go on without them. Everything
@@ -253,16 +254,20 @@ _PROT_EXEC = 4
 # (x86_64, aarch64); None where the architecture has no such call.
 _MEMORY_AND_TIME: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "lseek": (8, 62), "munmap": (11, 215), "brk": (12, 214),
-    "fstat": (5, 80), "newfstatat": (262, 79), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
-    "pread64": (17, 67), "readv": (19, 65), "writev": (20, 66), "mremap": (25, 216), "madvise": (28, 233), "poll": (7, None),
-    "ppoll": (271, 73), "dup": (32, 23), "getpid": (39, 172), "gettid": (186, 178), "exit": (60, 93), "exit_group": (231, 94),
+    "fstat": (5, 80), "newfstatat": (262, 79), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "pread64": (17, 67), "readv": (19, 65), "writev": (20, 66), "mremap": (25, 216), "madvise": (28, 233),
+    "poll": (7, None),
+    "ppoll": (271, 73), "dup": (32, 23), "getpid": (39, 172), "gettid": (186, 178), "exit": (60, 93),
+    "exit_group": (231, 94),
     "fcntl": (72, 25), "getrusage": (98, 165), "sysinfo": (99, 179), "times": (100, 153), "sigaltstack": (131, 132),
     "uname": (63, 160), "futex": (202, 98), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
     "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293), "membarrier": (324, 283),
     "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101),
     "gettimeofday": (96, 169), "time": (201, None), "getrandom": (318, 278), "restart_syscall": (219, 128),
     "getcpu": (309, 168), "arch_prctl": (158, None), "get_mempolicy": (239, 236), "sched_getscheduler": (145, 120),
-    "sched_getparam": (143, 121), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
+    "sched_getparam": (143, 121), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
+    "getegid": (108, 177),
 }  # fmt: skip
 _FILES: dict[str, tuple[int | None, int | None]] = {
     "openat": (257, 56), "open": (2, None), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
@@ -274,14 +279,17 @@ _FILES: dict[str, tuple[int | None, int | None]] = {
 _NETWORK: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "connect": (42, 203), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
     "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243), "shutdown": (48, 210), "bind": (49, 200),
-    "getsockname": (51, 204), "getpeername": (52, 205), "setsockopt": (54, 208), "getsockopt": (55, 209), "listen": (50, 201),
-    "accept4": (288, 242), "select": (23, None), "pselect6": (270, 72), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "getsockname": (51, 204), "getpeername": (52, 205), "setsockopt": (54, 208), "getsockopt": (55, 209),
+    "listen": (50, 201),
+    "accept4": (288, 242), "select": (23, None), "pselect6": (270, 72), "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21),
     "epoll_wait": (232, None), "epoll_pwait": (281, 22), "eventfd2": (290, 19), "pipe2": (293, 59), "ioctl": (16, 29),
 }  # fmt: skip
 _LOUD: dict[str, tuple[int | None, int | None]] = {
     "execve": (59, 221), "execveat": (322, 281), "ptrace": (101, 117), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "fork": (57, None), "vfork": (58, None), "mount": (165, 40), "unshare": (272, 97),
-    "setns": (308, 268), "bpf": (321, 280), "init_module": (175, 105), "kexec_load": (246, 104), "pidfd_getfd": (438, 438),
+    "setns": (308, 268), "bpf": (321, 280), "init_module": (175, 105), "kexec_load": (246, 104),
+    "pidfd_getfd": (438, 438),
     "io_uring_setup": (425, 425), "userfaultfd": (323, 282), "perf_event_open": (298, 241), "keyctl": (250, 219),
 }  # fmt: skip
 _CHECKED: dict[str, tuple[int, int]] = {

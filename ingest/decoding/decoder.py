@@ -264,8 +264,8 @@ def _check_whole(video: OpenVideo, decoded: float) -> None:
     others = demuxer.reached - max(0.0, video.first_pts)
     if max(decoded, others) < announced - 5:
         raise DecodeFailed(
-            f"the header announces {demuxer.duration:.0f} s and {decoded:.0f} s decode; the file is probably truncated, "
-            "the frames before are kept"
+            f"the header announces {demuxer.duration:.0f} s and {decoded:.0f} s decode; the file is probably "
+            "truncated, the frames before are kept"
         )
 
 
@@ -286,8 +286,8 @@ def _sections(video: OpenVideo, after: float) -> Iterator[tuple[Any, Iterator[An
 def _frames(plan: PacketPlan[Any], stream: Any, state: _ReadState) -> Iterator[tuple[Any, int | None]]:
     """Decoded frames, each with its time in ticks where only its place among the times of decoding gives one.
 
-    Packets without a time of presentation come out of the decoder in the order of presentation, so the k-th frame has the k-th
-    smallest time of decoding. Packets that do not decode are skipped, up to `_MAX_BROKEN_PACKETS`.
+    Packets without a time of presentation come out of the decoder in the order of presentation, so the k-th frame has
+    the k-th smallest time of decoding. Packets that do not decode are skipped, up to `_MAX_BROKEN_PACKETS`.
     """
     times: list[int] = []
     context, broken, required = stream.codec_context, 0, True

@@ -56,7 +56,8 @@ class _ForkServer:
             tail = (self.process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
             self.socket.close()
             raise DecodeFailed(
-                f"the decoder's process could not be started ({tail[-1] if tail else error}); check the installation of av"
+                f"the decoder's process could not be started ({tail[-1] if tail else error}); check the installation "
+                "of av"
             ) from None
         self.socket.settimeout(None)
 

@@ -1,7 +1,8 @@
 """Packets of the one video stream of a file that is decoded, on one timeline.
 
 A file comes as a descriptor, so that no name has a meaning here, and only in formats of footage. Timestamps go through
-`ingest.decoding.timeline`. Where a transport stream changes its program in the middle, the next program goes on behind the first.
+`ingest.decoding.timeline`. Where a transport stream changes its program in the middle, the next program goes on behind
+the first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ __all__ = ["Demuxer", "frame_seconds", "packet_seconds"]
 
 # Formats of footage. Playlists (HLS, DASH, concat, image lists) name other files and are not among them.
 _FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,mjpeg_2000,"
-    "asf,asf_o,dhav,ivf,mxf,ogg,rm,gxf,nut,wtv,dv,vc1,vc1test,yuv4mpegpipe,gif,apng,swf,nsv,h263,h261,dirac,ingenient,lxf,"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,"
+    "mjpeg_2000,"
+    "asf,asf_o,dhav,ivf,mxf,ogg,rm,gxf,nut,wtv,dv,vc1,vc1test,yuv4mpegpipe,gif,apng,swf,nsv,h263,h261,dirac,ingenient,"
+    "lxf,"
     "kux,smjpeg,mpjpeg,cavsvideo,evc,ifv,hxvs,lvf,lmlm4,nuv,pva,ty,iv8,mpegtsraw"
 )
 # Formats whose timestamps ascend, because they follow from an index or the file is written in one go.
@@ -143,8 +146,8 @@ class Demuxer:
         """Packets from an intra frame at or before `target` seconds, or from the start where the format cannot seek.
 
         In formats without an index, a seek can end after the target or between intra frames; then it is repeated from
-        further back. Timestamps of a format that is made for transmission may repeat, so that a seek can end anywhere: such
-        a file is read from its start, which costs no decoding.
+        further back. Timestamps of a format that is made for transmission may repeat, so that a seek can end anywhere:
+        such a file is read from its start, which costs no decoding.
 
         Args:
             first: pts of the file's first frame, in seconds.

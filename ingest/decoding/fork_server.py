@@ -1,14 +1,14 @@
 """The fork server: a clean process with the decoder's libraries loaded, which forks one confined process a file.
 
 `python -m ingest.decoding.fork_server FD` runs it; FD is a stream socket to the process that asks
-(`ingest.decoding.decoder_process`). Starting Python and loading FFmpeg costs a third of the time in which a segment of ten
-seconds is decoded; a fork costs a few milliseconds.
+(`ingest.decoding.decoder_process`). Starting Python and loading FFmpeg costs a third of the time in which a segment of
+ten seconds is decoded; a fork costs a few milliseconds.
 
-The server confines itself before it serves (no network, no files, no capabilities; see `ingest.decoding.confinement`), and
-each child adds the filter of system calls, which a process that forks cannot have. A request is a JSON order with six
-descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that socket the
-server writes the child's pid, later its wait status, both as int32; when its other end is closed for writing, the child is
-killed. When the asking process ends, the server and all its children end.
+The server confines itself before it serves (no network, no files, no capabilities; see `ingest.decoding.confinement`),
+and each child adds the filter of system calls, which a process that forks cannot have. A request is a JSON order with
+six descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that
+socket the server writes the child's pid, later its wait status, both as int32; when its other end is closed for
+writing, the child is killed. When the asking process ends, the server and all its children end.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class _Server:
 
 
 def _load_everything() -> None:
-    """Import every module of PyAV: it imports some when a file of some kind is opened, which a confined process cannot."""
+    """Import every module of PyAV: it imports some when a file of some kind is opened, which a confined process
+    cannot."""
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)

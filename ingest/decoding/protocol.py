@@ -8,8 +8,8 @@ Pixels go through shared memory, everything else through two pipes. From the wor
     DONE     JSON: mode that decoding ended in, a name in `MODES`; discontinuities, a list of [at, by, bridged] as in
              `ingest.decoding.timeline.Discontinuity`; count, how many there were, listed or not
 
-From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte for
-each frame that it has copied.
+From the parent, after OPENED: one line of JSON with the arguments of `ingest.decoding.decoder.decode`, then one byte
+for each frame that it has copied.
 
 The constants at the end are those of the fork server, see `ingest.decoding.fork_server`.
 """

@@ -68,7 +68,8 @@ class VideoInfo:
 
 
 class Decoding:
-    """One file that is being decoded: iterates over (pts_seconds, pixels), and is a context manager that ends the process.
+    """One file that is being decoded: iterates over (pts_seconds, pixels), and is a context manager that ends the
+    process.
 
     Args:
         path: a local file.
@@ -285,8 +286,8 @@ def read_frames(
         source: a local path, or an http(s) or object-store URL (see `ingest.sources.files`).
         fps: above 0 and at most 1000. For second k, the first frame with pts ≥ k is taken; see
             `ingest.decoding.decoder` for files whose sync points are dense.
-        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds. By default it is found
-            as `ingest.sources.start_time.find_start` describes.
+        start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds. By default it is
+            found as `ingest.sources.start_time.find_start` describes.
 
     Yields:
         `Frame`, ascending in time.

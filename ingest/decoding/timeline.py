@@ -1,13 +1,14 @@
-"""One timeline for the timestamps of a file, a segment or a live stream: wraps undone, discontinuities found and bridged.
+"""One timeline for the timestamps of a file, a segment or a live stream: wraps undone, discontinuities found and
+bridged.
 
-Timestamps are followed in decoding order by dts, which ascend in sound footage where pts do not. Counters that wrap (33 bits
-in MPEG-TS, 32 bits in RTP) go on. What remains is a discontinuity:
+Timestamps are followed in decoding order by dts, which ascend in sound footage where pts do not. Counters that wrap (33
+bits in MPEG-TS, 32 bits in RTP) go on. What remains is a discontinuity:
 
-- **step back**: joined recordings, a recorder whose clock is set back, another program. What follows is placed right behind
-  what came before, since footage goes on though its clock does not.
+- **step back**: joined recordings, a recorder whose clock is set back, another program. What follows is placed right
+  behind what came before, since footage goes on though its clock does not.
 - **gap**: the clock leaps ahead by more than `gap`. The leap counts as time that passed without footage.
-- **step ahead**: a leap of more than `max_gap`, or past what the wall clock allows. No pause lasts that long, so it is a fault
-  of the clock, and what follows is placed right behind.
+- **step ahead**: a leap of more than `max_gap`, or past what the wall clock allows. No pause lasts that long, so it is
+  a fault of the clock, and what follows is placed right behind.
 
 Nothing here reads a clock or knows of packets: ticks come in, offsets go out.
 """
@@ -100,7 +101,8 @@ class Timeline:
         return "next"
 
     def rebase(self, base: float, *, frame: float) -> None:
-        """Go on with the packets of another stream, whose tick is `base` seconds and whose frames last `frame` seconds."""
+        """Go on with the packets of another stream, whose tick is `base` seconds and whose frames last `frame`
+        seconds."""
         if self._last is not None:
             self._last = round(self._last * self.base / base)
         self.offset = round(self.offset * self.base / base)

@@ -112,7 +112,8 @@ def publish_segment(
     elif uri is None:
         raise MessageTooLarge(
             f"{stream_id} at {rfc3339(start)}: a segment of {len(segment.payload)} bytes is over kafka.inline_bytes "
-            f"({settings.inline_bytes}); name a folder or bucket for segments with --objects, or cut shorter with --seconds"
+            f"({settings.inline_bytes}); name a folder or bucket for segments with --objects, or cut shorter with "
+            "--seconds"
         )
     message = segment_message(
         stream_id, start, segment.duration, segment.payload, uri=uri, media_type=segment.media_type, clock=clock

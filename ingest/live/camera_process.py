@@ -4,7 +4,7 @@ From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`
 closed, by the parent or because the parent has died, the packets received so far are written as a last segment.
 To the parent, on stdout, lines of JSON:
     {"event": "open", "codec", "width", "height"}
-    {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     about twice a second while packets arrive
+    {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     twice a second while packets arrive
     {"event": "segment", "name", "start", "duration", "frames", "bytes"}             its file is complete and durable
     {"event": "error", "type", "message"}                                            the last line
 A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends

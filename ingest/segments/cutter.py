@@ -99,7 +99,8 @@ def fits(kind: str, stream: Any) -> bool:
 
 
 def _cut(demuxer: Demuxer, kind: str, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
-    """Segments of the present stream. None reaches across a gap in time: it ends before the first intra frame behind."""
+    """Segments of the present stream. None reaches across a gap in time: it ends before the first intra frame
+    behind."""
     segment: SegmentFile | None = None
     stream, timeline, length = demuxer.stream, demuxer.timeline, frame_seconds(demuxer.stream)
     gaps = timeline.count

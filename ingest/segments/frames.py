@@ -54,8 +54,8 @@ def decode_segment(path: Path, *, name: str, start: int, duration: float, limits
                     )
                 if pts - info.first > duration + 2:
                     raise MessageInvalid(
-                        f"{name}: a frame is {pts - info.first:.0f} s after the start of a segment of {duration:g} s; produce "
-                        "the segment again with timestamps that ascend"
+                        f"{name}: a frame is {pts - info.first:.0f} s after the start of a segment of {duration:g} s; "
+                        "produce the segment again with timestamps that ascend"
                     )
                 frames.captured_at.append(start + round((pts - info.first) * 1e6))
                 frames.pts_seconds.append(pts)

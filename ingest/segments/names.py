@@ -21,7 +21,8 @@ __all__ = ["NamedSegment", "day_of", "parse_name", "segment_name"]
 _SUFFIX: dict[Media, str] = {"video/mp4": "mp4", "video/x-matroska": "mkv"}
 _MEDIA: dict[str, Media] = {suffix: media for media, suffix in _SUFFIX.items()}
 _NAME = re.compile(
-    r"(?P<stream>[A-Za-z0-9._-]+)/[0-9-]{10}/(?P<date>\d{4}-\d\d-\d\d)T(?P<h>\d\d)-(?P<m>\d\d)-(?P<s>\d\d)\.(?P<us>\d{6})Z"
+    r"(?P<stream>[A-Za-z0-9._-]+)/[0-9-]{10}/(?P<date>\d{4}-\d\d-\d\d)T"
+    r"(?P<h>\d\d)-(?P<m>\d\d)-(?P<s>\d\d)\.(?P<us>\d{6})Z"
     r"_(?P<seconds>\d+\.\d{6})\.(?P<suffix>mp4|mkv)"
 )
 

@@ -66,8 +66,8 @@ class FileName:
 def stream_id_of(text: str) -> str:
     """A stream id made from any text: letters and digits of every script are kept, in Unicode's composed form (NFC).
 
-    Everything else but `.`, `_` and `-` becomes `-`. A text that is too long for a folder's name is cut and ends in a digest of
-    the whole, so that two texts do not become one id.
+    Everything else but `.`, `_` and `-` becomes `-`. A text that is too long for a folder's name is cut and ends in a
+    digest of the whole, so that two texts do not become one id.
     """
     composed = unicodedata.normalize("NFC", text)
     name = re.sub(r"[^\w.-]+", "-", composed).strip("-_.")
@@ -99,9 +99,11 @@ _TIMES = (
 
 
 def time_in_name(name: str, zone: ZoneInfo | None = None) -> tuple[datetime, str, str, str] | None:
-    """The first time written in a name: UTC time, how it was read, a note, and the name without it. None where there is none.
+    """The first time written in a name: UTC time, how it was read, a note, and the name without it. None where there is
+    none.
 
-    Calendar times with 14 digits or with separators, with fractions and an offset, and seconds or milliseconds since 1970.
+    Calendar times with 14 digits or with separators, with fractions and an offset, and seconds or milliseconds since
+    1970.
     """
     for form in _TIMES:
         for found in form.finditer(name):
@@ -148,8 +150,8 @@ def _in_utc(local: datetime, offset: str | None, zone: ZoneInfo | None) -> tuple
 def local_to_utc(local: datetime, zone: ZoneInfo) -> tuple[datetime, str]:
     """The UTC time of a zone's local time, and a note where daylight saving makes it doubtful.
 
-    A time that occurs twice, when clocks go back, is the first of the two. One that does not occur, when clocks go forward, is
-    read by the offset before the change.
+    A time that occurs twice, when clocks go back, is the first of the two. One that does not occur, when clocks go
+    forward, is read by the offset before the change.
     """
     first = local.replace(tzinfo=zone, fold=0)
     second = local.replace(tzinfo=zone, fold=1)
@@ -205,9 +207,11 @@ class NamePattern:
 
     @classmethod
     def parse(cls, text: str) -> NamePattern:
-        """Read a pattern such as `{stream}/{start:%Y-%m-%d_%H%M%S}.mp4` or `{date}/{hour}/{stream}/{minute}.{second}.mp4`.
+        """Read a pattern such as `{stream}/{start:%Y-%m-%d_%H%M%S}.mp4` or
+        `{date}/{hour}/{stream}/{minute}.{second}.mp4`.
 
-        `*` is anything but a slash. Placeholders: {stream}, {start:%Y…} with strftime's directives, {date}, {time}, {year},
+        `*` is anything but a slash. Placeholders: {stream}, {start:%Y…} with strftime's directives, {date}, {time},
+            {year},
         {month}, {day}, {hour}, {minute}, {second}, {epoch}, {epoch_ms}, {offset}.
 
         Raises:
@@ -315,14 +319,16 @@ LAYOUTS: dict[str, NamePattern] = {
         "Blink": "{short_date}/{time}_{stream}_*.mp4",
     }.items()
 }
-"""Names of files as known recorders write them. Frigate's are UTC; the others' are local times, read by `--timezone`."""
+"""Names of files as known recorders write them. Frigate's are UTC; the others' are local times, read by
+`--timezone`."""
 
 _WITHOUT_CLOCK = frozenset({"ZoneMinder"})
 _ALWAYS_UTC = frozenset({"Frigate"})
 
 
 def recognize_layout(paths: Iterable[str]) -> str | None:
-    """The name of the layout that every path has, None where there is none. `paths` is read to the first that differs."""
+    """The name of the layout that every path has, None where there is none. `paths` is read to the first that
+    differs."""
     candidates = list(LAYOUTS)
     some = False
     for path in paths:
@@ -404,8 +410,8 @@ def read_name(
         read = pattern.read(clean, zone)
         if read is None:
             raise UsageError(
-                f"{mask_url(printable(path))}: its name does not match --names {pattern.text}; name fewer files or change "
-                "the pattern"
+                f"{mask_url(printable(path))}: its name does not match --names {pattern.text}; name fewer files or "
+                "change the pattern"
             )
         return read
     if layout is not None:

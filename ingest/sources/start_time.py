@@ -13,7 +13,8 @@ from index.records import ClockSource, to_micros
 __all__ = ["find_start", "stream_name", "time_in_name"]
 
 _TIME = re.compile(
-    r"(?P<y>(?:19|20)\d\d)-?(?P<mo>[01]\d)-?(?P<d>[0-3]\d)[T_ -](?P<h>[0-2]\d)[-:]?(?P<mi>[0-5]\d)[-:]?(?P<s>[0-5]\d)(?P<z>Z)?"
+    r"(?P<y>(?:19|20)\d\d)-?(?P<mo>[01]\d)-?(?P<d>[0-3]\d)[T_ -]"
+    r"(?P<h>[0-2]\d)[-:]?(?P<mi>[0-5]\d)[-:]?(?P<s>[0-5]\d)(?P<z>Z)?"
 )
 _NOT_IN_STREAM_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _log = structlog.get_logger(__name__)

@@ -48,7 +48,8 @@ def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), 
         what: the name of the weights in error messages, such as `frame encoder`.
 
     Raises:
-        WeightsNotFound: the folder or a file is missing, or the repository is not in the cache and cannot be downloaded.
+        WeightsNotFound: the folder or a file is missing, or the repository is not in the cache and cannot be
+            downloaded.
     """
     if source.hub is not None:
         return _from_hub(source.hub, source.revision, needs, takes, what)
@@ -151,7 +152,8 @@ def _cached_digests() -> dict[str, str]:
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Map the name of every tensor of a safetensors checkpoint to the file that contains it; reads headers only.
 
-    With a `*.safetensors.index.json`, the checkpoint consists of the shards that it names, otherwise of all safetensors.
+    With a `*.safetensors.index.json`, the checkpoint consists of the shards that it names, otherwise of all
+    safetensors.
 
     Raises:
         WeightsNotFound: the folder has no safetensors, or a shard is missing.
@@ -198,7 +200,8 @@ def check_tensors(what: str, found: Mapping[str, tuple[int, ...]], expected: Map
     """Compare the names and shapes of tensors.
 
     Raises:
-        WeightsInvalid: a tensor is missing, extra or of another shape. The message begins with `what` and names the tensor.
+        WeightsInvalid: a tensor is missing, extra or of another shape. The message begins with `what` and names the
+            tensor.
     """
     for name in sorted(expected.keys() - found.keys()):
         raise WeightsInvalid(f"{what}: tensor {name} {list(expected[name])} is missing; is it the right checkpoint?")

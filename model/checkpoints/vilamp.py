@@ -1,10 +1,11 @@
-"""The checkpoint layout of ViLAMP's authors (`llava_qwen`): one folder with the language model, the projector, the merger,
-the SigLIP tower and the CLIP of keyframe selection.
+"""The checkpoint layout of ViLAMP's authors (`llava_qwen`): one folder with the language model, the projector, the
+merger, the SigLIP tower and the CLIP of keyframe selection.
 
     model.embed_tokens, model.layers, model.norm, lm_head    Qwen2, under the names of transformers
     model.mm_projector.{0,2}                                 Linear, GELU, Linear
     model.image_newline                                      ends the visual sequence
-    model.composer_projector                                 `sig_pooling`: linear_q, linear_iq, linear_ik, linear_k, tau
+    model.composer_projector                                 `sig_pooling`: linear_q, linear_iq, linear_ik, linear_k,
+                                                             tau
                                                              `single_token`: {0,2}, one token out of a CLIP embedding
     model.vision_tower.vision_tower.vision_model             SigLIP; see `model.encoders.siglip`
     model.frame_selector.model                               CLIP in transformers' layout; see `model.encoders.clip`
@@ -139,7 +140,8 @@ def connector_names(names: Iterable[str]) -> list[str]:
 
 
 _PREFIX = r"model\.frame_selector\.model\."
-# A CLIP in transformers' layout → open_clip's. The three projections of an attention become one; see `model.encoders.clip`.
+# A CLIP in transformers' layout → open_clip's. The three projections of an attention become one; see
+# `model.encoders.clip`.
 _CLIP = {
     _PREFIX + r"text_model\.embeddings\.token_embedding\.weight": "token_embedding.weight",
     _PREFIX + r"text_model\.embeddings\.position_embedding\.weight": "positional_embedding",

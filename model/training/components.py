@@ -38,7 +38,8 @@ class ComponentCount:
 
 
 def connector_parts(connector: AnyConnector, *, newline: bool) -> Parts:
-    """Components of a connector, without those that it does not have; `newline` tells whether the profile uses that vector."""
+    """Components of a connector, without those that it does not have; `newline` tells whether the profile uses that
+    vector."""
     if isinstance(connector, Connector):
         found: dict[Component, Any] = {
             "mlp_k": connector.keyframe,

@@ -1,8 +1,8 @@
 """Conversations about footage: their token ids, and which of them are supervised.
 
 The text is the ChatML of `model.visual.prompt.build_prompt`: one system turn, then turns of `human` and `gpt`.
-`<image>` or `<video>` in the first turn marks the place of the frames. Only the assistant's text and the `<|im_end|>` that
-ends it are supervised; roles, line breaks after a turn and the user's text are not.
+`<image>` or `<video>` in the first turn marks the place of the frames. Only the assistant's text and the `<|im_end|>`
+that ends it are supervised; roles, line breaks after a turn and the user's text are not.
 """
 
 from __future__ import annotations

@@ -228,7 +228,8 @@ def _check_same_run(out: Path, plan: TrainingPlan, data: str, accelerator: Any) 
         different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if different:
             raise UsageError(
-                f"{out} holds a run with other {', '.join(different)}; give the settings it began with, or another --out"
+                f"{out} holds a run with other {', '.join(different)}; give the settings it began with, or another "
+                "--out"
             )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not path.exists():

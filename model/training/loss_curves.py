@@ -16,7 +16,8 @@ _PANEL_INCHES = (4.0, 2.8)
 def draw_loss_curves(
     history: Mapping[str, Sequence[Mapping[str, float]]], panels: Mapping[str, tuple[str, Sequence[str]]]
 ) -> bytes:
-    """Draw one panel for each entry of `panels`, side by side, one line for each figure. The same input gives the same bytes.
+    """Draw one panel for each entry of `panels`, side by side, one line for each figure. The same input gives the same
+    bytes.
 
     Args:
         history: rows of each run, each with `step` and some figures.

@@ -2,8 +2,8 @@
 
 The three stages of ViLAMP (section A.3) differ in their data: captions, questions about short videos, questions about
 longer videos. Rates, optimiser and schedule are the same in all three: 2e-6 for the vision encoder, 1e-5 for the rest,
-AdamW, cosine with a warm-up of 0.03, four samples a step, one epoch. The paper does not state the frames of a video; the
-bounds in STAGES are this project's, above the average length of each stage's data.
+AdamW, cosine with a warm-up of 0.03, four samples a step, one epoch. The paper does not state the frames of a video;
+the bounds in STAGES are this project's, above the average length of each stage's data.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class DatasetSpec(_Data):
         return value
 
     def take(self, total: int) -> tuple[Literal["all", "first", "end", "random"], int]:
-        """How many of `total` samples are used, and which. A share is rounded up; the caller rejects more than `total`."""
+        """How many of `total` samples are used, and which. A share is rounded up; the caller rejects more than
+        `total`."""
         found = _STRATEGY.fullmatch(self.sampling_strategy)
         if found is None or found["how"] is None:
             return "all", total
@@ -103,8 +104,8 @@ class TrainingPlan(_Data):
     seed: int = Field(default=0, ge=0)
     """Seed of the order of samples."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of encoder and language model; `auto` is bfloat16 on a GPU that supports it. Weights, DFM and connector are
-    float32."""
+    """Precision of encoder and language model; `auto` is bfloat16 on a GPU that supports it. Weights, DFM and connector
+    are float32."""
     gradient_checkpointing: bool = True
     """Compute activations twice instead of keeping them."""
     workers: int = Field(default=2, ge=0, le=64)
@@ -130,7 +131,8 @@ class TrainingPlan(_Data):
         for name, rate in self.learning_rates.items():
             if not 0 < rate < 1:
                 raise ValueError(
-                    f"learning_rates.{name} must lie between 0 and 1, got {rate}; freeze the component to leave it unchanged"
+                    f"learning_rates.{name} must lie between 0 and 1, got {rate}; freeze the component to leave it "
+                    "unchanged"
                 )
             if name in self.freeze:
                 raise ValueError(f"{name} has a learning rate and is frozen; leave one of the two out")

@@ -178,8 +178,8 @@ class TrainableModel(nn.Module):
         total = sum(map(len, parts))
         if total > self.max_context:
             raise BudgetExceeded(
-                f"{sample.where}: {len(sample.features.vectors)} frames and their text need {total} tokens, the language "
-                f"model has room for {self.max_context}; lower max_frames or keyframes"
+                f"{sample.where}: {len(sample.features.vectors)} frames and their text need {total} tokens, the "
+                f"language model has room for {self.max_context}; lower max_frames or keyframes"
             )
         inputs = torch.cat([part.to(self.language.dtype) for part in parts])
         hidden = self.language.model(inputs_embeds=inputs.unsqueeze(0), use_cache=False).last_hidden_state[0]
@@ -191,7 +191,8 @@ class TrainableModel(nn.Module):
         return SampleLoss(loss, len(sample.features.vectors), total)
 
     def _visual(self, sample: Sample) -> list[Tensor]:
-        """The vision tokens, in pieces of [n, width]. DFM divides cosines by α = 0.01, so autocast is off for all of it."""
+        """The vision tokens, in pieces of [n, width]. DFM divides cosines by α = 0.01, so autocast is off for all of
+        it."""
         features, embed = sample.features, self.language.get_input_embeddings()
         mask = self.select(features.vectors, sample.query, sample.keyframes)
         frames = Frames(
@@ -214,7 +215,8 @@ class TrainableModel(nn.Module):
             return list(visual.embeddings(frames, query, embed_time if self.profile.timestamps else None))
 
     def _reader(self, features: SampleFeatures) -> Callable[[slice], Tensor]:
-        """A function from a slice of rows to their patches, float32[n, M, Dp]; with gradients if the encoder is trained."""
+        """A function from a slice of rows to their patches, float32[n, M, Dp]; with gradients if the encoder is
+        trained."""
         if features.patches is not None:
             given = features.patches
             return lambda rows: torch.from_numpy(np.array(given[rows])).to(self.device).float()

@@ -5,9 +5,9 @@
 
 Both are Linear, GELU, Linear, and share no weights. A connector may also have `relevance`, two directions of the
 language model's space, one for each of the two: h + 10 · R_p · direction, where R_p is the cosine of token and question
-(equation 6). The paper uses R_p for merging alone; a language model of two million parameters needs it to find the patch
-that the question is about. Checkpoints without it load as well. `newline` is an optional learned vector that ends the
-visual sequence.
+(equation 6). The paper uses R_p for merging alone; a language model of two million parameters needs it to find the
+patch that the question is about. Checkpoints without it load as well. `newline` is an optional learned vector that ends
+the visual sequence.
 
 The authors' weights have one projector and a learned merger after it: `ReleasedConnector`. Does not know frames,
 prompts or language models.
@@ -33,7 +33,8 @@ __all__ = ["AnyConnector", "Connector", "ReleasedConnector", "load_connector"]
 
 
 class Connector(nn.Module):
-    """The two-stream connector: MLP_k is `keyframe` and MLP_n is `frame`, from `patch_dim` to the language model's `width`."""
+    """The two-stream connector: MLP_k is `keyframe` and MLP_n is `frame`, from `patch_dim` to the language model's
+    `width`."""
 
     relevance: nn.Parameter | None
     """[2, width], for keyframes and for other frames."""
@@ -62,7 +63,8 @@ class Connector(nn.Module):
         return self.tokens(keyframe_patches, query, keyframe=True), self.tokens(merged, query, keyframe=False)
 
     def tokens(self, features: Tensor, query: Tensor, *, keyframe: bool) -> Tensor:
-        """Map features [..., patch_dim] of keyframes or of other frames to [..., width]; `query` is the question, [patch_dim]."""
+        """Map features [..., patch_dim] of keyframes or of other frames to [..., width]; `query` is the question,
+        [patch_dim]."""
         result: Tensor = (self.keyframe if keyframe else self.frame)(features)
         if self.relevance is None:
             return result
@@ -120,8 +122,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 class ReleasedConnector(nn.Module):
     """Projector, newline and merger of an authors' checkpoint, under their names in it.
 
-    `composer_projector` is a `Composer` (`sig_pooling`) or, for `single_token`, two linear layers that map a frame's CLIP
-    embedding [query_dim] to its token.
+    `composer_projector` is a `Composer` (`sig_pooling`) or, for `single_token`, two linear layers that map a frame's
+    CLIP embedding [query_dim] to its token.
 
     Args:
         config: the checkpoint's configuration.
@@ -168,8 +170,8 @@ class ReleasedConnector(nn.Module):
         probed = shapes.get(f"model.composer_projector.{probe}", ())
         if len(probed) != 2:
             raise WeightsInvalid(
-                f"{folder}: tensor model.composer_projector.{probe} [width, CLIP width] is missing, which composer_type "
-                f"{config.composer_type} has; is it the right checkpoint?"
+                f"{folder}: tensor model.composer_projector.{probe} [width, CLIP width] is missing, which "
+                f"composer_type {config.composer_type} has; is it the right checkpoint?"
             )
         connector = cls(config, probed[1])
         own = {f"model.{name}": tensor for name, tensor in connector.state_dict().items()}

@@ -48,7 +48,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Merge(Protocol):
-    """A way to merge frames: patches [n, M, d] to one token for each frame, [n, d]. `merge` and `merge_mean` are two."""
+    """A way to merge frames: patches [n, M, d] to one token for each frame, [n, d]. `merge` and `merge_mean` are
+    two."""
 
     def __call__(
         self, patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
@@ -77,7 +78,8 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
     dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
     if reference is not None:
         dtype = torch.promote_types(dtype, reference.dtype)
-    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product for each patch; nothing normalised is stored.
+    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product for each patch; nothing normalised is
+    # stored.
     direction = _unit(query.to(dtype)).expand(patches.shape[1:])
     if reference is not None:
         direction = direction - lam * _unit(reference.to(dtype))
@@ -93,7 +95,8 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
 def merge_mean(
     patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
 ) -> Tensor:
-    """Mean of each frame's patches, [n, M, d] to [n, d]: the baseline of DFM (ViLAMP, table 2). Ignores the other arguments.
+    """Mean of each frame's patches, [n, M, d] to [n, d]: the baseline of DFM (ViLAMP, table 2). Ignores the other
+    arguments.
 
     Raises:
         UsageError: see `merge`.
@@ -148,7 +151,8 @@ def iterate_runs(
         chunk: most rows read at once.
 
     Raises:
-        UsageError: the arrays differ in length, the rows of a stream are not contiguous, or `read` returns too few rows.
+        UsageError: the arrays differ in length, the rows of a stream are not contiguous, or `read` returns too few
+            rows.
     """
     total = len(keyframe)
     if len(stream_index) != total:

@@ -245,7 +245,8 @@ class LearnedMerger:
         return self._toward(self._linear(self._hidden(patches), self.k), self.ik)
 
     def _keyframe(self, patches: Tensor) -> Tensor:
-        """Tokens [keyframe_tokens, width] of a keyframe's patches [M, patch_dim]; pooled before the last layer, which is linear."""
+        """Tokens [keyframe_tokens, width] of a keyframe's patches [M, patch_dim]; pooled before the last layer, which
+        is linear."""
         hidden = self._hidden(patches)
         if self.keyframe_tokens is not None:
             hidden = pool_grid(hidden.to(self.wide), self.keyframe_tokens).to(self.dtype)

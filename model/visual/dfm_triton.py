@@ -7,7 +7,8 @@ direction's row of that place, which comes from the L2 cache. With too few frame
 frame are split among programs, and the partial sums are combined at the end.
 
 Bytes moved, in half precision: 2·n·M·d of patches, 4·M·d of directions, and 4·n·d for each split, written and read
-again. A split has 16 patches or more, so the splits add at most a quarter of the patches' bytes, and only for few frames.
+again. A split has 16 patches or more, so the splits add at most a quarter of the patches' bytes, and only for few
+frames.
 
 Imported only on machines with a GPU, and by the tests, which run it in Triton's interpreter.
 """
@@ -44,7 +45,8 @@ def partial_merge(  # type: ignore[no-untyped-def]
     frames_: tl.constexpr,
     width: tl.constexpr,
 ):
-    """Merge one split of a few frames; program (i, s) takes frames i·frames_ and following, and split s of their patches.
+    """Merge one split of a few frames; program (i, s) takes frames i·frames_ and following, and split s of their
+    patches.
 
     Args:
         patches: pointer to [n, M, d].

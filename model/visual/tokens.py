@@ -40,7 +40,8 @@ def no_timer(name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """The N frames of a window; row i of every array is the same frame. Rows of a stream are contiguous and ascend in time."""
+    """The N frames of a window; row i of every array is the same frame. Rows of a stream are contiguous and ascend in
+    time."""
 
     keyframe: NDArray[np.bool_]
     """True for keyframes, bool[N]."""
@@ -55,7 +56,8 @@ class Frames:
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
     """Returns the frame encoder's vectors of a slice of rows, float32[n, Df]; needed for `single_token` weights."""
     read_norms: Callable[[slice], Tensor] | None = None
-    """Returns `LearnedMerger.norms` of a slice of rows, [n, M, 2]. None to compute them, nine tenths of the merger's work."""
+    """Returns `LearnedMerger.norms` of a slice of rows, [n, M, 2]. None to compute them, nine tenths of the merger's
+    work."""
 
 
 class Visual(Protocol):
@@ -183,7 +185,8 @@ class ReleasedVisual:
 
 
 class SingleTokenVisual:
-    """The `single_token` weights: keyframes pass the projector; the token of any other frame is its CLIP embedding, mapped.
+    """The `single_token` weights: keyframes pass the projector; the token of any other frame is its CLIP embedding,
+    mapped.
 
     The embedding is the one of keyframe selection, of unit norm.
     """

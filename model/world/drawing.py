@@ -98,7 +98,8 @@ def _draw_kind(kind: str, colour: tuple[int, int, int]) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def sprite(kind: int, colour: int, size: int, fallen: bool, mirrored: bool) -> NDArray[np.float32]:
-    """One actor, float32[size, size, 4]: premultiplied RGB in grey levels, alpha in 0…1. `kind` and `colour` are indices."""
+    """One actor, float32[size, size, 4]: premultiplied RGB in grey levels, alpha in 0…1. `kind` and `colour` are
+    indices."""
     image = _draw_kind(KINDS[kind], RGB[COLOURS[colour]])
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

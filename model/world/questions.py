@@ -66,8 +66,8 @@ class Question:
     about: Constraint
     """The attributes of frames that are relevant to the question."""
     shown: tuple[Event, Actor]
-    """The event and the actor at which the language model finds the answer. For "before" it is the actor that the question
-    names, as the tokens of an event contain what came before it."""
+    """The event and the actor at which the language model finds the answer. For "before" it is the actor that the
+    question names, as the tokens of an event contain what came before it."""
 
 
 def participants(events: Sequence[Event]) -> list[tuple[Event, Actor]]:

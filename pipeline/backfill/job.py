@@ -1,6 +1,6 @@
 """The Beam pipeline behind `sightline backfill`, which indexes an archive on any engine that runs Beam.
 
-    entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ whole files: Parquet, a commit a group
+    entries ─▶ probe ─▶ by stream: plan pieces ─▶ reshuffle ─▶ decode + embed ─┬─▶ whole files: Parquet, commit by group
                                                                                └─▶ pieces: staged, then stored in order
     results of every file ─▶ JSON Lines, from which the report is made
 

@@ -138,8 +138,8 @@ class _PendingFrame:
 class Indexer:
     """Decodes pieces one after the other and fills the encoders' batches across them.
 
-    `add` and `flush` yield one value for each finished piece: a `FileResult` for a piece that is alone in its group, once
-    it is committed, and a `StagedRange` for any other.
+    `add` and `flush` yield one value for each finished piece: a `FileResult` for a piece that is alone in its group,
+    once it is committed, and a `StagedRange` for any other.
     """
 
     def __init__(self, settings: WorkerSettings, store: Store, encoders: Encoders) -> None:
@@ -275,7 +275,8 @@ class _CommitBuffer:
         return len(self._chunks)
 
     def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
-        """Write a chunk, with the arguments of `Store.append`; False if the store has it. A full buffer is committed."""
+        """Write a chunk, with the arguments of `Store.append`; False if the store has it. A full buffer is
+        committed."""
         if len(self) >= _COMMIT_CHUNKS:
             self.commit()
         written = bulk.write(self._store.tables, segment, frames)

@@ -1,4 +1,5 @@
-"""Benchmark of the Kafka worker, `sightline bench consume`: segments a second into the store, beside the speed of its parts."""
+"""Benchmark of the Kafka worker, `sightline bench consume`: segments a second into the store, beside the speed of its
+parts."""
 
 from __future__ import annotations
 

@@ -152,8 +152,8 @@ def record(
 ) -> None:
     """Keep the compressed video of live cameras.
 
-    Writes to a folder or bucket (--to), to Kafka (--publish), or to both. Runs until it is interrupted. The video is not
-    encoded again.
+    Writes to a folder or bucket (--to), to Kafka (--publish), or to both. Runs until it is interrupted. The video is
+    not encoded again.
     """
     if to is None and not publish:
         raise UsageError("record needs --to FOLDER, --publish, or both")

@@ -91,7 +91,8 @@ class DemoResult(BaseModel):
 
 
 def pick_questions(truth: dict[str, Any], each: int = 2) -> list[dict[str, Any]]:
-    """Pick `each` questions of every kind, the streams in turn. The choice depends on the truth file only, not on answers."""
+    """Pick `each` questions of every kind, the streams in turn. The choice depends on the truth file only, not on
+    answers."""
     kinds = list(dict.fromkeys(q["kind"] for q in truth["questions"]))
     streams = sorted({q["stream_id"] for q in truth["questions"]})
     picked: list[dict[str, Any]] = []

@@ -40,8 +40,8 @@ def _dks(results: Results) -> Section:
     beside = "" if first["speedup"] is None else f", {factor(first['speedup'])} as fast as the naive algorithm"
     return Section(
         finding=(
-            f"Selecting {data['k']} keyframes from {count(first['frames'])} frames takes {seconds(first['seconds'])} on one "
-            f"core{beside}; from {count(last['frames'])} frames it takes {seconds(last['seconds'])}."
+            f"Selecting {data['k']} keyframes from {count(first['frames'])} frames takes {seconds(first['seconds'])} "
+            f"on one core{beside}; from {count(last['frames'])} frames it takes {seconds(last['seconds'])}."
         ),
         headline=(seconds(first["seconds"]), f"keyframes of {count(first['frames'])} frames"),
         chart=lines(
@@ -87,8 +87,8 @@ def _model(results: Results) -> Section:
     return Section(
         finding=(
             f"A question over {count(last['frames'])} frames has its first token after "
-            f"{seconds(last['first_token_seconds'])} ({data['profile']}, {data['device']}). Folding all other frames by DFM "
-            f"is {percent(shares['dfm'])} of that, prefill {percent(shares['prefill'])}."
+            f"{seconds(last['first_token_seconds'])} ({data['profile']}, {data['device']}). Folding all other frames "
+            f"by DFM is {percent(shares['dfm'])} of that, prefill {percent(shares['prefill'])}."
         ),
         headline=(seconds(last["first_token_seconds"]), f"to the first token, {count(last['frames'])} frames"),
         chart=lines(
@@ -100,9 +100,10 @@ def _model(results: Results) -> Section:
         ),
         reading="Both axes are logarithmic.",
         limit=(
-            f"From {count(wide['frames'])} to {count(last['frames'])} frames ({factor(last['frames'] / wide['frames'])}), "
-            f"DFM takes {factor(growth['dfm'])} the time. Prefill takes {factor(growth['prefill'])}, because each of its "
-            f"{count(last['prompt_tokens'])} tokens attends to all before it. {reached}."
+            f"From {count(wide['frames'])} to {count(last['frames'])} frames "
+            f"({factor(last['frames'] / wide['frames'])}), DFM takes {factor(growth['dfm'])} the time. Prefill takes "
+            f"{factor(growth['prefill'])}, because each of its {count(last['prompt_tokens'])} tokens attends to all "
+            f"before it. {reached}."
         ),
     )
 
@@ -138,15 +139,18 @@ def _ask(results: Results) -> Section:
     return Section(
         finding=(
             f"A question over {count(last['frames'])} frames ({last['frames'] / 3600:.1f} hours) is answered in "
-            f"{seconds(wall)} with the {data['profile']} profile; {longest.replace('_', ' ')} is {percent(stages[longest] / wall)} "
-            "of that."
+            f"{seconds(wall)} with the {data['profile']} profile; {longest.replace('_', ' ')} is "
+            f"{percent(stages[longest] / wall)} of that."
         ),
         headline=(seconds(wall), f"a whole question, {count(last['frames'])} frames"),
         chart=bars(chart, title="Seconds of a question by stage"),
         table=table,
-        reading=f"Seconds of the stages at {count(last['frames'])} frames, the longest first; models are loaded already.",
+        reading=(
+            f"Seconds of the stages at {count(last['frames'])} frames, the longest first; models are loaded already."
+        ),
         limit=(
-            f"{factor(last['frames'] / rows[0]['frames'])} the frames take {factor(wall / rows[0]['seconds']['wall'])} the time."
+            f"{factor(last['frames'] / rows[0]['frames'])} the frames take {factor(wall / rows[0]['seconds']['wall'])} "
+            "the time."
             if len(rows) > 1
             else ""
         ),
@@ -163,16 +167,16 @@ def _service(results: Results) -> Section:
     bad = sum(data["lost"].values()) + data["wrong"]
     return Section(
         finding=(
-            f"{data['clients']} clients that ask without a pause get {data['answers_per_second']:.1f} answers a second. Of "
-            f"{count(data['requests'])} requests {count(bad) if bad else 'none'} got lost or a wrong answer, and memory "
-            f"changed by {signed(data['rss_growth'])} in {seconds(data['seconds'])}."
+            f"{data['clients']} clients that ask without a pause get {data['answers_per_second']:.1f} answers a "
+            f"second. Of {count(data['requests'])} requests {count(bad) if bad else 'none'} got lost or a wrong "
+            f"answer, and memory changed by {signed(data['rss_growth'])} in {seconds(data['seconds'])}."
         ),
         headline=(f"{data['answers_per_second']:.1f}/s", f"answers, {data['clients']} clients at once"),
         chart=bars(chart, title="Seconds to an answer under load"),
         reading="Seconds from sending a request to its whole answer; shorter is better.",
         limit=(
-            f"One model answers them in turn, {seconds(1 / data['answers_per_second'])} each: with {data['clients']} clients in "
-            f"the queue that makes {seconds(data['clients'] / data['answers_per_second'])}."
+            f"One model answers them in turn, {seconds(1 / data['answers_per_second'])} each: with {data['clients']} "
+            f"clients in the queue that makes {seconds(data['clients'] / data['answers_per_second'])}."
         ),
     )
 
@@ -191,9 +195,9 @@ def _micro(results: Results) -> Section:
     worst = min(kinds, key=lambda kind: kinds[kind])
     return Section(
         finding=(
-            f"The {data['profile']} profile answers {percent(shipped['all']['share'])} of {data['questions']} questions about "
-            f"footage it has never seen, {points(shipped['all']['share'] - blind['share'])} more than without pictures. Its weak "
-            f"spot is “{worst}”, {percent(kinds[worst])}."
+            f"The {data['profile']} profile answers {percent(shipped['all']['share'])} of {data['questions']} "
+            f"questions about footage it has never seen, {points(shipped['all']['share'] - blind['share'])} more than "
+            f"without pictures. Its weak spot is “{worst}”, {percent(kinds[worst])}."
         ),
         headline=(percent(shipped["all"]["share"]), f"of questions right ({data['profile']})"),
         chart=intervals(rows, title="Share of right answers by method", mark=(0.25, "chance")),
@@ -207,8 +211,9 @@ def _micro(results: Results) -> Section:
         ),
         reading="Dots are shares of right answers to questions with four options, lines their 95 % intervals.",
         limit=(
-            f"Top-K in place of DKS and mean pooling in place of DFM change that by {100 * apart:.1f} points at most: these "
-            "questions do not tell the methods apart by their answers, but by the evidence they show (see Evidence)."
+            f"Top-K in place of DKS and mean pooling in place of DFM change that by {100 * apart:.1f} points at most: "
+            "these questions do not tell the methods apart by their answers, but by the evidence they show (see "
+            "Evidence)."
             if apart < 0.03
             else ""
         ),
@@ -228,14 +233,14 @@ def _keyframes(results: Results) -> Section:
     dks, top = hits[k]["dks"], hits[k]["top-k"]
     return Section(
         finding=(
-            f"{k} keyframes by DKS show the evidence of {percent(dks['any']['share'])} of the questions. Where a question needs "
-            f"several events, they show all of them in {percent(dks['all of several']['share'])} of the cases, top-K in "
-            f"{percent(top['all of several']['share'])}."
+            f"{k} keyframes by DKS show the evidence of {percent(dks['any']['share'])} of the questions. Where a "
+            f"question needs several events, they show all of them in {percent(dks['all of several']['share'])} of the "
+            f"cases, top-K in {percent(top['all of several']['share'])}."
         ),
         chart=intervals(rows, title="Questions of several events whose keyframes show all of them"),
         reading=(
-            f"Share of the {count(dks['all of several']['total'])} questions about several events whose keyframes show every "
-            "one of them, with 95 % intervals."
+            f"Share of the {count(dks['all of several']['total'])} questions about several events whose keyframes show "
+            "every one of them, with 95 % intervals."
         ),
     )
 
@@ -258,15 +263,15 @@ def _alerts(results: Results) -> Section:
     middle, late = ours["latency_seconds"]
     return Section(
         finding=(
-            f"{percent(ours['precision']['share'])} of the alerts are right, and {percent(ours['recall']['share'])} of the events "
-            f"raise one, {seconds(middle)} after they begin (median; 95 % within {seconds(late)}). A question raises one false "
-            f"alert in {1 / ours['false_per_hour']:.0f} hours of a camera."
+            f"{percent(ours['precision']['share'])} of the alerts are right, and {percent(ours['recall']['share'])} of "
+            f"the events raise one, {seconds(middle)} after they begin (median; 95 % within {seconds(late)}). A "
+            f"question raises one false alert in {1 / ours['false_per_hour']:.0f} hours of a camera."
         ),
         headline=(percent(ours["precision"]["share"]), "of alerts right"),
         chart=intervals(rows, title="Precision and recall of alerts"),
         reading=(
-            f"{count(data['questions'])} standing questions on {data['camera_hours']:g} camera hours of rendered footage. The grey "
-            "rows know the truth when they choose their threshold; no worker could."
+            f"{count(data['questions'])} standing questions on {data['camera_hours']:g} camera hours of rendered "
+            "footage. The grey rows know the truth when they choose their threshold; no worker could."
         ),
     )
 
@@ -286,9 +291,10 @@ def _patches(results: Results) -> Section:
     return Section(
         finding=(
             f"At ε = {best['epsilon']:g} patches take {percent(best['share_of_fp16'])} of their fp16 size and "
-            f"{count(best['answers_changed']) if best['answers_changed'] else 'none'} of {best['answers']} answers changes, but a "
-            f"single cosine moves by up to {best['delta_cosine_max']:.3f}. int8 takes {percent(int8['share_of_fp16'])} and moves "
-            f"none by more than {math.ceil(1e4 * int8['delta_cosine_max']) / 1e4:g}."
+            f"{count(best['answers_changed']) if best['answers_changed'] else 'none'} of {best['answers']} answers "
+            f"changes, but a single cosine moves by up to {best['delta_cosine_max']:.3f}. int8 takes "
+            f"{percent(int8['share_of_fp16'])} and moves none by more than "
+            f"{math.ceil(1e4 * int8['delta_cosine_max']) / 1e4:g}."
         ),
         headline=(percent(best["share_of_fp16"]), "of the patches' size, same answers"),
         chart=lines(
@@ -301,12 +307,12 @@ def _patches(results: Results) -> Section:
             y_goal=data["delta_cosine_goal"],
         ),
         reading=(
-            "Largest change of a cosine between patch and question, by stored size; each dot is one ε. Lower left is better, "
-            "dashed lines are the goals."
+            "Largest change of a cosine between patch and question, by stored size; each dot is one ε. Lower left is "
+            "better, dashed lines are the goals."
         ),
         limit=(
-            f"The goal of {percent(data['share_of_fp16_goal'])} at {data['delta_cosine_goal']:g} {met}: the camera's own noise "
-            f"moves a cosine by up to {data['still_delta_cosine']['1']:.3f} from one second to the next."
+            f"The goal of {percent(data['share_of_fp16_goal'])} at {data['delta_cosine_goal']:g} {met}: the camera's "
+            f"own noise moves a cosine by up to {data['still_delta_cosine']['1']:.3f} from one second to the next."
         ),
     )
 
@@ -332,13 +338,14 @@ def _loading(results: Results) -> Section:
     return Section(
         finding=(
             f"fp16 patches load at {speed(min(row['patch_bytes_per_second'] for row in plain))}, "
-            f"{percent(min(row['share_of_plain_read'] for row in plain))} or more of the speed of reading the same files. Full-size "
-            f"differential patches come at {speed(tight['patch_bytes_per_second'])}, because only what changes is read."
+            f"{percent(min(row['share_of_plain_read'] for row in plain))} or more of the speed of reading the same "
+            f"files. Full-size differential patches come at {speed(tight['patch_bytes_per_second'])}, because only "
+            "what changes is read."
         ),
         table=table,
         reading=(
-            "Seconds with nothing in the page cache. A row of patches is frames × patches × dimension; ε is differential. The "
-            "last column compares with reading the same files and nothing else."
+            "Seconds with nothing in the page cache. A row of patches is frames × patches × dimension; ε is "
+            "differential. The last column compares with reading the same files and nothing else."
         ),
         limit="int8 and differential patches have to be unpacked, which takes longer than reading their smaller files.",
     )

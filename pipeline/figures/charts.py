@@ -1,8 +1,8 @@
 """Small charts as inline SVG: horizontal bars, lines over two logarithmic axes, and shares with their intervals.
 
 Every function returns one `<svg>` element of `WIDTH` units, which is about the width of a phone in pixels, so that text
-keeps its size there. Colours are CSS classes (`c0` to `c4` for series, `axis`, `goal`), which the page defines for light and
-dark. Labels are escaped. The module knows nothing of benchmarks.
+keeps its size there. Colours are CSS classes (`c0` to `c4` for series, `axis`, `goal`), which the page defines for
+light and dark. Labels are escaped. The module knows nothing of benchmarks.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def intervals(rows: Sequence[Interval], *, title: str, mark: tuple[float, str] |
         ]
     anchors = ["start", "mid", "mid", "mid", "end"]
     parts += [
-        f'<text class="tick {anchors[i]}" x="{(0, x(i / 4), WIDTH)[0 if i == 0 else 2 if i == 4 else 1]:.1f}" y="{height + 16}">'
+        f'<text class="tick {anchors[i]}" x="{(0, x(i / 4), WIDTH)[0 if i == 0 else 2 if i == 4 else 1]:.1f}" '
+        f'y="{height + 16}">'
         f"{25 * i} %</text>"
         for i in range(5)
     ]

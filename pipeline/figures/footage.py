@@ -1,4 +1,5 @@
-"""Sections about footage on its way into the store: decoding, encoders, ingest, backfill, Kafka, live cameras, memory."""
+"""Sections about footage on its way into the store: decoding, encoders, ingest, backfill, Kafka, live cameras,
+memory."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def _decode(results: Results) -> Section:
         ""
         if slow["ffmpeg"] is None
         else (
-            f", {factor(slow['ratio_to_ffmpeg'])} to {factor(fast['ratio_to_ffmpeg'])} the speed of ffmpeg on the same files"
+            f", {factor(slow['ratio_to_ffmpeg'])} to {factor(fast['ratio_to_ffmpeg'])} the speed of ffmpeg on the same "
+            "files"
         )
     )
     busy = [row["ours"]["cpu_seconds"] / row["ours"]["wall_seconds"] / cores for row in rows]
@@ -61,14 +63,14 @@ def _encoders(results: Results) -> Section:
     chart.append(Bar("both, one after the other", both, f"{count(both)}/s", 3))
     return Section(
         finding=(
-            f"The {data['profile']} encoders together turn {count(both)} frames of {data['width']} × {data['height']} a "
-            f"second into vectors ({data['device']}), at one frame a second enough for {count(both)} cameras."
+            f"The {data['profile']} encoders together turn {count(both)} frames of {data['width']} × {data['height']} "
+            f"a second into vectors ({data['device']}), at one frame a second enough for {count(both)} cameras."
         ),
         chart=bars(chart, title="Frames encoded a second"),
         reading="Frames a second from decoded pixels to vectors in memory; longer is faster.",
         limit=(
-            f"Preprocessing (resizing 1080p frames) takes {percent(min(prepared))} to {percent(max(prepared))} of the time, "
-            "the network the rest."
+            f"Preprocessing (resizing 1080p frames) takes {percent(min(prepared))} to {percent(max(prepared))} of the "
+            "time, the network the rest."
         ),
     )
 
@@ -84,8 +86,8 @@ def _ingest(results: Results) -> Section:
     return Section(
         finding=(
             f"Ingest takes {count(data['footage_seconds'] / 3600)} hours of footage into the store in "
-            f"{seconds(data['ingest_seconds'])}: {factor(data['footage_seconds'] / data['ingest_seconds'])} real time, or "
-            f"{count(rate)} frames a second, with the {data['profile']} profile."
+            f"{seconds(data['ingest_seconds'])}: {factor(data['footage_seconds'] / data['ingest_seconds'])} real time, "
+            f"or {count(rate)} frames a second, with the {data['profile']} profile."
         ),
         headline=(factor(data["footage_seconds"] / data["ingest_seconds"]), "real time: ingest of files"),
         chart=bars(chart, title="Frames ingested a second"),
@@ -114,7 +116,9 @@ def _backfill(results: Results) -> Section:
         headline=(factor(rate), "real time: backfill, two workers"),
         chart=bars(chart, title="Seconds to index the same files"),
         reading=f"Seconds for the same {data['files']} files ({count(data['frames'])} frames); shorter is better.",
-        limit="Two workers could at best be 2× as fast, if each had a core for itself; each also has a decoding process.",
+        limit=(
+            "Two workers could at best be 2× as fast, if each had a core for itself; each also has a decoding process."
+        ),
     )
 
 
@@ -137,8 +141,8 @@ def _consume(results: Results) -> Section:
         reading=f"Segments of {data['segment_seconds']:g} s a second; longer is faster.",
         limit=(
             f"{percent(data['share_of_limit'])} of the limit that its parts allow when each uses all cores; "
-            f"{percent(data['share_of_encoder'])} of the encoders' own speed, because starting a confined decoder for each "
-            "segment costs more than encoding it."
+            f"{percent(data['share_of_encoder'])} of the encoders' own speed, because starting a confined decoder for "
+            "each segment costs more than encoding it."
         ),
     )
 
@@ -155,8 +159,8 @@ def _live(results: Results) -> Section:
     first = results["live"]["rows"][0]
     return Section(
         finding=(
-            f"A frame of a live camera can be searched {seconds(first['capture_to_searchable_seconds']['p50'])} after it "
-            f"was captured (median), with segments of {first['segment_seconds']} s; one core serves "
+            f"A frame of a live camera can be searched {seconds(first['capture_to_searchable_seconds']['p50'])} after "
+            f"it was captured (median), with segments of {first['segment_seconds']} s; one core serves "
             f"{min(row['cameras_per_core'] for row in results['live']['rows']):.0f} cameras."
         ),
         headline=(seconds(first["capture_to_searchable_seconds"]["p50"]), "from a live camera to search (median)"),
@@ -180,9 +184,9 @@ def _memory(results: Results) -> Section:
         chart.append(Bar(f"{length}: decoder", row["decoder_peak_bytes"], size(row["decoder_peak_bytes"]), 3))
     return Section(
         finding=(
-            f"{factor(long['minutes'] / short['minutes'])} the footage takes {factor(data['ingest_ratio'])} the memory: "
-            f"{size(short['ingest_peak_bytes'])} at {short['minutes']:g} minutes, {size(long['ingest_peak_bytes'])} at "
-            f"{long['minutes']:g}."
+            f"{factor(long['minutes'] / short['minutes'])} the footage takes {factor(data['ingest_ratio'])} the "
+            f"memory: {size(short['ingest_peak_bytes'])} at {short['minutes']:g} minutes, "
+            f"{size(long['ingest_peak_bytes'])} at {long['minutes']:g}."
         ),
         chart=bars(chart, title="Peak memory of ingest"),
         reading="Peak resident memory of the ingesting process, models included, and of the decoder's process.",
@@ -203,8 +207,8 @@ def _day(results: Results) -> Section:
         finding=(
             f"{count(data['segments'])} segments, a day of {data['cameras']} cameras, are stored at "
             f"{data['segments_per_second']:.0f} a second. The worker takes "
-            f"{memory['start']:,.0f} MB at the start and {memory['end']:,.0f} MB at the end, and no table ever has more "
-            f"than {count(max(most['files'] for most in data['most_at_any_time'].values()))} live files."
+            f"{memory['start']:,.0f} MB at the start and {memory['end']:,.0f} MB at the end, and no table ever has "
+            f"more than {count(max(most['files'] for most in data['most_at_any_time'].values()))} live files."
         ),
         chart=bars(chart, title="Memory of the Kafka worker over a day of segments"),
         table=table,

@@ -245,7 +245,8 @@ class ServiceEngine:
             return error
         if _is_out_of_memory(error):
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # return the memory of this request to the driver, so that it is not fragmented
+                # Return the memory of this request to the driver, so that it is not fragmented.
+                torch.cuda.empty_cache()
             _log.warning("out of memory", error=_first_line(error))
             return OutOfMemory(
                 "the question needs more memory than is available; ask about a shorter time, or with fewer keyframes"

@@ -1,11 +1,12 @@
-"""Samples of training with their features: worker processes read and resize frames, the main process encodes and caches them.
+"""Samples of training with their features: worker processes read and resize frames, the main process encodes and caches
+them.
 
 A video gives `fps` frames a second of stream time, each the first frame with pts ≥ its second. If there are more than
-`max_frames`, every second one is kept, then every fourth, and so on: a video of any length takes bounded memory. A picture is
-one frame.
+`max_frames`, every second one is kept, then every fourth, and so on: a video of any length takes bounded memory. A
+picture is one frame.
 
-A cache entry is a folder of arrays. Its name is a digest of the file (path, size, time of modification), the sampling and the
-encoders. An entry under that name is complete, and may be deleted at any time.
+A cache entry is a folder of arrays. Its name is a digest of the file (path, size, time of modification), the sampling
+and the encoders. An entry under that name is complete, and may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The training footage of `micro`: thousands of short rendered clips, one frame a second, labelled with what each shows.
+"""The training footage of `micro`: thousands of short rendered clips, one frame a second, labelled with what each
+shows.
 
 A stream for the training of the language model is assembled from clips of one camera. A bank of a few thousand clips
 therefore gives a practically unlimited number of different streams, and each picture is rendered once.

@@ -101,7 +101,8 @@ class TextSampler:
         return about if about != Constraint() else Constraint(kind=kind, colour=colour)
 
     def batch(self, frames: NDArray[np.int64]) -> tuple[list[str], Tensor]:
-        """One text for each of `frames` (rows of the bank), and bool[texts, frames]: which texts are true of which frames."""
+        """One text for each of `frames` (rows of the bank), and bool[texts, frames]: which texts are true of which
+        frames."""
         abouts = [self.constraint(int(i)) for i in frames]
         texts = [
             describe(a, self.rng)
@@ -153,7 +154,8 @@ class PatchHeads(nn.Module):
 
 
 def _pair_loss(logits: Tensor, true: Tensor) -> Tensor:
-    """Sigmoid loss of logits [texts, frames]; for each text, all negatives together weigh three times as much as the positives."""
+    """Sigmoid loss of logits [texts, frames]; for each text, all negatives together weigh three times as much as the
+    positives."""
     sign = torch.where(true, 1.0, -1.0)
     loss = -functional.logsigmoid(sign * logits)
     positives = true.float().sum(1, keepdim=True).clamp(min=1)
@@ -337,7 +339,8 @@ def train_encoder(
         labels = [torch.from_numpy(a[frames]).long() for a in (bank.seen, bank.patch_seen, bank.patch_place)]
         rate = run.rate * min(1.0, (step + 1) / run.warm_up) * 0.5 * (1 + math.cos(math.pi * step / run.steps))
         set_rate(optimizer, rate)
-        # The unfused attention kernel: backward of the fused one takes five times as long at 37 tokens in bfloat16 on a CPU.
+        # The unfused attention kernel: backward of the fused one takes five times as long at 37 tokens in bfloat16 on a
+        # CPU.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             losses = model.loss(((pixels + 1) * gain - 1), ids, true, *labels)
             total = losses["pair"] + losses["patch"] + 0.5 * losses["label"]

@@ -1,8 +1,8 @@
 """The training of `micro`'s connector and language model by equation 12: −log P(answer | frames, question).
 
 The encoders are frozen. Each step takes a few streams of one size with one question each (see
-`model.training.micro.examples`); only the tokens of the answer are supervised. The streams grow from a minute and a half
-to twenty minutes. Auxiliary losses guide the attention of some heads (see `MicroModel.loss`).
+`model.training.micro.examples`); only the tokens of the answer are supervised. The streams grow from a minute and a
+half to twenty minutes. Auxiliary losses guide the attention of some heads (see `MicroModel.loss`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ class MicroModel(nn.Module):
         return self.cache[text]
 
     def visual(self, stream: Example) -> Tensor:
-        """The vision tokens in temporal order, [V, width]: capture time and M tokens of a keyframe, one token of another frame."""
+        """The vision tokens in temporal order, [V, width]: capture time and M tokens of a keyframe, one token of
+        another frame."""
         embed = self.language.get_input_embeddings()
         keys, others = self.connector(stream.key_patches, stream.merged, stream.query)
         clocks = embed(torch.stack([self.ids(" " + clock) for clock in stream.clocks]))

@@ -1,4 +1,5 @@
-"""The recipe of `sightline train micro`: the whole training of the shipped weights, from rendering to the language model.
+"""The recipe of `sightline train micro`: the whole training of the shipped weights, from rendering to the language
+model.
 
     1. bank       clips of 160 cameras, rendered, one frame a second
     2. encoders   CLIP and SigLIP at the same time, one process each
