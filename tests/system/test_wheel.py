@@ -181,7 +181,7 @@ def test_the_extras_of_the_service(installation: Environment, profile: str, extr
     assert rendered.returncode == 0, rendered.stderr
     ingested = _run(script, "ingest", "short", "--store", "store-service", "--profile", profile)
     assert ingested.returncode == 0, ingested.stderr
-    command = [str(script), *["model-service", "--store", "store", "--port", "0", "--profile"], profile]
+    command = [str(script), "model-service", "--store", "store-service", "--port", "0", "--profile", profile]
     with subprocess.Popen(
         command, cwd=script.parents[2], env=_environment(script), stdout=subprocess.PIPE, text=True
     ) as service:
