@@ -26,6 +26,7 @@ __all__ = [
     "key_columns",
     "segment_key",
     "segment_row",
+    "sql_string",
     "sql_timestamp",
     "string_field",
     "to_list_array",
@@ -48,6 +49,11 @@ def segment_key(segment: Segment) -> str:
 def day_of(micros: int) -> str:
     """The UTC day, YYYY-MM-DD, of a time in UTC microseconds, as in the column `date`."""
     return from_micros(micros).strftime("%Y-%m-%d")
+
+
+def sql_string(text: str) -> str:
+    """A string as a literal of Delta's SQL predicates."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def sql_timestamp(micros: int) -> str:

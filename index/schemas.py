@@ -10,8 +10,9 @@ in the same commit.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pydantic import AfterValidator
@@ -33,7 +34,13 @@ PATCHES_KEY = "sightline.patches"
 GENERATION_KEY = "sightline.generation"
 """Table property of `segments`: how often footage was deleted with `forget`, an integer; absent for 0."""
 
-_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_STREAM_CHARACTERS = 128
+"""The largest number of characters of a stream id."""
+
+MAX_STREAM_BYTES = 200
+"""The largest number of bytes of a percent-encoded stream id, which is part of the names of folders and files."""
+
+_TOO_LONG = 4 * MAX_STREAM_CHARACTERS  # still too long when composed
 
 
 def _column(name: str, kind: pa.DataType, unit: str) -> pa.Field:
@@ -92,21 +99,61 @@ TABLES = {
 
 
 def check_stream_id(stream_id: str) -> str:
-    """Return `stream_id`. Raises UsageError if it is not a valid name of a stream."""
-    if not _STREAM.fullmatch(stream_id):
-        raise UsageError(
-            f"{stream_id!r} cannot name a stream: use letters, digits, '.', '_' and '-', at most 128, a letter or "
-            "digit first"
-        )
+    """Return `stream_id`. Raises UsageError if it is not a valid name of a stream.
+
+    A name has letters, digits and combining marks of any script, `.`, `_` and `-`; a letter or digit comes first. It is
+    in Unicode's composed form (NFC), so that what looks the same is the same. It has at most `MAX_STREAM_CHARACTERS`
+    characters, and at most `MAX_STREAM_BYTES` bytes when percent-encoded.
+    """
+    if problem := _problem(stream_id):
+        shown = repr(stream_id if len(stream_id) <= 80 else f"{stream_id[:80]}…")
+        raise UsageError(f"{shown} cannot name a stream: {problem}")
     return stream_id
+
+
+def compose_stream_id(text: str) -> str:
+    """The valid name of a stream that a person wrote in any normalization form. Raises UsageError as
+    `check_stream_id`."""
+    return check_stream_id(unicodedata.normalize("NFC", text[:_TOO_LONG]))
+
+
+def encode_stream_id(stream_id: str) -> str:
+    """A stream id as part of a file's name: percent-encoded, as Delta encodes the values of partition columns."""
+    return quote(stream_id, safe="")
+
+
+def decode_stream_id(name: str) -> str:
+    """The stream id of which `encode_stream_id` made `name`."""
+    return unquote(name)
+
+
+def partition_folder(stream_id: str) -> str:
+    """The folder of a stream's files, below the folder of each table."""
+    return f"stream_id={encode_stream_id(stream_id)}"
+
+
+def _problem(stream_id: str) -> str | None:
+    """What makes `stream_id` invalid; None if it is valid."""
+    if not stream_id or len(stream_id) > MAX_STREAM_CHARACTERS:
+        return f"use 1 to {MAX_STREAM_CHARACTERS} characters"
+    kinds = [unicodedata.category(letter)[0] for letter in stream_id]
+    if kinds[0] not in "LN" or not all(
+        kind in "LMN" or letter in "._-" for kind, letter in zip(kinds, stream_id, strict=True)
+    ):
+        return "use letters and digits of any script, '.', '_' and '-', a letter or digit first"
+    if not unicodedata.is_normalized("NFC", stream_id):
+        return "its accents must be composed with their letters (Unicode NFC)"
+    if len(encode_stream_id(stream_id)) > MAX_STREAM_BYTES:
+        return f"it is too long for the name of a folder: {MAX_STREAM_BYTES} bytes when percent-encoded; shorten it"
+    return None
 
 
 def _stream_name(value: str) -> str:
     try:
-        return check_stream_id(value)
+        return compose_stream_id(value)
     except UsageError as error:
         raise ValueError(str(error)) from None
 
 
 StreamId = Annotated[str, AfterValidator(_stream_name)]
-"""Type of a pydantic field that holds the name of a stream."""
+"""Type of a pydantic field that holds the name of a stream; a decomposed name is composed."""

@@ -26,7 +26,7 @@ from index.columns import digest
 from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, mask_url, validation_message
 from index.files import write_atomically
 from index.records import EncoderIdentity
-from index.schemas import check_stream_id
+from index.schemas import check_stream_id, compose_stream_id, encode_stream_id
 
 __all__ = ["MAX_QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
 
@@ -165,7 +165,7 @@ def make_question(
         )
     if not _NAME.fullmatch(name) and name != text[:80]:
         raise UsageError(f"--name {name!r}: letters, digits, spaces and . , ' - only, at most 80")
-    streams = tuple(sorted({check_stream_id(stream) for stream in streams}))
+    streams = tuple(sorted({compose_stream_id(stream) for stream in streams}))
     return StandingQuestion(
         id=digest(text, *streams, encoder.model_dump_json(), rule.model_dump_json())[:12],
         text=text,
@@ -248,15 +248,15 @@ class StandingQuestionStore:
 
     def read_state(self, stream: str) -> bytes | None:
         """The stored state of a stream, None if there is none. Raises StoreCorrupt."""
-        return self._read(f"{self._root}/state/{check_stream_id(stream)}.json")
+        return self._read(f"{self._root}/state/{encode_stream_id(check_stream_id(stream))}.json")
 
     def write_state(self, stream: str, state: bytes) -> None:
         """Replace the state of a stream. Raises StoreFull."""
-        self._write(f"state/{check_stream_id(stream)}.json", state)
+        self._write(f"state/{encode_stream_id(check_stream_id(stream))}.json", state)
 
     def delete_state(self, stream: str) -> None:
         """Delete the state of a stream, if there is one. Raises StoreCorrupt."""
-        self._delete(f"state/{check_stream_id(stream)}.json")
+        self._delete(f"state/{encode_stream_id(check_stream_id(stream))}.json")
 
     # ---- objects ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ This module does not know how frames are decoded or encoded, nor what a question
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -262,7 +263,8 @@ class Store:
         if start is not None and end is not None and start >= end:
             raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
         known = self.tables.frames.partition_values("stream_id")
-        for name in streams or ():
+        streams = [unicodedata.normalize("NFC", name) for name in streams or ()]
+        for name in streams:
             if name not in known:
                 listed = ", ".join(known[:8]) or "none"
                 raise UnknownStream(f"{name}: the store has no such stream; it has {listed}")

@@ -31,7 +31,7 @@ from index.commits.append import find_new
 from index.delta.table import StoreTable, translate_errors
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
-from index.schemas import SEGMENTS
+from index.schemas import SEGMENTS, partition_folder
 from index.tables import Tables, is_remote
 
 __all__ = ["DataFile", "WrittenChunk", "commit", "write"]
@@ -142,8 +142,7 @@ def _write_files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
     for day in pc.unique(rows["date"]).to_pylist():
         some = rows.filter(pc.equal(rows["date"], day))
         partition = (("stream_id", some["stream_id"][0].as_py()), ("date", day))
-        folder = "/".join(f"{name}={value}" for name, value in partition)
-        path = f"{folder}/part-{uuid.uuid4()}.parquet"
+        path = f"{partition_folder(partition[0][1])}/date={day}/part-{uuid.uuid4()}.parquet"
         some = some.drop_columns(list(_PARTITIONS))
         size = _write_file(table, path, some)
         found.append(DataFile(path, size, partition, _statistics(some)))
@@ -176,17 +175,18 @@ def _parquet_options(writer: WriterProperties, names: Sequence[str]) -> dict[str
 
 
 def _statistics(rows: pa.Table) -> str:
-    """Statistics by which Delta skips files: least and greatest value of the columns that predicates name."""
-    low, high = (pc.strftime(f(rows["captured_at"]), format=_MICROSECONDS).as_py() for f in (pc.min, pc.max))
-    key = rows["segment"][0].as_py()
-    return json.dumps(
-        {
-            "numRecords": rows.num_rows,
-            "minValues": {"captured_at": low, "segment": key},
-            "maxValues": {"captured_at": high, "segment": key},
-            "nullCount": {"captured_at": 0, "segment": 0},
-        }
-    )
+    """Statistics by which Delta skips files: least and greatest value of the columns that predicates name.
+
+    deltalake 1.6.6 skips a file for a predicate on a column that is not among them.
+    """
+    low: dict[str, str] = {}
+    high: dict[str, str] = {}
+    for name in ("captured_at", "head"):
+        if name in rows.column_names:
+            low[name], high[name] = (pc.strftime(f(rows[name]), format=_MICROSECONDS).as_py() for f in (pc.min, pc.max))
+    low["segment"] = high["segment"] = rows["segment"][0].as_py()
+    counts = dict.fromkeys(low, 0)
+    return json.dumps({"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": counts})
 
 
 def _add_action(file: DataFile) -> AddAction:

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
-from index.columns import frame_rows, segment_key, segment_row, string_field
+from index.columns import frame_rows, segment_key, segment_row, sql_string, string_field
 from index.commits.append import check_frames
 from index.delta.row_filter import in_window, of_streams
 from index.errors import CommitFenced, StoreError, mask_url
@@ -246,7 +246,7 @@ def _versions(
 
 
 def _rows_of(batch: Sequence[OffsetSegment]) -> str:
-    """The predicate of all rows of a batch. Names of streams are checked and keys are hex, so quoting is safe."""
-    streams = ", ".join(sorted({f"'{each.segment.stream_id}'" for each in batch}))
+    """The predicate of all rows of a batch. Keys are hex."""
+    streams = ", ".join(sorted({sql_string(each.segment.stream_id) for each in batch}))
     keys = ", ".join(f"'{each.key}'" for each in batch)
     return f"stream_id IN ({streams}) AND segment IN ({keys})"

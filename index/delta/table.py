@@ -34,7 +34,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from index.delta.row_filter import RowFilter
 from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
-from index.schemas import TABLES
+from index.schemas import TABLES, partition_folder
 
 __all__ = ["GRACE_HOURS", "THREADS", "StoreTable", "patch_writer", "retry_conflicts", "translate_errors"]
 
@@ -389,7 +389,7 @@ class StoreTable:
         with translate_errors(self.uri):
             self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
             listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
-            files, folder = fsspec.core.url_to_fs(f"{self.uri}/stream_id={stream_id}")
+            files, folder = fsspec.core.url_to_fs(f"{self.uri}/{partition_folder(stream_id)}")
             for path in files.find(folder):
                 day = path.rpartition("/date=")[2].split("/")[0] if "/date=" in path else ""
                 if path.rsplit("/", 1)[-1] not in listed and (until is None or day <= until):

@@ -13,10 +13,10 @@ from pathlib import Path
 import fsspec
 import pyarrow.compute as pc
 
-from index.columns import day_of, segment_key, sql_timestamp
+from index.columns import day_of, segment_key, sql_string, sql_timestamp
 from index.delta.row_filter import of_streams
 from index.errors import UnknownStream
-from index.schemas import GENERATION_KEY, check_stream_id
+from index.schemas import GENERATION_KEY, compose_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
 from index.standing_questions import StandingQuestionStore
 from index.tables import Tables, is_remote
@@ -37,10 +37,10 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
         UnknownStream: the store has no such stream.
         UsageError: not a valid name of a stream.
     """
-    check_stream_id(stream_id)
+    stream_id = compose_stream_id(stream_id)
     if not tables.read_segments(stream_id) and not _has_files(tables, stream_id):
         raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
-    of_stream = f"stream_id = '{stream_id}'"
+    of_stream = f"stream_id = {sql_string(stream_id)}"
     earlier = of_stream if before is None else f"{of_stream} AND captured_at < {sql_timestamp(before)}"
     if before is not None:
         tables.patch_store.make_independent(stream_id, before)
@@ -55,7 +55,7 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
     for table in tables.all():
         table.purge(stream_id, None if before is None else day_of(before))
         if not is_remote(tables.url):
-            _remove_empty_folders(Path(table.uri, f"stream_id={stream_id}"))
+            _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     shards.drop(stream_id)
     StandingQuestionStore(tables.url).delete_state(stream_id)
     files, staging = fsspec.core.url_to_fs(f"{tables.url}/staging")
@@ -68,7 +68,7 @@ def _has_files(tables: Tables, stream_id: str) -> bool:
     """Whether any table has files of a stream, listed or not: those of a `forget` that was killed before it deleted
     them."""
     for table in tables.all():
-        files, folder = fsspec.core.url_to_fs(f"{table.uri}/stream_id={stream_id}")
+        files, folder = fsspec.core.url_to_fs(f"{table.uri}/{partition_folder(stream_id)}")
         if files.exists(folder):
             return True
     return False
@@ -76,13 +76,15 @@ def _has_files(tables: Tables, stream_id: str) -> bool:
 
 def _delete_segments(tables: Tables, stream_id: str, before: int) -> None:
     """Delete the segments that end by `before`, and correct the number of frames of the one that contains it."""
-    tables.segments.delete(f"stream_id = '{stream_id}' AND \"end\" <= {sql_timestamp(before)}")
+    tables.segments.delete(f'stream_id = {sql_string(stream_id)} AND "end" <= {sql_timestamp(before)}')
     left = tables.frames.read(["segment"], of_streams([stream_id]))["segment"]
     counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
     for segment in tables.read_segments(stream_id):
         if segment.start < before:
             key = segment_key(segment)
-            tables.segments.update({"frames": str(counts.get(key, 0))}, f"segment = '{key}'")
+            tables.segments.update(
+                {"frames": str(counts.get(key, 0))}, f"stream_id = {sql_string(stream_id)} AND segment = '{key}'"
+            )
 
 
 def _remove_empty_folders(partition: Path) -> None:

@@ -14,10 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
-from index.columns import MICROS_PER_DAY, key_columns, sql_timestamp
+from index.columns import MICROS_PER_DAY, key_columns, sql_string, sql_timestamp
 from index.delta.row_filter import RowFilter, in_window
 from index.delta.table import THREADS, StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
@@ -117,13 +116,13 @@ class PatchStore:
         """
         if self._encoding.kind != "differential":
             return
-        at = pa.scalar(int(before), pa.timestamp("us", "UTC"))
-        where = in_window([stream_id], before, None) & (pads.field("head") < at)
-        affected = self._table.read(["head"], where)["head"].cast(pa.int64())
+        midnight = (before // MICROS_PER_DAY + 1) * MICROS_PER_DAY  # a chain ends with its day
+        heads = self._table.read(["head"], in_window([stream_id], before, midnight))["head"].cast(pa.int64()).to_numpy()
+        affected = heads[heads < before]
         if not len(affected):
             return
-        low = int(affected.to_numpy().min())
-        for (_, segment, head), (captured_at, data) in self._read_chains(in_window([stream_id], low, None)).items():
+        low = int(affected.min())
+        for (_, segment, head), (captured_at, data) in self._read_chains(in_window([stream_id], low, midnight)).items():
             first = int(np.searchsorted(captured_at, before))
             if head >= before or first == len(captured_at):
                 continue
@@ -136,7 +135,7 @@ class PatchStore:
             columns = [*key_columns(stream_id, segment, times), _timestamps(heads), _binary_array(left)]
             self._table.replace(
                 pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
-                f"stream_id = '{stream_id}' AND segment = '{segment}' AND captured_at >= "
+                f"stream_id = {sql_string(stream_id)} AND segment = '{segment}' AND captured_at >= "
                 f"{sql_timestamp(int(times[0]))} AND captured_at <= {sql_timestamp(int(times[-1]))}",
             )
 

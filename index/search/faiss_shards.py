@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.files import atomic_file, write_atomically
+from index.schemas import decode_stream_id, encode_stream_id
 
 __all__ = ["FaissShard", "FaissShards"]
 
@@ -84,7 +85,7 @@ class FaissShards:
 
     def open(self, stream_id: str, day: str) -> FaissShard | None:
         """The shard of a stream and day (YYYY-MM-DD), or None if it is absent or damaged: a cache raises no error."""
-        path = self.folder / stream_id / f"{day}.faiss"
+        path = self.folder / encode_stream_id(stream_id) / f"{day}.faiss"
         try:
             with np.load(path.with_suffix(".npz")) as side:
                 captured_at, segments = side["captured_at"], frozenset(str(s) for s in side["segments"])
@@ -117,7 +118,7 @@ class FaissShards:
         Raises:
             OSError: the shard cannot be written.
         """
-        path = self.folder / stream_id / f"{day}.faiss"
+        path = self.folder / encode_stream_id(stream_id) / f"{day}.faiss"
         side = path.with_suffix(".npz")
         side.unlink(missing_ok=True)
         index = faiss.IndexFlatIP(vectors.shape[1])
@@ -143,8 +144,8 @@ class FaissShards:
 
     def days(self) -> list[tuple[str, str]]:
         """Stream and day of every shard, ascending."""
-        return sorted((p.parent.name, p.stem) for p in self.folder.glob("*/*.faiss"))
+        return sorted((decode_stream_id(p.parent.name), p.stem) for p in self.folder.glob("*/*.faiss"))
 
     def drop(self, stream_id: str | None = None) -> None:
         """Delete the shards of one stream, or all when None."""
-        shutil.rmtree(self.folder / stream_id if stream_id else self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder / encode_stream_id(stream_id) if stream_id else self.folder, ignore_errors=True)
