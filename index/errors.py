@@ -5,11 +5,13 @@ Libraries' errors are translated into these where they occur. The command line p
 
     SightlineError
     ├── UsageError              an invalid parameter (exit code 2)
+    │   └── StreamConflict      two sources claim the same seconds of one stream
     ├── SourceError             footage cannot be read
     │   ├── SourceNotFound      no such file, folder, object, or no permission
     │   ├── SourceDenied        the URL policy forbids it
     │   ├── SourceUnsupported   a protocol that this build of FFmpeg lacks
     │   ├── SourceStalled       a connected camera sends nothing
+    │   ├── StartImplausible    footage that begins in the future
     │   ├── NotVideo            empty, text, or no video stream inside
     │   ├── NoFrames            a video stream without a decodable frame
     │   └── DecodeFailed        the decoder crashed, stalled or exceeded a limit
@@ -93,12 +95,14 @@ __all__ = [
     "SourceNotFound",
     "SourceStalled",
     "SourceUnsupported",
+    "StartImplausible",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
     "StoreNotFound",
     "StoreVersion",
+    "StreamConflict",
     "TopicMissing",
     "TopicRecreated",
     "TrainingDataInvalid",
@@ -127,6 +131,10 @@ class UsageError(SightlineError):
     exit_code = 2
 
 
+class StreamConflict(UsageError):
+    """Two sources claim the same seconds of one stream with different content."""
+
+
 class SourceError(SightlineError):
     """Footage cannot be read."""
 
@@ -145,6 +153,10 @@ class SourceUnsupported(SourceError):
 
 class SourceStalled(SourceError):
     """A camera accepted the connection and sends nothing."""
+
+
+class StartImplausible(SourceError):
+    """The footage begins in the future, by its name or container."""
 
 
 class NotVideo(SourceError):

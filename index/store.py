@@ -149,7 +149,7 @@ class Store:
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+    def append(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
         """Store one segment and its frames exactly once.
 
         Frames whose (stream_id, captured_at) the store has already are left out.
@@ -159,7 +159,7 @@ class Store:
             frames: its frames, None if nothing could be decoded.
 
         Returns:
-            Whether it was stored; False if the store has the segment already.
+            The segment as it was stored, with the number of frames that were new; None if the store has it already.
 
         Raises:
             UsageError: frames of another stream, or vectors of another shape than the store's.

@@ -22,6 +22,7 @@ from index.errors import NoFrames, SourceError
 from index.records import ClockSource, FrameRecords, Segment
 from ingest.decoding.frame import FrameBatch
 from ingest.decoding.sandbox import Decoding, VideoInfo
+from ingest.sources.naming import FileName
 from ingest.sources.start_time import find_start
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "decoding_problem",
     "first_missing_chunk",
     "identify_footage",
+    "resume_footage",
     "source_digest",
     "stored_chunks",
 ]
@@ -65,10 +67,14 @@ class _SegmentStore(Protocol):
         ...
 
 
-def source_digest(path: Path, stream_id: str, began: int) -> str:
-    """Digest that identifies a file's footage: of its size, first and last MiB, stream, and start in UTC
-    microseconds."""
-    digest = hashlib.sha256(f"{stream_id}\0{began}\0{path.stat().st_size}\0".encode())
+def source_digest(path: Path, stream_id: str, began: int | None) -> str:
+    """What identifies a file's footage: a digest of its size, first and last MiB, stream and start (UTC microseconds).
+
+    `began` is None where the start is a guess from the modification time: the content alone identifies such a file, so
+    that a copy of it is not stored again.
+    """
+    start = "unknown" if began is None else began
+    digest = hashlib.sha256(f"{stream_id}\0{start}\0{path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         digest.update(file.read(_MIB))
         file.seek(max(0, path.stat().st_size - _MIB))
@@ -76,16 +82,34 @@ def source_digest(path: Path, stream_id: str, began: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def identify_footage(path: Path, name: str, stream_id: str, given: datetime | None, info: VideoInfo) -> SourceFootage:
+def identify_footage(
+    path: Path, name: str, stream_id: str, given: datetime | None, info: VideoInfo, named: FileName | None = None
+) -> SourceFootage:
     """The identity of an open local file.
 
     Args:
         name: path or URL of the source, credentials masked.
         given: start given by the user, see `ingest.sources.start_time.find_start`.
         info: from the file's `Decoding`.
+        named: what the source's name says, read from `path` when None.
+
+    Raises:
+        StartImplausible: the footage begins in the future.
     """
-    began, clock = find_start(path, given=given, created=info.created)
-    return SourceFootage(name, stream_id, source_digest(path, stream_id, began), began, clock)
+    began, clock = find_start(path, given=given, created=info.created, named=named, duration=info.duration)
+    digest = source_digest(path, stream_id, None if clock == "mtime" else began)
+    return SourceFootage(name, stream_id, digest, began, clock)
+
+
+def resume_footage(store: _SegmentStore, footage: SourceFootage) -> tuple[SourceFootage, dict[int, Segment]]:
+    """A source as the store knows it, and its `stored_chunks`.
+
+    Of a file without a clock, the start under which it was first stored counts, whatever its modification time is now.
+    """
+    stored = stored_chunks(store, footage)
+    if footage.clock == "mtime" and 0 in stored:
+        footage = replace(footage, began=stored[0].start)
+    return footage, stored
 
 
 def stored_chunks(store: _SegmentStore, footage: SourceFootage) -> dict[int, Segment]:
@@ -114,7 +138,7 @@ class ChunkWriter:
     """Appends each chunk of one source when the next one begins, and the last one, marked `final`, at the end.
 
     Args:
-        append: stores one chunk's segment and frames; returns whether the store did not have it.
+        append: stores one chunk's segment and frames; returns the segment as stored, None if the store has it.
         footage: the source.
         info: of its decoding; the last chunk's mode is the mode in which decoding ended.
         segment_seconds: length of a chunk.
@@ -127,7 +151,7 @@ class ChunkWriter:
 
     def __init__(
         self,
-        append: Callable[[Segment, FrameRecords | None], bool],
+        append: Callable[[Segment, FrameRecords | None], Segment | None],
         footage: SourceFootage,
         info: VideoInfo,
         *,
@@ -181,8 +205,9 @@ class ChunkWriter:
             final=final,
             problem=problem,
         )
-        if self._append(segment, records):
-            self.stored += segment.frames
+        stored = self._append(segment, records)
+        if stored is not None:
+            self.stored += stored.frames
 
 
 def _concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:

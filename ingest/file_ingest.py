@@ -18,9 +18,8 @@ from typing import Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from index.errors import SourceError, UsageError, mask_url
-from index.records import FrameRecords, Segment, Time, from_micros, parse_time
-from index.schemas import check_stream_id
+from index.errors import SourceError, UsageError
+from index.records import FrameRecords, Segment, Time, from_micros, parse_time, rfc3339
 from ingest.chunks import (
     BATCH_FRAMES,
     ChunkFrames,
@@ -30,13 +29,14 @@ from ingest.chunks import (
     decoding_problem,
     first_missing_chunk,
     identify_footage,
-    stored_chunks,
+    resume_footage,
 )
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import encode_records
-from ingest.sources.files import expand, fetched
-from ingest.sources.start_time import stream_name
+from ingest.footage_plan import PlannedFile, plan_footage
+from ingest.sources.files import fetched
+from ingest.sources.naming import Overlap
 from model.encoders.encoder import Encoders
 
 __all__ = ["FileReport", "IngestProgress", "IngestReport", "SegmentStore", "ingest_sources"]
@@ -48,7 +48,7 @@ _log = structlog.get_logger(__name__)
 class SegmentStore(Protocol):
     """The part of `index.store.Store` that an ingest uses."""
 
-    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+    def append(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
         """Store a segment and its frames; returns whether the store did not have it."""
         ...
 
@@ -90,8 +90,14 @@ class FileReport(BaseModel):
     """The stream that its frames belong to; null if the file could not be read."""
     frames: int = 0
     """Frames stored by this run."""
+    repeated: int = 0
+    """Frames decoded by this run and not stored, because the stream has a frame of their second already."""
     seconds: float = 0.0
     """Seconds of footage from the start of the file to the last frame."""
+    start: str | None = None
+    """RFC 3339 time of the first frame."""
+    clock: str | None = None
+    """The source of that time: `given`, `filename` with the zone that it was read in, `container` or `mtime`."""
     decode_mode: str | None = None
     """How it was decoded: `keyframes`, `nonref` or `all`."""
     skipped: bool = False
@@ -109,6 +115,12 @@ class IngestReport(BaseModel):
     """One entry for each file, in the order of the sources."""
     frames: int = 0
     """Frames stored."""
+    repeated: int = 0
+    """Frames decoded and not stored, because their seconds were stored already."""
+    layout: str | None = None
+    """The recorder whose layout of names all files have."""
+    skipped: list[str] = Field(default_factory=list)
+    """Files in folders that were passed over, each with the reason."""
     footage_seconds: float = 0.0
     """Seconds of footage in all files."""
     wall_seconds: float = 0.0
@@ -133,6 +145,9 @@ def ingest_sources(
     encoders: Encoders,
     stream: str | None = None,
     start: Time | None = None,
+    names: str | None = None,
+    timezone: str | None = None,
+    overlap: Overlap = "error",
     on_progress: Callable[[IngestProgress], None] = lambda _: None,
     segment_seconds: int = SEGMENT_SECONDS,
     limits: DecodeLimits | None = None,
@@ -145,6 +160,7 @@ def ingest_sources(
         stream: the stream that all files belong to; by default each file's name gives it.
         start: time of the first frame: a datetime with a time zone, RFC 3339 or UTC microseconds; for a single file
             only.
+        names, timezone, overlap: see `ingest.footage_plan.plan_footage`.
         on_progress: called after each batch of frames.
         segment_seconds: seconds of footage in one commit, at least 1.
         limits: of the decoder.
@@ -154,42 +170,43 @@ def ingest_sources(
 
     Raises:
         UsageError: `segment_seconds` is below 1, `stream` is not a valid stream id, or `start` is given for several
-            files, is not a time, or has no time zone.
+            files, is not a time, or has no time zone; a name does not match `names`.
+        StreamConflict: two sources claim the same seconds of one stream; nothing was stored.
         StoreError: the store cannot append (another encoder, no space). What was committed stays; running again
             continues after it.
     """
     if segment_seconds < 1:
         raise UsageError(f"segment_seconds must be at least 1, got {segment_seconds}")
-    if stream is not None:
-        check_stream_id(stream)
     given = parse_time(start, "start")
-    expansion = expand(sources)
-    if given is not None and len(expansion.files) > 1:
-        raise UsageError(
-            f"--start applies to one file, the sources have {len(expansion.files)}; put the times into the file names"
-        )
-    report = IngestReport(files=[FileReport(file=name, problem=str(error)) for name, error in expansion.problems])
     began_at = None if given is None else from_micros(given)
+    plan = plan_footage(
+        sources, stream=stream, start=began_at, names=names, timezone=timezone, overlap=overlap, limits=limits
+    )
+    report = IngestReport(
+        files=[FileReport(file=name, problem=str(error)) for name, error in plan.problems],
+        layout=plan.layout,
+        skipped=plan.skipped,
+    )
     began = perf_counter()
     ingest = _FileIngest(store, encoders, segment_seconds, limits or DecodeLimits(), report)
-    for number, source in enumerate(expansion.files):
-        name = mask_url(source)
+    for number, planned in enumerate(plan.files):
 
         def advance(
-            seconds: float, duration: float | None, frames: int, name: str = name, number: int = number
+            seconds: float, duration: float | None, frames: int, name: str = planned.shown, number: int = number
         ) -> None:
             """Report the progress of this file."""
-            on_progress(IngestProgress(name, number, len(expansion.files), seconds, duration, frames))
+            on_progress(IngestProgress(name, number, len(plan.files), seconds, duration, frames))
 
-        file = FileReport(file=name)
+        file = FileReport(file=planned.shown, stream_id=planned.name.stream)
         report.files.append(file)
         try:
-            with fetched(source) as path:
-                ingest.run(path, name, stream or stream_name(source), began_at, file, advance)
+            with fetched(planned.source) as path:
+                ingest.run(path, planned, began_at, file, advance)
         except SourceError as error:
             file.problem = str(error)
-            _log.info("file not ingested", file=name, problem=file.problem)
+            _log.info("file not ingested", file=planned.shown, problem=file.problem)
         report.frames += file.frames
+        report.repeated += file.repeated
         report.footage_seconds += file.seconds
     store.seal()
     report.wall_seconds = perf_counter() - began
@@ -208,18 +225,19 @@ class _FileIngest:
     def run(
         self,
         path: Path,
-        name: str,
-        stream_id: str,
+        planned: PlannedFile,
         start: datetime | None,
         file: FileReport,
         advance: Callable[[float, float | None, int], None],
     ) -> None:
-        """Ingest one local file into `stream_id` and fill in its report."""
-        file.stream_id = check_stream_id(stream_id)
+        """Ingest one local file and fill in its report."""
+        name, stream_id = planned.shown, planned.name.stream
         with Decoding(path, name=name, limits=self.limits) as decoding:
             info = decoding.info()
-            footage = identify_footage(path, name, stream_id, start, info)
-            stored = stored_chunks(self.store, footage)
+            footage = identify_footage(path, name, stream_id, start, info, planned.name)
+            footage, stored = resume_footage(self.store, footage)
+            zone = f" ({planned.name.zone})" if footage.clock == "filename" else ""
+            file.start, file.clock = rfc3339(footage.began), footage.clock + zone
             if any(s.final for s in stored.values()):
                 file.skipped = True
                 file.problem = next((s.problem for s in stored.values() if s.problem), None)
@@ -244,7 +262,7 @@ class _FileIngest:
                 raise failure
             file.problem = decoding_problem(failure) or info.clock_problem
             writer.finish(file.problem)
-            file.frames = writer.stored
+            file.frames, file.repeated = writer.stored, writer.frames - writer.stored
             if file.problem:
                 _log.info("file incomplete", file=name, problem=file.problem)
 
@@ -257,7 +275,7 @@ class _FileIngest:
         )
         return records
 
-    def _append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+    def _append(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
         since = perf_counter()
         appended = self.store.append(segment, frames)
         self._add_seconds("store", since)

@@ -44,17 +44,17 @@ class NewSegment:
     """The new frames; None if the store has them all, or nothing was decoded."""
 
 
-def append(tables: Tables, segment: Segment, frames: FrameRecords | None) -> bool:
+def append(tables: Tables, segment: Segment, frames: FrameRecords | None) -> Segment | None:
     """Store one segment and its frames; see `Store.append`."""
     new = find_new(tables, segment, frames)
     if new is None:
-        return False
+        return None
     if new.frames is not None:
         tables.patches.append_if_new(tables.patch_store.rows(new.key, new.frames), new.app, segment.chunk)
         tables.frames.append_if_new(frame_rows(new.key, new.frames), new.app, segment.chunk)
     rows = pa.Table.from_pylist([segment_row(new.key, new.segment)], schema=SEGMENTS)
     tables.segments.append_if_new(rows, new.app, segment.chunk)
-    return True
+    return new.segment
 
 
 def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> NewSegment | None:

@@ -19,15 +19,16 @@ from pydantic import BaseModel, ConfigDict
 from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageError, mask_url
 from index.files import write_atomically
 from index.records import ClockSource, rfc3339
-from index.schemas import check_stream_id
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
+from ingest.footage_plan import plan_footage
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
 from ingest.segments.cutter import CutSegment, cut
-from ingest.sources.files import expand, fetched
-from ingest.sources.start_time import find_start, stream_name
+from ingest.sources.files import fetched
+from ingest.sources.naming import FileName, Overlap
+from ingest.sources.start_time import find_start
 
 __all__ = ["PublishedFile", "publish_files", "publish_segment", "segments_of"]
 
@@ -57,6 +58,7 @@ def segments_of(
     *,
     name: str | None = None,
     start: datetime | None = None,
+    named: FileName | None = None,
     seconds: float = 10.0,
     max_bytes: int = 256 * 2**20,
     limits: DecodeLimits | None = None,
@@ -66,6 +68,7 @@ def segments_of(
     Args:
         name: name of the file in error messages; its path by default.
         start: UTC time of the first frame; read from the file or its name when None.
+        named: what the source's name says; read from `path` when None.
         seconds: minimum length of a segment.
         max_bytes: maximum size of a segment.
 
@@ -77,7 +80,7 @@ def segments_of(
     """
     with Decoding(path, name=name, limits=limits) as decoding:  # a malformed file must fail here, before it is cut
         info = decoding.info()
-        began, clock = find_start(path, given=start, created=info.created)
+        began, clock = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
     for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
 
@@ -146,6 +149,9 @@ def publish_files(
     sender: Callable[[], AbstractContextManager[Outbox]],
     stream: str | None = None,
     start: datetime | None = None,
+    names: str | None = None,
+    timezone: str | None = None,
+    overlap: Overlap = "error",
     seconds: float = 10.0,
     objects: str | None = None,
     limits: DecodeLimits | None = None,
@@ -158,6 +164,7 @@ def publish_files(
         sender: opens the outbox.
         stream: the stream of all files; derived from each file's name when None.
         start: UTC time of the first frame; for a single file only.
+        names, timezone, overlap: see `ingest.footage_plan.plan_footage`.
         seconds: minimum length of a segment, 1 to 600.
         objects: folder or object-store URL for the segments; they are put into the messages when None.
         limits: the bounds of a decoder process.
@@ -167,37 +174,34 @@ def publish_files(
         The result for each file. A file that fails does not stop the others.
 
     Raises:
-        UsageError: a start for several files, an invalid stream name, or a length out of range.
+        UsageError: a length out of range, or what `plan_footage` raises.
         KafkaProblem: Kafka does not accept the messages.
     """
     if not 1 <= seconds <= 600:
         raise UsageError(f"--seconds must lie between 1 and 600, got {seconds:g}")
-    if stream is not None:
-        check_stream_id(stream)
-    expansion = expand(sources)
-    if start is not None and len(expansion.files) > 1:
-        raise UsageError(
-            f"--start applies to one file, the sources have {len(expansion.files)}; put the times into the file names"
-        )
-    report = [PublishedFile(file=name, problem=str(error)) for name, error in expansion.problems]
+    plan = plan_footage(
+        sources, stream=stream, start=start, names=names, timezone=timezone, overlap=overlap, limits=limits
+    )
+    report = [PublishedFile(file=name, problem=str(error)) for name, error in plan.problems]
     with sender() as outbox:
-        for source in expansion.files:
-            file = PublishedFile(file=mask_url(source), stream_id=stream or stream_name(source))
+        for planned in plan.files:
+            file = PublishedFile(file=planned.shown, stream_id=planned.name.stream)
             report.append(file)
             try:
-                with fetched(source) as path:
+                with fetched(planned.source) as path:
                     each = segments_of(
                         path,
-                        check_stream_id(str(file.stream_id)),
+                        planned.name.stream,
                         name=file.file,
                         start=start,
+                        named=planned.name,
                         seconds=seconds,
                         max_bytes=settings.object_bytes,
                         limits=limits,
                     )
                     for began, clock, segment in each:
                         message = publish_segment(
-                            outbox, settings, str(file.stream_id), began, segment, clock=clock, objects=objects
+                            outbox, settings, planned.name.stream, began, segment, clock=clock, objects=objects
                         )
                         file.segments += 1
                         file.seconds += segment.duration

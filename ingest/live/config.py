@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from index.errors import UsageError, mask_url, validation_message
 from index.schemas import StreamId
-from ingest.sources.start_time import stream_name
+from ingest.sources.naming import read_name
 from ingest.sources.url_policy import LIVE_SCHEMES, UrlPolicy
 
 __all__ = ["CameraConfig", "CameraList", "LiveSettings", "cameras_of", "read_cameras"]
@@ -145,7 +145,7 @@ def cameras_of(urls: Sequence[str], transport: str = "tcp") -> CameraList:
 def _default_name(url: str) -> str:
     parts = urlsplit(url)
     if parts.path.strip("/"):
-        return stream_name(parts.path.rstrip("/"))
+        return read_name(parts.path.rstrip("/")).stream
     return re.sub(r"[^A-Za-z0-9_]+", "-", f"{parts.hostname or parts.scheme}-{parts.port or ''}").strip("-")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
 
@@ -24,8 +24,9 @@ __all__ = ["SCHEMES", "VIDEO_SUFFIXES", "Expansion", "expand", "fetched"]
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv"),
-        *("wmv", "3gp", "asf", "h264", "264", "hevc", "265", "mxf", "ogv"),
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "divx", "ts", "m2ts", "mts", "trp", "mpg", "mpeg", "m1v", "m2v"),
+        *("vob", "ps", "flv", "f4v", "wmv", "asf", "3gp", "3g2", "h264", "264", "avc", "h265", "265", "hevc", "mjpeg"),
+        *("mjpg", "dav", "insv", "lrv", "mxf", "ogv", "ogm", "ivf", "y4m", "dv", "nut", "gif"),
     )
 )
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "gcs", "az", "abfs"})
@@ -43,26 +44,29 @@ class Expansion:
     """Paths and URLs, each once."""
     problems: list[tuple[str, SourceError]] = field(default_factory=list)
     """Sources that cannot be read, credentials masked, with the error."""
+    skipped: list[str] = field(default_factory=list)
+    """Files in folders that are passed over, each with the reason, and folders that are links to one listed before."""
 
 
 def expand(sources: Sequence[str | Path]) -> Expansion:
     """List the files that `sources` (files, folders, globs or URLs) name, in a stable order.
 
-    In a folder, only files with a suffix in `VIDEO_SUFFIXES` count; a file that is itself a source always counts. A
-    source that cannot be read becomes a problem; nothing is raised.
+    In a folder, only files with a suffix in `VIDEO_SUFFIXES` count, and links to folders are followed; a file that is
+    itself a source always counts. A file that exists is never taken for a pattern. A source that cannot be read becomes
+    a problem;
+    nothing is raised.
     """
-    result = Expansion()
+    result, seen = Expansion(), set[str]()
     for source in sources:
         try:
-            for name in _expand(str(source)):
-                if name not in result.files:
-                    result.files.append(name)
+            result.files += [name for name in _expand(str(source), result.skipped) if name not in seen]
+            seen.update(result.files)
         except SourceError as error:
             result.problems.append((mask_url(str(source)), error))
     return result
 
 
-def _expand(source: str) -> list[str]:
+def _expand(source: str, skipped: list[str]) -> list[str]:
     scheme = urlsplit(source).scheme if "://" in source else ""
     if scheme and scheme not in SCHEMES:
         raise SourceDenied(
@@ -70,10 +74,10 @@ def _expand(source: str) -> list[str]:
         )
     if scheme and scheme != "file":
         return _expand_remote(source, scheme)
-    path = Path(source.removeprefix("file://")).expanduser()
+    path = _local(source)
     try:
         if path.is_dir():
-            found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+            found = sorted(_videos_below(path, skipped))
             if not found:
                 raise SourceNotFound(f"{path}: the folder has no video files")
             return found
@@ -89,14 +93,47 @@ def _expand(source: str) -> list[str]:
     raise SourceNotFound(f"{path}: no such file or folder")
 
 
+def _local(source: str) -> Path:
+    """The path of a local source. A file URL is decoded, unless a file has the name as it is written."""
+    path = Path(source.removeprefix("file://"))
+    if source.startswith("file://") and not path.exists():
+        path = Path(unquote(source.removeprefix("file://")))
+    return path.expanduser()
+
+
+def _videos_below(folder: Path, skipped: list[str]) -> Iterator[str]:
+    """Video files below a folder, with links followed, each folder once: links may form a circle."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            skipped.append(f"{place}: a link to a folder that is listed already")
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            if name.startswith("._"):
+                skipped.append(f"{path}: an AppleDouble file, which holds no footage")
+            elif path.suffix.lower() not in VIDEO_SUFFIXES:
+                skipped.append(f"{path}: not a suffix of video files; name the file itself to read it all the same")
+            elif not path.is_file():
+                skipped.append(f"{path}: not a regular file")
+            else:
+                yield str(path)
+
+
 def _expand_remote(source: str, scheme: str) -> list[str]:
-    if scheme in ("http", "https") and not glob.has_magic(urlsplit(source).path):
+    if "::" in source:
+        raise SourceDenied(f"{mask_url(source)}: chained URLs are not read; name the file itself")
+    if scheme in ("http", "https") and "*" not in urlsplit(source).path:
         return [source]
     import fsspec
 
     try:
         system, path = fsspec.core.url_to_fs(source)
-        if glob.has_magic(path):
+        if glob.has_magic(path) and not system.exists(path):
             names = system.glob(path)
         elif system.isdir(path):
             names = [n for n in system.find(path) if Path(n).suffix.lower() in VIDEO_SUFFIXES]
@@ -121,7 +158,7 @@ def fetched(source: str) -> Iterator[Path]:
         SourceDenied: the scheme of the URL is not one of `SCHEMES`.
     """
     if "://" not in source or source.startswith("file://"):
-        path = Path(source.removeprefix("file://")).expanduser()
+        path = _local(source)
         try:
             with path.open("rb"):
                 pass

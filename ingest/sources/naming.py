@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import PurePosixPath
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -27,6 +28,7 @@ __all__ = [
     "LAYOUTS",
     "FileName",
     "NamePattern",
+    "Overlap",
     "local_to_utc",
     "printable",
     "read_name",
@@ -35,6 +37,9 @@ __all__ = [
     "time_in_name",
     "time_zone",
 ]
+
+Overlap = Literal["error", "first", "last"]
+"""If files claim the same seconds: stop, or keep those of the first or of the last in the order of sources."""
 
 _MAX_ENCODED = 200
 """Bytes of a percent-encoded stream id; it becomes the name of a folder, which most file systems bound at 255 bytes."""

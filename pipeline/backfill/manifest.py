@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +23,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, fiel
 
 from index.errors import SourceNotFound, UsageError, mask_url, validation_message
 from index.schemas import check_stream_id
-from ingest.sources.files import expand
-from ingest.sources.start_time import stream_name
+from ingest.footage_plan import plan_footage
+from ingest.sources.naming import read_name
 
 __all__ = ["Entry", "is_manifest", "read_manifest"]
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 _MOST_ROWS = 5_000_000
-_DIRECTIVES = {"Y": r"\d{4}", "m": r"\d\d", "d": r"\d\d", "H": r"\d\d", "M": r"\d\d", "S": r"\d\d", "j": r"\d{3}"}
-_STREAM = r"[A-Za-z0-9][A-Za-z0-9._-]*?"
 
 
 class Entry(BaseModel):
@@ -46,6 +43,8 @@ class Entry(BaseModel):
     """The stream; derived from the file's name while the manifest is read."""
     start: AwareDatetime | None = None
     """Capture time of the first frame; None if it must come from the footage."""
+    name_start: AwareDatetime | None = None
+    """The same as the file's name tells it, where reading it takes a recorder's layout or a time zone."""
 
     @field_validator("uri")
     @classmethod
@@ -72,7 +71,7 @@ def is_manifest(source: str) -> bool:
     return source.lower().endswith(_SUFFIXES)
 
 
-def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
+def read_manifest(source: str, *, names: str | None = None, timezone: str | None = None) -> list[Entry]:
     """Read the files of a manifest, or of a folder, glob or URL, in its order.
 
     Args:
@@ -83,6 +82,7 @@ def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
     Raises:
         UsageError: a row is invalid, a name does not match, a file is named twice, or there are no files; the message
             names the row or file.
+        StreamConflict: two files claim the same seconds of one stream with different content.
         SourceNotFound: the manifest or footage does not exist.
     """
     if is_manifest(source):
@@ -92,7 +92,7 @@ def read_manifest(source: str, *, names: str | None = None) -> list[Entry]:
             )
         entries = list(_from_manifest(source))
     else:
-        entries = list(_from_names(source, names))
+        entries = list(_from_names(source, names, timezone))
     if not entries:
         raise UsageError(f"{mask_url(source)}: names no file")
     return entries
@@ -117,7 +117,7 @@ def _from_manifest(source: str) -> Iterator[Entry]:
             raise UsageError(f"{shown}: row {number}: {mask_url(uri)} is in row {seen[uri]} already; list it once")
         seen[uri] = number
         try:
-            stream = check_stream_id(entry.stream or stream_name(uri))
+            stream = check_stream_id(entry.stream or read_name(uri).stream)
         except UsageError as error:
             raise UsageError(f"{shown}: row {number}: {error}") from None
         yield Entry(uri=uri, stream=stream, start=entry.start)
@@ -165,67 +165,16 @@ def _json_lines(lines: Iterator[str] | io.TextIOWrapper, shown: str) -> Iterator
 # ---- names -----------------------------------------------------------------------------------------------------
 
 
-def _from_names(source: str, names: str | None) -> Iterator[Entry]:
-    expansion = expand([source])
-    if expansion.problems:
-        raise expansion.problems[0][1]
-    pattern = None if names is None else _pattern(names)
-    for uri in expansion.files:
-        path = uri if "://" in uri else str(Path(uri).absolute())
-        if pattern is None:
-            yield Entry(uri=path, stream=check_stream_id(stream_name(path)))
-            continue
-        found = pattern.search(path)
-        if found is None:
-            raise UsageError(f"{mask_url(path)}: its name does not match {names}; narrow the glob or change --names")
-        values = found.groupdict()
-        digits = {name: int(value) for name, value in values.items() if name != "stream"}
-        yield Entry(
-            uri=path,
-            stream=check_stream_id(values.get("stream") or stream_name(path)),
-            start=_start(digits, path) if digits else None,
-        )
-
-
-def _pattern(names: str) -> re.Pattern[str]:
-    """Compile a pattern of `{stream}`, `{start:%Y…}` and `*` to a regular expression that matches the end of a path."""
-    parts: list[str] = []
-    for piece in re.split(r"(\{[^}]*\}|\*)", names):
-        if piece == "*":
-            parts.append(r"[^/]*")
-        elif piece == "{stream}":
-            parts.append(f"(?P<stream>{_STREAM})")
-        elif piece.startswith("{start:"):
-            parts.append(_time_pattern(piece[len("{start:") : -1], names))
-        elif piece.startswith("{"):
-            raise UsageError(f"--names {names}: {piece} is unknown; use {{stream}}, {{start:%Y%m%dT%H%M%S}} and *")
-        else:
-            parts.append(re.escape(piece))
-    try:
-        return re.compile(r"(?:^|/)" + "".join(parts) + r"$")
-    except re.error as error:
-        raise UsageError(f"--names {names}: {error}; name each part once") from None
-
-
-def _time_pattern(form: str, names: str) -> str:
-    pieces = re.split(r"%(.)", form)
-    parts = [re.escape(pieces[0])]
-    for directive, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-        if directive not in _DIRECTIVES:
-            known = ", ".join("%" + letter for letter in _DIRECTIVES)
-            raise UsageError(f"--names {names}: %{directive} is unknown; use {known}")
-        parts += [f"(?P<{directive}>{_DIRECTIVES[directive]})", re.escape(literal)]
-    if "Y" not in pieces[1::2] or not ({"m", "d"} <= set(pieces[1::2]) or "j" in pieces[1::2]):
-        raise UsageError(f"--names {names}: the start needs a year and a day, as in {{start:%Y%m%d}}")
-    return "".join(parts)
-
-
-def _start(digits: Mapping[str, int], path: str) -> datetime:
-    clock = {"hour": digits.get("H", 0), "minute": digits.get("M", 0), "second": digits.get("S", 0)}
-    try:
-        if "j" in digits:
-            day = datetime.strptime(f"{digits['Y']:04d} {digits['j']:03d}", "%Y %j")
-            return day.replace(**clock, tzinfo=UTC)
-        return datetime(digits["Y"], digits["m"], digits["d"], **clock, tzinfo=UTC)
-    except ValueError as error:
-        raise UsageError(f"{mask_url(path)}: the time in its name is invalid ({error})") from None
+def _from_names(source: str, names: str | None, timezone: str | None) -> Iterator[Entry]:
+    plan = plan_footage([source], names=names, timezone=timezone)
+    if plan.problems:
+        raise plan.problems[0][1]
+    for file in plan.files:
+        path = file.source if "://" in file.source else str(Path(file.source).absolute())
+        name = file.name
+        if names is not None:
+            yield Entry(uri=path, stream=name.stream, start=name.start)
+        elif plan.layout or timezone:
+            yield Entry(uri=path, stream=name.stream, name_start=name.start)
+        else:  # its worker reads the name in the same way
+            yield Entry(uri=path, stream=name.stream)

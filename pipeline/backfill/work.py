@@ -30,12 +30,14 @@ from ingest.chunks import (
     decoding_problem,
     first_missing_chunk,
     identify_footage,
+    resume_footage,
     stored_chunks,
 )
 from ingest.decoding.frame import FrameBatch
 from ingest.decoding.sandbox import Decoding, VideoInfo
 from ingest.embedding import encode_records
 from ingest.sources.files import fetched
+from ingest.sources.naming import FileName
 from model.encoders.encoder import Encoders
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
 from pipeline.backfill.manifest import Entry
@@ -60,10 +62,11 @@ def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> P
         with fetched(entry.uri) as path, Decoding(path, name=name, limits=settings.limits) as decoding:
             size = path.stat().st_size
             info = decoding.info()
-            footage = identify_footage(path, name, entry.stream, entry.start, info)
+            named = FileName(entry.stream, entry.name_start, "") if entry.name_start else None
+            footage = identify_footage(path, name, entry.stream, entry.start, info, named)
     except SourceError as error:
         return FileResult(uri=name, stream_id=entry.stream, state="lost", kind=type(error).__name__, problem=str(error))
-    stored = stored_chunks(store, footage)
+    footage, stored = resume_footage(store, footage)
     if any(s.final for s in stored.values()):
         return _result(footage, stored.values(), size, state="skipped")
     start = None if entry.start is None else to_micros(entry.start)
@@ -199,13 +202,13 @@ class Indexer:
     def _open_piece(self, piece: ChunkRange, info: VideoInfo, first: int, *, resumed: bool) -> _OpenPiece:
         footage, opened = piece.file.footage, None
 
-        def stage(segment: Segment, frames: FrameRecords | None) -> bool:
+        def stage(segment: Segment, frames: FrameRecords | None) -> Segment | None:
             assert opened is not None  # for the type checker: it is assigned before anything is appended
             if frames is not None:
                 opened.chunks.append(
                     (segment.chunk, self._staging.write(footage, segment, frames, self._settings.segment_seconds))
                 )
-            return True
+            return segment
 
         append = self._buffer.append if piece.alone else stage
         writer = ChunkWriter(append, footage, info, segment_seconds=self._settings.segment_seconds, chunk=first)
@@ -274,15 +277,14 @@ class _CommitBuffer:
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
-        """Write a chunk, with the arguments of `Store.append`; False if the store has it. A full buffer is
-        committed."""
+    def append(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
+        """Write a chunk, with the arguments of `Store.append`; None if the store has it. A full buffer is committed."""
         if len(self) >= _COMMIT_CHUNKS:
             self.commit()
         written = bulk.write(self._store.tables, segment, frames)
         if written is not None:
             self._chunks.append(written)
-        return written is not None
+        return None if written is None else segment
 
     def commit(self) -> None:
         """Commit the written chunks, if there are any."""

@@ -18,12 +18,25 @@ from model.profiles.profile import load_profile
 from pipeline.backfill.estimate import dry_run as estimate_backfill
 from pipeline.backfill.manifest import read_manifest
 from pipeline.backfill.report import table
-from pipeline.cli.options import Json, ProfileName, StoreUrl, settings_of, validate
+from pipeline.cli.options import (
+    Json,
+    Names,
+    OverlapChoice,
+    ProfileName,
+    StoreUrl,
+    TimeZone,
+    check_overlap,
+    settings_of,
+    validate,
+)
 from pipeline.console import print_error, print_json, print_line, progress
 
 __all__ = ["app", "backfill", "ingest"]
 
 app = typer.Typer(rich_markup_mode=None)
+
+_SHOWN = 10
+"""Skipped files that are listed one by one."""
 
 
 @app.command("ingest")
@@ -35,6 +48,9 @@ def ingest(
     start: Annotated[
         str | None, typer.Option("--start", help="Time of the first frame, such as 2024-03-01T08:00:00Z (RFC 3339).")
     ] = None,
+    names: Names = None,
+    timezone: TimeZone = None,
+    overlap: OverlapChoice = "error",
     profile: ProfileName = None,
     patches: Annotated[
         str | None,
@@ -72,6 +88,9 @@ def ingest(
             encoders=encoders,
             stream=stream,
             start=None if began is None else from_micros(began),
+            names=names,
+            timezone=timezone,
+            overlap=check_overlap(overlap),
             on_progress=show,
             segment_seconds=settings.segment_seconds,
             limits=settings.decode_limits,
@@ -79,8 +98,14 @@ def ingest(
     if as_json:
         print_json(report)
     else:
+        if report.layout:
+            print_line(f"names are read as {report.layout} writes them; give --names if that is wrong")
         for file in report.files:
             print_line(f"{file.file}: {_outcome(file)}")
+        for passed_over in report.skipped[:_SHOWN]:
+            print_line(f"skipped {passed_over}")
+        if len(report.skipped) > _SHOWN:
+            print_line(f"skipped {len(report.skipped) - _SHOWN} more files, listed by --json")
         print_line(
             f"{report.frames} frames, {report.frames_per_second:.0f} a second, {report.realtime_factor:.0f}× real time"
         )
@@ -104,7 +129,9 @@ def _outcome(file: FileReport) -> str:
         return "stored already"
     if file.problem and not file.frames:
         return "not stored"
-    return f"{file.frames} frames, decoded: {file.decode_mode}"
+    repeated = f", {file.repeated} repeated (the stream has frames of those seconds)" if file.repeated else ""
+    when = f" from {file.start}, clock: {file.clock}" if file.start else ""
+    return f"{file.frames} frames of stream {file.stream_id}{when}{repeated}, decoded: {file.decode_mode}"
 
 
 @app.command("backfill")
@@ -119,10 +146,8 @@ def backfill(
     options: Annotated[
         list[str] | None, typer.Argument(help="Options of Apache Beam, after `--`.", metavar="[-- BEAM]")
     ] = None,
-    names: Annotated[
-        str | None,
-        typer.Option("--names", help="Pattern of a glob's file names: {stream}_{start:%Y%m%dT%H%M%S}.mp4"),
-    ] = None,
+    names: Names = None,
+    timezone: TimeZone = None,
     store: StoreUrl = None,
     profile: ProfileName = None,
     runner: Annotated[
@@ -157,7 +182,7 @@ def backfill(
     if not dry_run:
         require_extra("beam", "sightline backfill")
     settings = settings_of(context, store=store, profile=profile)
-    entries = read_manifest(manifest, names=names)
+    entries = read_manifest(manifest, names=names, timezone=timezone)
     if dry_run:
         encoders = load_encoders(load_profile(settings.profile), settings.device)
         cost = estimate_backfill(

@@ -15,7 +15,19 @@ from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
-from pipeline.cli.options import Json, MetricsPort, ProfileName, Servers, StoreUrl, kafka_settings, settings_of
+from pipeline.cli.options import (
+    Json,
+    MetricsPort,
+    Names,
+    OverlapChoice,
+    ProfileName,
+    Servers,
+    StoreUrl,
+    TimeZone,
+    check_overlap,
+    kafka_settings,
+    settings_of,
+)
 from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
 
 __all__ = ["app", "consume", "deadletter_list", "deadletter_replay", "publish"]
@@ -33,6 +45,9 @@ def publish(
     start: Annotated[
         str | None, typer.Option("--start", help="Time of the first frame, such as 2024-03-01T08:00:00Z (RFC 3339).")
     ] = None,
+    names: Names = None,
+    timezone: TimeZone = None,
+    overlap: OverlapChoice = "error",
     seconds: Annotated[float, typer.Option("--seconds", help="Shortest length of a segment, in seconds.")] = 10.0,
     objects: Annotated[
         str | None,
@@ -58,6 +73,9 @@ def publish(
             sender=lambda: Sender(kafka),
             stream=stream,
             start=None if began is None else from_micros(began),
+            names=names,
+            timezone=timezone,
+            overlap=check_overlap(overlap),
             seconds=seconds,
             objects=objects,
             on_segment=lambda name, _: bar.update(task, advance=1, detail=name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from index.errors import UsageError, validation_message
 from index.records import parse_time
 from index.store import Store
+from ingest.sources.naming import Overlap
 from pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -22,12 +23,16 @@ __all__ = [
     "Json",
     "KeyframeCount",
     "MetricsPort",
+    "Names",
+    "OverlapChoice",
     "ProfileName",
     "Servers",
     "StoreUrl",
     "StreamIds",
     "Tau",
+    "TimeZone",
     "To",
+    "check_overlap",
     "kafka_settings",
     "open_store",
     "settings_of",
@@ -45,6 +50,26 @@ StreamIds = Annotated[list[str] | None, typer.Option("--stream", help="A stream,
 From = Annotated[str | None, typer.Option("--from", help="Start, inclusive, such as 2024-03-01T08:00:00Z (RFC 3339).")]
 To = Annotated[str | None, typer.Option("--to", help="End, exclusive, such as 2024-03-01T09:00:00Z (RFC 3339).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names",
+        help="How file names give stream and time: {stream}_{start:%Y%m%dT%H%M%S}.mp4, "
+        "{date}/{hour}/{stream}/{minute}.{second}.mp4; default: found out.",
+    ),
+]
+TimeZone = Annotated[
+    str | None,
+    typer.Option(
+        "--timezone", help="Zone of times in names without an offset, such as Europe/Amsterdam; default: UTC."
+    ),
+]
+OverlapChoice = Annotated[
+    str,
+    typer.Option(
+        "--overlap", help="If two files claim the same seconds of a stream: error, or keep those of the first or last."
+    ),
+]
 Servers = Annotated[str | None, typer.Option("--servers", help="Kafka's host:port, several separated by commas.")]
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics on this port.")
@@ -65,6 +90,14 @@ def settings_of(context: typer.Context, *, store: str | None = None, profile: st
     given = {name: value for name, value in (("store", store), ("profile", profile)) if value is not None}
     config: Path | None = context.obj
     return load_settings(config).model_copy(update=given)
+
+
+def check_overlap(value: str) -> Overlap:
+    """The value of `--overlap`. Raises UsageError if it is none of the choices."""
+    for choice in get_args(Overlap):
+        if value == choice:
+            return choice  # type: ignore[no-any-return]  # one of the literals
+    raise UsageError(f"--overlap {value}: must be one of {', '.join(get_args(Overlap))}")
 
 
 def kafka_settings(settings: Settings, servers: str | None) -> KafkaSettings:

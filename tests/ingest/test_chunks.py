@@ -121,9 +121,9 @@ class Appended:
     def __init__(self, held: frozenset[int] = frozenset()) -> None:
         self.held, self.rows = held, list[tuple[Segment, FrameRecords | None]]()
 
-    def __call__(self, segment: Segment, frames: FrameRecords | None) -> bool:
+    def __call__(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
         self.rows.append((segment, frames))
-        return segment.chunk not in self.held
+        return None if segment.chunk in self.held else segment
 
 
 @settings(max_examples=100, deadline=None)

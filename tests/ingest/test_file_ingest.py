@@ -63,7 +63,10 @@ def test_a_file_becomes_segments(store: Store, encoders: Any, film: Path) -> Non
         "file": str(film),
         "stream_id": "front",
         "frames": 25,
+        "repeated": 0,
         "seconds": 25.0,
+        "start": "2024-03-01T08:00:00Z",
+        "clock": "filename (UTC)",
         "decode_mode": "keyframes",
         "skipped": False,
         "problem": None,
@@ -91,7 +94,7 @@ class Breaking:
     def __init__(self, store: Store, commits: int) -> None:
         self.store, self.left = store, commits
 
-    def append(self, segment: Segment, frames: FrameRecords | None) -> bool:
+    def append(self, segment: Segment, frames: FrameRecords | None) -> Segment | None:
         if self.left == 0:
             raise StoreFull("no space left")
         self.left -= 1

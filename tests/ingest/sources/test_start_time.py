@@ -1,32 +1,16 @@
-"""The start of footage, and the stream that a file name gives."""
+"""The start of footage and its source."""
 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from index.errors import UsageError
+from index.errors import StartImplausible, UsageError
 from index.records import to_micros
-from ingest.sources.start_time import find_start, stream_name, time_in_name
-
-
-@pytest.mark.parametrize(
-    ("name", "stream", "time_"),
-    [
-        ("front_2024-03-01T08-00-00Z.mp4", "front", "2024-03-01T08:00:00+00:00"),
-        ("20240301_080000.mkv", "20240301_080000", "2024-03-01T08:00:00+00:00"),
-        ("yard cam 3.mp4", "yard-cam-3", None),
-        ("front_2024-13-41T08-00-00Z.mp4", "front", None),
-    ],
-)
-def test_names_of_files(name: str, stream: str, time_: str | None) -> None:
-    found = time_in_name(name)
-    assert (found.isoformat() if found else None) == time_
-    if time_ is not None or "cam" in name:
-        assert stream_name(name) == stream
+from ingest.sources.start_time import find_start
 
 
 def test_the_surest_source_of_the_start_is_taken(tmp_path: Path) -> None:
@@ -44,3 +28,23 @@ def test_the_surest_source_of_the_start_is_taken(tmp_path: Path) -> None:
         assert find_start(unnamed, given=None, created=unset) == (to_micros(modified), "mtime")
     with pytest.raises(UsageError, match="time zone"):
         find_start(named, given=datetime(2024, 3, 2), created=None)
+
+
+def test_the_modification_time_is_the_end_of_the_footage(tmp_path: Path) -> None:
+    path = tmp_path / "front.mp4"
+    path.touch()
+    os.utime(path, (1_709_280_100, 1_709_280_100))
+    assert find_start(path, given=None, created=None, duration=100.0) == (1_709_280_000_000_000, "mtime")
+
+
+def test_footage_of_the_future_is_refused_unless_it_is_given(tmp_path: Path) -> None:
+    soon, later = datetime.now(UTC) + timedelta(hours=20), datetime.now(UTC) + timedelta(days=400)
+    path = tmp_path / f"front_{later:%Y%m%d_%H%M%S}.mp4"
+    path.touch()
+    with pytest.raises(StartImplausible, match=r"in the future; pass the true time with --start"):
+        find_start(path, given=None, created=None)
+    assert find_start(path, given=later, created=None)[1] == "given"
+    (tmp_path / "plain.mp4").touch()
+    with pytest.raises(StartImplausible, match="by its container"):
+        find_start(tmp_path / "plain.mp4", given=None, created=later)
+    assert find_start(tmp_path / "plain.mp4", given=None, created=soon)[1] == "container"

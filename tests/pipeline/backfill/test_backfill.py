@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import BackfillFailed
+from index.records import Segment
 from index.store import Store
 from ingest.decoding.decoder import decode, open_video
 from ingest.decoding.limits import DecodeLimits
@@ -113,7 +114,7 @@ def test_a_backfill_goes_on_where_an_ingest_was_stopped_and_the_other_way_round(
             self.store, self.left = store, commits
             self.segments = store.segments
 
-        def append(self, *what: Any) -> bool:
+        def append(self, *what: Any) -> Segment | None:
             if not self.left:
                 raise Stopped
             self.left -= 1
