@@ -324,15 +324,90 @@ class DeadlineExceeded(ServiceError):
     """There was no answer before the deadline of the request."""
 
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
-_SECRET_QUERY = re.compile(
-    r"(?i)([?&](?:[^=&\s]*(?:token|key|secret|password|passwd|pwd|signature|credential)[^=&\s]*)=)[^&\s#]+"
-)
+_STORES = frozenset({"abfs", "abfss", "az", "file", "gcs", "gs", "kafka", "live", "memory", "s3", "s3a"})
+_SCHEME_END = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}\Z")
+_AUTHORITY = re.compile(r"[^/?#]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]{2,60}\]|[\w.-]{0,255})(?::[0-9]{1,5})?")
+_BLANK = re.compile(r"\s")
+_PLAIN_NAME = re.compile(r"[\w.,:~!$*+()'\[\]{}%-]*")
+_ENCODED_DELIMITER = re.compile(r"%(?:25){0,4}(?:3[bdf]|40|2[36])", re.IGNORECASE)
+_LONG_RUN = re.compile(r"[A-Za-z0-9]{20,}")
+_ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]++)(\s?=\s?|%3[Dd])([^\s&;,)]+)")
+_SECRET = r"(?:token|secret|password|passwd|pwd|signature|credential|(?:api|access|account)_?key|\bsig)"
+_SECRET_KEY, _SECRET_INSIDE = re.compile(rf"{_SECRET}\Z", re.I), re.compile(rf"{_SECRET}(?:=|%3d)", re.I)
+_CLOSERS = "\"'`>)]},.;:"
+_MASK = "***"
 
 
 def mask_url(text: str) -> str:
-    """Replace user names, passwords and secret query values of all URLs in `text` by `***`."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\g<scheme>***@", text))
+    """Show only the harmless parts of all URLs in `text`; takes time linear in its length.
+
+    A URL is shown as scheme, host, port and path. User information, query and fragment become `***`, as does a part of
+    the path that is not a plain name: the forms of vendors (`/user=admin_password=…`, `;pwd=…`) and long random texts,
+    such as stream keys. Objects of a store and files may have any name. A host or port that does not parse becomes
+    `***`. Outside of URLs the value of `password=…` and the like becomes `***`.
+    """
+    shown, done = list[str](), 0
+    while (mark := text.find("://", done)) >= 0:
+        start = end = mark + 3
+        if (scheme := _SCHEME_END.search(text, max(done, mark - 32), mark)) is not None:
+            end = _end_of_url(text, start)
+            address = text[start:end].rstrip(_CLOSERS)
+            shown += [_mask_values(text[done : scheme.start()]), scheme[0], "://"]
+            shown += [_mask_address(address, scheme[0].lower() in _STORES), text[start + len(address) : end]]
+        else:
+            shown.append(_mask_values(text[done:start]))
+        done = end
+    return "".join([*shown, _mask_values(text[done:])])
+
+
+def _end_of_url(text: str, start: int) -> int:
+    """The end of the URL whose address begins at `start`: the next blank, or a later one if a password has blanks."""
+    end = _next_blank(text, start)
+    authority = _AUTHORITY.findall(text[start:end])[0]
+    if "@" not in text[start:end] and not _HOST.fullmatch(authority.rstrip(_CLOSERS)):
+        line = text[end : end + 256].partition("\n")[0].partition("://")[0]
+        if "@" in line:
+            return _next_blank(text, end + line.rindex("@"))
+    return end
+
+
+def _next_blank(text: str, start: int) -> int:
+    found = _BLANK.search(text, start)
+    return len(text) if found is None else found.start()
+
+
+def _mask_address(address: str, is_store: bool) -> str:
+    """What follows `scheme://`, masked."""
+    authority, user = _AUTHORITY.findall(address)[0], ""
+    # A password may contain `/`, `?` and `#`, so that what looks like a host and a port may be a user and a password.
+    if "@" in authority or (":" in authority and not authority.startswith("[") and "@" in address):
+        user = f"{_MASK}@"
+        address = address[1 + (authority if "@" in authority else address).rindex("@") :]
+        authority = _AUTHORITY.findall(address)[0]
+    path, *hidden = re.split(r"[?#]", address[len(authority) :], maxsplit=1)
+    names = (_mask_values(name) if is_store else _mask_name(name) for name in path.split("/"))
+    host = authority if _HOST.fullmatch(authority) else _MASK
+    return f"{user}{host}{'/'.join(names)}{f'?{_MASK}' if hidden and hidden[0] else ''}"
+
+
+def _mask_name(name: str) -> str:
+    """One part of the path of a URL, masked unless it is a plain name; what follows a `;` is masked."""
+    name, *parameters = name.split(";", maxsplit=1)
+    if not _PLAIN_NAME.fullmatch(name) or _ENCODED_DELIMITER.search(name):
+        return _MASK
+    masked = _LONG_RUN.sub(lambda run: run[0] if run[0].isalpha() or run[0].isdigit() else _MASK, name)
+    return f"{masked};{_MASK}" if parameters else masked
+
+
+def _mask_values(text: str) -> str:
+    """Text outside of URLs with the values of `password=…` and the like masked."""
+
+    def masked(found: re.Match[str]) -> str:
+        secret = _SECRET_KEY.search(found[1]) or _SECRET_INSIDE.search(found[3])
+        return f"{found[1]}{found[2]}{_MASK}" if secret else found[0]
+
+    return _ASSIGNMENT.sub(masked, text)
 
 
 def validation_message(error: ValidationError) -> str:
