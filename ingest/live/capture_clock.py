@@ -9,8 +9,7 @@ packets in one burst. Times are assigned one segment at a time:
 - Drift is the disagreement between the anchor and the shortest delay of the latest segments. Beyond `step` seconds the
   stream is anchored again: forward at once, backward only as far as times stay strictly ascending.
 
-Packets are followed by dts, which ascends where pts need not. A counter that wraps (33 bits in MPEG-TS, 32 bits in RTP)
-continues; one that jumps back, or ahead of the wall clock, is a discontinuity, where the caller starts a new segment.
+Timestamps come from `ingest.decoding.timeline`; at a discontinuity the caller starts a new segment.
 
 Nothing here reads a clock or knows what packets contain: all times are arguments.
 """
@@ -19,59 +18,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
 
-__all__ = ["CaptureClock", "Span", "Timeline"]
+__all__ = ["CaptureClock", "Span"]
 
-_WRAPS = (2**33, 2**32)
 _MIN_STEP = 1_000  # microseconds between frames whose order would be reversed; containers round times
 _WINDOW = 3  # segments over which the drift is measured
-
-
-@dataclass(slots=True)
-class Timeline:
-    """Undoes wraps of the timestamps of one connection, and detects discontinuities."""
-
-    base: float
-    """Seconds per tick."""
-    leap: float = 5.0
-    """How far dts may run ahead of the wall clock between two packets, in seconds."""
-    back: float = 0.5
-    """How far dts may go back and still count as a packet out of order, in seconds."""
-    offset: int = 0
-    """Ticks to add to a timestamp; changed by `advance`."""
-    _dts: int | None = None
-    _arrival: float = 0.0
-
-    def advance(self, dts: int, arrival: float) -> Literal["next", "stray", "break"]:
-        """Classify the next packet.
-
-        Args:
-            dts: in ticks, as received; add `offset` and multiply by `base` for its seconds.
-            arrival: wall clock in seconds.
-
-        Returns:
-            `next` when the timeline continues, `stray` for a packet slightly out of order, `break` when a discontinuity
-            lies before the packet.
-        """
-        if self._dts is None:
-            self._dts, self._arrival = dts, arrival
-            return "next"
-        passed = max(0.0, arrival - self._arrival)
-        step = (dts + self.offset - self._dts) * self.base
-        if abs(step) > self.leap:
-            for wrap in (*_WRAPS, *(-wrap for wrap in _WRAPS)):
-                unwrapped = (dts + self.offset + wrap - self._dts) * self.base
-                if -self.back <= unwrapped <= passed + self.leap:
-                    self.offset, step = self.offset + wrap, unwrapped
-                    break
-        if -self.back <= step <= 0:
-            return "stray"
-        broken = step < 0 or step > passed + self.leap
-        if broken:
-            self.offset = 0
-        self._dts, self._arrival = dts + self.offset, arrival
-        return "break" if broken else "next"
 
 
 @dataclass(slots=True)

@@ -12,13 +12,15 @@ from typing import Any
 
 from index.errors import NotVideo
 from ingest.decoding.h264 import length_bytes, parameter_sets
-from ingest.live.capture_clock import CaptureClock, Span, Timeline
+from ingest.decoding.timeline import Timeline
+from ingest.live.capture_clock import CaptureClock, Span
 from ingest.segments.cutter import FORMATS, CutSegment, Media, SegmentFile, fits
 
 __all__ = ["CodecChanged", "LiveCutter", "LiveSegment"]
 
 _GAP_SECONDS = 0.04  # between frames, until it is measured
 _SETTLE_SECONDS = 3.0  # after which packets arrive as they are captured
+_MAX_LEAP_SECONDS = 5.0  # that pts may run ahead of the wall clock between two packets
 _MAX_HELD = 32  # packets without dts that are held at the start
 
 
@@ -74,7 +76,7 @@ class LiveCutter:
         self.kind = kind
         self.base = float(stream.time_base)
         self._lengths = length_bytes(stream.codec_context.extradata)
-        self._timeline = Timeline(self.base)
+        self._timeline = Timeline(self.base, gap=_MAX_LEAP_SECONDS)
         self._file: SegmentFile | None = None
         self._span = Span(0.0)
         self._parameters, self._gap = b"", _GAP_SECONDS
@@ -101,8 +103,7 @@ class LiveCutter:
     def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
         """The packets whose pts and dts are known by now.
 
-        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are
-            held
+        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are held
         until the first dts arrives, and their times are derived from it.
         """
         length = packet.duration or round(self._gap / self.base)
@@ -124,7 +125,7 @@ class LiveCutter:
     def _push(self, packet: Any, arrival: float) -> list[LiveSegment]:
         closed: list[LiveSegment] = []
         self._since = self._since or arrival
-        step = self._timeline.advance(packet.dts, arrival)
+        step = self._timeline.follow(packet.dts, arrival)
         if step == "stray":
             self.dropped += 1
             return []

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.live.capture_clock import CaptureClock, Span, Timeline
+from ingest.decoding.timeline import Timeline
+from ingest.live.capture_clock import CaptureClock, Span
 
 BASE = 1 / 90_000
 START = 1_700_000_000.0
@@ -30,11 +31,11 @@ class Stream:
     def play(self, frames: list[tuple[int, float, float]]) -> None:
         """Packets as (ticks before the counter wraps, wall clock at arrival, true capture time) of one connection."""
         self.clock.discontinuity()
-        timeline, span = Timeline(BASE), None
+        timeline, span = Timeline(BASE, gap=5.0), None
         held: list[tuple[float, float]] = []
         for ticks, arrival, truth in frames:
             dts = ticks % 2**self.bits
-            step = timeline.advance(dts, arrival)
+            step = timeline.follow(dts, arrival)
             if step == "stray":
                 self.strays += 1
                 continue
