@@ -23,6 +23,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -205,13 +206,11 @@ class Store:
             EmptyWindow: there are no frames in that time; the message lists what there is.
             UsageError: the window ends before it begins.
         """
-        names = self._check_scope(streams, start, end)
+        names = self.check_scope(streams, start, end)
         columns = ["stream_id", "captured_at", "pts_seconds", "frame_vector"]
         rows = self.tables.frames.read(columns, in_window(names, start, end))
         if len(rows) == 0:
-            held = [s for s in self.streams() if s.stream_id in names]
-            there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4])
-            raise EmptyWindow(f"no frames in that time; the store has {there or 'no frames at all'}")
+            raise self._empty_window(names)
         stream_index = pc.index_in(rows["stream_id"], pa.array(names)).to_numpy().astype(np.int32)
         captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
         order = np.lexsort((captured_at, stream_index))
@@ -258,17 +257,39 @@ class Store:
         _require_all(window, missing, "picture")
         return result
 
-    def _check_scope(self, streams: Sequence[str] | None, start: int | None, end: int | None) -> list[str]:
-        """The names of the streams that are meant, ascending. Raises UnknownStream, UsageError."""
+    def check_window(
+        self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None
+    ) -> None:
+        """Raise what `window` raises for these arguments, without reading vectors."""
+        names = self.check_scope(streams, start, end)
+        if len(self.tables.frames.read(["captured_at"], in_window(names, start, end))) == 0:
+            raise self._empty_window(names)
+
+    def check_scope(
+        self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None
+    ) -> list[str]:
+        """The names of the streams that are meant, ascending.
+
+        Raises:
+            UnknownStream: the store has no such stream; the message has a similar name, if there is one.
+            UsageError: the window ends before it begins.
+        """
         if start is not None and end is not None and start >= end:
             raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
         known = self.tables.frames.partition_values("stream_id")
         streams = [unicodedata.normalize("NFC", name) for name in streams or ()]
         for name in streams:
             if name not in known:
-                listed = ", ".join(known[:8]) or "none"
-                raise UnknownStream(f"{name}: the store has no such stream; it has {listed}")
+                similar = get_close_matches(name, known, 1)
+                meant = f"did you mean {similar[0]}? It" if similar else "it"
+                listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") or "none"
+                raise UnknownStream(f"{name}: the store has no such stream; {meant} has {listed}")
         return sorted(set(streams)) if streams else known
+
+    def _empty_window(self, names: Sequence[str]) -> EmptyWindow:
+        held = [s for s in self.streams() if s.stream_id in names]
+        there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4])
+        return EmptyWindow(f"no frames in that time; the store has {there or 'no frames at all'}")
 
     # ---- searching ---------------------------------------------------------------------------------------------
 
@@ -286,11 +307,15 @@ class Store:
         Sealed days are searched in their FAISS shards, other frames in Parquet.
 
         Raises:
-            UnknownStream, UsageError: as `window`; UsageError also if `top` is less than 1.
+            UnknownStream, EmptyWindow, UsageError: as `window`; UsageError also if `top` is less than 1.
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, got {top}")
-        return self.vectors.search(query, self._check_scope(streams, start, end), start, end, top)
+        names = self.check_scope(streams, start, end)
+        hits = self.vectors.search(query, names, start, end, top)
+        if not hits:
+            raise self._empty_window(names)
+        return hits
 
     def seal(self, *, today: str | None = None) -> int:
         """Write a FAISS shard for each finished day with frames that no shard contains; returns their number.

@@ -28,6 +28,7 @@ from model.visual.connector import AnyConnector, ReleasedConnector, load_connect
 from model.visual.dfm import Merge, merge
 from model.visual.prompt import build_prompt, clock_ids, count_visual
 from model.visual.tokens import Frames, build_visual
+from model.vocabulary import unknown_words
 
 __all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
@@ -107,12 +108,7 @@ class Answerer:
 
     def unknown_words(self, question: str) -> list[str]:
         """Words of `question` outside the language model's vocabulary, in their order, each once."""
-        tokenizer = self.language.tokenizer
-        if tokenizer.unk_token_id is None:
-            return []
-        found = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
-        spans = zip(found.input_ids, found.offset_mapping, strict=True)
-        return list(dict.fromkeys(question[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
+        return unknown_words(self.language.tokenizer, question)
 
     def max_frames(self, k: int, question: str = "", options: tuple[str, ...] = ()) -> int:
         """Largest number of frames, keyframes included, for one question with `k` keyframes.

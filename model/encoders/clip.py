@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.errors import WeightsInvalid
+from index.records import EncoderIdentity
 from model.checkpoints.files import (
     check_tensors,
     loading,
@@ -26,6 +27,7 @@ from model.checkpoints.vilamp import clip_names
 from model.encoders.preprocessing import Preprocessing
 from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
 from model.profiles.profile import FrameEncoderSpec
+from model.vocabulary import unknown_words
 
 __all__ = ["ClipEncoder", "load_clip"]
 
@@ -43,7 +45,28 @@ _TOKENIZER = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json")
 
 
 class ClipEncoder(PretrainedEncoder):
-    """A `model.encoders.encoder.FrameEncoder`; `model` is open_clip's."""
+    """A `model.encoders.encoder.FrameEncoder`; `model` is open_clip's.
+
+    Args:
+        model, tokenize, preprocessing, identity, batch: see `model.encoders.pretrained.PretrainedEncoder`.
+        tokenizer: the transformers tokenizer that `tokenize` uses; None if open_clip's own, which knows every text.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenize: Tokenize,
+        preprocessing: Preprocessing,
+        identity: EncoderIdentity,
+        batch: int,
+        tokenizer: Any = None,
+    ) -> None:
+        super().__init__(model, tokenize, preprocessing, identity, batch)
+        self._tokenizer = tokenizer
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` that the encoder does not know, in their order, each once."""
+        return [] if self._tokenizer is None else unknown_words(self._tokenizer, text)
 
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -96,7 +119,7 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
         preprocessing_digest=preprocessing.digest(),
         dimension=_dimension(model, tokenize, device),
     )
-    return ClipEncoder(model, tokenize, preprocessing, identity, spec.batch)
+    return ClipEncoder(model, tokenize, preprocessing, identity, spec.batch, getattr(tokenizer, "tokenizer", None))
 
 
 @torch.no_grad()

@@ -44,6 +44,9 @@ class FrameEncoder(Protocol):
         """Vectors of texts as the text tower gives them, float32[n, Df], not of unit norm; the learned merger needs
         them."""
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` that the encoder does not know, in their order, each once."""
+
 
 class PatchEncoder(Protocol):
     """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a

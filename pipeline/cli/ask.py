@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ from pipeline.cli.options import (
 )
 from pipeline.console import print_json, print_line, print_note
 from pipeline.questions.asker import Asker, Keyframe, check_reading
-from pipeline.questions.search import search as search_store
+from pipeline.questions.search import find
 from pipeline.service.client import ServiceClient
 from pipeline.service.token import read_token
 
@@ -36,15 +36,19 @@ app = typer.Typer(rich_markup_mode=None)
 _LISTED_KEYFRAMES = 8
 
 
-def _local_asker(context: typer.Context, store: str | None, profile: str | None) -> Asker:
-    opened = open_store(context, store)  # before the models are loaded, so that a missing store is reported at once
+def _local_asker(context: typer.Context, store: str | None, profile: str | None, where: Mapping[str, Any]) -> Asker:
+    opened = open_store(context, store)  # before the models are loaded, so that wrong usage is reported at once
+    opened.check_window(**where)
     settings = settings_of(context, store=store, profile=profile)
     return Asker(opened, settings.profile, settings.device)
 
 
-def _service_asker(context: typer.Context, store: str | None, profile: str | None, service: str) -> Asker:
+def _service_asker(
+    context: typer.Context, store: str | None, profile: str | None, where: Mapping[str, Any], service: str
+) -> Asker:
     """An asker that uses the models of a model service. Raises what `ServiceClient` raises."""
     opened = open_store(context, store)
+    opened.check_window(**where)
     settings = settings_of(context)
     token = read_token(settings.service_token_file, settings.service_token)
     client = ServiceClient(service, token)
@@ -72,18 +76,18 @@ def search(
 ) -> None:
     """Find moments that match a text.
 
-    A moment is one frame, or several neighbouring frames, of one stream.
+    A moment is one frame, or several neighbouring frames, of one stream. Its bounds do not depend on --top.
     """
     where = time_range(streams, start, end)
     settings = settings_of(context, store=store, profile=profile)
-    moments = search_store(
-        text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where
-    )
+    result = find(text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where)
     if as_json:
-        print_json(moments)
-        return
-    for found in moments:
-        print_line(f"{found.score:6.3f}  {found.stream_id}  {found.start} to {found.end}  best {found.best}")
+        print_json(result.moments)
+    else:
+        for found in result.moments:
+            print_line(f"{found.score:6.3f}  {found.stream_id}  {found.start} to {found.end}  best {found.best}")
+    for notice in result.notices:
+        print_note(notice)
 
 
 @app.command("keyframes")
@@ -106,7 +110,7 @@ def keyframes(
     """
     check_selection(question, k, tau)
     where = time_range(streams, start, end)
-    selected = _local_asker(context, store, profile).keyframes(question, k=k, tau=tau, fill=fill, **where)
+    selected = _local_asker(context, store, profile, where).keyframes(question, k=k, tau=tau, fill=fill, **where)
     if as_json:
         print_json(selected)
     else:
@@ -144,7 +148,10 @@ def ask(
     check_reading(options, max_frames)
     where = time_range(streams, start, end)
     remote = service or settings_of(context).service
-    asker = _local_asker(context, store, profile) if remote is None else _service_asker(context, store, profile, remote)
+    if remote is None:
+        asker = _local_asker(context, store, profile, where)
+    else:
+        asker = _service_asker(context, store, profile, where, remote)
     asked = asker.ask(
         question,
         options=options,

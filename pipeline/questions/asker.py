@@ -26,6 +26,7 @@ from index.window import Window
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import Profile, load_profile
 from model.selection import check_selection, keyframe_mask, rows_to_read, select_rows
+from model.vocabulary import unknown_words_notice
 
 if TYPE_CHECKING:
     from model.answerer import Answerer
@@ -351,9 +352,7 @@ class Asker:
         reader = self._reader
         notices = [reader.notice] if reader.notice else []
         unknown = reader.unknown_words(question)
-        if unknown:
-            words = f"word{'s' * (len(unknown) > 1)} {', '.join(unknown)}"
-            notices.append(f"The {self.profile.name} profile does not know the {words}; the answer may be a guess.")
+        notices += unknown_words_notice(self.profile.name, unknown, "the answer may be a guess")
         if read < frames:
             notices.append(
                 f"Keyframes were selected among all {frames} frames; of the other frames an even selection was read, "

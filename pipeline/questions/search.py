@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from index.errors import UsageError
 from index.records import Time, parse_time, rfc3339
-from index.search.moments import Hit, Moment, merge_moments
+from index.search.moments import Hit, find_moments
 from index.store import Store
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
+from model.vocabulary import unknown_words_notice
 
-__all__ = ["FoundMoment", "best_moments", "search"]
-
-_FRAMES_A_MOMENT = 16  # hits that are read for each moment, because neighbouring hits are merged
+__all__ = ["FoundMoment", "SearchResult", "find", "search"]
 
 
 class FoundMoment(BaseModel):
@@ -36,21 +36,66 @@ class FoundMoment(BaseModel):
     """Cosine of that frame and the text."""
 
 
-def best_moments(hits: Sequence[Hit], top: int) -> list[Moment]:
-    """At most `top` moments, the best first, out of `hits`, which are sorted by score, the best first.
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The moments that a search found, and what limits the trust in them."""
 
-    The number of hits that are merged is doubled until they give `top` moments. If they never do, the result is the
-    largest number of moments found: merging all hits would extend a moment over everything that is only somewhat alike.
+    moments: list[FoundMoment]
+    """The moments, the best first."""
+    notices: list[str]
+    """Remarks for the user, such as words that the encoder does not know."""
+
+
+def find(
+    text: str,
+    *,
+    store: Store | str | Path,
+    profile: str | Path = "micro",
+    device: str | None = None,
+    top: int = 10,
+    streams: Sequence[str] | None = None,
+    start: Time | None = None,
+    end: Time | None = None,
+) -> SearchResult:
+    """Find the `top` moments that match a text best, with the remarks that limit the trust in them.
+
+    Everything that needs no model is checked before a model is loaded. Arguments and errors are those of `search`.
     """
-    found: list[Moment] = []
-    size = top
-    while True:
-        moments = merge_moments(hits[:size])
-        if len(moments) > len(found):
-            found = moments
-        if len(found) >= top or size >= len(hits):
-            return found[:top]
-        size *= 2
+    if not text.strip():
+        raise UsageError("the text is empty; type what to look for")
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, got {top}")
+    first, last = parse_time(start, "start"), parse_time(end, "end")
+    unchecked = Store.open(store) if isinstance(store, str | Path) else store
+    unchecked.check_window(streams, first, last)
+    chosen = load_profile(profile)
+    encoders = load_encoders(chosen, device)
+    opened = Store.open(unchecked.url, encoders=encoders.pair)
+    query = encoders.frame.encode_text([text])[0]
+
+    def best_hits(size: int) -> list[Hit]:
+        """The best frames of the window."""
+        return opened.search(query, top=size, streams=streams, start=first, end=last)
+
+    def surroundings(hit: Hit, low: int, high: int) -> list[Hit]:
+        """The frames of a hit's stream in this time that are in the window."""
+        begin = low if first is None else max(low, first)
+        until = high + 1 if last is None else min(high + 1, last)
+        return opened.search(query, top=high - low + 1, streams=[hit.stream_id], start=begin, end=until)
+
+    moments = [
+        FoundMoment(
+            stream_id=m.stream_id,
+            start=rfc3339(m.start),
+            end=rfc3339(m.end),
+            best=rfc3339(m.best),
+            score=round(m.score, 6),
+        )
+        for m in find_moments(best_hits, surroundings, top)
+    ]
+    notices = [chosen.notice] if chosen.notice else []
+    notices += unknown_words_notice(chosen.name, encoders.frame.unknown_words(text), "the moments may be wrong")
+    return SearchResult(moments, notices)
 
 
 def search(
@@ -66,6 +111,8 @@ def search(
 ) -> list[FoundMoment]:
     """Find the `top` moments that match a text best, the best first.
 
+    A moment's bounds do not depend on `top`; `index.search.moments` says how they are found.
+
     Args:
         text: what to look for.
         store: an open store, or the URL or path of one.
@@ -77,26 +124,8 @@ def search(
 
     Raises:
         UsageError: the text is empty, `top` is below 1, or a time is invalid.
+        UnknownStream, EmptyWindow: the store has no such stream, or no frames in the window.
         StoreError, ModelError: see `index.errors`.
     """
-    if not text.strip():
-        raise UsageError("the text is empty; type what to look for")
-    if top < 1:
-        raise UsageError(f"--top must be at least 1, got {top}")
-    window = {"start": parse_time(start, "start"), "end": parse_time(end, "end")}
-    # Before the models are loaded, so that a missing store is reported at once.
-    url = Store.open(store).url if isinstance(store, str | Path) else store.url
-    encoders = load_encoders(load_profile(profile), device)
-    opened = Store.open(url, encoders=encoders.pair)
-    query = encoders.frame.encode_text([text])[0]
-    hits = opened.search(query, top=top * _FRAMES_A_MOMENT, streams=streams, **window)
-    return [
-        FoundMoment(
-            stream_id=m.stream_id,
-            start=rfc3339(m.start),
-            end=rfc3339(m.end),
-            best=rfc3339(m.best),
-            score=round(m.score, 6),
-        )
-        for m in best_moments(hits, top)
-    ]
+    found = find(text, store=store, profile=profile, device=device, top=top, streams=streams, start=start, end=end)
+    return found.moments

@@ -75,6 +75,10 @@ class _TextEncoder:
         """Raise UsageError: a model service merges frames itself."""
         raise UsageError(f"a model service merges frames itself ({len(texts)} texts were given); ask it with --service")
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` that the model of the service does not know, in their order, each once."""
+        return self._client.unknown_words(text)
+
 
 class ServiceClient:
     """A connection to one model service.

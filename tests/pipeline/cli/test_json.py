@@ -120,6 +120,9 @@ def test_search(sightline: Command, filled: str, profile: str) -> None:
     assert {moment["stream_id"] for moment in only} == {"back"}
     assert min(moment["start"] for moment in only) >= "2024-03-01T08:01:03Z"
     assert sightline("search", "red truck", *place).out.count("best 2024-03-01T08:0") >= 1
+    many = sightline("search", "red truck", "--top", "20", *place, "--json").data
+    for top in (1, 2, 3, 5):
+        assert sightline("search", "red truck", "--top", str(top), *place, "--json").data == many[:top]
 
 
 def test_verify_and_reindex(sightline: Command, store: str) -> None:

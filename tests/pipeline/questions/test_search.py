@@ -1,40 +1,28 @@
-"""Moments from hits."""
+"""What a search does before it loads a model."""
 
 from __future__ import annotations
 
-from index.search.moments import Hit
-from pipeline.questions.search import best_moments
+import pytest
 
-SECOND = 1_000_000
-
-
-def hits(*seconds: int, stream: str = "a") -> list[Hit]:
-    """Hits in falling score."""
-    return [Hit(stream, second * SECOND, 1 - i / 1000) for i, second in enumerate(seconds)]
+from index.errors import EmptyWindow, UnknownStream
+from pipeline.questions import search as module
+from pipeline.questions.search import find
 
 
-def test_neighbours_are_one_moment_and_more_hits_are_taken_until_there_are_enough() -> None:
-    found = best_moments(hits(10, 11, 12, 13, 50, 14, 90, 200), 3)
-    assert [(m.start // SECOND, m.end // SECOND, m.best // SECOND) for m in found] == [
-        (10, 14, 10),
-        (50, 50, 50),
-        (90, 90, 90),
-    ]
+@pytest.fixture
+def _no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        """Fail: a model is loaded."""
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(module, "load_encoders", fail)
 
 
-def test_no_more_hits_than_needed() -> None:
-    assert [(m.start, m.end) for m in best_moments(hits(10, 50, 11, 51), 2)] == [
-        (10 * SECOND, 10 * SECOND),
-        (50 * SECOND, 50 * SECOND),
-    ]
-
-
-def test_moments_do_not_stretch_over_everything() -> None:
-    every = hits(30, 90, *[s for s in range(200) if s not in (30, 90)])
-    found = best_moments(every, 4)
-    assert len(found) >= 2
-    assert all(m.end - m.start < 100 * SECOND for m in found)
-
-
-def test_nothing_found_is_nothing() -> None:
-    assert best_moments([], 3) == []
+@pytest.mark.usefixtures("_no_models")
+def test_streams_and_windows_are_checked_before_models_are_loaded(filled: str) -> None:
+    with pytest.raises(UnknownStream, match=r"^frnt: the store has no such stream; did you mean front\? It has back"):
+        find("a car", store=filled, streams=["frnt"])
+    with pytest.raises(EmptyWindow, match="no frames in that time; the store has back 2024-03-01T08:01:00Z to"):
+        find("a car", store=filled, end="2020-01-01T00:00:00Z")
+    with pytest.raises(EmptyWindow, match="the store has front 2024-03-01T08:00:00Z to"):
+        find("a car", store=filled, streams=["front"], start="2024-03-02T08:00:00Z")
