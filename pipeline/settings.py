@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     """Largest memory of a process that decodes a file, in bytes."""
     max_pixels: int = Field(default=64_000_000, ge=1)
     """Largest width × height of a video frame."""
+    require_sandbox: bool = False
+    """Refuse to read footage on a machine where the processes that decode it cannot be confined."""
     service: str | None = None
     """URL of a model service that answers in place of this process."""
     service_token: SecretStr | None = None
@@ -74,7 +76,12 @@ class Settings(BaseSettings):
     @property
     def decode_limits(self) -> DecodeLimits:
         """Resource limits of the processes that decode files."""
-        return DecodeLimits(pixels=self.max_pixels, memory_bytes=self.memory_bytes, stall_seconds=self.stall_seconds)
+        return DecodeLimits(
+            pixels=self.max_pixels,
+            memory_bytes=self.memory_bytes,
+            stall_seconds=self.stall_seconds,
+            require_sandbox=self.require_sandbox,
+        )
 
 
 _TABLES: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "consume": ConsumeSettings, "live": LiveSettings}

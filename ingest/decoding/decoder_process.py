@@ -19,7 +19,7 @@ from typing import Any
 
 from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture
-from ingest.decoding.protocol import INT, LENGTH
+from ingest.decoding.protocol import ENDED, INT, LENGTH
 
 __all__ = ["DecoderProcess"]
 
@@ -111,6 +111,8 @@ class DecoderProcess:
     """Process id, for messages and tests; end the process by `kill`, since only the server may reap it."""
 
     def __init__(self, order: dict[str, Any], *, source: int, memory: int) -> None:
+        self.cpu_seconds: float | None = None
+        """CPU seconds of all its threads, once it has ended; None before, and where the fork server was killed."""
         body = json.dumps(order).encode()
         child_in, self.stdin = os.pipe()
         self.stdout, child_out = os.pipe()
@@ -159,9 +161,10 @@ class DecoderProcess:
         with self._lock:
             if self._status is None:
                 try:
-                    first = self._control.recv(INT.size, 0 if block else socket.MSG_DONTWAIT)
-                    data = first + _exactly(self._control, INT.size - len(first)) if first else b""
-                    self._status = os.waitstatus_to_exitcode(INT.unpack(data)[0]) if data else -9
+                    data = self._control.recv(ENDED.size, 0 if block else socket.MSG_DONTWAIT)
+                    data += _exactly(self._control, ENDED.size - len(data))
+                    status, self.cpu_seconds = ENDED.unpack(data)
+                    self._status = os.waitstatus_to_exitcode(status)
                 except BlockingIOError:
                     return None
                 except (OSError, EOFError):

@@ -7,7 +7,7 @@ ten seconds is decoded; a fork costs a few milliseconds.
 The server confines itself before it serves (no network, no files, no capabilities; see `ingest.decoding.confinement`),
 and each child adds the filter of system calls, which a process that forks cannot have. A request is a JSON order with
 six descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that
-socket the server writes the child's pid, later its wait status, both as int32; when its other end is closed for
+socket the server writes the child's pid, later its wait status and the CPU seconds that it used; when its other end is closed for
 writing, the child is killed. When the asking process ends, the server and all its children end.
 """
 
@@ -28,8 +28,8 @@ from typing import Any, NoReturn
 
 import av
 
-from ingest.decoding.confinement import filter_system_calls, isolate
-from ingest.decoding.protocol import DESCRIPTORS, INT, LENGTH
+from ingest.decoding.confinement import Posture, filter_system_calls, isolate
+from ingest.decoding.protocol import DESCRIPTORS, ENDED, INT, LENGTH
 from ingest.decoding.worker import decode_order
 
 __all__ = ["main"]
@@ -38,6 +38,8 @@ __all__ = ["main"]
 @dataclass(slots=True)
 class _Server:
     requests: socket.socket
+    isolated: Posture
+    """The layers that hold in this process, and so in its children."""
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     """By descriptor of the child's socket: its pid and the socket."""
 
@@ -106,7 +108,7 @@ class _Server:
             for target, descriptor in enumerate((stdin, stdout, stderr)):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
-            code = decode_order(order, source, memory, confine=filter_system_calls)
+            code = decode_order(order, source, memory, confine=self._confine)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -116,10 +118,14 @@ class _Server:
                 sys.stderr.flush()
             os._exit(code)
 
+    def _confine(self) -> Posture:
+        """Add the last layer, in a child; all the layers that hold then."""
+        return Posture({**self.isolated.layers, **filter_system_calls().layers})
+
     def _reap(self, poll: select.poll) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -129,7 +135,7 @@ class _Server:
                     with contextlib.suppress(KeyError):
                         poll.unregister(descriptor)
                     with contextlib.suppress(OSError):
-                        own.sendall(INT.pack(status))
+                        own.sendall(ENDED.pack(status, usage.ru_utime + usage.ru_stime))
                     own.close()
                     del self.children[descriptor]
 
@@ -147,9 +153,10 @@ def main() -> int:
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the asking process decides
     _load_everything()
-    posture = json.dumps(isolate().layers).encode()
+    isolated = isolate()
+    posture = json.dumps(isolated.layers).encode()
     requests.sendall(LENGTH.pack(len(posture)) + posture)
-    server = _Server(requests)
+    server = _Server(requests, isolated)
     try:
         server.serve()
     finally:

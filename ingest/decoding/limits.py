@@ -21,3 +21,5 @@ class DecodeLimits:
     """CPU time of the process, all threads together."""
     stall_seconds: float = 60.0
     """Longest time without a message from the process."""
+    require_sandbox: bool = False
+    """Whether to decode nothing in a process that is not confined, see `ingest.decoding.confinement.require`."""

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import struct
 
-from index.errors import DecodeFailed, NoFrames, NotVideo, SourceError
+from index.errors import DecodeFailed, NoFrames, NotVideo, SandboxUnavailable, SightlineError
 
 __all__ = [
     "DESCRIPTORS",
     "DONE",
+    "ENDED",
     "ERRORS",
     "FAILED",
     "FRAME",
@@ -47,7 +48,9 @@ MAX_BODY_BYTES = 64 * 1024
 """Largest body of a message."""
 MODES = ("keyframes", "nonref", "all")
 """How a file is decoded, see `ingest.decoding.decoder`."""
-ERRORS: dict[str, type[SourceError]] = {kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed)}
+ERRORS: dict[str, type[SightlineError]] = {
+    kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed, SandboxUnavailable)
+}
 """The errors that a worker may report, by name."""
 
 DESCRIPTORS = 6
@@ -55,4 +58,6 @@ DESCRIPTORS = 6
 LENGTH = struct.Struct("<I")
 """Length in bytes of the JSON that follows: the server's posture, or an order."""
 INT = struct.Struct("<i")
-"""A pid or a wait status on a child's socket."""
+"""A pid on a child's socket."""
+ENDED = struct.Struct("<id")
+"""On a child's socket: its wait status, and the CPU seconds of all its threads."""

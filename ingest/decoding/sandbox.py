@@ -85,6 +85,7 @@ class Decoding:
         SourceNotFound: no such file, or no permission to read it.
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised by `info` and by iteration, after the frames that
             were decoded.
+        SandboxUnavailable: raised likewise if `limits.require_sandbox` and the process is not confined.
     """
 
     def __init__(

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from index.errors import DecodeFailed, SourceError
+from index.errors import DecodeFailed, SandboxUnavailable, SourceError
+from ingest.decoding.confinement import Posture, require
 from ingest.decoding.decoder import RgbFrame, decode, open_video  # before the limits, which forbid writing .pyc files
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
@@ -96,22 +97,25 @@ class _FrameRing:
         self._parent.send(FRAME, FRAME_BODY.pack(frame.pts, at, frame.width, frame.height, frame.turns))
 
 
-def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], Any]) -> int:
+def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], Posture]) -> int:
     """Decode one file and send its frames, or the error, to the parent; returns the exit code.
 
     Args:
         order: `fps`, and the fields of `DecodeLimits` under `limits`.
         source: descriptor of the file, open for reading.
         memory: descriptor of the shared memory.
-        confine: called once everything is loaded and before the first byte of the file is read.
+        confine: called once everything is loaded and before the first byte of the file is read; returns the layers
+            that hold then.
     """
     parent = _ParentPipes(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
     os.dup2(2, 1)  # what a library prints to stdout must not mix with the messages
     limits = DecodeLimits(**order["limits"])
     _limit(limits, os.fstat(source).st_size)
     ring = _FrameRing(mmap.mmap(memory, 0), parent)
-    confine()
+    posture = confine()
     try:
+        if limits.require_sandbox:
+            require(posture)
         video = open_video(source, limits, fps=order["fps"])
         demuxer = video.demuxer
         created = demuxer.created.isoformat() if demuxer.created else None
@@ -120,7 +124,7 @@ def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], 
             ring.put(frame)
         found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
         parent.send_json(DONE, mode=video.mode, discontinuities=found, count=demuxer.timeline.count)
-    except SourceError as error:
+    except (SourceError, SandboxUnavailable) as error:
         parent.send_json(FAILED, type=type(error).__name__, message=str(error))
     except MemoryError:
         message = f"needs more than {limits.memory_bytes} bytes of memory"

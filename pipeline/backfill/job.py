@@ -30,6 +30,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from index.errors import BackfillFailed, UsageError
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
+from ingest.decoding.posture import check_sandbox
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
@@ -55,7 +56,7 @@ class _Models:
     """Encoders and store of one worker process. A class, because Beam holds a weak reference to it."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-
+        check_sandbox(required=settings.limits.require_sandbox)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.encoders: Encoders = load_encoders(load_profile(settings.profile), settings.device)
@@ -73,7 +74,8 @@ class _Probe(beam.DoFn):  # type: ignore[misc]
         self._settings = settings
 
     def setup(self) -> None:
-        """Open the store, once per worker."""
+        """Report the sandbox and open the store, once per worker."""
+        check_sandbox(required=self._settings.limits.require_sandbox)
         self._store = Store.open(self._settings.store)
 
     def process(self, element: tuple[int, Entry]) -> Iterator[ProbedFile | FileResult]:

@@ -23,9 +23,11 @@ from pipeline.cli.options import (
     Names,
     OverlapChoice,
     ProfileName,
+    RequireSandbox,
     StoreUrl,
     TimeZone,
     check_overlap,
+    report_sandbox,
     settings_of,
     validate,
 )
@@ -60,6 +62,7 @@ def ingest(
         float | None,
         typer.Option("--epsilon", help="With differential: store a patch again if 1 − cosine is larger than this."),
     ] = None,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Index footage, one frame a second.
@@ -67,9 +70,10 @@ def ingest(
     The same command resumes a run that was interrupted; footage that is stored already is skipped. Exits with code 1
     if a source has no readable frame. Of a truncated file the readable frames are stored, with a warning.
     """
-    settings = settings_of(context, store=store, profile=profile)
+    settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     encoding = _patch_encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
     began = parse_time(start, "--start")
+    report_sandbox(settings, announce=False)
     encoders = load_encoders(load_profile(settings.profile), settings.device)
     opened = Store.open_or_create(settings.store, encoders.pair, encoding)
     with progress(quiet=as_json) as bar:
@@ -173,6 +177,7 @@ def backfill(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each worker process.")] = None,
     report_to: Annotated[Path | None, typer.Option("--report", help="JSON file for the report.")] = None,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Index an archive with Apache Beam.
@@ -181,8 +186,9 @@ def backfill(
     """
     if not dry_run:
         require_extra("beam", "sightline backfill")
-    settings = settings_of(context, store=store, profile=profile)
+    settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     entries = read_manifest(manifest, names=names, timezone=timezone)
+    report_sandbox(settings, announce=False)
     if dry_run:
         encoders = load_encoders(load_profile(settings.profile), settings.device)
         cost = estimate_backfill(

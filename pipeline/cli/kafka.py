@@ -21,11 +21,13 @@ from pipeline.cli.options import (
     Names,
     OverlapChoice,
     ProfileName,
+    RequireSandbox,
     Servers,
     StoreUrl,
     TimeZone,
     check_overlap,
     kafka_settings,
+    report_sandbox,
     settings_of,
 )
 from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
@@ -107,6 +109,7 @@ def consume(
         bool, typer.Option("--accept-expired", help="Continue although messages expired before they were stored.")
     ] = False,
     metrics_port: MetricsPort = None,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Index the segments that cameras and `publish` send to Kafka.
@@ -115,8 +118,9 @@ def consume(
     """
     from ingest.kafka.poller import consume as consume_segments  # needs the extra kafka
 
-    settings = settings_of(context, store=store, profile=profile)
+    settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     stop = stop_event()
+    report_sandbox(settings)
     metrics = ConsumerMetrics()
     if metrics_port is not None:
         print_note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")

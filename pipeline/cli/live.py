@@ -31,9 +31,11 @@ from pipeline.cli.options import (
     Json,
     MetricsPort,
     ProfileName,
+    RequireSandbox,
     Servers,
     StoreUrl,
     kafka_settings,
+    report_sandbox,
     settings_of,
     validate,
 )
@@ -105,14 +107,16 @@ def watch(
     seconds: Seconds = None,
     folder: Folder = None,
     metrics_port: MetricsPort = None,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Index live cameras, one frame a second, and report alerts.
 
     Runs until it is interrupted. Alerts of the store's standing questions are printed on standard error.
     """
-    settings = settings_of(context, store=store, profile=profile)
+    settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     live, listed = _live_settings(settings, folder, seconds), _camera_list(urls, cameras, transport)
+    report_sandbox(settings)
     encoders = load_encoders(load_profile(settings.profile), settings.device)
     opened = Store.open_or_create(settings.store, encoders.pair)
     with ExitStack() as stack:
@@ -148,6 +152,7 @@ def record(
     seconds: Seconds = None,
     folder: Folder = None,
     metrics_port: MetricsPort = None,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Keep the compressed video of live cameras.
@@ -159,8 +164,9 @@ def record(
         raise UsageError("record needs --to FOLDER, --publish, or both")
     if keep_days is not None and (to is None or not keep_days > 0):
         raise UsageError("--keep-days must be a number of days above 0, and needs --to")
-    settings = settings_of(context)
+    settings = settings_of(context, require_sandbox=require_sandbox)
     live, listed = _live_settings(settings, folder, seconds), _camera_list(urls, cameras, transport)
+    report_sandbox(settings)
     with ExitStack() as stack:
         kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
         recorder = Recorder(

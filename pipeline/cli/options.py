@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 from index.errors import UsageError, validation_message
 from index.records import parse_time
 from index.store import Store
+from ingest.decoding.posture import check_sandbox
 from ingest.sources.naming import Overlap
+from pipeline.console import print_note
 from pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = [
     "Names",
     "OverlapChoice",
     "ProfileName",
+    "RequireSandbox",
     "Servers",
     "StoreUrl",
     "StreamIds",
@@ -35,6 +38,7 @@ __all__ = [
     "check_overlap",
     "kafka_settings",
     "open_store",
+    "report_sandbox",
     "settings_of",
     "time_range",
     "validate",
@@ -74,6 +78,9 @@ Servers = Annotated[str | None, typer.Option("--servers", help="Kafka's host:por
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics on this port.")
 ]
+RequireSandbox = Annotated[
+    bool, typer.Option("--require-sandbox", help="Refuse to run where decoders cannot be confined; see `doctor`.")
+]
 KeyframeCount = Annotated[
     int | None, typer.Option("--k", help="Largest number of keyframes; default: K of the profile.")
 ]
@@ -81,15 +88,36 @@ Tau = Annotated[float | None, typer.Option("--tau", help="Similarity threshold o
 Fill = Annotated[bool, typer.Option("--fill", help="Fill the gaps between keyframes until there are K.")]
 
 
-def settings_of(context: typer.Context, *, store: str | None = None, profile: str | None = None) -> Settings:
+def settings_of(
+    context: typer.Context,
+    *,
+    store: str | None = None,
+    profile: str | None = None,
+    require_sandbox: bool = False,
+) -> Settings:
     """The settings of this run: options, then the environment, then the settings file.
 
     Raises:
         UsageError: a setting is unknown or invalid.
     """
-    given = {name: value for name, value in (("store", store), ("profile", profile)) if value is not None}
+    options = (("store", store), ("profile", profile), ("require_sandbox", require_sandbox or None))
+    given = {name: value for name, value in options if value is not None}
     config: Path | None = context.obj
     return load_settings(config).model_copy(update=given)
+
+
+def report_sandbox(settings: Settings, *, announce: bool = True) -> None:
+    """Report which layers confine the decoders on this machine, before anything is read.
+
+    Args:
+        announce: print them; else they are only logged, as a warning if a layer that matters is missing.
+
+    Raises:
+        SandboxUnavailable: the settings require the sandbox, and a layer that matters is missing.
+    """
+    posture = check_sandbox(required=settings.require_sandbox)
+    if announce and posture.sufficient:
+        print_note(f"sandbox of the decoder: {posture}")
 
 
 def check_overlap(value: str) -> Overlap:
