@@ -26,7 +26,7 @@ from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
 from model.visual.connector import AnyConnector, ReleasedConnector, load_connector
 from model.visual.dfm import Merge, merge
-from model.visual.prompt import build_prompt, clock_ids, count_visual
+from model.visual.prompt import build_prompt, clock_ids, count_visual, plain_ids
 from model.visual.tokens import Frames, build_visual
 from model.vocabulary import unknown_words
 
@@ -243,8 +243,7 @@ class Answerer:
 
     def option_ids(self, option: str) -> list[int]:
         """Token ids of an answer, the end of the turn included."""
-        ids = self.language.tokenizer(option.strip(), add_special_tokens=False).input_ids
-        return [*(int(i) for i in ids), self.language.end_id]
+        return [*plain_ids(self.language.tokenizer, option.strip()), self.language.end_id]
 
     def _text(self, tokens: list[int]) -> str:
         """Token ids as text."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from index.errors import UsageError
-from model.visual.prompt import SYSTEM
+from model.visual.prompt import SYSTEM, plain_ids, plain_text
 
 __all__ = ["IGNORED", "PLACEHOLDERS", "Script", "Turn", "bare_question", "check_turns", "write_script"]
 
@@ -85,16 +85,17 @@ def write_script(tokenizer: Any, turns: Sequence[Turn]) -> Script:
     first = turns[0].text
     name = next(name for name in PLACEHOLDERS if name in first)
     before, after = first.split(name)
-    head = _ids(tokenizer, f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{before}")
+    head = _ids(tokenizer, f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{plain_text(tokenizer, before)}")
     tail: list[int] = []
     targets: list[int] = []
+    after = plain_text(tokenizer, after)
     asked = after
     for i, turn in enumerate(turns):
         if turn.human:
-            asked = after if i == 0 else f"\n<|im_start|>user\n{turn.text}"
+            asked = after if i == 0 else f"\n<|im_start|>user\n{plain_text(tokenizer, turn.text)}"
             continue
         prompt = _ids(tokenizer, f"{asked}<|im_end|>\n<|im_start|>assistant\n")
-        answer = [*_ids(tokenizer, turn.text.strip()), end]
+        answer = [*plain_ids(tokenizer, turn.text.strip()), end]
         tail += [*prompt, *answer]
         targets += [*[IGNORED] * len(prompt), *answer]
     return Script(head, tail, targets)

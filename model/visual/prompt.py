@@ -3,6 +3,9 @@
 The text around the vision tokens is ChatML; `build_prompt` alone defines it, so that training and answers use the same
 prompt. Vision tokens are in temporal order, stream after stream: a keyframe is its capture time, if the profile has
 `timestamps`, and M tokens; any other frame is one token.
+
+Text of users never becomes a control token: `plain_text` separates the letters of `<|im_end|>`, `<image>` and every other
+added token of the tokenizer.
 """
 
 from __future__ import annotations
@@ -15,14 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from index.errors import UsageError
 from index.records import from_micros
 from model.visual.connector import Connector
 from model.visual.dfm import FrameTokens, pool_grid
 
-__all__ = ["SYSTEM", "build_prompt", "clock_ids", "count_visual", "question_text", "visual_embeddings"]
+__all__ = [
+    "SYSTEM",
+    "build_prompt",
+    "clock_ids",
+    "count_visual",
+    "plain_ids",
+    "plain_text",
+    "question_text",
+    "visual_embeddings",
+]
 
 SYSTEM = "You are a helpful assistant."
 """Text of the system turn."""
+
+_CONTROLS = frozenset({"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>", "<video>"})
 
 
 def question_text(question: str, options: Sequence[str] = ()) -> str:
@@ -50,10 +65,36 @@ def build_prompt(tokenizer: Any, question: str, options: Sequence[str] = ()) -> 
     Returns:
         `prefix` (system turn and the start of the user's turn) and `suffix` (a line break, the question, and the start
         of the assistant's turn). The vision tokens go between them, the answer and `<|im_end|>` after them.
+
+    Raises:
+        UsageError: see `plain_text`.
     """
     prefix = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
-    suffix = f"\n{question_text(question, options)}<|im_end|>\n<|im_start|>assistant\n"
-    return _ids(tokenizer, prefix), _ids(tokenizer, suffix)
+    asked = plain_text(tokenizer, question_text(question, options))
+    return _ids(tokenizer, prefix), _ids(tokenizer, f"\n{asked}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def plain_text(tokenizer: Any, text: str) -> str:
+    """`text` of a user, with a blank after the first character of each control token, so that it is ordinary text.
+
+    Control tokens are the added tokens of the tokenizer, and those of ChatML and LLaVA whether it has them or not.
+
+    Raises:
+        UsageError: the tokenizer's normalizer makes a control token of another text.
+    """
+    added = {str(token): int(number) for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    controls = {token for token in {*added, *_CONTROLS} if len(token.strip()) > 1 and not token.isalnum()}
+    for token in sorted(controls, key=len, reverse=True):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    numbers = {added[token] for token in controls & added.keys() if added[token] != tokenizer.unk_token_id}
+    if numbers and not numbers.isdisjoint(_ids(tokenizer, text)):
+        raise UsageError("the question or an option contains a control token of the language model; leave it out")
+    return text
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a user's text, without control tokens. Raises as `plain_text`."""
+    return _ids(tokenizer, plain_text(tokenizer, text))
 
 
 def clock_ids(tokenizer: Any, captured_at: int) -> list[int]:
