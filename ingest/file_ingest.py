@@ -260,7 +260,7 @@ class _FileIngest:
             file.decode_mode = info.mode
             if failure is not None and writer.empty and not stored:
                 raise failure
-            file.problem = decoding_problem(failure) or info.clock_problem
+            file.problem = decoding_problem(failure) or info.clock_problem(name)
             writer.finish(file.problem)
             file.frames, file.repeated = writer.stored, writer.frames - writer.stored
             if file.problem:

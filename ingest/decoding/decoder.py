@@ -81,6 +81,14 @@ class OpenVideo:
     rest: Iterator[Any] = field(default_factory=lambda: iter(()))
     """Packets after `head`."""
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first frame to the end, as the header announces them."""
+        announced = self.demuxer.duration
+        if announced is None or not self.demuxer.counts_from_zero or announced <= self.first_pts:
+            return announced
+        return announced - max(0.0, self.first_pts)
+
 
 def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> OpenVideo:
     """Open a file, given as a descriptor, and choose the mode in which it is decoded.
@@ -255,16 +263,14 @@ def decode(
 def _check_whole(video: OpenVideo, decoded: float) -> None:
     """Raise DecodeFailed if the file is probably truncated: neither its video nor its sound lasts as long as announced.
 
-    Some formats announce the time of the end and not a duration; the smaller of the two readings counts.
+    Timestamps that step say nothing about it.
     """
-    demuxer = video.demuxer
-    if demuxer.duration is None or demuxer.timeline.count:
+    announced = video.duration
+    if announced is None or video.demuxer.timeline.count:
         return
-    announced = min(demuxer.duration, demuxer.duration - max(0.0, video.first_pts))
-    others = demuxer.reached - max(0.0, video.first_pts)
-    if max(decoded, others) < announced - 5:
+    if max(decoded, video.demuxer.reached - max(0.0, video.first_pts)) < announced - 5:
         raise DecodeFailed(
-            f"the header announces {demuxer.duration:.0f} s and {decoded:.0f} s decode; the file is probably "
+            f"the header announces {announced:.0f} s and {decoded:.0f} s decode; the file is probably "
             "truncated, the frames before are kept"
         )
 

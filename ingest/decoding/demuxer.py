@@ -60,7 +60,7 @@ class Demuxer:
     stream: Any
     """Its video stream, `av.VideoStream`; another one after `next_program`."""
     duration: float | None
-    """Seconds of the video stream, else of the container, as the header announces them."""
+    """Seconds of the video stream, else of the container, as the header announces them. Matroska's count from time 0."""
     created: datetime | None
     """Creation time in the container's metadata."""
     timeline: Timeline
@@ -85,6 +85,11 @@ class Demuxer:
         return cls(
             source, container, stream, _duration(container, stream), _creation_time(container.metadata), timeline
         )
+
+    @property
+    def counts_from_zero(self) -> bool:
+        """Whether `duration` is the time of the end rather than the time from the first frame to the end."""
+        return _is_matroska(self.container)
 
     def packets(self) -> Iterator[Any]:
         """The stream's packets from here on, each an `av.Packet` whose times are on the timeline.

@@ -57,14 +57,13 @@ class VideoInfo:
     discontinuity_count: int = 0
     """How many there were."""
 
-    @property
-    def clock_problem(self) -> str | None:
-        """A sentence about the steps and gaps, None where there are none."""
+    def clock_problem(self, name: str) -> str | None:
+        """A sentence about the steps and gaps of the file called `name`, None where there are none."""
         if not self.discontinuity_count:
             return None
         shown = "; ".join(str(step) for step in self.discontinuities[:3])
         more = self.discontinuity_count - len(self.discontinuities[:3])
-        return shown + (f"; and {more} more" if more else "")
+        return f"{name}: {shown}" + (f"; and {more} more" if more else "")
 
 
 class Decoding:

@@ -119,7 +119,7 @@ def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], 
         video = open_video(source, limits, fps=order["fps"])
         demuxer = video.demuxer
         created = demuxer.created.isoformat() if demuxer.created else None
-        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=demuxer.duration, created=created)
+        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
         for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
             ring.put(frame)
         found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]

@@ -66,5 +66,5 @@ def decode_segment(path: Path, *, name: str, start: int, duration: float, limits
             problem = str(error)
     if not frames.pixels:
         raise NoFrames(f"{name}: no frame decodes")
-    problem = problem or info.clock_problem
+    problem = problem or info.clock_problem(name)
     return SegmentFrames(frames.captured_at, frames.pts_seconds, frames.pixels, info.mode, problem)

@@ -185,7 +185,7 @@ class Indexer:
                     self._enqueue(opened, item)
                 else:
                     if piece.end is None:  # this piece has read the file to its end
-                        opened.problem = info.clock_problem
+                        opened.problem = info.clock_problem(file.footage.name)
         except SourceError as error:  # it opened when it was probed, and no longer does
             opened = self._open_piece(piece, VideoInfo(file.mode, 0.0, None, None), first, resumed=bool(stored))
             opened.kind, opened.problem = type(error).__name__, str(error)
