@@ -270,7 +270,7 @@ class KafkaIndexer:
         try:
             message = parse_segment(record.value, record.key)
             result.segment = self._segment(record, message, None)
-            self.metrics.read(message.stream, message.start_micros + round(message.duration * 1e6))
+            self.metrics.read(message.stream, message.start_micros + round(message.duration * 1e6), message.clock)
             result.step = "clock"
             check_clock(message, ahead_seconds=self.settings.ahead_seconds)
             result.step = "fetch"
@@ -364,7 +364,8 @@ class KafkaIndexer:
         for each in batch.segments:
             if each.records is not None and len(each.records):
                 decoded[each.row.source, each.row.chunk] = len(each.records)
-                self.metrics.newest_frame(each.row.stream_id, int(each.records.captured_at[-1]))
+                newest = int(each.records.captured_at[-1])
+                self.metrics.newest_frame(each.row.stream_id, newest, each.row.clock_source)
         self.metrics.stored(batch.stored, decoded, batch.seconds)
         for result in done:
             if result.error is not None:

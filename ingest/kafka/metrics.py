@@ -1,6 +1,8 @@
 """Prometheus metrics of a Kafka worker.
 
-Times are exported as timestamps; compute an age in the query, as `time() - …_timestamp_seconds`.
+Times are exported as timestamps; compute an age in the query, as `time() - …_timestamp_seconds`. What compares footage
+with the present (`newest`, `drift`, `late`, `delay`) is exported of live footage only, whose times are those of arrival:
+an archive that `publish` sends is old by nature.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from index.records import Segment
+from index.records import ClockSource, Segment
 
 __all__ = ["LATE_SECONDS", "ConsumerMetrics"]
 
@@ -48,10 +50,12 @@ class ConsumerMetrics:
         self.paused = gauge("paused_partitions", "Partitions that are paused because the queue is full")
         self.queue = gauge("queue_segments", "Segments read and not decoded yet")
         self.queue_capacity = gauge("queue_capacity_segments", "Capacity of the queue")
-        self.newest = gauge("newest_timestamp_seconds", "Capture time of the newest stored frame", "stream")
+        self.newest = gauge(
+            "newest_timestamp_seconds", "Capture time of the newest stored frame of a live stream", "stream"
+        )
         self.drift = gauge(
             "clock_drift_seconds",
-            "End of the newest segment by the camera's clock minus the time it was read at: above 0, the clock is "
+            "End of the newest segment of a live stream by the camera's clock minus the time it was read at: above 0, the clock is "
             "ahead",
             "stream",
         )
@@ -59,7 +63,7 @@ class ConsumerMetrics:
         self.frames = counter("frames", "Frames stored", "stream")
         self.dropped = counter("dropped_frames", "Frames decoded whose second was already stored", "stream")
         self.late = counter(
-            "late_frames", f"Frames stored more than {LATE_SECONDS} s after the end of their segment", "stream"
+            "late_frames", f"Live frames stored more than {LATE_SECONDS} s after the end of their segment", "stream"
         )
         self.dead_letters = counter("dead_letters", "Messages that could not be stored", "reason", "step")
         self.commits = counter("commits", "Commits to the store")
@@ -68,7 +72,7 @@ class ConsumerMetrics:
         self.commit_seconds = histogram("commit_seconds", "One commit of all three tables", _SECONDS)
         self.commit_segments = histogram("commit_segments", "Segments of one commit", _COUNTS)
         self.batch_frames = histogram("batch_frames", "Frames of one encoder batch", _COUNTS)
-        self.delay_seconds = histogram("delay_seconds", "From the end of a segment to its commit", _DELAYS)
+        self.delay_seconds = histogram("delay_seconds", "From the end of a live segment to its commit", _DELAYS)
 
     # ---- called by the worker --------------------------------------------------------------------------------------
 
@@ -87,21 +91,25 @@ class ConsumerMetrics:
             self.segments.labels(stream).inc()
             self.frames.labels(stream).inc(segment.frames)
             self.dropped.labels(stream).inc(max(0, decoded.get((segment.source, segment.chunk), 0) - segment.frames))
-            if delay > LATE_SECONDS:
-                self.late.labels(stream).inc(segment.frames)
-            self.delay_seconds.observe(max(0.0, delay))
+            if segment.clock_source == "arrival":
+                self.late.labels(stream).inc(segment.frames if delay > LATE_SECONDS else 0)
+                self.delay_seconds.observe(max(0.0, delay))
         self.commits.inc()
         self.commit_seconds.observe(seconds)
         self.commit_segments.observe(count)
 
-    def newest_frame(self, stream: str, micros: int) -> None:
-        """Note the capture time of a stored frame, in UTC microseconds; the latest one of a stream is exported."""
+    def newest_frame(self, stream: str, micros: int, clock: ClockSource) -> None:
+        """Note the capture time of a stored frame, in UTC microseconds; the latest one of a live stream is exported."""
+        if clock != "arrival":
+            return
         label = self._stream(stream)
         self._newest[label] = max(micros, self._newest.get(label, micros))
         self.newest.labels(label).set(self._newest[label] / 1e6)
 
-    def read(self, stream: str, end_micros: int) -> None:
+    def read(self, stream: str, end_micros: int, clock: ClockSource) -> None:
         """Note that a segment was read whose footage ends at `end_micros`, in UTC microseconds."""
+        if clock != "arrival":
+            return
         self.drift.labels(self._stream(stream)).set(end_micros / 1e6 - time.time())
 
     def lags(self, lags: Mapping[tuple[str, int], int]) -> None:

@@ -191,7 +191,7 @@ class CameraThread:
             self.status.change(stream, state="live", why=None, **shape)
             _log.info("camera is live", stream=stream, **shape)
         elif kind == "beat":
-            counts = {name: int(event[name]) for name in ("frames", "dropped", "late")}
+            counts = {name: int(event[name]) for name in ("frames", "dropped", "skipped", "late")}
             self.status.count(stream, **{name: n - self._counted.get(name, 0) for name, n in counts.items()})
             self._counted = counts
             newest = None if event["newest"] is None else from_micros(event["newest"])

@@ -4,7 +4,8 @@ From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`
 closed, by the parent or because the parent has died, the packets received so far are written as a last segment.
 To the parent, on stdout, lines of JSON:
     {"event": "open", "codec", "width", "height"}
-    {"event": "beat", "frames", "dropped", "late", "newest", "drift", "anchors"}     twice a second while packets arrive
+    {"event": "beat", "frames", "dropped", "skipped", "late", "newest", "drift", "anchors"}
+                                                                                twice a second while packets arrive
     {"event": "segment", "name", "start", "duration", "frames", "bytes"}             its file is complete and durable
     {"event": "error", "type", "message"}                                            the last line
 A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends
@@ -45,7 +46,7 @@ class _CameraReader:
         self.lock = threading.Lock()  # guards the cutter, the clock and stdout
         self.last_packet = time.monotonic()
         self.limit = float(order["connect"])  # seconds without a packet
-        self._totals = {"frames": 0, "dropped": 0, "late": 0}
+        self._totals = {"frames": 0, "dropped": 0, "skipped": 0, "late": 0}
 
     def send(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **values}).encode() + b"\n"

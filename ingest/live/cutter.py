@@ -56,7 +56,10 @@ class LiveCutter:
 
     Attributes:
         frames: the number of packets in segments.
-        dropped: the number of packets that are in no segment.
+        dropped: the number of packets that are in no segment because it would have become too large.
+        skipped: the number of packets that no segment can hold: before the first intra frame of a connection, where it
+            was joined in the middle of a group of pictures; after a discontinuity, until the next intra frame; frames
+            that refer to the segment before; packets out of order.
         late: the number of late packets.
         newest: capture time of the newest packet, in UTC microseconds.
 
@@ -87,7 +90,8 @@ class LiveCutter:
         self._count, self._last_dts = 0, 0
         self._since = 0.0  # arrival of the first packet of this timeline
         self._ended: list[tuple[Span, float, int, CutSegment]] = []
-        self.frames = self.dropped = self.late = 0
+        self.frames = self.dropped = self.skipped = self.late = 0
+        self._overflow = False  # the rest of a group of pictures is dropped
         self.newest: int | None = clock.newest
 
     def push(self, packet: Any, arrival: float) -> list[LiveSegment]:
@@ -127,11 +131,12 @@ class LiveCutter:
         self._since = self._since or arrival
         step = self._timeline.follow(packet.dts, arrival)
         if step == "stray":
-            self.dropped += 1
+            self.skipped += 1
             return []
         if step == "break":
             closed += self.close()
             self.clock.discontinuity()
+            self._overflow = False
             self._since = arrival
         packet.pts += self._timeline.offset
         packet.dts += self._timeline.offset
@@ -143,11 +148,13 @@ class LiveCutter:
                 self._end(None if changed else at)
                 self._begin(packet)
         if self._file is None or at < self._file.began:
-            self.dropped += 1  # before the first intra frame, or a frame that refers to the segment before
+            self.dropped += self._overflow
+            self.skipped += not self._overflow
             return closed
         self._add(packet, at, arrival)
         if self._file.size > self.max_bytes:
             self._end()
+            self._overflow = True
         if self.clock.anchored or arrival - self._since >= _SETTLE_SECONDS:
             closed += self._closed()
         return closed
@@ -189,7 +196,7 @@ class LiveCutter:
 
     def _begin(self, packet: Any) -> None:
         self._file = SegmentFile(self.kind, self.stream, packet, self._gap)
-        self._span, self._count = Span(self._file.began), 0
+        self._span, self._count, self._overflow = Span(self._file.began), 0, False
         self._last_dts = -(2**62)
 
     def _add(self, packet: Any, at: float, arrival: float) -> None:

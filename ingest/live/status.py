@@ -52,7 +52,10 @@ class CameraState(BaseModel):
     frames: int = 0
     """Video packets received."""
     dropped: int = 0
-    """Video packets that are in no segment, and frames of segments that the spool dropped."""
+    """Frames lost although they arrived: of segments that the full spool dropped, and of oversized groups of
+    pictures."""
+    skipped: int = 0
+    """Video packets that no segment can hold, such as those before the first intra frame of a connection."""
     late: int = 0
     """Video packets received long after they were captured."""
     reconnects: int = 0
@@ -184,7 +187,12 @@ class StatusRegistry:
             (
                 "sightline_camera_dropped_frames",
                 "dropped",
-                "Frames that are in no segment, or in a segment that was dropped",
+                "Frames lost although they arrived: the spool is full, or a group of pictures is too large",
+            ),
+            (
+                "sightline_camera_skipped_frames",
+                "skipped",
+                "Frames that no segment can hold, such as those before the first intra frame of a connection",
             ),
             ("sightline_camera_late_frames", "late", "Frames received long after they were captured"),
             ("sightline_camera_reconnects", "reconnects", "Connections after the first"),

@@ -214,6 +214,29 @@ def test_promtool_agrees() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_rules_fire_on_broken_days_and_on_no_quiet_one() -> None:
+    """Each rule has a day on which it fires, and each of its metrics is in the quiet day, on which none fires."""
+    need("promtool")
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts_test.yml"],
+        cwd=INFRA / "prometheus",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    quiet, *broken = yaml.safe_load((INFRA / "prometheus" / "alerts_test.yml").read_text())["tests"]
+    rules = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
+    assert {test["name"] for test in broken} == set(rules)
+    for test in broken:
+        samples = [sample for each in test["promql_expr_test"] for sample in each["exp_samples"]]
+        severity = rules[test["name"]]["labels"]["severity"]
+        assert [s["labels"] for s in samples] == [f'{{alertname="{test["name"]}", severity="{severity}"}}']
+    assert [each["exp_samples"] for each in quiet["promql_expr_test"]] == [[]]
+    present = {series["series"].partition("{")[0] for series in quiet["input_series"]}
+    assert set().union(*(used(rule["expr"]).keys() for rule in rules.values())) <= present
+
+
 # ---- Compose ---------------------------------------------------------------------------------------------------------
 
 

@@ -106,9 +106,8 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
         )
         for film in films:
             assert value(found, "segments_total", stream=film.stem) == 4
-            assert value(found, "newest_timestamp_seconds", stream=film.stem) == BEGAN + 7
-            assert value(found, "late_frames_total", stream=film.stem) == 8  # it is long past 2024
-            assert (value(found, "clock_drift_seconds", stream=film.stem) or 0) < -86_400
+            for of_live_footage in ("newest_timestamp_seconds", "late_frames_total", "clock_drift_seconds"):
+                assert value(found, of_live_footage, stream=film.stem) is None  # an archive is old by nature
             assert value(found, "dropped_frames_total", stream=film.stem) == 0
         commits = value(found, "commits_total")
         assert commits is not None
@@ -116,7 +115,7 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
         assert value(found, "commit_seconds_count") == commits
         assert value(found, "commit_segments_sum") == 8
         assert value(found, "batch_frames_sum") == 16
-        assert value(found, "delay_seconds_count") == 8
+        assert value(found, "delay_seconds_count") == 0
         assert value(found, "partitions") == 2
         assert value(found, "paused_partitions") == 0
         assert value(found, "queue_segments") == 0

@@ -95,11 +95,22 @@ def test_a_counter_that_jumps_begins_a_segment(tmp_path: Path) -> None:
 
     cutter, segments = cut(tmp_path / "a.ts", seconds=10.0, change=jump)
     assert [len(decoded(segment)) for segment in segments] == [35, 20]
-    assert cutter.dropped == 5
+    assert (cutter.dropped, cutter.skipped) == (0, 5)
     assert cutter.clock.anchors == 2
     late = [at / 1e6 - START for segment in segments for at, _ in decoded(segment)]
     assert late[34] == pytest.approx(late[0] + 3.4, abs=0.01)
     assert late[35] == pytest.approx(late[0] + 4.0, abs=0.3)
+
+
+def test_joining_in_the_middle_of_a_group_of_pictures_drops_nothing(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.ts", seconds=6, gop=10)
+    with av.open(str(tmp_path / "a.ts")) as source:
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        cutter = LiveCutter(source.streams.video[0], CaptureClock(), seconds=2.0, max_bytes=2**28)
+        segments = [s for p in packets[13:] for s in cutter.push(p, START + float(p.dts * p.time_base))]
+        segments += cutter.close()
+    assert (cutter.dropped, cutter.skipped) == (0, 7)
+    assert sum(segment.frames for segment in segments) == 40
 
 
 def test_a_stream_whose_first_packets_have_no_times_loses_none(tmp_path: Path) -> None:
@@ -148,6 +159,7 @@ def test_a_segment_is_bounded_where_no_key_frame_comes(tmp_path: Path) -> None:
     cutter, segments = cut(tmp_path / "a.ts", max_bytes=1000)
     assert len(segments) == 1
     assert cutter.dropped > 0
+    assert cutter.skipped == 0
     assert cutter.dropped + sum(segment.frames for segment in segments) == 60
 
 
