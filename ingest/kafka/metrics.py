@@ -1,8 +1,8 @@
 """Prometheus metrics of a Kafka worker.
 
 Times are exported as timestamps; compute an age in the query, as `time() - …_timestamp_seconds`. What compares footage
-with the present (`newest`, `drift`, `late`, `delay`) is exported of live footage only, whose times are those of arrival:
-an archive that `publish` sends is old by nature.
+with the present (`newest`, `drift`, `late`, `delay`) is exported of live footage only, whose times are those of
+arrival: an archive that `publish` sends is old by nature.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class ConsumerMetrics:
         )
         self.drift = gauge(
             "clock_drift_seconds",
-            "End of the newest segment of a live stream by the camera's clock minus the time it was read at: above 0, the clock is "
-            "ahead",
+            "End of the newest segment of a live stream by the camera's clock minus the time it was read at: above 0, "
+            "the clock is ahead",
             "stream",
         )
         self.segments = counter("segments", "Segments stored", "stream")

@@ -107,8 +107,8 @@ class LiveCutter:
     def _timed(self, packet: Any, arrival: float) -> list[tuple[Any, float]]:
         """The packets whose pts and dts are known by now.
 
-        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are held
-        until the first dts arrives, and their times are derived from it.
+        The first packets of RTSP lack them: the intra frame has neither, the packets after it have no dts. They are
+        held until the first dts arrives, and their times are derived from it.
         """
         length = packet.duration or round(self._gap / self.base)
         if packet.dts is None and self._known is None and len(self._held) < _MAX_HELD:
