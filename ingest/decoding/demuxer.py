@@ -19,16 +19,16 @@ import av
 from index.errors import NotVideo
 from ingest.decoding.timeline import Timeline
 
-__all__ = ["Demuxer", "frame_seconds", "packet_seconds"]
+__all__ = ["FOOTAGE_FORMATS", "Demuxer", "frame_seconds", "packet_seconds"]
 
-# Formats of footage. Playlists (HLS, DASH, concat, image lists) name other files and are not among them.
-_FORMATS = (
+FOOTAGE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,"
     "mjpeg_2000,"
     "asf,asf_o,dhav,ivf,mxf,ogg,rm,gxf,nut,wtv,dv,vc1,vc1test,yuv4mpegpipe,gif,apng,swf,nsv,h263,h261,dirac,ingenient,"
     "lxf,"
     "kux,smjpeg,mpjpeg,cavsvideo,evc,ifv,hxvs,lvf,lmlm4,nuv,pva,ty,iv8,mpegtsraw"
 )
+"""Formats of footage. Playlists (HLS, DASH, concat, image lists) name other files and are not among them."""
 # Formats whose timestamps ascend, because they follow from an index or the file is written in one go.
 _ASCENDING = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mxf", "asf", "ogg", "ivf", "gif", "apng"})
 # Twice the cores: a thread that waits for a reference frame leaves its core to another thread.
@@ -135,7 +135,7 @@ class Demuxer:
         """
         if not self.program_ended or not 0 < self._position < os.fstat(self.source).st_size:
             return False
-        options = {"protocol_whitelist": "", "format_whitelist": _FORMATS}
+        options = {"protocol_whitelist": "", "format_whitelist": FOOTAGE_FORMATS}
         tail = _FileTail(self.source, self._position)
         try:
             name = self.container.format.name
@@ -205,7 +205,7 @@ def _from_intra(packets: Iterator[Any], target: float, is_intra: Callable[[Any],
 
 
 def _open(source: int) -> tuple[Any, Any]:
-    options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": _FORMATS}
+    options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": FOOTAGE_FORMATS}
     try:
         os.lseek(source, 0, os.SEEK_SET)
         container = av.open("fd:", metadata_errors="ignore", options=options)

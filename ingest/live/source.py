@@ -1,8 +1,9 @@
 """Live sources: a URL opened by FFmpeg, within the URL policy and with time-outs. Runs in the camera's own process.
 
 HLS and plain HTTP never reach FFmpeg's network code: every playlist, segment and key is fetched by `PinnedHttp`, so a
-playlist entry that names a file or a private address is rejected before anything is opened. The other protocols receive
-the address that was checked, and a whitelist without `file`.
+playlist entry that names a file or a private address is rejected before anything is opened. What is a playlist is
+decided by its content, not by its name or type, and no other format that names further sources is read. The other
+protocols receive the address that was checked, and a whitelist without `file`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import av
 
 from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, SourceStalled, SourceUnsupported, mask_url
+from ingest.decoding.demuxer import FOOTAGE_FORMATS
 from ingest.sources.pinned_http import PinnedHttp
 from ingest.sources.url_policy import UrlPolicy, check_url
 
@@ -30,6 +32,7 @@ _WHITELIST = {
     "udp": "udp",
     "srt": "srt,udp",
 }
+_PLAYLIST = b"#EXTM3U"
 
 
 class LiveSource:
@@ -112,7 +115,7 @@ class LiveSource:
         options: dict[str, Any] = {"timeout": self._times, "metadata_errors": "ignore"}
         try:
             if self.scheme == "loop":
-                return av.open(self._path(), **options)
+                return self._open_file(**options)
             if self.scheme in ("http", "https"):
                 return self._open_http(options)
             return av.open(checked.pinned, options=self._options(checked.pinned), **options)
@@ -149,10 +152,10 @@ class LiveSource:
 
     def _open_http(self, options: dict[str, Any]) -> Any:
         first = PinnedHttp(self._policy, timeout=self._times[1], max_bytes=None).open(self._url)
-        playlist = "mpegurl" in first.type or urlsplit(self._url).path.endswith((".m3u8", ".m3u"))
-        if not playlist:
-            return av.open(first, **options)
-        url = str(first.name)
+        if not _is_playlist(first.peek(64)):
+            only = {"format_whitelist": FOOTAGE_FORMATS, "protocol_whitelist": "none"}
+            return av.open(first, options=only, **options)
+        url, self._http = str(first.name), PinnedHttp(first.policy, timeout=self._times[1])
         first.close()
         return av.open(
             url,
@@ -182,10 +185,14 @@ class LiveSource:
     # ---- files played in a loop ----------------------------------------------------------------------------------
 
     def _path(self) -> str:
-        path = Path(self._url.removeprefix("loop:").removeprefix("//")).expanduser()
+        path = Path(self._url.removeprefix("loop:").removeprefix("//")).expanduser().absolute()
         if not path.is_file():
             raise SourceNotFound(f"{self.shown}: no such file")
         return str(path)
+
+    def _open_file(self, **options: Any) -> Any:
+        only = {"format_whitelist": FOOTAGE_FORMATS, "protocol_whitelist": "file"}
+        return av.open(f"file:{self._path()}", options=only, **options)
 
     def _looped(self) -> Iterator[Any]:
         """The packets of the file, repeated without end, each at its time."""
@@ -212,8 +219,12 @@ class LiveSource:
                 raise NotVideo(f"{self.shown}: the file contains no video packets")
             shift = ends - (zero or 0.0)
             self.container.close()
-            self.container = av.open(self._path(), metadata_errors="ignore")
+            self.container = self._open_file(metadata_errors="ignore")
             self.stream = next(s for s in self.container.streams.video if s.codec_context is not None)
+
+
+def _is_playlist(head: bytes) -> bool:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_PLAYLIST)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Sources that a user names: files, folders, globs, http(s) and object-store URLs.
 
-`expand` lists the files that sources name, `fetched` makes one of them available as a local file. Remote files are read
-through fsspec. The user is trusted: the URL policy (`ingest.sources.url_policy`) does not apply here.
+`expand` lists the files that sources name, `fetched` makes one of them available as a local file. http(s) URLs are read
+under the operator's URL policy (`ingest.sources.url_policy`): what the user names may be in a private network, what a
+public server redirects to may not. Object stores are read through fsspec.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
+from ingest.sources.http_listing import http_glob
+from ingest.sources.pinned_http import PinnedHttp
+from ingest.sources.url_policy import UrlPolicy
 
 __all__ = ["SCHEMES", "VIDEO_SUFFIXES", "Expansion", "expand", "fetched"]
 
@@ -34,6 +37,7 @@ _MAX_BYTES = 200 * 2**30
 _BLOCK_BYTES = 8 * 2**20
 TIMEOUT_SECONDS = 60.0
 """Longest wait for an HTTP server to accept a connection, or to send the next bytes."""
+_HTTP = frozenset({"http", "https"})
 
 
 @dataclass(slots=True)
@@ -127,8 +131,8 @@ def _videos_below(folder: Path, skipped: list[str]) -> Iterator[str]:
 def _expand_remote(source: str, scheme: str) -> list[str]:
     if "::" in source:
         raise SourceDenied(f"{mask_url(source)}: chained URLs are not read; name the file itself")
-    if scheme in ("http", "https") and "*" not in urlsplit(source).path:
-        return [source]
+    if scheme in _HTTP:
+        return http_glob(source, _http_client()) if "*" in urlsplit(source).path else [source]
     import fsspec
 
     try:
@@ -155,7 +159,8 @@ def fetched(source: str) -> Iterator[Path]:
 
     Raises:
         SourceNotFound: the file does not exist or cannot be read.
-        SourceDenied: the scheme of the URL is not one of `SCHEMES`.
+        SourceDenied: the scheme of the URL is not one of `SCHEMES`, its address is reserved, or a public server redirects
+            to a private one.
     """
     if "://" not in source or source.startswith("file://"):
         path = _local(source)
@@ -171,35 +176,49 @@ def fetched(source: str) -> Iterator[Path]:
         yield path
         return
     shown = mask_url(source)
-    if urlsplit(source).scheme not in SCHEMES:
+    if urlsplit(source).scheme not in SCHEMES or "::" in source.partition("://")[0]:
         raise SourceDenied(f"{shown}: the scheme is not one of the supported ones ({', '.join(sorted(SCHEMES))})")
     name = Path(urlsplit(source).path).name or "video"
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder) / name
-        _copy(source, path)
+        # The modification time is copied where it is known: it can be the only source of the start time.
+        modified = _copy_http(source, path) if urlsplit(source).scheme in _HTTP else _copy_object(source, path)
+        if modified is not None:
+            os.utime(path, (modified, modified))
         yield path
 
 
-def _copy(source: str, path: Path) -> None:
-    """Copy a remote file and its modification time, if that is known: it can be the only source of the start time."""
+def _http_client() -> PinnedHttp:
+    policy = UrlPolicy.operator(schemes=_HTTP, files=False)
+    return PinnedHttp(policy, timeout=TIMEOUT_SECONDS, max_bytes=_MAX_BYTES)
+
+
+def _copy_http(source: str, path: Path) -> float | None:
+    """Copy a file in one request, since not every server supports ranges; its modification time, if that is known."""
+    try:
+        with _http_client().open(source) as remote, path.open("wb") as local:
+            while block := remote.read(_BLOCK_BYTES):
+                local.write(block)
+            return remote.modified
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceNotFound(f"{mask_url(source)}: cannot be fetched ({error.strerror or error}); try again") from None
+
+
+def _copy_object(source: str, path: Path) -> float | None:
+    """Copy an object; its modification time, if that is known."""
     import fsspec
 
     shown, copied = mask_url(source), 0
-    options: dict[str, Any] = {}
-    if urlsplit(source).scheme in ("http", "https"):
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
-        # One request for the whole file: not every server supports ranges.
-        options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
     try:
-        with fsspec.open(source, "rb", **options) as remote, path.open("wb") as local:
+        with fsspec.open(source, "rb") as remote, path.open("wb") as local:
             while block := remote.read(_BLOCK_BYTES):
                 copied += len(block)
                 if copied > _MAX_BYTES:
                     raise SourceNotFound(f"{shown}: the file has more than {_MAX_BYTES} bytes; split it")
                 local.write(block)
-            modified = _modified(remote.fs.info(remote.path))
+            return _modified(remote.fs.info(remote.path))
     except SourceError:
         raise
     except FileNotFoundError:
@@ -209,14 +228,12 @@ def _copy(source: str, path: Path) -> None:
     except Exception as error:  # each fsspec file system raises its own exception types
         reason = mask_url(str(error) or type(error).__name__).splitlines()[0]
         raise SourceNotFound(f"{shown}: cannot be fetched ({reason}); try again") from None
-    if modified is not None:
-        os.utime(path, (modified, modified))
 
 
 def _modified(details: dict[str, Any]) -> float | None:
-    """Modification time of a remote file in seconds since 1970: a datetime in object stores, an HTTP date elsewhere."""
-    known = details.get("LastModified") or details.get("last_modified") or details.get("Last-Modified")
+    """Modification time of an object in seconds since 1970."""
+    known = details.get("LastModified") or details.get("last_modified")
     try:
-        return (parsedate_to_datetime(known) if isinstance(known, str) else known).timestamp() if known else None
+        return known.timestamp() if known else None
     except (ValueError, TypeError, AttributeError):
         return None

@@ -3,8 +3,9 @@
 The policy depends on who names the source. An operator's cameras are in private networks; a URL in a message or a
 playlist must not give access to them. A URL is therefore checked together with the addresses of its host, and the
 connection goes to an address that was checked (`CheckedUrl.address`). The name is not resolved a second time, because
-a hostile name server could answer differently (DNS rebinding). Addresses that no camera has, such as the link-local
-address at which clouds serve credentials, are reached only if `networks` contains them.
+a hostile name server could answer differently (DNS rebinding). Addresses that no camera has, such as those at which
+clouds serve credentials, are reached only if `networks` contains them. An IPv6 address that stands for an IPv4 address
+(mapped, compatible, SIIT, 6to4, NAT64, Teredo) is checked as that one.
 
 This module opens no connection. Its callers check each URL before they connect, redirects and playlist entries too.
 """
@@ -34,7 +35,17 @@ _LOCAL = frozenset({"loop", "file"})  # schemes that read local files
 _LISTENS = frozenset({"udp"})  # schemes that listen for packets and connect to nothing
 _DENIED = tuple(
     ipaddress.ip_network(network)
-    for network in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
+    for network in (
+        *("169.254.0.0/16", "fe80::/10", "0.0.0.0/8", "::/128"),
+        # Metadata services of clouds that are not at a link-local address: AWS, Oracle, Alibaba.
+        *("fd00:ec2::254/128", "192.0.0.192/32", "100.100.100.200/32"),
+    )
+)
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_PRIVATE = (ipaddress.ip_network("fec0::/10"), _LOCAL_NAT64)  # not global, and not among those that Python knows
+# Prefixes of IPv6 addresses that end in an IPv4 address: RFC 4291 (mapped, compatible), RFC 2765 (SIIT), RFC 6052.
+_ENDS_IN_IPV4 = tuple(
+    ipaddress.IPv6Network(net) for net in ("::ffff:0:0/96", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96")
 )
 
 
@@ -49,6 +60,8 @@ class UrlPolicy(BaseModel):
     """Shell patterns of host names; empty allows every host."""
     private: bool = False
     """Whether addresses outside the public Internet are allowed."""
+    loopback: bool = True
+    """Whether the addresses of this machine itself are allowed where private ones are."""
     networks: tuple[str, ...] = ()
     """Networks in CIDR notation that are allowed in any case."""
     files: bool = False
@@ -60,6 +73,15 @@ class UrlPolicy(BaseModel):
         for network in value:
             ipaddress.ip_network(network, strict=False)  # its ValueError names the problem
         return value
+
+    def named_by(self, server: CheckedUrl) -> UrlPolicy:
+        """This policy for what a server names, in a redirect or a playlist.
+
+        A public server may name nothing private, a server on another machine nothing on loopback, except by `networks`.
+        """
+        if server.public:
+            return self.model_copy(update={"private": False, "files": False})
+        return self if server.loopback else self.model_copy(update={"loopback": False, "files": False})
 
     @classmethod
     def operator(cls, **rest: Any) -> UrlPolicy:
@@ -81,6 +103,10 @@ class CheckedUrl:
     """The URL's port, or the scheme's default."""
     address: str | None
     """The address to connect to, None if there is no connection."""
+    public: bool = False
+    """Whether the address is one of the public Internet."""
+    loopback: bool = False
+    """Whether it is one of this machine itself."""
 
     @property
     def pinned(self) -> str:
@@ -146,19 +172,54 @@ def check_url(url: str, policy: UrlPolicy, *, resolve: Resolver = resolve_host) 
     # All of them: a name that has an inner address beside a public one is not trusted.
     for address in addresses:
         _check_address(address, policy, shown)
-    return CheckedUrl(url, scheme, host, port, str(addresses[0]))
+    meanings = _meanings(addresses[0])
+    return CheckedUrl(
+        url,
+        scheme,
+        host,
+        port,
+        str(addresses[0]),
+        public=all(_is_public(address) for address in meanings),
+        loopback=all(address.is_loopback for address in meanings),
+    )
+
+
+def _meanings(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """The addresses that packets to `address` may reach: itself, or the IPv4 addresses that it stands for."""
+    if address.version == 4:
+        return [address]
+    bits = int(address)
+    last = ipaddress.IPv4Address(bits & 0xFFFFFFFF)
+    if any(address in network for network in _ENDS_IN_IPV4) and bits > 1:  # :: and ::1 are addresses of their own
+        return [last]
+    if address.sixtofour is not None:
+        return [address.sixtofour]
+    if address in _LOCAL_NAT64:  # the length of the prefix is the network's choice: 96 bits, or 48 around bits 64 to 71
+        return [address, last, ipaddress.IPv4Address((bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF)]
+    return [address, *(address.teredo or ())]
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    return address.is_global and not address.is_multicast and not any(address in network for network in _PRIVATE)
 
 
 def _check_address(address: IPv4Address | IPv6Address, policy: UrlPolicy, shown: str) -> None:
-    hidden = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    address = hidden or address
+    for meaning in _meanings(address):
+        _check_meaning(meaning, policy, shown)
+
+
+def _check_meaning(address: IPv4Address | IPv6Address, policy: UrlPolicy, shown: str) -> None:
     if any(address in ipaddress.ip_network(network, strict=False) for network in policy.networks):
         return
     if any(address in network for network in _DENIED):
         raise SourceDenied(
             f"{shown}: {address} is a reserved address; allow its network with live.networks if it is a camera"
         )
-    if not policy.private and (not address.is_global or address.is_multicast):
+    if address.is_loopback and not policy.loopback:
+        raise SourceDenied(
+            f"{shown}: {address} is this machine itself, which another server must not name; allow it with live.networks"
+        )
+    if not policy.private and not _is_public(address):
         raise SourceDenied(
             f"{shown}: {address} is not an address of the public Internet; allow its network with live.networks"
         )

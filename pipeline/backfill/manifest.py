@@ -12,9 +12,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -24,12 +26,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, fiel
 from index.errors import SourceNotFound, UsageError, mask_url, validation_message
 from index.schemas import check_stream_id
 from ingest.footage_plan import plan_footage
+from ingest.sources.files import fetched
 from ingest.sources.naming import read_name
 
 __all__ = ["Entry", "is_manifest", "read_manifest"]
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 _MOST_ROWS = 5_000_000
+_HTTP = ("http", "https")
 
 
 class Entry(BaseModel):
@@ -80,7 +84,7 @@ def read_manifest(source: str, *, names: str | None = None, timezone: str | None
             matched against the end of each path; `*` matches anything but a slash. Not allowed for manifests.
 
     Raises:
-        UsageError: a row is invalid, a name does not match, a file is named twice, or there are no files; the message
+        UsageError: a row is invalid, or names a local file in a manifest from a web server, a name does not match, a file is named twice, or there are no files; the message
             names the row or file.
         StreamConflict: two files claim the same seconds of one stream with different content.
         SourceNotFound: the manifest or footage does not exist.
@@ -113,6 +117,8 @@ def _from_manifest(source: str) -> Iterator[Entry]:
         except ValidationError as error:
             raise UsageError(f"{shown}: row {number}: {validation_message(error)}") from None
         uri = entry.uri if "://" in entry.uri or folder is None else str(folder / Path(entry.uri).expanduser())
+        if urlsplit(source).scheme in _HTTP and ("://" not in uri or uri.startswith("file:")):
+            raise UsageError(f"{shown}: row {number}: a manifest of a web server must not name a local file, {uri}")
         if uri in seen:
             raise UsageError(f"{shown}: row {number}: {mask_url(uri)} is in row {seen[uri]} already; list it once")
         seen[uri] = number
@@ -123,11 +129,21 @@ def _from_manifest(source: str) -> Iterator[Entry]:
         yield Entry(uri=uri, stream=stream, start=entry.start)
 
 
+@contextmanager
+def _opened(source: str) -> Iterator[IO[bytes]]:
+    if urlsplit(source).scheme in _HTTP:  # under the URL policy
+        with fetched(source) as path, path.open("rb") as file:
+            yield file
+    else:
+        with fsspec.open(source, "rb") as file:
+            yield file
+
+
 def _rows(source: str) -> Iterator[Mapping[str, Any]]:
 
     shown, suffix = mask_url(source), source.lower().rsplit(".", 1)[-1]
     try:
-        with fsspec.open(source, "rb") as file:
+        with _opened(source) as file:
             if suffix == "parquet":
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=8192):
                     yield from batch.to_pylist()

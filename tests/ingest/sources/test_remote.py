@@ -7,7 +7,9 @@ import http.server
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from index.errors import SourceNotFound
+from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound
 from ingest.decoding.sandbox import read_frames
 from ingest.sources import files as ingest_sources
 from ingest.sources.files import expand, fetched
@@ -140,6 +142,112 @@ def test_http_where_nobody_listens() -> None:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         with pytest.raises(SourceNotFound, match=r"cannot be fetched|no such file"):
             list(read_frames(f"http://127.0.0.1:{taken.getsockname()[1]}/front.mp4"))
+
+
+def test_a_pattern_lists_the_index_of_a_server(film: Path) -> None:
+    for name in ("day 1/a.mp4", "day 1/b.mp4", "day 2/a.mp4", "day 2/a.txt", "other/a.mp4"):
+        (film.parent / name).parent.mkdir(exist_ok=True)
+        (film.parent / name).write_bytes(film.read_bytes())
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    serving = _serve(functools.partial(Quiet, directory=str(film.parent)))
+    site = next(serving)
+    found = expand([f"{site}/day*/*.mp4"])
+    assert found.files == [f"{site}/day%201/a.mp4", f"{site}/day%201/b.mp4", f"{site}/day%202/a.mp4"]
+    with fetched(found.files[0]) as path:
+        assert path.read_bytes() == film.read_bytes()
+    assert [type(error) for _, error in expand([f"{site}/none/*.mp4", f"{site}/*.mov"]).problems] == [
+        SourceNotFound
+    ] * 2
+    next(serving, None)
+
+
+class _Hostile(http.server.BaseHTTPRequestHandler):
+    """Redirects `/to?URL` there; other paths are an HLS playlist of `secret`, a folder's index that names it, or it."""
+
+    secret: Path
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        path, _, query = self.path.partition("?")
+        port = self.server.server_port  # type: ignore[attr-defined]
+        body = {
+            "/list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{self.secret}\n#EXT-X-ENDLIST\n",
+            "/index/": f'<a href="http://127.0.0.2:{port}/index/x.mp4">x</a> <a href="../y.mp4">y</a> '
+            f'<a href="file://{self.secret}">z</a> <a href="w.mp4">w</a>',
+        }.get(path, "")
+        self.send_response(302 if path == "/to" else 200)
+        if path == "/to":
+            self.send_header("Location", query)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hostile(film: Path) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+    serving = _serve(type("Handler", (_Hostile,), {"secret": film, "asked": asked}))
+    yield next(serving), asked
+    next(serving, None)
+
+
+def test_a_redirect_of_a_source_is_checked(hostile: tuple[str, list[str]], film: Path) -> None:
+    site, asked = hostile
+    for target in (
+        "http://169.254.169.254/latest",
+        "http://[::ffff:100.100.100.200]/",
+        f"file://{film}",
+        "s3://a/b.mp4",
+    ):
+        with pytest.raises(SourceError), fetched(f"{site}/to?{target}"):
+            pass
+    assert len(asked) == 4
+    with pytest.raises(SourceDenied), fetched("http://169.254.169.254/latest/x.mp4"):
+        pass
+
+
+def test_a_playlist_as_a_source_is_no_video(hostile: tuple[str, list[str]]) -> None:
+    site, asked = hostile
+    for path in ("/list.mp4", f"/to?{site}/list.mp4"):
+        with pytest.raises(NotVideo):
+            list(read_frames(site + path))
+    assert asked == ["/list.mp4", f"/to?{site}/list.mp4", "/list.mp4"]
+
+
+def test_an_index_names_only_what_is_below_it(hostile: tuple[str, list[str]]) -> None:
+    site, asked = hostile
+    assert expand([f"{site}/index/*"]).files == [f"{site}/index/w.mp4"]
+    assert asked == ["/index/"]
+
+
+def test_a_source_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    monkeypatch.setattr(ingest_sources, "TIMEOUT_SECONDS", 0.5)
+    serving = _serve(Dripping)
+    site = next(serving)
+    began = time.monotonic()
+    with pytest.raises(SourceNotFound, match="cannot be fetched"), fetched(f"{site}/front.mp4"):
+        pass
+    assert time.monotonic() - began < 4
+    next(serving, None)
 
 
 @pytest.fixture

@@ -5,9 +5,13 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +21,7 @@ from ingest.kafka.fetch import read_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import segment_message
 from ingest.sources.pinned_http import PinnedHttp
-from ingest.sources.url_policy import UrlPolicy, check_url
+from ingest.sources.url_policy import CheckedUrl, UrlPolicy, check_url
 from tests.support.footage import make_video
 
 
@@ -223,3 +227,214 @@ def test_a_playlist_cannot_reach_files_or_addresses_inside(web: Any, tmp_path: P
                 stall=5.0,
             )
         assert "/a.m3u8" in web.seen
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::ffff:10.0.0.1",
+        "::10.0.0.1",
+        "::7f00:1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b::127.0.0.1",
+        "64:ff9b:1::1.1.1.1",
+        "64:ff9b:1:a00:0:100::",
+        "2002:a00:1::1",
+        "2001:0:101:101::f5ff:fffe",
+        "fec0::1",
+        "feff::1",
+        "fd00::1",
+        "::1",
+        "::",
+    ],
+)
+def test_private_addresses_in_every_form_are_refused_from_outside(address: str) -> None:
+    with pytest.raises(SourceDenied):
+        check_url(f"http://[{address}]/a", OUTSIDE, resolve=names())
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "192.0.0.192",
+        "100.100.100.200",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "[::169.254.169.254]",
+        "[::ffff:0:169.254.169.254]",
+        "[64:ff9b::169.254.169.254]",
+        "[64:ff9b:1::a9fe:a9fe]",
+        "[64:ff9b:1:a9fe:a9:fe00::]",
+        "[2002:a9fe:a9fe::1]",
+        "[64:ff9b::6464:64c8]",
+    ],
+)
+def test_addresses_with_credentials_are_refused_to_the_operator_too(host: str) -> None:
+    with pytest.raises(SourceDenied, match="reserved"):
+        check_url(f"http://{host}/latest", UrlPolicy.operator(), resolve=names())
+
+
+def test_which_addresses_are_public() -> None:
+    resolve = names(out_example=["1.1.1.1"], in_example=["10.0.0.5"], nat_example=["64:ff9b::1.1.1.1"])
+    operator = UrlPolicy.operator()
+    found = {
+        host: check_url(f"http://{host}.example/", operator, resolve=resolve).public for host in ("out", "in", "nat")
+    }
+    assert found == {"out": True, "in": False, "nat": True}
+    assert check_url("http://[2606:4700::1111]/", operator, resolve=names()).public
+    assert not check_url("http://[fec0::1]/", operator, resolve=names()).public
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, host: str, address: str = "1.1.1.1") -> None:
+    """Let a name be at an address; the connection goes to loopback all the same."""
+
+    def check(url: str, policy: UrlPolicy) -> CheckedUrl:
+        if urlsplit(url).hostname != host:
+            return check_url(url, policy)
+        checked = check_url(url, policy, resolve=lambda _, __: [address])
+        return replace(checked, address="127.0.0.1")
+
+    monkeypatch.setattr("ingest.sources.pinned_http.check_url", check)
+
+
+def test_a_public_server_cannot_redirect_to_a_private_address(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = web.server_port
+    pretend(monkeypatch, "public.example")
+    web.redirects = {
+        "/in": f"http://127.0.0.1:{port}/secret",
+        "/twice": f"http://public.example:{port}/in",
+        "/on": f"http://public.example:{port}/there",
+        "/out": f"http://public.example:{port}/in",
+    }
+    opener = PinnedHttp(UrlPolicy.operator(), timeout=5)
+    for path in ("/in", "/twice"):
+        with pytest.raises(SourceDenied):
+            opener.open(f"http://public.example:{port}{path}")
+    with pytest.raises(SourceDenied):
+        opener.open(f"http://127.0.0.1:{port}/out")  # private, then public, then private again
+    assert "/secret" not in [path for _, path, _ in web.seen]
+    with opener.open(f"http://public.example:{port}/on") as body:
+        assert not body.policy.private
+    with opener.open(f"http://127.0.0.1:{port}/there") as body:  # what the operator names may be private
+        assert body.policy.private
+
+
+def test_another_machine_cannot_redirect_to_loopback(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = web.server_port
+    pretend(monkeypatch, "nas.example", "192.168.1.5")
+    web.redirects = {"/in": f"http://127.0.0.1:{port}/secret", "/beside": f"http://nas.example:{port}/there"}
+    opener = PinnedHttp(UrlPolicy.operator(), timeout=5)
+    with pytest.raises(SourceDenied, match="this machine itself"):
+        opener.open(f"http://nas.example:{port}/in")
+    opener.open(f"http://nas.example:{port}/beside").close()
+    assert [path for _, path, _ in web.seen] == ["/in", "/beside", "/there"]
+    allowed = UrlPolicy.operator(networks=("127.0.0.0/8",))
+    PinnedHttp(allowed, timeout=5).open(f"http://nas.example:{port}/in").close()
+
+
+class _Dripping(_Handler):
+    """Sends a byte every 50 ms: of the headers below /headers, else of the body."""
+
+    def do_GET(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000
+        with suppress(OSError):
+            if self.path != "/headers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for letter in head:
+                self.wfile.write(bytes([letter]))
+                time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["/headers", "/body"])
+def test_a_server_that_drips_is_given_up(web: Any, path: str) -> None:
+    web.RequestHandlerClass = _Dripping
+    began = time.monotonic()
+    with pytest.raises((SourceNotFound, TimeoutError), match=r"bytes a second|timed out"):
+        PinnedHttp(UrlPolicy.operator(), timeout=1).open(f"http://127.0.0.1:{web.server_port}{path}").read()
+    assert time.monotonic() - began < 3
+
+
+class _Served(_Handler):
+    """Serves `server.bodies`: by path, its content type and bytes."""
+
+    def do_GET(self) -> None:
+        server: Any = self.server
+        server.seen.append(self.path)
+        where = server.redirects.get(self.path)
+        kind, body = server.bodies.get(self.path, ("text/plain", b""))
+        self.send_response(302 if where else 200 if self.path in server.bodies else 404)
+        if where:
+            self.send_header("Location", where)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/a.m3u8", "application/vnd.apple.mpegurl"),
+        ("/redirected", "text/plain"),
+        ("/x.m3u8", "text/plain"),
+        ("/X.M3U8", "application/octet-stream"),
+        ("/list?x=.m3u8", "text/plain"),
+        ("/video.mp4", "video/mp4"),
+        ("/mpd", "application/dash+xml"),
+        ("/concat", "text/plain"),
+        ("/sdp", "application/sdp"),
+    ],
+)
+def test_a_list_of_a_public_server_reaches_nothing_private(
+    web: Any, path: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the code that opens cameras: what is a playlist is decided by its content."""
+    from ingest.live.source import LiveSource
+
+    make_video(tmp_path / "secret.ts", seconds=3)
+    secret = f"http://127.0.0.1:{web.server_port}/secret.ts"
+    body = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{secret}\n#EXT-X-ENDLIST\n"
+    body = {
+        "/mpd": f'<?xml version="1.0"?><MPD><Period><BaseURL>{secret}</BaseURL></Period></MPD>',
+        "/concat": f"ffconcat version 1.0\nfile {secret}\n",
+        "/sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    }.get(path, body)
+    web.RequestHandlerClass = _Served
+    web.bodies = {
+        path: (kind, body.encode()),
+        "/x.m3u8": ("text/plain", body.encode()),
+        "/secret.ts": ("video/mp2t", (tmp_path / "secret.ts").read_bytes()),
+    }
+    web.redirects = {"/redirected": f"http://public.example:{web.server_port}/x.m3u8"}
+    pretend(monkeypatch, "public.example")
+    monkeypatch.setattr("ingest.live.source.check_url", lambda url, policy: None)  # before any connection
+    with pytest.raises(SourceError):
+        list(
+            LiveSource(
+                f"http://public.example:{web.server_port}{path}",
+                UrlPolicy.operator(),
+                transport="tcp",
+                connect=5,
+                stall=5,
+            ).packets()
+        )
+    assert "/secret.ts" not in web.seen
+
+
+def test_a_playlist_without_its_suffix_is_played(web: Any, tmp_path: Path) -> None:
+    from ingest.live.source import LiveSource
+
+    make_video(tmp_path / "part.ts", seconds=3)
+    web.RequestHandlerClass = _Served
+    web.bodies = {
+        "/list?x=1": ("text/plain", b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\npart.ts\n#EXT-X-ENDLIST\n"),
+        "/part.ts": ("video/mp2t", (tmp_path / "part.ts").read_bytes()),
+    }
+    source = LiveSource(
+        f"http://127.0.0.1:{web.server_port}/list?x=1", UrlPolicy.operator(), transport="tcp", connect=5, stall=5
+    )
+    assert source.stream.codec_context.width == 64
+    source.close()

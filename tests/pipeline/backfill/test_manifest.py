@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,3 +142,26 @@ def test_without_a_pattern_names_are_read_as_ingest_reads_them(tmp_path: Path) -
         read_manifest(str(tmp_path / "*.mkv"))
     assert is_manifest("s3://b/M.CSV")
     assert not is_manifest("s3://b/*.mp4")
+
+
+def test_a_manifest_of_a_web_server_names_no_local_file(tmp_path: Path) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    (tmp_path / "good.csv").write_text("uri,stream\nhttps://example.org/a.mp4,front\n")
+    (tmp_path / "url.csv").write_text("uri,stream\nfile:///etc/a.mp4,front\n")
+    (tmp_path / "path.csv").write_text("uri,stream\nhttps://example.org/a.mp4,front\na.mp4,front\n")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert read_manifest(f"{site}/good.csv") == [Entry(uri="https://example.org/a.mp4", stream="front")]
+        for name, row in (("url", 1), ("path", 2)):
+            with pytest.raises(UsageError, match=f"row {row}: a manifest of a web server must not name a local file"):
+                read_manifest(f"{site}/{name}.csv")
+        with pytest.raises(SourceNotFound, match="no such file"):
+            read_manifest(f"{site}/absent.csv")
+    finally:
+        server.shutdown()
+        server.server_close()
