@@ -36,6 +36,7 @@ from index.standing_questions import StandingQuestion, StandingQuestionStore
 from index.store import Store
 from index.window import Window
 from ingest.alerts.detector import UNIT, AlertDetector, AlertTransition, DetectorState
+from ingest.alerts.statistics import RecordingDetector, ScoreStatistics, score_statistics
 from ingest.messages import PICTURE_BYTES, AlertMessage
 
 __all__ = ["AlertScorer", "StreamScorer", "replay", "score_frames"]
@@ -340,6 +341,7 @@ def replay(
     streams: Sequence[str] | None = None,
     start: int | None = None,
     end: int | None = None,
+    on_statistics: Callable[[ScoreStatistics], None] = lambda _: None,
 ) -> Iterator[AlertMessage]:
     """The alerts that `questions` would have raised over stored frames, starting without a background.
 
@@ -348,6 +350,7 @@ def replay(
         questions: the questions, which need not be stored.
         streams: the streams; all when None.
         start, end: UTC microseconds, the end exclusive.
+        on_statistics: called with the scores of each question at each stream that it applies to.
 
     Yields:
         The alerts, stream by stream.
@@ -358,12 +361,16 @@ def replay(
     window = store.window(streams, start, end)
     for stream in window.streams:
         watched = StreamScorer(stream)
-        for question in questions:
-            if question.applies_to(stream):
-                watched.add(question, AlertDetector(question.rule))
+        detectors = [RecordingDetector(question) for question in questions if question.applies_to(stream)]
+        for detector in detectors:
+            watched.add(detector.question, detector)
         rows = np.flatnonzero(window.stream_index == window.stream_ids.index(stream))
         if watched.questions:
             yield from _score_window(store, watched, window.take(rows))
+        for detector in detectors:
+            statistics = score_statistics(stream, detector)
+            if statistics is not None:
+                on_statistics(statistics)
 
 
 def _window(store: Store, stream: str, first: int, end: int | None = None) -> Window | None:

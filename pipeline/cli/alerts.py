@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from index.errors import UsageError
+from index.errors import UnknownStream, UsageError
 from index.records import rfc3339
 from index.standing_questions import AlertRule, StandingQuestion, StandingQuestionStore, make_question
 from index.store import Store
 from ingest.alerts.pictures import save_picture
 from ingest.alerts.scorer import replay
+from ingest.alerts.statistics import ScoreStatistics
 from ingest.messages import AlertMessage
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
@@ -30,10 +31,22 @@ from pipeline.cli.options import (
     open_store,
     settings_of,
     time_range,
+    validate,
 )
 from pipeline.console import print_json, print_line, print_note, stop_event
 
-__all__ = ["alert_line", "alerts_add", "alerts_list", "alerts_remove", "alerts_test", "alerts_watch", "app"]
+__all__ = [
+    "alert_line",
+    "alerts_add",
+    "alerts_list",
+    "alerts_remove",
+    "alerts_test",
+    "alerts_watch",
+    "app",
+    "statistics_line",
+]
+
+_LISTED_SCORES = 20
 
 app = typer.Typer(
     name="alerts",
@@ -48,6 +61,12 @@ Floor = Annotated[
         "--floor", help="Smallest rise over the stream's usual score that can raise an alert; default: the profile's."
     ),
 ]
+WarmUp = Annotated[
+    int | None,
+    typer.Option(
+        "--warm-up", help="Frames of a stream before its first alert, which teach its usual score; default: 300."
+    ),
+]
 Pictures = Annotated[Path | None, typer.Option("--pictures", help="Folder for the pictures of the alerts.")]
 
 
@@ -60,6 +79,7 @@ def _make_questions(
     streams: list[str] | None,
     name: str | None,
     floor: float | None,
+    warm_up: int | None,
 ) -> list[StandingQuestion]:
     """Encode texts as standing questions with the store's encoder. Raises UsageError, StoreError, ModelError."""
     settings = settings_of(context, store=store, profile=profile)
@@ -67,13 +87,15 @@ def _make_questions(
         raise UsageError("the text is empty; say what to look for, as in 'a red car at the gate'")
     if floor is not None and not 0 < floor <= 2:
         raise UsageError(f"--floor must lie between 0 and 2, got {floor}")
+    given = {name: value for name, value in (("floor", floor), ("warm_up", warm_up)) if value is not None}
+    validate(AlertRule, given, "--warm-up")
     url = Store.open(settings.store).url  # before the models are loaded, so that a missing store is reported at once
     chosen = load_profile(settings.profile)
     encoders = load_encoders(chosen, settings.device)
     Store.open(url, encoders=encoders.pair)
     if chosen.notice:
         print_note(chosen.notice)
-    rule = AlertRule(floor=chosen.alert_floor if floor is None else floor)
+    rule = AlertRule.model_validate({"floor": chosen.alert_floor, **given})
     return [
         make_question(
             text,
@@ -104,6 +126,7 @@ def alerts_add(
     streams: StreamIds = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the question; default: its text.")] = None,
     floor: Floor = None,
+    warm_up: WarmUp = None,
     store: StoreUrl = None,
     profile: ProfileName = None,
     as_json: Json = False,
@@ -113,9 +136,15 @@ def alerts_add(
     Running workers apply it within seconds. Adding the same question again changes nothing.
     """
     (question,) = _make_questions(
-        context, [text], store=store, profile=profile, streams=streams, name=name, floor=floor
+        context, [text], store=store, profile=profile, streams=streams, name=name, floor=floor, warm_up=warm_up
     )
-    StandingQuestionStore(open_store(context, store).url).add(question)
+    opened = open_store(context, store)
+    StandingQuestionStore(opened.url).add(question)
+    for stream in question.streams:
+        try:
+            opened.check_scope([stream])
+        except UnknownStream as error:
+            print_note(f"{error}; the question waits for it")
     if as_json:
         print_json(_question_fields(question))
     else:
@@ -200,28 +229,67 @@ def alerts_test(
     start: From = None,
     end: To = None,
     floor: Floor = None,
+    warm_up: WarmUp = None,
     store: StoreUrl = None,
     profile: ProfileName = None,
     pictures: Pictures = None,
     as_json: Json = False,
 ) -> None:
-    """Print the alerts that stored frames would have raised.
+    """Print the alerts that stored frames would have raised, and the scores behind them.
 
-    Applies the rule of the workers, and publishes nothing.
+    Applies the rule of the workers, and publishes nothing. Where there is no alert, it prints the reason and a floor that
+    would have raised one.
     """
     where = time_range(streams, start, end)
     opened = open_store(context, store)
+    opened.check_window(**where)  # before the models are loaded
     if texts:
-        questions = _make_questions(context, texts, store=store, profile=profile, streams=None, name=None, floor=floor)
+        questions = _make_questions(
+            context, texts, store=store, profile=profile, streams=None, name=None, floor=floor, warm_up=warm_up
+        )
     else:
         questions = [q for q in StandingQuestionStore(opened.url).questions() if q.encoder == opened.encoders.patch]
         if not questions:
             raise UsageError("the store has no standing question; add one, or pass --text")
-        if floor is not None:
-            raise UsageError("--floor needs --text; a stored question has a floor of its own")
+        if floor is not None or warm_up is not None:
+            raise UsageError("--floor and --warm-up need --text; a stored question has its own")
     raised = 0
-    for alert in replay(opened, questions, **where):
+    statistics: list[ScoreStatistics] = []
+    for alert in replay(opened, questions, **where, on_statistics=statistics.append):
         raised += alert.state == "raised"
         _print_alert(alert, as_json=as_json, pictures=pictures)
+    print_scores = print_note if as_json else print_line
+    shown = [each for each in statistics if not (as_json and each.raised)]
+    for each in shown[:_LISTED_SCORES]:
+        print_scores(statistics_line(each))
+    if len(shown) > _LISTED_SCORES:
+        print_scores(f"and {len(shown) - _LISTED_SCORES} more; choose with --stream and --text")
+    if not statistics:
+        print_note("no question applies to these streams; `sightline alerts list` shows the streams of each")
     if not as_json:
         print_line(f"{raised} alerts")
+
+
+def statistics_line(found: ScoreStatistics) -> str:
+    """The scores of a question at a stream as one line of text, with the reason and a suggestion if it raised no alert."""
+    when = rfc3339(found.highest_second * 1_000_000)
+    line = (
+        f"{found.stream}  {found.name}: usual score {found.median:.3f}, highest {found.highest:.3f} at {when}, "
+        f"floor {found.floor:g}"
+    )
+    if found.raised:
+        return f"{line}; {_count(found.raised)}"
+    if found.frames <= found.warm_up:
+        line += (
+            f"; no alert is possible: {found.frames} frames, and the first {found.warm_up} only teach the usual score"
+        )
+        line += f" (--warm-up {max(10, found.frames // 3)} shortens that)"
+    if found.suggested_floor is None:
+        return f"{line}; no floor would raise an alert, because the scores vary too much or too little"
+    if found.suggested_floor == found.floor:
+        return line
+    return f"{line}; --floor {found.suggested_floor:g} would raise {_count(found.suggested_raised)}"
+
+
+def _count(alerts: int) -> str:
+    return f"{alerts} alert{'s' * (alerts != 1)}"

@@ -18,6 +18,7 @@ from index.standing_questions import AlertRule, StandingQuestion, StandingQuesti
 from index.store import Store
 from ingest.alerts.detector import UNIT
 from ingest.alerts.scorer import AlertScorer, replay, score_frames
+from ingest.alerts.statistics import ScoreStatistics
 from ingest.messages import AlertMessage, parse_alert
 from tests.support.records import BEGAN, PAIR, SECOND, identity, make_segment
 
@@ -243,3 +244,30 @@ def test_a_damaged_state_is_ignored(store: Store) -> None:
     alerts = AlertScorer(store)
     assert alerts.prepare(["front"]) == []
     assert summary(alerts.score(records([0.7] * 3, 100))) == [("raised", 100, 101)]
+
+
+def test_a_replay_without_alerts_suggests_a_floor(store: Store) -> None:
+    frames = records(footage())
+    store.append(make_segment(frames), frames)
+    found: list[ScoreStatistics] = []
+    deaf = question(rule=RULE.model_copy(update={"floor": 0.9}))
+    assert list(replay(store, [deaf], on_statistics=found.append)) == []
+    (statistics,) = found
+    assert (statistics.frames, statistics.warm_up, statistics.raised, statistics.floor) == (160, 20, 0, 0.9)
+    assert statistics.highest == pytest.approx(0.8, abs=0.001)
+    assert statistics.highest_second == BEGAN // SECOND + 12
+    assert statistics.suggested_floor is not None
+    better = question(rule=RULE.model_copy(update={"floor": statistics.suggested_floor}))
+    raised = [alert for alert in replay(store, [better]) if alert.state == "raised"]
+    assert len(raised) == statistics.suggested_raised > 0
+
+
+def test_a_replay_that_ends_in_the_warm_up_says_so(store: Store) -> None:
+    frames = records(footage())
+    store.append(make_segment(frames), frames)
+    found: list[ScoreStatistics] = []
+    slow = question(rule=RULE.model_copy(update={"warm_up": 300}))
+    assert list(replay(store, [slow, question("heard")], on_statistics=found.append)) != []
+    assert [(each.frames <= each.warm_up, each.raised) for each in found] == [(True, 0), (False, 2)]
+    assert found[0].suggested_floor == RULE.floor
+    assert found[1].suggested_floor is None

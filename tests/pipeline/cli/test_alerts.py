@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from index.standing_questions import AlertRule, StandingQuestionStore, make_question
 from index.store import Store
+from ingest.alerts.statistics import ScoreStatistics
+from pipeline.cli.alerts import statistics_line
 from tests.support.command import BEGAN, Command
 
 
@@ -46,7 +49,9 @@ def test_wrong_usage_is_one_line(sightline: Command, store: str, profile: str, t
         ("add", " "),
         ("add", "a dog", "--stream", "../x"),
         ("add", "a dog", "--floor", "9"),
+        ("add", "a dog", "--warm-up", "2"),
         ("test",),
+        ("test", "--warm-up", "20"),
         ("test", "--floor", "1"),
     ):
         done = sightline("alerts", *arguments, "--store", store, *(("--profile", profile)))
@@ -84,5 +89,55 @@ def test_stored_frames_are_gone_through_by_the_scorer(
     people = sightline("alerts", "test", "--store", store, "--stream", "front")
     assert people.out.splitlines()[-1] == f"{len(raised)} alerts"
     none = sightline("alerts", "test", "--store", store, "--text", "a dog", "--profile", profile)
-    assert none.out.splitlines()[-1] == "0 alerts"  # still learning the camera
+    *reasons, last = none.out.splitlines()
+    assert last == "0 alerts"
+    assert [line.split(":")[0] for line in reasons] == ["back  a dog", "front  a dog"]
+    assert "no alert is possible: 24 frames, and the first 300 only teach the usual score" in reasons[1]
+    machine = sightline("alerts", "test", "--store", store, "--text", "a dog", "--profile", profile, "--json")
+    assert machine.out == ""
+    assert "no alert is possible: 12 frames" in machine.err
     assert sightline("alerts", "test", "--store", store, "--stream", "side").code == 1
+
+
+def test_an_unknown_stream_is_refused_or_noted(sightline: Command, store: str, profile: str) -> None:
+    tried = sightline("alerts", "test", "--text", "a dog", "--stream", "frnt", "--store", store, "--profile", "none")
+    assert (tried.code, tried.out) == (1, "")
+    assert tried.err == "sightline: frnt: the store has no such stream; did you mean front? It has back, front\n"
+    added = sightline("alerts", "add", "a dog", "--stream", "frnt", "--store", store, "--profile", profile)
+    assert added.code == 0
+    assert "note: frnt: the store has no such stream; did you mean front?" in added.err
+    nothing = sightline("alerts", "test", "--stream", "back", "--store", store)
+    assert nothing.out == "0 alerts\n"
+    assert "no question applies to these streams" in nothing.err
+
+
+@pytest.mark.parametrize(
+    ("frames", "raised", "suggested", "line"),
+    [
+        (
+            100,
+            0,
+            0.17,
+            "; no alert is possible: 100 frames, and the first 300 only teach the usual score (--warm-up 33",
+        ),
+        (400, 0, 0.17, ", floor 0.45; --floor 0.17 would raise 2 alerts"),
+        (400, 0, None, "; no floor would raise an alert, because the scores vary too much or too little"),
+        (400, 1, None, ", floor 0.45; 1 alert"),
+    ],
+)
+def test_the_line_of_scores(frames: int, raised: int, suggested: float | None, line: str) -> None:
+    found = ScoreStatistics(
+        stream="front",
+        name="a dog",
+        frames=frames,
+        warm_up=300,
+        raised=raised,
+        median=0.1,
+        highest=0.29,
+        highest_second=1_709_280_000,
+        floor=0.45,
+        suggested_floor=suggested,
+        suggested_raised=2,
+    )
+    assert statistics_line(found).startswith("front  a dog: usual score 0.100, highest 0.290 at 2024-03-01T08:00:00Z")
+    assert line in statistics_line(found)
