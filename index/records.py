@@ -168,11 +168,18 @@ class FrameRecords:
         )
 
 
+_FIRST_MICRO, _LAST_MICRO = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The first and the last microsecond of the years 1 to 9999."""
+
+
 def to_micros(time: datetime) -> int:
-    """UTC microseconds since the epoch. Raises UsageError for a datetime without a time zone."""
+    """UTC microseconds since the epoch. Raises UsageError for a datetime without a time zone, or outside of years 1 to 9999."""
     if time.tzinfo is None:
         raise UsageError(f"{time.isoformat()} has no time zone; write it as {time.isoformat()}Z for UTC")
-    delta = time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        delta = time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        raise UsageError(f"{time.isoformat()} is not in the years 1 to 9999 in UTC") from None
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
@@ -191,7 +198,7 @@ def parse_rfc3339(text: str) -> int:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{text!r} is not a time; write 2024-03-01T08:00:00Z") from None
+        raise UsageError(f"{text[:64]!r} is not a time; write 2024-03-01T08:00:00Z") from None
     return to_micros(time)
 
 
@@ -213,6 +220,8 @@ def parse_time(value: Time | None, name: str = "time") -> int | None:
         if isinstance(value, datetime):
             return to_micros(value)
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            if not _FIRST_MICRO <= value <= _LAST_MICRO:
+                raise UsageError("microseconds since 1970 are expected, in the years 1 to 9999")
             return int(value)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None

@@ -114,9 +114,15 @@ class Answerer:
         """Largest number of frames, keyframes included, for one question with `k` keyframes.
 
         Raises:
-            BudgetExceeded: the keyframes alone exceed the context.
+            BudgetExceeded: the text or the keyframes alone exceed the context.
         """
-        room = self.language.max_context - self._text_tokens(question, options) - self.visual.closing_tokens
+        text = self._text_tokens(question, options) + self.visual.closing_tokens
+        room = self.language.max_context - text
+        if room < 0:
+            raise BudgetExceeded(
+                f"question, options and the longest answer need {text} tokens, the {self.profile.name} profile has room "
+                f"for {self.language.max_context}; shorten the question"
+            )
         left = room - k * (self.visual.keyframe_tokens + self._clock_tokens())
         if left < 0:
             raise BudgetExceeded(

@@ -3,8 +3,9 @@
     POST /v1/answer             an answer from given frames, as server-sent events or JSON
     POST /v1/budget             largest number of frames of a question
     POST /v1/embed/text         vectors of texts
-    POST /v1/chat/completions   OpenAI's format; `sightline: {streams, start, end}` names the footage
-    GET  /v1/profile  /v1/models  /metrics  /healthz  /readyz
+    POST /v1/chat/completions   OpenAI's format; `sightline: {streams, start, end}` names the footage, all if absent
+    GET  /v1/models  /v1/models/{model}
+    GET  /v1/profile  /metrics  /docs  /openapi.json  /healthz  /readyz
 
 Does not know the process that it runs in, nor the location of the store.
 """
@@ -15,7 +16,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import structlog
@@ -39,6 +40,8 @@ from index.errors import (
     UsageError,
 )
 from pipeline.service.admission import Admission, QueuedRequest, RequestCancelled
+from pipeline.service.chat.errors import chat_problem, invalid_parameter, unknown_model
+from pipeline.service.chat.schemas import ChatBody
 from pipeline.service.engine import FinishedAnswer, ServiceEngine, frame_references
 from pipeline.service.guard import RequestGuard
 from pipeline.service.limits import ServiceLimits
@@ -49,7 +52,6 @@ from pipeline.service.schemas import (
     AnswerBody,
     Budget,
     BudgetBody,
-    ChatBody,
     EmbedBody,
     Embedded,
     Problem,
@@ -73,6 +75,7 @@ _STATUS: dict[type[SightlineError], int] = {
     OutOfMemory: 507,
 }
 _MAX_READ_DELAY_SECONDS = 30.0
+_OPENAI_PATHS = ("/v1/chat/", "/v1/models")
 
 
 class ModelService:
@@ -92,6 +95,7 @@ class ModelService:
         self.metrics = ServiceMetrics(
             depth=lambda: self.admission.depth, running=lambda: self.admission.running, capacity=self.limits.waiting
         )
+        self.created = int(time())
         self.routes = self._routes()
         self.app = RequestGuard(self.routes, token=token, max_body_bytes=self.limits.max_body_bytes)
 
@@ -128,6 +132,7 @@ class ModelService:
         app.get("/metrics")(self.metrics_text)
         app.get("/v1/profile", response_model_exclude_unset=True)(self.profile)
         app.get("/v1/models")(self.models)
+        app.get("/v1/models/{model:path}")(self.model)
         app.post("/v1/budget")(self.budget)
         app.post("/v1/answer", response_model=None)(self.answer)
         app.post("/v1/embed/text")(self.embed_text)
@@ -153,8 +158,16 @@ class ModelService:
 
     async def models(self) -> dict[str, Any]:
         """The list of models in OpenAI's format; it has one entry, the profile."""
-        entry = {"id": self.engine.answerer.profile.name, "object": "model", "created": 0, "owned_by": "sightline"}
-        return {"object": "list", "data": [entry]}
+        return {"object": "list", "data": [self._model()]}
+
+    async def model(self, model: str) -> JSONResponse:
+        """The profile in OpenAI's format; status 404 for any other name."""
+        entry = self._model()
+        return JSONResponse(entry) if model == entry["id"] else _problem(404, unknown_model(entry["id"]))
+
+    def _model(self) -> dict[str, Any]:
+        name = self.engine.answerer.profile.name
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "sightline"}
 
     async def budget(self, body: BudgetBody) -> Budget:
         """The largest number of frames of a question, and its unknown words."""
@@ -198,37 +211,24 @@ class ModelService:
 
     async def chat(self, request: Request, body: ChatBody) -> Response:
         """Answer a question about footage that the service selects, in OpenAI's format."""
-        profile = self.engine.answerer.profile
+        profile, scope = self.engine.answerer.profile, body.footage
         if body.model != profile.name:
-            message = f"unknown model; the service runs {profile.name!r}"
-            return _problem(404, Problem(type="invalid_request_error", message=message, code="model_not_found"))
-        try:
-            question = body.question()
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+            return _problem(404, unknown_model(profile.name))
         limit = body.max_completion_tokens or body.max_tokens
-        notices = [self.engine.answerer.notice] if self.engine.answerer.notice else []
-        if len(body.messages) > 1:
-            notices.append("The model reads one question: the last message. Earlier messages were not read.")
         form = ChatFormat(
             profile.name,
             limit=min(limit or profile.language_model.max_new_tokens, profile.language_model.max_new_tokens),
-            usage=bool((body.stream_options or {}).get("include_usage")),
-            notices=notices,
+            usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            notices=[*([self.engine.answerer.notice] if self.engine.answerer.notice else []), *body.notices],
         )
-        work: Callable[[QueuedRequest], Iterator[Any]]
-        where = body.sightline
-        options = where.options if where is not None else []
-        if where is None:
-            rows = frame_references([])
-            await asyncio.to_thread(self.engine.check, rows, question, options)
-            work = partial(self.engine.answer, question=question, options=options, rows=rows, max_new_tokens=limit)
-        else:
-            window = where.model_dump(exclude={"options"})
-            work = partial(
-                self.engine.answer_about, question=question, options=options, max_new_tokens=limit, where=window
-            )
-        return await self._answered(request, "chat", work, body.deadline_seconds, form, stream=body.stream)
+        work = partial(
+            self.engine.answer_about,
+            question=body.question,
+            options=scope.options,
+            max_new_tokens=limit,
+            where=scope.model_dump(exclude={"options"}),
+        )
+        return await self._answered(request, "chat", work, body.deadline_seconds, form, stream=bool(body.stream))
 
     # ---- one request -------------------------------------------------------------------------------------------
 
@@ -321,9 +321,13 @@ class ModelService:
 
     # ---- errors ------------------------------------------------------------------------------------------------
 
-    def _refused(self, error: SightlineError, **numbers: int | float | None) -> JSONResponse:
+    def _refused(self, error: SightlineError, path: str = "", **numbers: int | float | None) -> JSONResponse:
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-        response = _problem(status, problem_of(error, **numbers))
+        problem = problem_of(error, **numbers)
+        if path.startswith(_OPENAI_PATHS):
+            own, problem = chat_problem(error, **numbers)
+            status = own or status
+        response = _problem(status, problem)
         if isinstance(error, ServiceBusy):
             response.headers["Retry-After"] = str(error.retry_after)
         elif status == 503:
@@ -332,16 +336,18 @@ class ModelService:
             _log.warning("refused", code=code_of(type(error)), status=status)
         return response
 
-    async def _sightline_error(self, _: Request, error: Exception) -> JSONResponse:
+    async def _sightline_error(self, request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SightlineError)
-        return self._refused(error)
+        return self._refused(error, request.url.path)
 
     async def _disconnected(self, _: Request, error: Exception) -> Response:
         return Response(status_code=499)  # not received by the client, which has closed the connection
 
-    async def _invalid(self, _: Request, error: Exception) -> JSONResponse:
+    async def _invalid(self, request: Request, error: Exception) -> JSONResponse:
         """The first invalid fields and why; never their values, which may be secret."""
         assert isinstance(error, RequestValidationError)
+        if request.url.path.startswith(_OPENAI_PATHS):
+            return _problem(400, invalid_parameter(error.errors()))
         found = error.errors()[:5]
         message = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
         problem = Problem(type="invalid_request_error", message=message[:1_000], code="invalid_request")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -17,17 +17,21 @@ from index.records import EncoderPair
 from model.profiles.profile import DfmSpec
 
 __all__ = [
+    "MAX_QUESTION",
+    "MAX_STREAMS",
     "AnswerBody",
     "AnswerDone",
     "Budget",
     "BudgetBody",
-    "ChatBody",
     "EmbedBody",
     "Embedded",
-    "FootageScope",
+    "NewTokens",
+    "Options",
     "Problem",
+    "Seconds",
     "ServedProfile",
     "StreamFrames",
+    "StreamName",
     "TokenText",
     "Usage",
     "code_of",
@@ -35,15 +39,17 @@ __all__ = [
 ]
 
 _LAST_MICROSECOND = 253_402_300_799_999_999  # the end of the year 9999
+MAX_QUESTION = 8_000
+"""Largest number of characters of a question."""
+MAX_STREAMS = 1024
+"""Largest number of streams of a question."""
 _MAX_OPTIONS = 64
 _MAX_TEXTS = 64
-_MAX_STREAMS = 1024
-_MAX_MESSAGES = 256
 
 Micros = Annotated[int, Field(ge=0, le=_LAST_MICROSECOND, strict=True)]
 Position = Annotated[int, Field(ge=0, strict=True)]
 # The pattern refuses a question of white space only, as `ask` does.
-Words = Annotated[str, StringConstraints(min_length=1, max_length=8_000, pattern=r"\S")]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")]
 Option = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"\S")]
 Options = Annotated[list[Option], Field(max_length=_MAX_OPTIONS)]
 StreamName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -87,7 +93,7 @@ class AnswerBody(_Request):
     """The question."""
     options: Options = Field(default_factory=list)
     """Answers to choose from; an open question if empty."""
-    frames: list[StreamFrames] = Field(default_factory=list, max_length=_MAX_STREAMS)
+    frames: list[StreamFrames] = Field(default_factory=list, max_length=MAX_STREAMS)
     """Frames that the model reads; without frames it answers from the question alone."""
     stream: bool = True
     """Reply with server-sent events (`token`, then `answer` or `error`) instead of one JSON object."""
@@ -206,96 +212,6 @@ class Embedded(_Reply):
     """Seconds: `queue` (the wait in the queue) and `total`."""
 
 
-class FootageScope(_Request):
-    """The footage that a chat is about; the whole store if it is empty."""
-
-    streams: list[StreamName] | None = Field(default=None, max_length=_MAX_STREAMS)
-    """Stream ids; all streams if null."""
-    start: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """Start of the window, inclusive, as RFC 3339."""
-    end: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """End of the window, exclusive, as RFC 3339."""
-    options: Options = Field(default_factory=list)
-    """Answers to choose from; an open question if empty."""
-    k: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Largest number of keyframes; the profile's if null."""
-    tau: float | None = Field(default=None, gt=-1, le=1)
-    """Similarity threshold τ of DKS; the profile's if null."""
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    role: Literal["system", "developer", "user", "assistant"]
-    """Author of the message."""
-    content: str | list[dict[str, Any]] | None = None
-    """Text, or parts of type `text`."""
-
-
-class ChatBody(BaseModel):
-    """Request of `POST /v1/chat/completions`: OpenAI's request, and the footage in `sightline`.
-
-    Sampling parameters (temperature, top_p, seed, …) are ignored, because decoding is greedy. Parameters that would
-    change the form of the reply are refused.
-    """
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    model: str
-    """Name of the profile that the service runs, see `GET /v1/models`."""
-    messages: list[_Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
-    """The last message is the question; the model does not read the others."""
-    stream: bool = False
-    """Reply with server-sent events instead of one JSON object."""
-    stream_options: dict[str, Any] | None = None
-    """`{"include_usage": true}` adds the number of tokens to the last event."""
-    max_tokens: NewTokens | None = None
-    """Largest number of tokens of an open answer; the profile's limit if null."""
-    max_completion_tokens: NewTokens | None = None
-    """The newer name of `max_tokens`; takes precedence over it."""
-    n: Literal[1] | None = None
-    """Number of answers; only 1 is supported."""
-    stop: None = None
-    """Not supported; must be null."""
-    tools: None = None
-    """Not supported; must be null."""
-    functions: None = None
-    """Not supported; must be null."""
-    logprobs: Literal[False] | None = None
-    """Not supported; must be false or null."""
-    response_format: dict[str, Any] | None = None
-    """Only `{"type": "text"}` is supported."""
-    deadline_seconds: Seconds | None = None
-    """Longest time of the request, the wait in the queue included; the service's own limit if null."""
-    sightline: FootageScope | None = None
-    """The footage; without it the model answers from the question alone."""
-
-    @model_validator(mode="after")
-    def _plain_text(self) -> Self:
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise ValueError("response_format: only text is supported")
-        return self
-
-    def question(self) -> str:
-        """The text of the last message.
-
-        Raises:
-            ValueError: the message is not the user's, contains anything but text, is empty, or is too long.
-        """
-        last = self.messages[-1]
-        if last.role != "user":
-            raise ValueError("messages: the last one must be the user's question")
-        parts = last.content if isinstance(last.content, list) else [{"type": "text", "text": last.content or ""}]
-        if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
-            raise ValueError("messages: only text is supported; name the footage in the field `sightline`")
-        text = "\n".join(str(part["text"]) for part in parts).strip()
-        if not text:
-            raise ValueError("messages: the question is empty")
-        if len(text) > 8_000:
-            raise ValueError(f"messages: the question has {len(text)} characters, at most 8000 are allowed")
-        return text
-
-
 class Problem(BaseModel):
     """An error, under the key `error` of a reply. Further fields hold numbers that explain it, such as `max_frames`."""
 
@@ -307,6 +223,8 @@ class Problem(BaseModel):
     """One sentence: what happened and what to do."""
     code: str
     """Code of the error, such as `budget_exceeded`."""
+    param: str | None = None
+    """The parameter of the request that is invalid, such as `messages[0].content`; null if there is none."""
 
 
 def code_of(kind: type[Exception]) -> str:

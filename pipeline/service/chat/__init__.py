@@ -1,0 +1,1 @@
+"""OpenAI's chat completions: requests and errors of `/v1/chat/completions`."""
