@@ -25,6 +25,9 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
 
 _PR_SET_PDEATHSIG = 1
+_MAX_MESSAGE = 1000
+"""Longest error message, in characters."""
+
 _CPU_SECONDS, _CPU_SECONDS_PER_MIB = 300, 300
 """CPU time that any file may use, and that it may use for each MiB. A still scene in 4K uses about 60 s a MiB."""
 
@@ -129,4 +132,9 @@ def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], 
     except MemoryError:
         message = f"needs more than {limits.memory_bytes} bytes of memory"
         parent.send_json(FAILED, type=DecodeFailed.__name__, message=message)
+    except (
+        Exception
+    ) as error:  # of FFmpeg or PyAV: there is nothing here that could fail for another reason than the file
+        message = f"cannot be decoded ({type(error).__name__}: {error}); the frames before are kept"
+        parent.send_json(FAILED, type=DecodeFailed.__name__, message=message[:_MAX_MESSAGE])
     return 0

@@ -20,3 +20,9 @@ def test_a_case_is_made_again_by_its_number() -> None:
     whole = list(mutations(files, 3, 20))
     assert list(mutations(files, 3, 1, first=13)) == [whole[13]]
     assert len(set(whole)) > 15
+
+
+def test_a_picture_that_cannot_be_converted_is_a_typed_error(tmp_path: Path) -> None:
+    """A case that a long run found: the decoder gives a picture in a format that the scaler does not take."""
+    result = fuzz_media(tmp_path, seed=2026, cases=1, first=7528)
+    assert result.failures == []
