@@ -32,7 +32,12 @@ PATCHES_KEY = "sightline.patches"
 """Table property: the `PatchEncoding`, JSON; absent for fp16."""
 
 GENERATION_KEY = "sightline.generation"
-"""Table property of `segments`: how often footage was deleted with `forget`, an integer; absent for 0."""
+"""Table property: how often footage was deleted with `forget`, an integer; absent for 0.
+
+With `.<digest of a stream>`, of this stream. Without, as earlier versions counted: of all streams, in `segments`."""
+
+DELETION_KEY = "sightline.deletion"
+"""Table property of `segments`, with `.<digest of a stream>`: the deletion in progress; see `index.commits.deletion`."""
 
 MAX_STREAM_CHARACTERS = 128
 """The largest number of characters of a stream id."""

@@ -37,7 +37,7 @@ from index.delta.row_filter import in_window, of_streams
 from index.errors import EmptyWindow, StoreCorrupt, UnknownStream, UsageError
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
-from index.maintenance.retention import forget
+from index.maintenance.retention import finish_deletions, forget
 from index.maintenance.verification import verify
 from index.patches.codec import PatchEncoding
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
@@ -336,7 +336,10 @@ class Store:
         return verify(self.tables, self.vectors)
 
     def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
-        """Merge small files and clean the logs; see `index.maintenance.compaction.compact`."""
+        """Complete deletions that were stopped, merge small files and clean the logs; see
+        `index.maintenance.compaction.compact`."""
+        if not dry_run:
+            finish_deletions(self.tables, self.vectors.shards)
         return compact(self.tables, streams, dry_run=dry_run)
 
     def forget(self, stream_id: str, before: int | None = None) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from index.columns import digest
 from index.delta.row_filter import of_streams
 from index.delta.table import StoreTable
 from index.errors import IdentityMismatch, StoreCorrupt, StoreNotFound, StoreVersion, UsageError, mask_url
@@ -157,6 +158,13 @@ class Tables:
         found = [Segment.model_validate(row) for row in rows.to_pylist()]
         return sorted(found, key=lambda s: (s.stream_id, s.source, s.chunk))
 
-    def generation(self) -> int:
-        """How often footage was deleted. It is part of application ids, so deleted footage may be stored again."""
-        return int(self.segments.configuration().get(GENERATION_KEY, "0"))
+    def application(self, stream_id: str, source: str, generation: int) -> str:
+        """The application id of the transactions that append a source's chunks to a stream.
+
+        Args:
+            stream_id: the stream.
+            source: digest of the footage.
+            generation: how often the stream's footage was deleted, so that it may be stored again.
+        """
+        old = self.segments.newest_configuration().get(GENERATION_KEY, "0")  # of a store of an earlier version
+        return digest(stream_id, source, f"{old}/{generation}" if generation else old)

@@ -2,7 +2,7 @@
 
 A segment is written to `patches`, then to `frames`, then to `segments`. So a frame that a reader sees has its patches,
 and a segment that is listed is complete. Each commit carries the application transaction (digest of stream, source and
-generation; chunk). An append that was killed between two commits is completed by the same append, which skips the
+the stream's generation; chunk), and requires the generation of the stream: see `index.commits.deletion`. An append that was killed between two commits is completed by the same append, which skips the
 tables that have the transaction already.
 
 `index.commits.bulk` commits many chunks at once with the same transactions; `index.commits.offset` commits segments
@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from index.columns import digest, frame_rows, segment_key, segment_row, string_field
+from index.columns import frame_rows, segment_key, segment_row, sql_string, string_field
+from index.commits.deletion import ATTEMPTS, generations_for_append, requirement
 from index.delta.row_filter import in_window, of_streams
-from index.errors import UsageError
+from index.delta.table import RequirementFailed
+from index.errors import StoreBusy, UsageError, mask_url
 from index.records import EncoderPair, FrameRecords, Segment
-from index.schemas import SEGMENTS, check_stream_id
+from index.schemas import GENERATION_KEY, SEGMENTS, check_stream_id
 from index.tables import Tables
 
 __all__ = ["NewSegment", "append", "check_frames", "find_new"]
@@ -33,6 +35,9 @@ class NewSegment:
 
     app: str
     """Application id of its transactions; their version is `segment.chunk`."""
+
+    generation: int
+    """How often footage of the stream was deleted, which `app` depends on."""
 
     key: str
     """Its `segment_key`, the column `segment` of all tables."""
@@ -46,15 +51,28 @@ class NewSegment:
 
 def append(tables: Tables, segment: Segment, frames: FrameRecords | None) -> Segment | None:
     """Store one segment and its frames; see `Store.append`."""
-    new = find_new(tables, segment, frames)
-    if new is None:
-        return None
+    for _ in range(ATTEMPTS):
+        new = find_new(tables, segment, frames)
+        if new is None:
+            return None
+        try:
+            _commit(tables, new)
+        except RequirementFailed:  # footage of the stream was deleted in between
+            continue
+        return new.segment
+    raise StoreBusy(
+        f"{mask_url(tables.url)}: footage of {segment.stream_id} was deleted during each attempt to store more; try "
+        "again later"
+    )
+
+
+def _commit(tables: Tables, new: NewSegment) -> None:
+    version, requires = new.segment.chunk, requirement(new.segment.stream_id, new.generation)
     if new.frames is not None:
-        tables.patches.append_if_new(tables.patch_store.rows(new.key, new.frames), new.app, segment.chunk)
-        tables.frames.append_if_new(frame_rows(new.key, new.frames), new.app, segment.chunk)
+        tables.patches.append_if_new(tables.patch_store.rows(new.key, new.frames), new.app, version, requires)
+        tables.frames.append_if_new(frame_rows(new.key, new.frames), new.app, version, requires)
     rows = pa.Table.from_pylist([segment_row(new.key, new.segment)], schema=SEGMENTS)
-    tables.segments.append_if_new(rows, new.app, segment.chunk)
-    return new.segment
+    tables.segments.append_if_new(rows, new.app, version, requires)
 
 
 def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> NewSegment | None:
@@ -65,16 +83,32 @@ def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> N
     """
     check_stream_id(segment.stream_id)
     key = segment_key(segment)
+    generation = generations_for_append(tables, [segment.stream_id])[segment.stream_id]
     where = of_streams([segment.stream_id]) & (string_field("segment") == key)
     if len(tables.segments.read(["segment"], where)):
         return None
-    app = digest(segment.stream_id, segment.source, tables.generation())
+    app = tables.application(segment.stream_id, segment.source, generation)
+    _delete_old_leftovers(tables, segment, key, app)
     new = None
     if frames is not None and len(frames):
         check_frames(tables.encoders, segment, frames)
         some = frames.filter(_is_new(tables, segment.stream_id, key, frames.captured_at))
         new = some if len(some) else None
-    return NewSegment(app, key, segment.model_copy(update={"frames": 0 if new is None else len(new)}), new)
+    return NewSegment(app, generation, key, segment.model_copy(update={"frames": 0 if new is None else len(new)}), new)
+
+
+def _delete_old_leftovers(tables: Tables, segment: Segment, key: str, app: str) -> None:
+    """Delete what an append of an earlier version of Sightline left, if it was killed before footage was deleted.
+
+    That version counted the deletions of all streams, so the transactions of those rows are not found any more.
+    """
+    if GENERATION_KEY not in tables.segments.newest_configuration():
+        return
+    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    for table in (tables.frames, tables.patches):
+        reached = table.transaction_versions([app])[app]
+        if (reached is None or reached < segment.chunk) and len(table.read(["segment"], where)):
+            table.delete(f"stream_id = {sql_string(segment.stream_id)} AND segment = '{key}'")
 
 
 def check_frames(encoders: EncoderPair, segment: Segment, frames: FrameRecords) -> None:

@@ -28,7 +28,9 @@ from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
 from index.commits.append import find_new
-from index.delta.table import StoreTable, translate_errors
+from index.commits.deletion import generations_for_append, requirement
+from index.delta.failures import translate_errors
+from index.delta.table import StoreTable
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, partition_folder
@@ -76,6 +78,9 @@ class WrittenChunk:
     frames: tuple[DataFile, ...]
     """Files of the table `frames`, likewise."""
 
+    generation: int = 0
+    """How often footage of the stream was deleted when it was written."""
+
 
 def write(tables: Tables, segment: Segment, frames: FrameRecords | None) -> WrittenChunk | None:
     """Write the rows of one chunk that the store lacks; None if it has the whole chunk.
@@ -88,20 +93,25 @@ def write(tables: Tables, segment: Segment, frames: FrameRecords | None) -> Writ
     if new is None:
         return None
     if new.frames is None:
-        return WrittenChunk(new.app, new.key, new.segment, (), ())
+        return WrittenChunk(new.app, new.key, new.segment, (), (), new.generation)
     patches = _write_files(tables.patches, tables.patch_store.rows(new.key, new.frames))
     written = _write_files(tables.frames, frame_rows(new.key, new.frames))
-    return WrittenChunk(new.app, new.key, new.segment, tuple(patches), tuple(written))
+    return WrittenChunk(new.app, new.key, new.segment, tuple(patches), tuple(written), new.generation)
 
 
 def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
     """Commit chunks; those of one source must ascend. Returns the number of chunks the store did not have.
 
     Raises:
-        StoreCorrupt: a written file is gone, for example because of a `forget` in between; write the chunks again.
+        StoreCorrupt: a written file is gone; write the chunks again.
+        CommitFenced: footage of a stream was deleted since a chunk was written; write the chunks again.
     """
-    _commit_files(tables.patches, [(c.app, c.segment.chunk, c.patches) for c in chunks if c.patches])
-    _commit_files(tables.frames, [(c.app, c.segment.chunk, c.frames) for c in chunks if c.frames])
+    requires: dict[str, str] = {}
+    for chunk in chunks:
+        requires |= requirement(chunk.segment.stream_id, chunk.generation)
+    generations_for_append(tables, {chunk.segment.stream_id for chunk in chunks})  # completes a killed deletion
+    _commit_files(tables.patches, [(c.app, c.segment.chunk, c.patches) for c in chunks if c.patches], requires)
+    _commit_files(tables.frames, [(c.app, c.segment.chunk, c.frames) for c in chunks if c.frames], requires)
     segments = tables.segments
 
     def add_rows(delta: DeltaTable, rows: list[dict[str, Any]], properties: CommitProperties) -> None:
@@ -114,10 +124,13 @@ def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
             writer_properties=segments.writer,
         )
 
-    return segments.commit_new([(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks], add_rows)
+    items = [(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks]
+    return segments.commit_new(items, add_rows, requires)
 
 
-def _commit_files(table: StoreTable, items: Sequence[tuple[str, int, tuple[DataFile, ...]]]) -> None:
+def _commit_files(
+    table: StoreTable, items: Sequence[tuple[str, int, tuple[DataFile, ...]]], requires: dict[str, str]
+) -> None:
     def add_files(delta: DeltaTable, new: list[tuple[DataFile, ...]], properties: CommitProperties) -> None:
         """Add the data files, which are written already, in one commit."""
         files = [file for files in new for file in files]
@@ -130,7 +143,7 @@ def _commit_files(table: StoreTable, items: Sequence[tuple[str, int, tuple[DataF
             commit_properties=properties,
         )
 
-    table.commit_new(items, add_files)
+    table.commit_new(items, add_files, requires)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -31,8 +31,10 @@ from deltalake.exceptions import CommitFailedError
 
 from index.columns import frame_rows, segment_key, segment_row, sql_string, string_field
 from index.commits.append import check_frames
+from index.commits.deletion import ATTEMPTS, generations_for_append, requirement
 from index.delta.row_filter import in_window, of_streams
-from index.errors import CommitFenced, StoreError, mask_url
+from index.delta.table import RequirementFailed
+from index.errors import CommitFenced, StoreBusy, StoreError, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, check_stream_id
 from index.second_grid import seconds_of
@@ -94,6 +96,7 @@ class OffsetCommitter:
     """Batches between two `clean_logs`; 200 are about seven minutes of a busy worker."""
 
     _last: dict[str, int] = field(default_factory=dict)
+    _generations: dict[str, int] = field(default_factory=dict)
     _batches: int = 0
 
     def invalidate(self, streams: Iterable[str] | None = None) -> None:
@@ -132,6 +135,17 @@ class OffsetCommitter:
             check_stream_id(each.segment.stream_id)
             if each.frames is not None and len(each.frames):
                 check_frames(self.tables.encoders, each.segment, each.frames)
+        for _ in range(ATTEMPTS):
+            try:
+                return self._commit(batch, advances)
+            except RequirementFailed:  # footage of a stream was deleted in between: its rows of this batch are too
+                continue
+        raise StoreBusy(
+            f"{mask_url(self.tables.url)}: footage was deleted during each attempt to store more; try again later"
+        )
+
+    def _commit(self, batch: Sequence[OffsetSegment], advances: Mapping[str, OffsetAdvance]) -> list[Segment]:
+        requires = self._require_generations(batch)
         apps = [app for name, step in advances.items() for app in (name, step.identity_app) if app is not None]
         tables = self.tables
         reached = {table.name: table.transaction_versions(apps) for table in tables.all()}
@@ -151,10 +165,12 @@ class OffsetCommitter:
                     pa.concat_tables(rows) if rows else table.schema.empty_table(),
                     _versions(advances, reached[table.name], never_back=True),
                     replace=_rows_of(batch) if leftovers else "",
+                    requires=requires,
                 )
         listed = [segment_row(key, segment) for segment, key, _ in new]
         segment_rows = pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()
-        tables.segments.append_and_advance(segment_rows, _versions(advances, reached["segments"], never_back=False))
+        versions = _versions(advances, reached["segments"], never_back=False)
+        tables.segments.append_and_advance(segment_rows, versions, requires=requires)
         for segment, _, frames in new:
             if frames is not None:
                 last = int(seconds_of(frames.captured_at[-1:])[0])
@@ -163,6 +179,17 @@ class OffsetCommitter:
         if self._batches % self.clean_every == 0:
             self.clean_logs()
         return [segment for segment, _, _ in new]
+
+    def _require_generations(self, batch: Sequence[OffsetSegment]) -> dict[str, str]:
+        """The properties that the commits of a batch require; seconds of streams with deleted footage are forgotten."""
+        requires: dict[str, str] = {}
+        streams = {each.segment.stream_id for each in batch}
+        for stream, generation in generations_for_append(self.tables, streams).items():
+            requires |= requirement(stream, generation)
+            if generation != self._generations.get(stream, generation):
+                self._last.pop(stream, None)
+            self._generations[stream] = generation
+        return requires
 
     def clean_logs(self) -> None:
         """Shorten the logs of all tables, so that a worker needs no other process for it. Failures are ignored."""

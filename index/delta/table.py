@@ -5,15 +5,17 @@ transactions*: pairs of an application id (a string) and a version (an integer) 
 the rows. They make an append that is repeated after a crash harmless, and they fence off a worker that another one has
 replaced.
 
-A commit that conflicts with a concurrent one is tried again from the start (`retry_conflicts`). Errors of the libraries
-are translated into those of `index.errors` (`translate_errors`).
+A commit may *require* properties of the table: it is refused when one of them has another value. A commit that was
+begun before the property changed conflicts with that change, so the requirement holds at the moment of the commit.
+
+A commit that conflicts with a concurrent one is tried again from the start, and errors of the libraries are translated
+into those of `index.errors`; see `index.delta.failures`.
 
 This module does not know what the columns mean, nor how the three tables of a store depend on each other.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -29,14 +31,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.row_filter import RowFilter
-from index.errors import CommitFenced, StoreCorrupt, StoreFull, StoreNotFound, mask_url
+from index.errors import CommitFenced, mask_url
 from index.schemas import TABLES, partition_folder
 
-__all__ = ["GRACE_HOURS", "THREADS", "StoreTable", "patch_writer", "retry_conflicts", "translate_errors"]
+__all__ = ["GRACE_HOURS", "THREADS", "RequirementFailed", "StoreTable", "patch_writer"]
 
 Result = TypeVar("Result")
 
@@ -46,15 +47,6 @@ THREADS = min(16, 2 * (os.cpu_count() or 1))
 GRACE_HOURS = 1
 """Hours for which files that no version lists any more are kept for their readers."""
 
-_NO_SPACE = (
-    "no space left",
-    "os error 28",
-    "file too large",
-    "os error 27",
-    "quota",
-    "storage full",
-    "filesystem full",
-)
 _HANDLE_SECONDS = 60
 # Replaced files are kept for readers, log entries for commits in progress: without its entry, a commit that lost a race
 # could not detect that, or could be written where no reader looks. Only `purge` removes both at once.
@@ -63,51 +55,12 @@ _CONFIGURATION = {
     "delta.deletedFileRetentionDuration": f"interval {GRACE_HOURS} hours",
     "delta.enableExpiredLogCleanup": "false",  # `clean_log` does it
 }
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _PURGING = dict.fromkeys(("delta.logRetentionDuration", "delta.deletedFileRetentionDuration"), "interval 0 seconds")
 
 
-@contextmanager
-def translate_errors(uri: str) -> Iterator[None]:
-    """Translate errors of deltalake, Arrow and the operating system into those of `index.errors`.
-
-    Args:
-        uri: the table, for the message.
-
-    Raises:
-        StoreNotFound: there is no table at `uri`.
-        StoreFull: no space is left.
-        StoreCorrupt: any other failure to read or write.
-        CommitFailedError: of deltalake, unchanged: a concurrent commit came first; see `retry_conflicts`.
-    """
-    try:
-        yield
-    except CommitFailedError:
-        raise
-    except TableNotFoundError as error:
-        raise StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store") from error
-    except (OSError, DeltaError, pa.ArrowException) as error:
-        text = str(error).lower()
-        gone = "not found" in text or "no such file" in text
-        if "invalid table version" in text or (gone and "_delta_log/" in text):  # the log was cleaned in between
-            raise CommitFailedError(str(error)) from error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            phrase in text for phrase in _NO_SPACE
-        ):
-            raise StoreFull(
-                f"{uri}: no space left; free some and run the same command again, nothing is half stored"
-            ) from error
-        raise StoreCorrupt(
-            f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`"
-        ) from error
-
-
-retry_conflicts = retry(
-    retry=retry_if_exception_type(CommitFailedError),
-    stop=stop_after_attempt(12),
-    wait=wait_random_exponential(0.05, max=2),
-    reraise=True,
-)
-"""Decorator: call the function again, at most 12 times with random pauses, when a concurrent commit came first."""
+class RequirementFailed(CommitFenced):
+    """A property of the table has another value than a commit requires; nothing was written."""
 
 
 class StoreTable:
@@ -166,18 +119,29 @@ class StoreTable:
         """The properties of the table."""
         return dict(self.open().metadata().configuration)
 
-    @retry_conflicts
+    def newest_configuration(self) -> dict[str, str]:
+        """The same through a handle that is kept, for a writer that needs them for every commit."""
+        with self._newest() as table:
+            return dict(table.metadata().configuration)
+
     def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
         """Set properties of the table; nothing is committed when all have these values already."""
+        self.change_configuration(lambda _: values)
+
+    @retry_conflicts
+    def change_configuration(self, change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> None:
+        """Set the properties that `change` returns for the present ones; it is called again after a conflict."""
         with translate_errors(self.uri):
             table = self.open()
-            if not table.metadata().configuration.items() >= values.items():
+            held = table.metadata().configuration
+            values = change(held)
+            if not held.items() >= values.items():
                 table.alter.set_table_properties(dict(values), raise_if_not_exists=False)
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
     @retry_conflicts
-    def append_if_new(self, rows: pa.Table, app: str, version: int) -> bool:
+    def append_if_new(self, rows: pa.Table, app: str, version: int, requires: Mapping[str, str] = _NOTHING) -> bool:
         """Append `rows` unless the table already holds the transaction (`app`, `version`) or a later one of `app`.
 
         Delta accepts a lower version without an error, so the stored version is read first. A commit between that read
@@ -187,10 +151,12 @@ class StoreTable:
             Whether the rows were appended.
 
         Raises:
+            RequirementFailed: a property has another value than `requires` says.
             StoreFull, StoreCorrupt: nothing was appended.
         """
         with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
+            self._check(table, requires)
             stored = table.transaction_version(app)
             if stored is not None and stored >= version:
                 return False
@@ -208,6 +174,7 @@ class StoreTable:
         self,
         items: Sequence[tuple[str, int, Result]],
         write: Callable[[DeltaTable, list[Result], CommitProperties], None],
+        requires: Mapping[str, str] = _NOTHING,
     ) -> int:
         """Commit, all at once, the items whose transactions the table does not hold yet.
 
@@ -215,12 +182,17 @@ class StoreTable:
             items: (application id, version, item); the versions of one application must ascend.
             write: called with the table, the new items and the properties of the commit, which carry the transactions;
                 must make exactly one commit. It may be called again after a conflict.
+            requires: properties that the table must have.
 
         Returns:
             The number of new items; `write` is not called when there are none.
+
+        Raises:
+            RequirementFailed: a property has another value.
         """
         with translate_errors(self.uri):
             table = DeltaTable(self.uri, storage_options=self.options)
+            self._check(table, requires)
             stored = {app: table.transaction_version(app) for app, _, _ in items}
             new = [
                 (app, version, item)
@@ -235,7 +207,11 @@ class StoreTable:
 
     @retry_conflicts
     def append_and_advance(
-        self, rows: pa.Table, advances: Mapping[str, tuple[int | None, int]], replace: str = ""
+        self,
+        rows: pa.Table,
+        advances: Mapping[str, tuple[int | None, int]],
+        replace: str = "",
+        requires: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Append `rows` and set the versions of applications in one commit, if each has the expected version.
 
@@ -244,11 +220,14 @@ class StoreTable:
             advances: application id to (expected version, new version); None expects an application without any.
             replace: a predicate that all of `rows` satisfy; the rows of the table that satisfy it are deleted in the
                 same commit. With two commits, a worker that is fenced in between would have deleted valid rows.
+            requires: properties that the table must have.
 
         Raises:
             CommitFenced: an application has another version than expected; nothing was written.
+            RequirementFailed: a property has another value; nothing was written.
         """
         with self._newest() as table:
+            self._check(table, requires)
             for app, (expected, _) in advances.items():
                 stored = table.transaction_version(app)
                 if stored != expected:
@@ -267,28 +246,25 @@ class StoreTable:
             )
 
     @retry_conflicts
-    def replace(self, rows: pa.Table, predicate: str) -> None:
-        """Delete the rows that satisfy `predicate` and append `rows`, which must all satisfy it, in one commit."""
-        with translate_errors(self.uri):
-            write_deltalake(
-                self.open(),
-                rows.cast(self.schema),
-                mode="overwrite",
-                predicate=predicate,
-                writer_properties=self.writer,
-            )
-
-    @retry_conflicts
     def delete(self, predicate: str) -> int:
         """Delete the rows that satisfy `predicate`, in one commit; returns their number."""
         with translate_errors(self.uri):
             outcome: dict[str, Any] = self.open().delete(predicate, writer_properties=self.writer)
             return int(outcome.get("num_deleted_rows") or 0)
 
-    def update(self, values: dict[str, str], predicate: str) -> None:
-        """Set columns (name to SQL expression) in the rows that satisfy `predicate`, in one commit."""
+    @retry_conflicts
+    def delete_once(self, predicate: str, app: str, version: int) -> int:
+        """Delete the rows that satisfy `predicate`, unless the table has the transaction (`app`, `version`) or a later
+        one of `app`: in one commit, which carries it. Returns the number of rows."""
         with translate_errors(self.uri):
-            self.open().update(updates=values, predicate=predicate, writer_properties=self.writer)
+            table = self.open()
+            if (table.transaction_version(app) or 0) >= version:
+                return 0
+            before, properties = table.version(), CommitProperties(app_transactions=[Transaction(app, version)])
+            outcome = table.delete(predicate, writer_properties=self.writer, commit_properties=properties)
+            if table.version() == before:  # no row: deltalake makes no commit
+                write_deltalake(table, self.schema.empty_table(), mode="append", commit_properties=properties)
+            return int(outcome.get("num_deleted_rows") or 0)
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -419,6 +395,12 @@ class StoreTable:
             table = self.open()
             table.create_checkpoint()
             table.cleanup_metadata()
+
+    def _check(self, table: DeltaTable, requires: Mapping[str, str]) -> None:
+        """Raise RequirementFailed unless all these properties have these values; one that is absent counts as "0"."""
+        held = table.metadata().configuration if requires else {}
+        if any(held.get(name, "0") != value for name, value in requires.items()):
+            raise RequirementFailed(f"{mask_url(self.uri)}: footage was deleted in between; run the same command again")
 
     @contextmanager
     def _newest(self) -> Iterator[DeltaTable]:

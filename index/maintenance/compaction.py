@@ -27,7 +27,8 @@ from deltalake import PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 from pydantic import BaseModel, ConfigDict
 
-from index.delta.table import StoreTable, retry_conflicts, translate_errors
+from index.delta.failures import retry_conflicts, translate_errors
+from index.delta.table import StoreTable
 from index.errors import CommitFenced, StoreBusy, UnknownStream, mask_url
 from index.records import rfc3339
 from index.tables import Tables

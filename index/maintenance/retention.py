@@ -1,7 +1,8 @@
 """Deleting a stream's footage for good: from the tables, their old versions, the FAISS shards and pending work.
 
-`forget` deletes the rows of patches, frames and segments and then the files that held them. One that was killed at any
-moment is completed by the same call.
+`forget` records the deletion, deletes the rows of frames, patches and segments (`index.commits.deletion`) and then the
+files that held them. One that was stopped at any moment is completed by the same call, by the next `forget` of the
+stream and by `finish_deletions`; the next append to the stream completes the deletion of its rows.
 
 This module does not decide what is old: the caller names the stream and the time.
 """
@@ -11,24 +12,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import fsspec
-import pyarrow.compute as pc
 
-from index.columns import day_of, segment_key, sql_string, sql_timestamp
-from index.delta.row_filter import of_streams
+from index.columns import day_of
+from index.commits.deletion import Deletion, begin, delete_rows, deletion_in_progress, finish
 from index.errors import UnknownStream
-from index.schemas import GENERATION_KEY, compose_stream_id, partition_folder
+from index.schemas import compose_stream_id, decode_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
 from index.standing_questions import StandingQuestionStore
 from index.tables import Tables, is_remote
 
-__all__ = ["forget"]
+__all__ = ["finish_deletions", "forget", "unfinished_deletions"]
 
 
 def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | None = None) -> int:
     """Delete a stream's frames captured before `before`, UTC microseconds; all frames when None.
 
-    Afterwards no file of the store contains them. A stream that was deleted whole may be ingested again. Frames that a
-    stopped backfill left in its staging folder are deleted too, of all streams; the next backfill makes them again.
+    Afterwards no file of the store contains them. Deleted footage may be ingested again. Frames that a stopped backfill
+    left in its staging folder are deleted too, of all streams; the next backfill makes them again.
 
     Returns:
         The number of frames deleted.
@@ -36,24 +36,39 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
     Raises:
         UnknownStream: the store has no such stream.
         UsageError: not a valid name of a stream.
+        StoreFull: no space is left. The deletion is recorded; `forget` completes it when there is space.
     """
     stream_id = compose_stream_id(stream_id)
-    if not tables.read_segments(stream_id) and not _has_files(tables, stream_id):
+    pending = deletion_in_progress(tables, stream_id)
+    if not pending and not tables.read_segments(stream_id) and not _has_files(tables, stream_id):
         raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
-    of_stream = f"stream_id = {sql_string(stream_id)}"
-    earlier = of_stream if before is None else f"{of_stream} AND captured_at < {sql_timestamp(before)}"
-    if before is not None:
-        tables.patch_store.make_independent(stream_id, before)
-    removed = tables.frames.delete(earlier)
-    tables.patches.delete(earlier)
-    if before is None:
-        tables.segments.delete(of_stream)
-    else:
-        _delete_segments(tables, stream_id, before)
-    generation = {GENERATION_KEY: str(tables.generation() + 1)}
-    tables.segments.open().alter.set_table_properties(generation, raise_if_not_exists=False)
+    removed = 0
+    while True:
+        shards.drop(stream_id)  # first: what a shard contains is found by a search
+        deletion = pending or begin(tables, stream_id, before)
+        removed += _complete(tables, shards, stream_id, deletion)
+        if deletion.before == before and (pending is None or pending.has_rows):
+            return removed
+        pending = None
+
+
+def unfinished_deletions(tables: Tables) -> dict[str, Deletion]:
+    """The deletions that were not completed, by stream."""
+    found = {name: deletion_in_progress(tables, name) for name in _names(tables)}
+    return {name: deletion for name, deletion in found.items() if deletion}
+
+
+def finish_deletions(tables: Tables, shards: FaissShards) -> None:
+    """Complete every deletion that was stopped."""
+    for stream_id, deletion in unfinished_deletions(tables).items():
+        _complete(tables, shards, stream_id, deletion)
+
+
+def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Deletion) -> int:
+    """Do what is left of a deletion; returns the number of frames."""
+    removed = delete_rows(tables, stream_id, deletion) if deletion.has_rows else 0
     for table in tables.all():
-        table.purge(stream_id, None if before is None else day_of(before))
+        table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
         if not is_remote(tables.url):
             _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     shards.drop(stream_id)
@@ -61,7 +76,20 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
     files, staging = fsspec.core.url_to_fs(f"{tables.url}/staging")
     if files.exists(staging):
         files.rm(staging, recursive=True)
+    finish(tables, stream_id, deletion)
     return removed
+
+
+def _names(tables: Tables) -> set[str]:
+    """The streams that any table has rows or files of."""
+    names = {name for table in tables.all() for name in table.partition_values("stream_id")}
+    for table in tables.all():
+        files, root = fsspec.core.url_to_fs(table.uri)
+        for path in files.ls(root, detail=False):
+            _, found, name = str(path).rstrip("/").rpartition("/stream_id=")
+            if found:
+                names.add(decode_stream_id(name))
+    return names
 
 
 def _has_files(tables: Tables, stream_id: str) -> bool:
@@ -72,19 +100,6 @@ def _has_files(tables: Tables, stream_id: str) -> bool:
         if files.exists(folder):
             return True
     return False
-
-
-def _delete_segments(tables: Tables, stream_id: str, before: int) -> None:
-    """Delete the segments that end by `before`, and correct the number of frames of the one that contains it."""
-    tables.segments.delete(f'stream_id = {sql_string(stream_id)} AND "end" <= {sql_timestamp(before)}')
-    left = tables.frames.read(["segment"], of_streams([stream_id]))["segment"]
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
-    for segment in tables.read_segments(stream_id):
-        if segment.start < before:
-            key = segment_key(segment)
-            tables.segments.update(
-                {"frames": str(counts.get(key, 0))}, f"stream_id = {sql_string(stream_id)} AND segment = '{key}'"
-            )
 
 
 def _remove_empty_folders(partition: Path) -> None:

@@ -5,6 +5,8 @@ Every row is read once. Nothing is repaired; each problem names the command that
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 from index.delta.row_filter import on_day
 from index.delta.table import StoreTable
 from index.errors import StoreError
+from index.maintenance.retention import unfinished_deletions
 from index.schemas import ENCODERS_KEY, TABLES
 from index.search.vector_search import VectorSearch
 from index.tables import Tables
@@ -23,9 +26,15 @@ def verify(tables: Tables, vectors: VectorSearch) -> list[str]:
     """The problems of a store, one sentence each, with the stream and what to do; empty if there are none."""
     problems = _identity_problems(tables)
     try:
+        unfinished = unfinished_deletions(tables)
+        problems += [
+            f"{stream}: footage was deleted with `forget`, which did not finish; run `sightline forget {stream}` as before, "
+            "or `sightline compact`"
+            for stream in unfinished
+        ]
         frames, patches = _read_keys(tables.frames, "frame_vector"), _read_keys(tables.patches, "patches")
         problems += _duplicates(frames, "frames") + _duplicates(patches, "patches")
-        problems += _count_problems(tables, frames, patches)
+        problems += _count_problems(tables, frames, patches, unfinished)
         problems += tables.patch_store.problems()
         problems += _shard_problems(tables, vectors)
     except StoreError as error:
@@ -68,8 +77,9 @@ def _duplicates(keys: pa.Table, name: str) -> list[str]:
     ]
 
 
-def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table) -> list[str]:
-    """Segments with another number of frames or patches than they should have, and rows of no segment."""
+def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table, unfinished: Collection[str]) -> list[str]:
+    """Segments with another number of frames or patches than they should have, and rows of no segment; not of the streams
+    `unfinished`."""
     problems: list[str] = []
     counts = []
     for table in (frames, patches):
@@ -77,7 +87,7 @@ def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table) -> list
         counts.append({(r["stream_id"], r["segment"]): r["captured_at_count"] for r in groups.to_pylist()})
     frame_counts, patch_counts = counts
     rows = tables.segments.read(["stream_id", "segment", "frames", "uri"]).to_pylist()
-    listed = {(r["stream_id"], r["segment"]): r for r in rows}
+    listed = {(r["stream_id"], r["segment"]): r for r in rows if r["stream_id"] not in unfinished}
     again = "run the same ingest again"
     for key, row in listed.items():
         for name, count_of in (("frames", frame_counts), ("patches", patch_counts)):
@@ -86,7 +96,8 @@ def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table) -> list
                 problems.append(
                     f"{key[0]}: {row['uri']} should have {row['frames']} {name}, the store has {got}; {again}"
                 )
-    for key in sorted((frame_counts.keys() | patch_counts.keys()) - listed.keys()):
+    unlisted = (frame_counts.keys() | patch_counts.keys()) - listed.keys()
+    for key in sorted(key for key in unlisted if key[0] not in unfinished):
         problems.append(f"{key[0]}: {patch_counts.get(key, 0)} frames of an ingest that did not finish; {again}")
     return problems
 

@@ -104,19 +104,27 @@ class PatchStore:
                 heads[chain] = captured_at[chain.start]
         return pa.Table.from_arrays([*keys, _timestamps(heads), _binary_array(data)], schema=PATCHES_DIFFERENTIAL)
 
-    def make_independent(self, stream_id: str, before: int) -> None:
+    def make_independent(self, stream_id: str, before: int, app: str) -> None:
         """Make the frames from `before` on (UTC microseconds) decodable without earlier ones, which may then be
         deleted.
 
         Each chain that contains `before` is split there, in one commit. Where a patch of a later frame had not changed
         since an earlier frame, its value is kept with the later frame.
 
+        Args:
+            stream_id: the stream.
+            before: UTC microseconds.
+            app: application id of the deletion that follows. Its version stays as it is; that fences off a process which
+                has not noticed that another one has made the deletion.
+
         Raises:
+            CommitFenced: another process does the same.
             StoreCorrupt: a chain cannot be decoded.
         """
         if self._encoding.kind != "differential":
             return
         midnight = (before // MICROS_PER_DAY + 1) * MICROS_PER_DAY  # a chain ends with its day
+        reached = self._table.transaction_versions([app])[app]
         heads = self._table.read(["head"], in_window([stream_id], before, midnight))["head"].cast(pa.int64()).to_numpy()
         affected = heads[heads < before]
         if not len(affected):
@@ -133,11 +141,13 @@ class PatchStore:
             times = captured_at[first:]
             heads = np.full(len(times), times[0])
             columns = [*key_columns(stream_id, segment, times), _timestamps(heads), _binary_array(left)]
-            self._table.replace(
+            self._table.append_and_advance(
                 pa.Table.from_arrays(columns, schema=PATCHES_DIFFERENTIAL),
+                {app: (reached, reached or 0)},
                 f"stream_id = {sql_string(stream_id)} AND segment = '{segment}' AND captured_at >= "
                 f"{sql_timestamp(int(times[0]))} AND captured_at <= {sql_timestamp(int(times[-1]))}",
             )
+            reached = reached or 0
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 
 from index.commits import bulk
 from index.delta.row_filter import in_window
-from index.errors import StoreCorrupt
+from index.errors import CommitFenced, StoreCorrupt
 from index.patches.codec import PatchEncoding
 from index.records import FrameRecords
 from index.store import Store
@@ -118,6 +118,11 @@ def test_files_that_a_forget_removed_are_not_committed(store: Store) -> None:
     store.append(make_segment(records, source="other"), records)
     group = written(store, footage()[:2])
     store.forget("front")
+    with pytest.raises(CommitFenced, match="footage was deleted in between; run the same command again"):
+        bulk.commit(store.tables, group)
+    assert store.segments() == []
+    group = written(store, footage()[:2])
+    Path(store.tables.frames.uri, group[0].frames[0].path).unlink()
     with pytest.raises(StoreCorrupt, match="written and now gone; run the same backfill again"):
         bulk.commit(store.tables, group)
     assert store.segments() == []

@@ -89,10 +89,10 @@ def test_one_of_two_concurrent_commits_is_fenced(store: Store, monkeypatch: pyte
     table = store.tables.segments
     append = type(table).append_and_advance
 
-    def late(rows: object, steps: object, remove: str = "") -> None:
+    def late(rows: object, steps: object, remove: str = "", **kwargs: Any) -> None:
         monkeypatch.undo()
         other.commit([offset_segment(0), offset_segment(1), offset_segment(2)], {APP: OffsetAdvance(None, 3)})
-        append(table, rows, steps, remove)  # type: ignore[arg-type]
+        append(table, rows, steps, remove, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(table, "append_and_advance", late)
     with pytest.raises(CommitFenced):
@@ -150,11 +150,11 @@ from tests.support.records import PAIR
 from tests.support.records import APP, offset_segment
 url, stop = sys.argv[1:]
 append = StoreTable.append_and_advance
-def halting(self, rows, steps, replace=""):
+def halting(self, *args, **kwargs):
     if self.name == stop:
         print("in the middle", flush=True)
         time.sleep(600)
-    return append(self, rows, steps, replace)
+    return append(self, *args, **kwargs)
 StoreTable.append_and_advance = halting
 OffsetCommitter(Store.open(url, encoders=PAIR).tables).commit([offset_segment(i) for i in range(2, 6)], {APP: OffsetAdvance(2, 6)})
 """

@@ -42,7 +42,7 @@ def test_what_is_forgotten_is_nowhere_in_the_bytes(store: Store, before: int | N
     )
 
 
-@pytest.mark.parametrize("stop", ["delete", "purge"])
+@pytest.mark.parametrize("stop", ["delete_once", "purge"])
 @pytest.mark.parametrize("table", ["frames", "patches", "segments"])
 def test_a_forget_that_was_killed_is_completed_by_the_same_call(
     store: Store, monkeypatch: pytest.MonkeyPatch, stop: str, table: str

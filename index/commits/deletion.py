@@ -1,0 +1,211 @@
+"""Deleting a stream's rows: recorded first, so that it is completed whatever happens, and fenced off from appends.
+
+The table `segments` has two properties for each stream that footage was deleted from:
+
+    sightline.generation.<digest of the stream>   how often; part of the application ids of later appends, so that deleted
+                                                  footage may be stored again
+    sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows", then "... files"
+                                                  while files are removed from the disk, and empty when all is done
+
+1. `begin` sets both. From then on the deletion takes place: by the same process, or, if that is killed, by the next
+   append to the stream, the next `forget` and the next `compact`.
+2. `delete_rows` sets the generation of `frames` and `patches` too. Every append requires the generation that it began
+   with, so an append that is in progress is refused at its next commit and begins again.
+3. Rows are deleted by one commit in each table, which carries the transaction ("sightline.deletion/<digest>",
+   generation). So they are deleted once, and never rows that were appended later.
+
+Rows of an append that was killed before it reached `segments` are deleted as well: their transactions are of an earlier
+generation, so the same append would write them again.
+
+This module removes no file; `index.maintenance.retention` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.columns import digest, sql_string, sql_timestamp
+from index.delta.row_filter import of_streams
+from index.errors import CommitFenced, StoreBusy, mask_url
+from index.schemas import DELETION_KEY, GENERATION_KEY
+from index.tables import Tables
+
+__all__ = [
+    "ATTEMPTS",
+    "Deletion",
+    "begin",
+    "delete_rows",
+    "deletion_in_progress",
+    "finish",
+    "generations_for_append",
+    "requirement",
+]
+
+ATTEMPTS = 8
+"""Attempts to delete footage of a stream, or to store more, while another process deletes footage of it."""
+
+_ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deletion that has begun and is not complete."""
+
+    generation: int
+    """Its number among the deletions of the stream, from 1."""
+
+    before: int | None
+    """Frames before this time are deleted, UTC microseconds; all frames when None."""
+
+    has_rows: bool = True
+    """Whether rows may be left; otherwise only files are."""
+
+    def __str__(self) -> str:
+        before = _ALL if self.before is None else self.before
+        return f"{self.generation} {before} {'rows' if self.has_rows else 'files'}"
+
+
+def requirement(stream_id: str, generation: int) -> dict[str, str]:
+    """The property that a commit of rows of a stream requires of each table."""
+    return {_name(GENERATION_KEY, stream_id): str(generation)}
+
+
+def deletion_in_progress(tables: Tables, stream_id: str) -> Deletion | None:
+    """The deletion of a stream's footage that was not completed, if there is one."""
+    return _parse(tables.segments.newest_configuration().get(_name(DELETION_KEY, stream_id), ""))
+
+
+def generations_for_append(tables: Tables, streams: Iterable[str]) -> dict[str, int]:
+    """How often footage of each stream was deleted. Rows that a deletion has left are deleted first."""
+    held = tables.segments.newest_configuration()
+    generations = {}
+    for stream in streams:
+        while (pending := _parse(held.get(_name(DELETION_KEY, stream), ""))) and pending.has_rows:
+            delete_rows(tables, stream, pending)
+            held = tables.segments.newest_configuration()
+        generations[stream] = int(held.get(_name(GENERATION_KEY, stream), "0"))
+    return generations
+
+
+def begin(tables: Tables, stream_id: str, before: int | None) -> Deletion:
+    """Record that the frames of a stream before `before`, UTC microseconds, are deleted; all frames when None.
+
+    Returns:
+        The deletion: this one, or one that another process began in the meantime, which must be completed first.
+    """
+    begun: list[Deletion] = []
+
+    def change(held: Mapping[str, str]) -> dict[str, str]:
+        pending = _parse(held.get(_name(DELETION_KEY, stream_id), ""))
+        generation = int(held.get(_name(GENERATION_KEY, stream_id), "0")) + 1
+        begun.append(pending or Deletion(generation, before))
+        if pending:
+            return {}
+        return {**requirement(stream_id, generation), _name(DELETION_KEY, stream_id): str(begun[-1])}
+
+    tables.segments.change_configuration(change)
+    return begun[-1]
+
+
+def delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
+    """Delete the rows that a deletion is about, and those of appends that did not finish; returns the number of frames.
+
+    Raises:
+        StoreBusy: another process does the same, and was faster at each attempt.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            removed = _delete_rows(tables, stream_id, deletion)
+        except CommitFenced:
+            continue
+        _advance(tables, stream_id, deletion, replace(deletion, has_rows=False))
+        return removed
+    raise StoreBusy(f"{mask_url(tables.url)}: another process deletes footage of {stream_id}; run `forget` again later")
+
+
+def _delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
+    app, number = _application(stream_id), deletion.generation
+    for table in (tables.frames, tables.patches):
+        table.configure(requirement(stream_id, number))
+    where = _predicate(tables, stream_id, deletion.before)
+    if deletion.before is not None and (tables.patches.transaction_versions([app])[app] or 0) < number:
+        tables.patch_store.make_independent(stream_id, deletion.before, app)
+    removed = tables.frames.delete_once(where, app, number)
+    tables.patches.delete_once(where, app, number)
+    if deletion.before is None:
+        tables.segments.delete_once(where, app, number)
+    else:
+        _correct_segments(tables, stream_id, deletion.before, number)
+    return removed
+
+
+def finish(tables: Tables, stream_id: str, deletion: Deletion) -> None:
+    """Record that a deletion is complete: no file is left either."""
+    _advance(tables, stream_id, deletion, None)
+
+
+def _advance(tables: Tables, stream_id: str, deletion: Deletion, then: Deletion | None) -> None:
+    """Replace the record of a deletion, unless it is already of a later state."""
+    name = _name(DELETION_KEY, stream_id)
+
+    def change(held: Mapping[str, str]) -> dict[str, str]:
+        pending = _parse(held.get(name, ""))
+        same = pending is not None and pending.generation == deletion.generation
+        return {name: "" if then is None else str(then)} if same else {}
+
+    tables.segments.change_configuration(change)
+
+
+def _predicate(tables: Tables, stream_id: str, before: int | None) -> str:
+    """The rows of `frames` and `patches` that are deleted."""
+    of_stream = f"stream_id = {sql_string(stream_id)}"
+    if before is None:
+        return of_stream
+    parts = [table.read(["segment"], of_streams([stream_id]))["segment"] for table in (tables.frames, tables.patches)]
+    held = {key for part in parts for key in pc.unique(part.cast(pa.string())).to_pylist()}
+    listed = tables.segments.read(["segment"], of_streams([stream_id]))["segment"].to_pylist()
+    early = f"captured_at < {sql_timestamp(before)}"
+    if unlisted := sorted(held.difference(listed)):
+        early = f"({early} OR segment IN ({', '.join(map(sql_string, unlisted))}))"
+    return f"{of_stream} AND {early}"
+
+
+def _correct_segments(tables: Tables, stream_id: str, before: int, number: int) -> None:
+    """Delete the segments that end by `before`, and correct the number of frames of those that contain it."""
+    app, table = _application(stream_id), tables.segments
+    reached = table.transaction_versions([app])[app]
+    if (reached or 0) >= number:
+        return
+    time = pa.scalar(before, pa.timestamp("us", "UTC"))
+    rows = table.read(table.schema.names, of_streams([stream_id]))
+    rows = rows.filter(pc.and_(pc.less(rows["start"], time), pc.greater(rows["end"], time)))
+    if len(rows):
+        left = tables.frames.read(["segment"], of_streams([stream_id]))["segment"].cast(pa.string())
+        counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
+        frames = pa.array([counts.get(key, 0) for key in rows["segment"].to_pylist()], pa.int64())
+        rows = rows.set_column(rows.schema.get_field_index("frames"), table.schema.field("frames"), frames)
+    table.append_and_advance(
+        rows if len(rows) else table.schema.empty_table(),
+        {app: (reached, number)},
+        replace=f"stream_id = {sql_string(stream_id)} AND start < {sql_timestamp(before)}",
+    )
+
+
+def _name(key: str, stream_id: str) -> str:
+    """The name of a stream's property, which does not contain the name of the stream."""
+    return f"{key}.{digest(stream_id)}"
+
+
+def _application(stream_id: str) -> str:
+    return f"sightline.deletion/{digest(stream_id)}"
+
+
+def _parse(text: str) -> Deletion | None:
+    if not text:
+        return None
+    generation, before, left = text.split()
+    return Deletion(int(generation), None if before == _ALL else int(before), left == "rows")
