@@ -120,8 +120,8 @@ class Answerer:
         room = self.language.max_context - text
         if room < 0:
             raise BudgetExceeded(
-                f"question, options and the longest answer need {text} tokens, the {self.profile.name} profile has room "
-                f"for {self.language.max_context}; shorten the question"
+                f"question, options and the longest answer need {text} tokens, the {self.profile.name} profile has room"
+                f" for {self.language.max_context}; shorten the question"
             )
         left = room - k * (self.visual.keyframe_tokens + self._clock_tokens())
         if left < 0:

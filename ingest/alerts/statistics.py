@@ -1,6 +1,7 @@
 """Statistics of a replay: why a standing question raised alerts over stored frames, or none.
 
-`RecordingDetector` detects alerts as a worker does, and keeps every score. `score_statistics` sums them up and suggests a
+`RecordingDetector` detects alerts as a worker does, and keeps every score. `score_statistics` sums them up and suggests
+a
 floor: the largest one, out of a few, that would have raised an alert. Knows numbers only; see `ingest.alerts.detector`.
 """
 

@@ -60,7 +60,7 @@ class Demuxer:
     stream: Any
     """Its video stream, `av.VideoStream`; another one after `next_program`."""
     duration: float | None
-    """Seconds of the video stream, else of the container, as the header announces them. Matroska's count from time 0."""
+    """Seconds of the video stream, else of the container, as the header says. Matroska's count from time 0."""
     created: datetime | None
     """Creation time in the container's metadata."""
     timeline: Timeline

@@ -7,8 +7,8 @@ ten seconds is decoded; a fork costs a few milliseconds.
 The server confines itself before it serves (no network, no files, no capabilities; see `ingest.decoding.confinement`),
 and each child adds the filter of system calls, which a process that forks cannot have. A request is a JSON order with
 six descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that
-socket the server writes the child's pid, later its wait status and the CPU seconds that it used; when its other end is closed for
-writing, the child is killed. When the asking process ends, the server and all its children end.
+socket the server writes the child's pid, later its wait status and the CPU seconds that it used; when its other end is
+closed for writing, the child is killed. When the asking process ends, the server and all its children end.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ def fetched(source: str) -> Iterator[Path]:
 
     Raises:
         SourceNotFound: the file does not exist or cannot be read.
-        SourceDenied: the scheme of the URL is not one of `SCHEMES`, its address is reserved, or a public server redirects
+        SourceDenied: the scheme of the URL is not one of `SCHEMES`, its address is reserved, or a public server
+        redirects
             to a private one.
     """
     if "://" not in source or source.startswith("file://"):

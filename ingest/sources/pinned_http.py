@@ -1,7 +1,8 @@
 """HTTP client under the URL policy: connections go to the address that was checked, and redirects are checked again.
 
-`Host` and the server name in TLS are still the URL's host, so that the certificate is verified against that name. What a
-server of the public Internet names (redirects, entries of a playlist) must be public too, even where the policy allows
+`Host` and the server name in TLS are still the URL's host, so that the certificate is verified against that name. What
+a server of the public Internet names (redirects, entries of a playlist) must be public too, even where the policy
+allows
 private networks: `Response.policy`. A server that sends too slowly is given up (`_SLOWEST_BYTES_PER_SECOND`).
 
 The client is built on http.client and not on httpx. httpx would need the address in the URL and the name in an

@@ -217,7 +217,8 @@ def _check_meaning(address: IPv4Address | IPv6Address, policy: UrlPolicy, shown:
         )
     if address.is_loopback and not policy.loopback:
         raise SourceDenied(
-            f"{shown}: {address} is this machine itself, which another server must not name; allow it with live.networks"
+            f"{shown}: {address} is this machine itself, which another server must not name; allow it with "
+            "live.networks"
         )
     if not policy.private and not _is_public(address):
         raise SourceDenied(

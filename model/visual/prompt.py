@@ -4,8 +4,8 @@ The text around the vision tokens is ChatML; `build_prompt` alone defines it, so
 prompt. Vision tokens are in temporal order, stream after stream: a keyframe is its capture time, if the profile has
 `timestamps`, and M tokens; any other frame is one token.
 
-Text of users never becomes a control token: `plain_text` separates the letters of `<|im_end|>`, `<image>` and every other
-added token of the tokenizer.
+Text of users never becomes a control token: `plain_text` separates the letters of `<|im_end|>`, `<image>` and every
+other added token of the tokenizer.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from index.errors import BackfillFailed, UsageError
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.posture import check_sandbox
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
@@ -38,6 +37,7 @@ from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import BackfillReport, FileResult, summary
 from pipeline.backfill.staging import get, put, remove
 from pipeline.backfill.work import Indexer, commit_group, plan, probe
+from pipeline.sandbox_check import check_sandbox
 
 if TYPE_CHECKING:
     from model.encoders.encoder import Encoders

@@ -84,7 +84,8 @@ def read_manifest(source: str, *, names: str | None = None, timezone: str | None
             matched against the end of each path; `*` matches anything but a slash. Not allowed for manifests.
 
     Raises:
-        UsageError: a row is invalid, or names a local file in a manifest from a web server, a name does not match, a file is named twice, or there are no files; the message
+        UsageError: a row is invalid, or names a local file in a manifest from a web server, a name does not match, a
+        file is named twice, or there are no files; the message
             names the row or file.
         StreamConflict: two files claim the same seconds of one stream with different content.
         SourceNotFound: the manifest or footage does not exist.

@@ -1,7 +1,8 @@
 """Benchmark of decoding, `sightline bench decode`: the decoder beside `ffmpeg -vf fps=1`, on the same files in turn.
 
-The decoder is measured from the request for the decoder's process to the last RGB frame in this process. The fork server
-runs already, as in every run of more than one file; the CPU seconds are those of this process and of the decoder's. ffmpeg decodes and samples, and neither converts nor writes anything.
+The decoder is measured from the request for the decoder's process to the last RGB frame in this process. The fork
+server runs already, as in every run of more than one file; the CPU seconds are those of this process and of the
+decoder's. ffmpeg decodes and samples, and neither converts nor writes anything.
 """
 
 from __future__ import annotations

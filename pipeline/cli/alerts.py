@@ -237,8 +237,8 @@ def alerts_test(
 ) -> None:
     """Print the alerts that stored frames would have raised, and the scores behind them.
 
-    Applies the rule of the workers, and publishes nothing. Where there is no alert, it prints the reason and a floor that
-    would have raised one.
+    Applies the rule of the workers, and publishes nothing. Where there is no alert, it prints the reason and a floor
+    that would have raised one.
     """
     where = time_range(streams, start, end)
     opened = open_store(context, store)
@@ -271,7 +271,7 @@ def alerts_test(
 
 
 def statistics_line(found: ScoreStatistics) -> str:
-    """The scores of a question at a stream as one line of text, with the reason and a suggestion if it raised no alert."""
+    """The scores of a question at a stream as one line, with the reason and a suggestion if it raised no alert."""
     when = rfc3339(found.highest_second * 1_000_000)
     line = (
         f"{found.stream}  {found.name}: usual score {found.median:.3f}, highest {found.highest:.3f} at {when}, "

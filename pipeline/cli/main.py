@@ -54,7 +54,7 @@ COMMANDS = {
     "compact": CommandSource("store", "Merge the small files of a store"),
     "forget": CommandSource("store", "Delete a stream, or its older part, permanently"),
     "demo": CommandSource("demo", "Try Sightline on rendered footage, and write a report"),
-    "evaluate": CommandSource("evaluate", "Measure the accuracy of a profile on rendered footage"),
+    "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
     "model-service": CommandSource("service", "Serve the model over HTTP, for `ask --service`"),
     "alerts": CommandSource("alerts", "Manage standing questions, and follow their alerts"),
     "deadletter": CommandSource("kafka", "List and replay the messages that could not be stored"),

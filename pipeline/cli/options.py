@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from index.errors import UsageError, validation_message
 from index.records import parse_time
 from index.store import Store
-from ingest.decoding.posture import check_sandbox
 from ingest.sources.naming import Overlap
 from pipeline.console import print_note
+from pipeline.sandbox_check import check_sandbox
 from pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
