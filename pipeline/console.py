@@ -47,6 +47,7 @@ def configure_logging(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.WARNING
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,  # the id of a request to the model service
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _mask_event,

@@ -6,6 +6,7 @@ end. Does not know HTTP, models or questions.
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
 import time
@@ -49,6 +50,8 @@ class QueuedRequest:
     """Time of admission."""
     started: float | None = None
     """Time at which the job left the queue."""
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """Context variables of the request, such as its id for the log; the job runs with them."""
     cancelled_with: Exception | None = None
     """The error that `check` raises, once the request is cancelled."""
 
@@ -183,7 +186,7 @@ class Admission:
                 if not self._queue:
                     return
                 job = self._running = self._queue.popleft()
-            error = self._run(job)
+            error = job.context.run(self._run, job)
             with self._changed:
                 self._running = None
                 self._changed.notify_all()

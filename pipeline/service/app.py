@@ -46,6 +46,7 @@ from pipeline.service.engine import FinishedAnswer, ServiceEngine, frame_referen
 from pipeline.service.guard import RequestGuard
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.metrics import ServiceMetrics
+from pipeline.service.reference_page import reference_page
 from pipeline.service.reply_format import AnswerFormat, ChatFormat, ReplyFormat
 from pipeline.service.request_stream import RequestStream, unless_disconnected
 from pipeline.service.schemas import (
@@ -97,7 +98,13 @@ class ModelService:
         )
         self.created = int(time())
         self.routes = self._routes()
-        self.app = RequestGuard(self.routes, token=token, max_body_bytes=self.limits.max_body_bytes)
+        self.app = RequestGuard(
+            self.routes,
+            token=token,
+            max_body_bytes=self.limits.max_body_bytes,
+            max_held_bytes=max(self.limits.max_held_bytes, self.limits.max_body_bytes),
+            body_seconds=self.limits.body_seconds,
+        )
 
     @property
     def ready(self) -> bool:
@@ -121,7 +128,7 @@ class ModelService:
             yield
             await asyncio.to_thread(self.admission.stop, 0.0)
 
-        # The interactive pages would load scripts from other hosts; the OpenAPI schema is served.
+        # FastAPI's own pages would load scripts from other hosts.
         app = FastAPI(title="Sightline model service", docs_url=None, redoc_url=None, lifespan=lifespan)
         app.add_exception_handler(SightlineError, self._sightline_error)
         app.add_exception_handler(RequestCancelled, self._disconnected)
@@ -130,6 +137,7 @@ class ModelService:
         app.get("/healthz")(self.healthz)
         app.get("/readyz")(self.readyz)
         app.get("/metrics")(self.metrics_text)
+        app.get("/docs", include_in_schema=False)(self.docs)
         app.get("/v1/profile", response_model_exclude_unset=True)(self.profile)
         app.get("/v1/models")(self.models)
         app.get("/v1/models/{model:path}")(self.model)
@@ -151,6 +159,11 @@ class ModelService:
     async def metrics_text(self) -> Response:
         """Metrics in the Prometheus text format."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def docs(self) -> Response:
+        """The routes and the fields of their requests, as a page without scripts."""
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return Response(reference_page(self.routes.openapi()), media_type="text/html; charset=utf-8", headers=headers)
 
     async def profile(self) -> ServedProfile:
         """The model profile of the service."""

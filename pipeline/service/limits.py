@@ -17,5 +17,13 @@ class ServiceLimits:
     """Longest time of a request, the wait in the queue included; also the time of a request that names none."""
     max_body_bytes: int = 2**20
     """Largest body of a request."""
+    max_held_bytes: int = 64 * 2**20
+    """Largest size of all bodies together that are arriving; a request beyond it gets status 503."""
+    head_seconds: float = 10.0
+    """Longest time for the head of a request to arrive; then the connection is closed."""
+    body_seconds: float = 30.0
+    """Longest time for a body to arrive."""
+    connections: int = 1024
+    """Largest number of connections. The next one takes the place of the oldest whose request has not arrived."""
     stop_seconds: float = 30.0
     """Longest time that a stop waits for the admitted requests."""

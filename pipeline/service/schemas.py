@@ -38,7 +38,7 @@ __all__ = [
     "problem_of",
 ]
 
-_LAST_MICROSECOND = 253_402_300_799_999_999  # the end of the year 9999
+_LAST_MICROSECOND = 253_402_300_799_999_998  # the year 9999; a window that ends after the frame must end in it too
 MAX_QUESTION = 8_000
 """Largest number of characters of a question."""
 MAX_STREAMS = 1024

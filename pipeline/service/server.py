@@ -1,24 +1,36 @@
-"""The model service as a process: the uvicorn server, its listening socket, and its stop on SIGTERM."""
+"""The model service as a process: the uvicorn server, its listening socket, its connections, and its stop on SIGTERM.
+
+Connections are bounded in number and time, so that clients that send nothing, or half a request, cannot keep others out:
+the head of a request must arrive in time, and a connection above the limit takes the place of the oldest one whose request
+has not arrived. If all requests have arrived, a few more connections are accepted for health checks alone.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import ClassVar
 
+import h11
 import uvicorn
 from pydantic import SecretStr
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from index.errors import ServiceUnavailable, UsageError
 from pipeline.service.app import ModelService
-from pipeline.service.guard import is_loopback
+from pipeline.service.guard import RequestGuard, is_loopback
 
-__all__ = ["check_address", "run_service"]
+__all__ = ["check_address", "run_service", "server_config"]
 
-_MAX_CONNECTIONS = 1024
 _BACKLOG = 1024
+_HEALTH_CONNECTIONS = 64  # above the limit, for health checks
+_OTHER_FILES = 256  # file descriptors that are no connections
+_UNREAD_SECONDS = 60  # for a client to acknowledge what was sent to it
 _CLOSE_SECONDS = 5  # for the errors of cancelled requests to be sent
 
 
@@ -29,6 +41,99 @@ def check_address(host: str, token: SecretStr | None) -> None:
             f"--host {host} is reachable from other machines, so a token is required: give --token-file or set "
             "SIGHTLINE_SERVICE_TOKEN, or listen on 127.0.0.1"
         )
+
+
+class _Connection(H11Protocol):
+    """A connection whose requests must arrive in time; the module's docstring describes the limits."""
+
+    guard: ClassVar[RequestGuard]
+    head_seconds: ClassVar[float]
+    limit: ClassVar[int]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Start the timer of the first request, and keep the number of connections below the limit."""
+        super().connection_made(transport)
+        self.opened = self.loop.time()
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_seconds, self._late)
+        if len(self.connections) > self.limit:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Start the timer of a later request with its first byte, and stop it when the head is complete."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.head_seconds, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no request of this connection, or only a part of one, has arrived."""
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+    def _make_room(self) -> None:
+        others = [each for each in self.connections if isinstance(each, _Connection) and each is not self]
+        waiting = [each for each in others if each.is_waiting]
+        if waiting:
+            oldest = min(waiting, key=lambda each: each.opened)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        elif len(others) < self.limit + _HEALTH_CONNECTIONS:
+            self.app = self.guard.overloaded
+        else:
+            self.connections.discard(self)
+            self.transport.abort()
+
+    def _late(self) -> None:
+        self._timer = None
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def server_config(service: ModelService) -> uvicorn.Config:
+    """The configuration of uvicorn for a service, with the limits of its connections."""
+    limits = service.limits
+
+    class Connection(_Connection):
+        """A connection with the limits of this service."""
+
+        guard, head_seconds = service.app, limits.head_seconds
+        limit = max(1, min(limits.connections, _allowed_files() - _OTHER_FILES))
+
+    return uvicorn.Config(
+        service.app,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(limits.stop_seconds) + _CLOSE_SECONDS,
+    )
+
+
+def _allowed_files() -> int:
+    """Number of files that this process may open, raised as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > 65_536:
+        hard = 65_536
+    if soft != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return hard
+    return hard if soft == resource.RLIM_INFINITY else soft
 
 
 class _Server(uvicorn.Server):
@@ -69,23 +174,13 @@ def run_service(
         ServiceUnavailable: the address is in use, or not an address of this machine.
     """
     check_address(host, token)
-    config = uvicorn.Config(
-        service.app,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_MAX_CONNECTIONS,
-        backlog=_BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=round(service.limits.stop_seconds) + _CLOSE_SECONDS,
-    )
+    config = server_config(service)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        # Accepted sockets inherit it: a client that stops reading its reply is disconnected.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1_000)
     try:
         listening.bind((host.strip("[]"), port))
         listening.listen(_BACKLOG)

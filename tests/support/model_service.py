@@ -20,6 +20,7 @@ from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer, AnswerPiece
 from pipeline.service.app import ModelService
 from pipeline.service.engine import FrameReferences
+from pipeline.service.server import server_config
 from tests.support.tiny_checkpoints import CLIP_WIDTH, PATCHES, WIDTH
 
 BEGAN = 1_709_280_000_000_000
@@ -105,10 +106,7 @@ class Scripted(Answerer):
 def served(service: ModelService) -> Iterator[str]:
     """Serve on a real socket and yield the URL; on exit the server's thread has ended."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-    config = uvicorn.Config(
-        service.app, http="h11", ws="none", log_config=None, lifespan="on", timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(service))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

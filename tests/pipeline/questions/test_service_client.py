@@ -38,6 +38,7 @@ from tests.support.model_service import served
 
 QUESTION = "what colour was the zebra at the gate ?"
 TOKEN = "a-token-of-twenty-or-so"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,43 @@ def test_frames_that_were_forgotten_in_between(store: str, profile: str) -> None
         with pytest.raises(SightlineError, match=r"back.*no such"):
             asker.answer(QUESTION, selection)
         assert asker.ask(QUESTION).frames == len(asker.store.window())
+
+
+@pytest.mark.parametrize(
+    ("at", "status", "code"),
+    [
+        (0, 404, "unknown_frame"),
+        (253_402_300_799_999_998, 404, "unknown_frame"),
+        (253_402_300_799_999_999, 422, "invalid_request"),
+        (10**400, 422, "invalid_request"),
+    ],
+    ids=["first", "last", "too late", "400 digits"],
+)
+def test_extreme_times_of_frames(url: str, at: int, status: int, code: str) -> None:
+    body = {"question": QUESTION, "frames": [{"stream_id": "back", "captured_at": [at]}], "stream": False}
+    reply = httpx.post(f"{url}/v1/answer", json=body, headers=AUTHORIZED, timeout=60, trust_env=False)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "status"),
+    [
+        ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", 200),
+        ("0001-01-01T00:00:00Z", None, 200),
+        (None, "0001-01-01T00:00:00.000001Z", 404),
+        ("9999-12-31T23:59:59.999999Z", None, 404),
+        ("0001-01-01T00:00:00+00:01", None, 400),
+        (None, "9999-12-31T23:59:59-00:01", 400),
+    ],
+)
+def test_extreme_windows(url: str, start: str | None, end: str | None, status: int) -> None:
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "sightline": {"start": start, "end": end},
+    }
+    reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=AUTHORIZED, timeout=60, trust_env=False)
+    assert reply.status_code == status, reply.text
 
 
 def test_vectors_and_patches_of_named_frames_are_the_stores(filled: str, profile: str) -> None:
