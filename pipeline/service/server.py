@@ -1,8 +1,8 @@
 """The model service as a process: the uvicorn server, its listening socket, its connections, and its stop on SIGTERM.
 
-Connections are bounded in number and time, so that clients that send nothing, or half a request, cannot keep others out:
-the head of a request must arrive in time, and a connection above the limit takes the place of the oldest one whose request
-has not arrived. If all requests have arrived, a few more connections are accepted for health checks alone.
+Connections are bounded in number and time, so that clients that send nothing, or half a request, cannot keep others
+out: the head of a request must arrive in time, and a connection above the limit takes the place of the oldest one whose
+request has not arrived. If all requests have arrived, a few more connections are accepted for health checks alone.
 """
 
 from __future__ import annotations
