@@ -6,6 +6,7 @@ command uses them. Does not know any command.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,18 +15,21 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from index.errors import SightlineError, mask_url
 from index.extras import missing_extra
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 __all__ = [
+    "Interrupted",
     "configure_logging",
+    "interruptible",
     "print_error",
     "print_json",
     "print_line",
@@ -33,7 +37,17 @@ __all__ = [
     "progress",
     "report_error",
     "stop_event",
+    "working",
 ]
+
+_PERCENTAGE = "{task.percentage:>3.0f} %"
+_NARROW = 70  # columns; a narrower terminal shows the name and the percentage of a progress bar alone
+_ONE_SIGN = str.maketrans({"×": "x", "−": "-", "…": ".", "–": "-"})
+_ASCII = str.maketrans({"×": "x", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "→": "->", "τ": "tau", "–": "-"})
+
+
+class Interrupted(Exception):
+    """A command was interrupted. Typer ends a command without a word on `KeyboardInterrupt`, but passes this on."""
 
 
 def _mask_event(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -74,8 +88,8 @@ def report_error(error: BaseException, *, debug: bool) -> int:
         error = missing_extra(error) or error
     if isinstance(error, SightlineError):
         message, code = str(error), error.exit_code
-    elif isinstance(error, KeyboardInterrupt):
-        message, code = "interrupted; running the same command again goes on where it stopped", 130
+    elif isinstance(error, (KeyboardInterrupt, Interrupted)):
+        message, code = f"interrupted; {str(error) or 'what was stored stays; the same command may be run again'}", 130
     else:
         message, code = f"{type(error).__name__}: {error}; run again with --debug for the details", 1
     print_error(message)
@@ -85,12 +99,22 @@ def report_error(error: BaseException, *, debug: bool) -> int:
 def print_error(message: str) -> None:
     """Print one line on standard error, without credentials and without characters that control a terminal."""
     line = "".join(letter if letter.isprintable() else " " for letter in mask_url(message))
-    sys.stderr.write(f"sightline: {' '.join(line.split())}\n")
+    _write(sys.stderr, f"sightline: {' '.join(line.split())}\n")
 
 
 def print_note(message: str) -> None:
     """Print a remark about the result on standard error."""
-    sys.stderr.write(f"note: {mask_url(message)}\n")
+    _write(sys.stderr, f"note: {mask_url(message)}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write text; signs that the stream's encoding lacks become the nearest ASCII ones, or escapes."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(text)
 
 
 def print_json(value: Any) -> None:
@@ -100,12 +124,13 @@ def print_json(value: Any) -> None:
         """A value that JSON can represent."""
         return item.model_dump(mode="json") if hasattr(item, "model_dump") else str(item)
 
-    sys.stdout.write(json.dumps(value, default=plain, indent=1, ensure_ascii=False) + "\n")
+    unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, default=plain, indent=1, ensure_ascii=not unicode) + "\n")
 
 
 def print_line(text: str = "", *, end: str = "\n") -> None:
     """Print text for a person on standard output, at once."""
-    sys.stdout.write(text + end)
+    _write(sys.stdout, text + end)
     sys.stdout.flush()
 
 
@@ -117,24 +142,91 @@ def stop_event() -> threading.Event:
     return stop
 
 
+class _AsciiStream(io.TextIOBase):
+    """A stream of a terminal that lacks Unicode: signs that it cannot show become ASCII signs of the same width."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # rich reads it, to draw bars of ASCII signs
+        """The encoding of the terminal."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The file descriptor, from which rich reads the width."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        encoding = self._stream.encoding
+        return self._stream.write(text.translate(_ONE_SIGN).encode(encoding, "replace").decode(encoding))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._stream.flush()
+
+
+def _progress_console() -> Console:
+    from rich.console import Console
+
+    unicode = (sys.stderr.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return Console(stderr=True) if unicode else Console(file=_AsciiStream(sys.stderr))  # type: ignore[arg-type]
+
+
+@contextmanager
+def interruptible(message: str | Callable[[], str]) -> Iterator[None]:
+    """Have an interruption of the block (Ctrl-C) report `message`: what is safe, and how to continue.
+
+    Args:
+        message: the message, or a function that returns it at that time.
+
+    Raises:
+        KeyboardInterrupt: with the message, when the block is interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(message if isinstance(message, str) else message()) from None
+
+
+@contextmanager
+def working(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show `text` and the seconds since, such as "loading the models", on standard error while the block runs.
+
+    Nothing is shown if `quiet`, or if standard error is not a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = _progress_console()
+    spinner = SpinnerColumn("line" if console.options.ascii_only else "dots")
+    columns = (spinner, TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(text, total=None)
+        yield
+
+
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Progress]:
     """Show a progress bar on standard error; it is hidden if `quiet`, or if standard error is not a terminal.
 
-    Tasks need the field `detail`, a text behind the percentage.
+    Tasks need the field `detail`, a text behind the percentage; a narrow terminal shows neither it nor the bar.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    ) as bar:
+    console = _progress_console()
+    name, percentage = TextColumn("{task.description}", table_column=Column(no_wrap=True)), _PERCENTAGE
+    columns: list[ProgressColumn] = [name, TextColumn(percentage)]
+    if console.width >= _NARROW:
+        detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True))
+        columns = [name, BarColumn(), TextColumn(percentage), detail, TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         yield bar

@@ -3,7 +3,7 @@
 The name of a segment contains its stream and times, see `ingest.segments.names`. A segment is written to its place,
 durably, before its message is sent, and leaves the spool only after Kafka has acknowledged the message. After a crash a
 segment may be sent twice; it is stored once all the same. When a maximum age is set, older segments are deleted once an
-hour. This module does not decode anything.
+hour, or ten times within that age if it is shorter. This module does not decode anything.
 """
 
 from __future__ import annotations
@@ -87,13 +87,15 @@ class Recorder:
         self._expire()
 
     def _expire(self) -> None:
-        if self.place is None or self.keep_seconds is None or time.monotonic() - self._expired_at < _EXPIRE_SECONDS:
+        if self.place is None or self.keep_seconds is None:
+            return
+        if time.monotonic() - self._expired_at < min(_EXPIRE_SECONDS, self.keep_seconds / 10):
             return
         self._expired_at = time.monotonic()
         try:
             gone = expire(self.place, round((time.time() - self.keep_seconds) * 1e6))
         except SourceNotFound as error:
-            _log.warning("old recordings were not deleted; retrying in an hour", problem=str(error))
+            _log.warning("old recordings were not deleted; retrying later", problem=str(error))
             return
         self.expired += len(gone)
         if gone:

@@ -21,8 +21,8 @@ from index.files import write_atomically
 
 __all__ = ["CameraState", "LiveStatus", "StatusRegistry", "read_status"]
 
-State = Literal["connecting", "live", "stalled", "failed"]
-_STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")
+State = Literal["connecting", "live", "stalled", "failed", "stopped"]
+_STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")  # of a running process
 _OLD_SECONDS = 10.0
 
 
@@ -36,7 +36,7 @@ class CameraState(BaseModel):
     url: str
     """Its URL, without credentials."""
     state: State = "connecting"
-    """`connecting`, `live`, `stalled` (it sends nothing) or `failed`."""
+    """`connecting`, `live`, `stalled` (it sends nothing), `failed`, or `stopped` with its process."""
     why: str | None = None
     """The reason for the end of the last connection; None while the camera is live."""
     since: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -83,13 +83,15 @@ class LiveStatus(BaseModel):
     """Bytes of these segments."""
     problem: str | None = None
     """Why segments wait; None when storing and sending work."""
+    stopped: bool = False
+    """Whether the process has stopped reading."""
     cameras: list[CameraState] = Field(default_factory=list)
     """The cameras, by stream."""
 
     @property
     def running(self) -> bool:
-        """Whether the status was written within the last seconds, which a running process does."""
-        return (datetime.now(UTC) - self.updated).total_seconds() < _OLD_SECONDS
+        """Whether the status was written within the last seconds by a process that had not stopped."""
+        return not self.stopped and (datetime.now(UTC) - self.updated).total_seconds() < _OLD_SECONDS
 
 
 class StatusRegistry:
@@ -106,6 +108,7 @@ class StatusRegistry:
         self._states: dict[str, CameraState] = {}
         self._waiting: tuple[int, int] = (0, 0)
         self._problem: str | None = None
+        self._stopped = False
 
     def add(self, state: CameraState) -> None:
         """Add a camera, or replace the one of the same stream."""
@@ -150,8 +153,17 @@ class StatusRegistry:
                 waiting_segments=self._waiting[0],
                 waiting_bytes=self._waiting[1],
                 problem=self._problem,
+                stopped=self._stopped,
                 cameras=[state.model_copy() for _, state in sorted(self._states.items())],
             )
+
+    def stop(self) -> None:
+        """Note that the process has stopped reading: every camera is `stopped`, for the reason it had before."""
+        with self._lock:
+            self._stopped = True
+            streams = list(self._states)
+        for stream in streams:
+            self.change(stream, state="stopped")
 
     def write(self) -> None:
         """Replace the file."""

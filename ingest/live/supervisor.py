@@ -107,6 +107,7 @@ def run_live(
             threads.close()
             writer.finish()
             status.set_waiting(len(spool), spool.bytes, writer.problem)
+            status.stop()
             status.write()
         if writer.failure is not None:
             raise writer.failure

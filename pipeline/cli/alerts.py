@@ -17,7 +17,6 @@ from ingest.alerts.pictures import save_picture
 from ingest.alerts.scorer import replay
 from ingest.alerts.statistics import ScoreStatistics
 from ingest.messages import AlertMessage
-from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.cli.options import (
     From,
@@ -28,6 +27,7 @@ from pipeline.cli.options import (
     StreamIds,
     To,
     kafka_settings,
+    load_models,
     open_store,
     settings_of,
     time_range,
@@ -91,7 +91,7 @@ def _make_questions(
     validate(AlertRule, given, "--warm-up")
     url = Store.open(settings.store).url  # before the models are loaded, so that a missing store is reported at once
     chosen = load_profile(settings.profile)
-    encoders = load_encoders(chosen, settings.device)
+    encoders = load_models(settings)
     Store.open(url, encoders=encoders.pair)
     if chosen.notice:
         print_note(chosen.notice)

@@ -13,8 +13,8 @@ from index.patches.codec import PatchEncoding
 from index.records import from_micros, parse_time
 from index.store import Store
 from ingest.file_ingest import FileReport, IngestProgress, ingest_sources
-from model.encoders.encoder import load_encoders, pick_device
-from model.profiles.profile import load_profile
+from ingest.sources.files import expand
+from model.encoders.encoder import pick_device
 from pipeline.backfill.estimate import dry_run as estimate_backfill
 from pipeline.backfill.manifest import read_manifest
 from pipeline.backfill.report import table
@@ -23,15 +23,19 @@ from pipeline.cli.options import (
     Names,
     OverlapChoice,
     ProfileName,
+    Quiet,
     RequireSandbox,
     StoreUrl,
     TimeZone,
+    check_names,
     check_overlap,
+    check_store,
+    load_models,
     report_sandbox,
     settings_of,
     validate,
 )
-from pipeline.console import print_error, print_json, print_line, progress
+from pipeline.console import interruptible, print_error, print_json, print_line, progress
 
 __all__ = ["app", "backfill", "ingest"]
 
@@ -63,6 +67,7 @@ def ingest(
         typer.Option("--epsilon", help="With differential: store a patch again if 1 − cosine is larger than this."),
     ] = None,
     require_sandbox: RequireSandbox = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Index footage, one frame a second.
@@ -73,16 +78,22 @@ def ingest(
     settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     encoding = _patch_encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
     began = parse_time(start, "--start")
+    chosen_overlap = check_overlap(overlap)
+    check_names(stream, names, timezone)
+    check_store(settings, encoding)
+    _check_sources(sources)
     report_sandbox(settings, announce=False)
-    encoders = load_encoders(load_profile(settings.profile), settings.device)
+    encoders = load_models(settings, quiet=quiet or as_json)
     opened = Store.open_or_create(settings.store, encoders.pair, encoding)
-    with progress(quiet=as_json) as bar:
+    latest: list[IngestProgress] = []  # none, or the last one
+    with interruptible(lambda: _safe(latest, settings.segment_seconds)), progress(quiet=quiet or as_json) as bar:
         task = bar.add_task("ingesting", total=None, detail="")
 
         def show(p: IngestProgress) -> None:
             """Update the progress bar."""
             elapsed = bar.tasks[0].elapsed or 1.0
             detail = f"{p.frames / elapsed:.0f} frames/s, {p.seconds / elapsed:.0f}× real time"
+            latest[:] = [p]
             name = f"{Path(p.file).name} ({p.number + 1}/{p.files})"
             bar.update(task, description=name, completed=p.seconds, total=p.duration, detail=detail)
 
@@ -94,7 +105,7 @@ def ingest(
             start=None if began is None else from_micros(began),
             names=names,
             timezone=timezone,
-            overlap=check_overlap(overlap),
+            overlap=chosen_overlap,
             on_progress=show,
             segment_seconds=settings.segment_seconds,
             limits=settings.decode_limits,
@@ -118,6 +129,24 @@ def ingest(
         print_error(str(file.problem) if file in lost else f"warning: {file.problem}")
     if lost:
         raise typer.Exit(1)
+
+
+def _check_sources(sources: list[str]) -> None:
+    """Raise the error of the first source if all are local and none has a file, before models are loaded."""
+    if any("://" in source for source in sources):
+        return
+    found = expand(sources)
+    if found.problems and not found.files:
+        raise found.problems[0][1]
+
+
+def _safe(latest: list[IngestProgress], segment_seconds: int) -> str:
+    """What an interrupted ingest has stored, by its last progress if there was any."""
+    done = "".join(
+        f"{p.number} of {p.files} files are stored, and of {Path(p.file).name} whole parts of {segment_seconds} s; "
+        for p in latest
+    )
+    return f"{done}run the same command again to continue"
 
 
 def _patch_encoding(kind: str | None, epsilon: float | None) -> PatchEncoding | None:
@@ -187,10 +216,12 @@ def backfill(
     if not dry_run:
         require_extra("beam", "sightline backfill")
     settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
+    check_names(None, names, timezone)
+    check_store(settings)
     entries = read_manifest(manifest, names=names, timezone=timezone)
     report_sandbox(settings, announce=False)
     if dry_run:
-        encoders = load_encoders(load_profile(settings.profile), settings.device)
+        encoders = load_models(settings, quiet=as_json)
         cost = estimate_backfill(
             entries,
             encoders,
@@ -212,21 +243,22 @@ def backfill(
 
     from pipeline.backfill import job  # loads Apache Beam
 
-    report = job.backfill(
-        entries,
-        store=settings.store,
-        profile=settings.profile,
-        device=settings.device,
-        runner=runner,
-        options=options or (),
-        segment_seconds=settings.segment_seconds,
-        piece_seconds=round(piece * 60),
-        staging=staging,
-        limits=settings.decode_limits,
-        threads=threads,
-        max_lost=max_lost,
-        dead_letters=dead_letters,
-    )
+    with interruptible("what is committed stays stored; run the same command again to continue"):
+        report = job.backfill(
+            entries,
+            store=settings.store,
+            profile=settings.profile,
+            device=settings.device,
+            runner=runner,
+            options=options or (),
+            segment_seconds=settings.segment_seconds,
+            piece_seconds=round(piece * 60),
+            staging=staging,
+            limits=settings.decode_limits,
+            threads=threads,
+            max_lost=max_lost,
+            dead_letters=dead_letters,
+        )
     if report_to is not None:
         report_to.parent.mkdir(parents=True, exist_ok=True)
         report_to.write_text(report.model_dump_json(indent=1) + "\n")

@@ -13,24 +13,26 @@ from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.publisher import publish_files
 from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
-from model.encoders.encoder import load_encoders
-from model.profiles.profile import load_profile
 from pipeline.cli.options import (
     Json,
     MetricsPort,
     Names,
     OverlapChoice,
     ProfileName,
+    Quiet,
     RequireSandbox,
     Servers,
     StoreUrl,
     TimeZone,
+    check_names,
     check_overlap,
+    check_store,
     kafka_settings,
+    load_models,
     report_sandbox,
     settings_of,
 )
-from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
+from pipeline.console import interruptible, print_error, print_json, print_line, print_note, progress, stop_event
 
 __all__ = ["app", "consume", "deadletter_list", "deadletter_replay", "publish"]
 
@@ -56,6 +58,7 @@ def publish(
         typer.Option("--objects", help="Folder or bucket for the segments; default: inside the messages."),
     ] = None,
     servers: Servers = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Cut footage into segments and send them to Kafka.
@@ -66,8 +69,11 @@ def publish(
 
     kafka = kafka_settings(settings_of(context), servers)
     began = parse_time(start, "--start")
+    chosen_overlap = check_overlap(overlap)
+    check_names(stream, names, timezone)
     make_topics(kafka)
-    with progress(quiet=as_json) as bar:
+    safe = "the segments that were sent stay in Kafka; run the same command again, which stores nothing twice"
+    with interruptible(safe), progress(quiet=quiet or as_json) as bar:
         task = bar.add_task("publishing", total=None, detail="")
         report = publish_files(
             files,
@@ -77,7 +83,7 @@ def publish(
             start=None if began is None else from_micros(began),
             names=names,
             timezone=timezone,
-            overlap=check_overlap(overlap),
+            overlap=chosen_overlap,
             seconds=seconds,
             objects=objects,
             on_segment=lambda name, _: bar.update(task, advance=1, detail=name),
@@ -116,19 +122,23 @@ def consume(
 
     Runs until it is interrupted. Each second of each stream is stored exactly once.
     """
-    from ingest.kafka.poller import consume as consume_segments  # needs the extra kafka
+    from ingest.kafka.clients import make_topics  # needs the extra kafka
+    from ingest.kafka.poller import consume as consume_segments
 
     settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
+    kafka = kafka_settings(settings, servers)
+    check_store(settings)
+    make_topics(kafka)  # before the models are loaded, so that a broker that does not answer is reported at once
     stop = stop_event()
     report_sandbox(settings)
     metrics = ConsumerMetrics()
     if metrics_port is not None:
         print_note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")
-    encoders = load_encoders(load_profile(settings.profile), settings.device)
+    encoders = load_models(settings, quiet=as_json)
     report = consume_segments(
         Store.open_or_create(settings.store, encoders.pair),
         encoders,
-        kafka=kafka_settings(settings, servers),
+        kafka=kafka,
         group=group,
         settings=settings.consume,
         limits=settings.decode_limits,

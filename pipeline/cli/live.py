@@ -16,7 +16,7 @@ from index.records import parse_time
 from index.store import Store
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
-from ingest.live.config import CameraList, LiveSettings, cameras_of
+from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
 from ingest.live.recorder import Recorder, folder_url
 from ingest.live.status import CameraState, StatusRegistry, read_status
 from ingest.live.store_sink import StoreSink
@@ -24,8 +24,6 @@ from ingest.live.supervisor import STATUS_FILE, run_live
 from ingest.messages import AlertMessage
 from ingest.metrics_server import serve_metrics
 from ingest.outbox import Outbox, publish_alerts
-from model.encoders.encoder import load_encoders
-from model.profiles.profile import load_profile
 from pipeline.cli.alerts import alert_line
 from pipeline.cli.options import (
     Json,
@@ -34,7 +32,9 @@ from pipeline.cli.options import (
     RequireSandbox,
     Servers,
     StoreUrl,
+    check_store,
     kafka_settings,
+    load_models,
     report_sandbox,
     settings_of,
     validate,
@@ -45,6 +45,9 @@ from pipeline.settings import Settings
 __all__ = ["app", "cameras", "clip", "record", "watch"]
 
 app = typer.Typer(rich_markup_mode=None)
+
+_TABLE_WIDTH = 110
+"""Columns of a terminal below which the cameras are listed without a table."""
 
 Urls = Annotated[
     list[str] | None,
@@ -116,11 +119,14 @@ def watch(
     """
     settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     live, listed = _live_settings(settings, folder, seconds), _camera_list(urls, cameras, transport)
+    if isinstance(listed, Path):
+        read_cameras(listed)  # before the models are loaded, so that a mistake is reported at once
+    check_store(settings)
     report_sandbox(settings)
-    encoders = load_encoders(load_profile(settings.profile), settings.device)
-    opened = Store.open_or_create(settings.store, encoders.pair)
     with ExitStack() as stack:
         kafka, outbox = _outbox(settings, servers, stack) if publish else (settings.kafka, None)
+        encoders = load_models(settings, quiet=as_json)
+        opened = Store.open_or_create(settings.store, encoders.pair)
 
         def report(alerts: Sequence[AlertMessage]) -> None:
             """Print alerts, and send them to Kafka if requested."""
@@ -144,7 +150,8 @@ def record(
     cameras: CameraFile = None,
     to: Annotated[str | None, typer.Option("--to", help="Folder or bucket for the segments.")] = None,
     keep_days: Annotated[
-        float | None, typer.Option("--keep-days", help="Delete older segments from --to; default: keep all.")
+        float | None,
+        typer.Option("--keep-days", help="Delete older segments from --to, such as 30 or 0.5; default: keep all."),
     ] = None,
     publish: Annotated[bool, typer.Option("--publish", help="Send each segment to Kafka.")] = False,
     servers: Servers = None,
@@ -192,16 +199,29 @@ def cameras(context: typer.Context, folder: Folder = None, as_json: Json = False
     Lists the newest frame of each camera, its losses, and the reason for its state.
     """
     state = read_status((folder or settings_of(context).live.folder) / STATUS_FILE)
+    if not state.running:  # a process that was killed could not write that its cameras have stopped
+        for camera in state.cameras:
+            camera.state = "stopped"
     if as_json:
         print_json({"running": state.running, **state.model_dump(mode="json")})
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stream", "state", "newest", "frames", "dropped", "late", "reconnects", "drift", "why")
-    for camera in state.cameras:
-        table.add_row(*_row(camera))
-    Console(width=None if Console().is_terminal else 160).print(table)
+    columns = ("stream", "state", "newest", "frames", "dropped", "late", "reconnects", "drift", "why")
+    console = Console()
+    if console.is_terminal and console.width < _TABLE_WIDTH:
+        for camera in state.cameras:
+            stream, condition, *values = _row(camera)
+            print_line(f"{stream}  {condition}")
+            for name, value in zip(columns[2:], values, strict=True):
+                if value:
+                    print_line(f"  {name} {value}")
+    else:
+        table = Table(*columns)
+        for camera in state.cameras:
+            table.add_row(*_row(camera))
+        Console(width=None if console.is_terminal else 160).print(table)
     if state.waiting_segments:
         print_line(f"{state.waiting_segments} segments wait, {state.waiting_bytes / 1e6:.1f} MB")
     if state.problem:
@@ -223,12 +243,15 @@ def clip(
     start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z (RFC 3339).")],
     end: Annotated[str, typer.Option("--to", help="End, such as 2024-03-01T08:05:00Z (RFC 3339).")],
     recording: Annotated[str, typer.Option("--recording", help="Folder or bucket of `record --to`.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Cut a playable clip from a recording.
 
     The clip starts at the last intra frame before the start; the video is not encoded again.
     """
+    if out.exists() and not force:
+        raise UsageError(f"{out}: the file exists; choose another name, or pass --force to replace it")
     began, ends = parse_time(start, "--from"), parse_time(end, "--to")
     assert began is not None  # parse_time returns None for None only
     assert ends is not None

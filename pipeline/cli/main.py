@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from pipeline.console import configure_logging, print_error, print_line, report_error
+from pipeline.console import Interrupted, configure_logging, print_error, print_line, report_error
 
 __all__ = ["COMMANDS", "CommandSource", "LazyGroup", "app", "global_options_first", "load_command", "main", "run"]
 
@@ -89,6 +89,13 @@ class LazyGroup(TyperGroup):
         """Find the command that `args` begin with; an unknown name raises a usage error with similar names."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command if name is None else load_command(name), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises Interrupted, with the message of `pipeline.console.interruptible`, on Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted(*error.args) from None
 
 
 app = typer.Typer(

@@ -9,10 +9,15 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from index.errors import UsageError, validation_message
+from index.patches.codec import PatchEncoding
 from index.records import parse_time
+from index.schemas import check_stream_id
 from index.store import Store
-from ingest.sources.naming import Overlap
-from pipeline.console import print_note
+from index.tables import normalize_url, store_exists
+from ingest.sources.naming import NamePattern, Overlap, time_zone
+from model.encoders.encoder import Encoders, load_encoders
+from model.profiles.profile import load_profile
+from pipeline.console import interruptible, print_note, working
 from pipeline.sandbox_check import check_sandbox
 from pipeline.settings import Settings, load_settings
 
@@ -28,6 +33,7 @@ __all__ = [
     "Names",
     "OverlapChoice",
     "ProfileName",
+    "Quiet",
     "RequireSandbox",
     "Servers",
     "StoreUrl",
@@ -35,8 +41,11 @@ __all__ = [
     "Tau",
     "TimeZone",
     "To",
+    "check_names",
     "check_overlap",
+    "check_store",
     "kafka_settings",
+    "load_models",
     "open_store",
     "report_sandbox",
     "settings_of",
@@ -53,6 +62,7 @@ ProfileName = Annotated[
 StreamIds = Annotated[list[str] | None, typer.Option("--stream", help="A stream, repeatable; default: all streams.")]
 From = Annotated[str | None, typer.Option("--from", help="Start, inclusive, such as 2024-03-01T08:00:00Z (RFC 3339).")]
 To = Annotated[str | None, typer.Option("--to", help="End, exclusive, such as 2024-03-01T09:00:00Z (RFC 3339).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Names = Annotated[
     str | None,
@@ -126,6 +136,34 @@ def check_overlap(value: str) -> Overlap:
         if value == choice:
             return choice  # type: ignore[no-any-return]  # one of the literals
     raise UsageError(f"--overlap {value}: must be one of {', '.join(get_args(Overlap))}")
+
+
+def check_names(stream: str | None, names: str | None, timezone: str | None) -> None:
+    """Check the options that name streams and times, before models are loaded. Raises UsageError."""
+    if stream is not None:
+        check_stream_id(stream)
+    time_zone(timezone)
+    if names is not None:
+        NamePattern.parse(names)
+
+
+def check_store(settings: Settings, encoding: PatchEncoding | None = None) -> None:
+    """Check what can be checked of the profile and the store before models are loaded; the store need not exist.
+
+    Raises:
+        ProfileInvalid: the profile does not exist, or is invalid.
+        StoreError, UsageError: the store cannot be opened, or has another patch encoding.
+    """
+    load_profile(settings.profile)
+    if store_exists(normalize_url(settings.store)):
+        Store.open(settings.store, encoding=encoding)
+
+
+def load_models(settings: Settings, *, quiet: bool = False) -> Encoders:
+    """Load the encoders of the settings' profile, and show that it takes its time. Raises ModelError."""
+    profile = load_profile(settings.profile)
+    with working(f"loading the encoders of {profile.name}", quiet=quiet), interruptible("nothing was changed"):
+        return load_encoders(profile, settings.device)
 
 
 def kafka_settings(settings: Settings, servers: str | None) -> KafkaSettings:

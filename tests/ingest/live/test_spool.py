@@ -159,6 +159,11 @@ def test_the_status_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (camera.state, camera.frames, camera.dropped, camera.codec) == ("live", 14, 1, "h264")
     old = state.model_copy(update={"updated": datetime.now(UTC) - timedelta(minutes=1)})
     assert not old.running
+    registry.stop()
+    registry.write()
+    stopped = read_status(tmp_path / "cameras.json")
+    assert not stopped.running
+    assert [(camera.state, camera.frames) for camera in stopped.cameras] == [("stopped", 14)]
     (tmp_path / "cameras.json").write_text("{")
     with pytest.raises(SourceNotFound):
         read_status(tmp_path / "cameras.json")
