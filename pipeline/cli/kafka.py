@@ -15,6 +15,7 @@ from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
 from pipeline.cli.options import (
     Json,
+    MetricsAddress,
     MetricsPort,
     Names,
     OverlapChoice,
@@ -115,6 +116,7 @@ def consume(
         bool, typer.Option("--accept-expired", help="Continue although messages expired before they were stored.")
     ] = False,
     metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
     require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +135,7 @@ def consume(
     report_sandbox(settings)
     metrics = ConsumerMetrics()
     if metrics_port is not None:
-        print_note(f"metrics on port {serve_metrics(metrics.registry, metrics_port)}")
+        print_note(serve_metrics(metrics.registry, metrics_port, metrics_address))
     encoders = load_models(settings, quiet=as_json)
     report = consume_segments(
         Store.open_or_create(settings.store, encoders.pair),

@@ -27,6 +27,7 @@ from ingest.outbox import Outbox, publish_alerts
 from pipeline.cli.alerts import alert_line
 from pipeline.cli.options import (
     Json,
+    MetricsAddress,
     MetricsPort,
     ProfileName,
     RequireSandbox,
@@ -75,7 +76,9 @@ def _camera_list(urls: list[str] | None, path: Path | None, transport: str) -> C
     return path if path is not None else cameras_of(urls or [], transport)
 
 
-def _run(cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str, port: int | None) -> None:
+def _run(
+    cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str, port: int | None, address: str
+) -> None:
     """Read the cameras until SIGINT or SIGTERM; SIGHUP reads the list of cameras again."""
     stop, reload = stop_event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
@@ -83,7 +86,7 @@ def _run(cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str
     def metrics(registry: StatusRegistry) -> None:
         """Serve the metrics, if a port is given."""
         if port is not None:
-            print_note(f"metrics on port {serve_metrics(registry, port)}")
+            print_note(serve_metrics(registry, port, address))
 
     run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics)
 
@@ -110,6 +113,7 @@ def watch(
     seconds: Seconds = None,
     folder: Folder = None,
     metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
     require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +140,7 @@ def watch(
                 print_note(alert_line(alert))
 
         sink = StoreSink(opened, encoders, settings.consume, settings.decode_limits, on_alerts=report)
-        _run(listed, live, sink, "watch", metrics_port)
+        _run(listed, live, sink, "watch", metrics_port, metrics_address)
     if as_json:
         print_json(sink.report())
     else:
@@ -159,6 +163,7 @@ def record(
     seconds: Seconds = None,
     folder: Folder = None,
     metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = "127.0.0.1",
     require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
@@ -183,7 +188,7 @@ def record(
             kafka=kafka,
             keep_seconds=None if keep_days is None else keep_days * 86_400,
         )
-        _run(listed, live, recorder, "record", metrics_port)
+        _run(listed, live, recorder, "record", metrics_port, metrics_address)
     if as_json:
         print_json(
             {"kept": recorder.kept, "sent": recorder.sent, "refused": recorder.refused, "expired": recorder.expired}

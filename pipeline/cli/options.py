@@ -29,6 +29,7 @@ __all__ = [
     "From",
     "Json",
     "KeyframeCount",
+    "MetricsAddress",
     "MetricsPort",
     "Names",
     "OverlapChoice",
@@ -87,6 +88,9 @@ OverlapChoice = Annotated[
 Servers = Annotated[str | None, typer.Option("--servers", help="Kafka's host:port, several separated by commas.")]
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus metrics on this port.")
+]
+MetricsAddress = Annotated[
+    str, typer.Option("--metrics-address", help="Address of the metrics, such as 0.0.0.0 for all; it has no password.")
 ]
 RequireSandbox = Annotated[
     bool, typer.Option("--require-sandbox", help="Refuse to run where decoders cannot be confined; see `doctor`.")

@@ -90,7 +90,7 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
         assert worker.stderr is not None
         line = worker.stderr.readline()
         assert line.startswith("note: metrics on port "), line + worker.stderr.read()
-        port = int(line.split()[-1])
+        port = int(line.split()[4])
 
         def lags(samples: Samples) -> list[float]:
             return [number for (name, _), number in samples.items() if name == "sightline_consumer_lag_messages"]
