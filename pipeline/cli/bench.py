@@ -15,7 +15,7 @@ import typer
 
 from index.errors import UsageError
 from index.extras import require_extra
-from pipeline.bench import decode, dks, memory, question, service
+from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import print_json, print_line
 from pipeline.figures import figures_page
@@ -78,7 +78,7 @@ def bench_ingest(
 
     Ingests footage that is rendered for the benchmark.
     """
-    print_json(question.bench_ingest(settings_of(context, profile=profile).profile, minutes=minutes))
+    print_json(ingest.bench_ingest(settings_of(context, profile=profile).profile, minutes=minutes))
 
 
 @app.command("memory")
@@ -103,7 +103,7 @@ def bench_ask(
     profile: ProfileName = None,
 ) -> None:
     """Measure the stages of a question over windows of several sizes."""
-    print_json(question.bench_ask(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
+    print_json(ask.bench_ask(settings_of(context, profile=profile).profile, frames or [1_200, 10_000]))
 
 
 @app.command("model")
@@ -179,16 +179,16 @@ def bench_patches(
     profile: ProfileName = None,
 ) -> None:
     """Measure size, exactness and speed of patch encodings."""
-    from pipeline.bench import patches
+    from pipeline.bench.patches import encodings
 
-    report = patches.bench_patches(
+    report = encodings.bench_patches(
         settings_of(context, profile=profile).profile,
         path=path,
         store=store,
         seed=seed,
         minutes=minutes,
         each=each,
-        epsilons=epsilon or patches.EPSILONS,
+        epsilons=epsilon or encodings.EPSILONS,
         load_frames=frames,
         full_frames=full_frames,
         work=work,

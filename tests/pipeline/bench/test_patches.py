@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index.patches.codec import PatchEncoding
-from pipeline.bench.load import bench_load, fill, full_size, patch_bytes
+from pipeline.bench.patches.loading import bench_load, fill, full_size, patch_bytes
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8", "differential"])

@@ -1,12 +1,9 @@
-"""Benchmarks of a whole ingest and a whole question, `sightline bench ingest` and `sightline bench ask`, stage by
-stage."""
+"""Benchmark of a whole question, `sightline bench ask`, stage by stage."""
 
 from __future__ import annotations
 
-import resource
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -14,36 +11,15 @@ from pydantic import BaseModel, ConfigDict
 
 from index.records import FrameRecords, Segment
 from index.store import Store
-from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from model.world.drawing import draw
 from model.world.scenes import make_camera, make_timeline
-from pipeline.demo.render import render
 from pipeline.questions.asker import Asker
 
-__all__ = ["AskReport", "IngestBench", "bench_ask", "bench_ingest"]
+__all__ = ["AskReport", "bench_ask"]
 
 _REPEATS = 3
-
-
-class IngestBench(BaseModel):
-    """Result of ingesting rendered footage."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    profile: str
-    """Name of the profile."""
-    frames: int
-    """Frames ingested."""
-    frames_per_second: float
-    """Frames ingested a second."""
-    realtime_factor: float
-    """Seconds of footage ingested a second."""
-    stages: dict[str, float]
-    """Seconds by stage, as in the report of an ingest."""
-    peak_rss_bytes: int
-    """Peak resident memory of this process."""
 
 
 class AskRow(BaseModel):
@@ -72,23 +48,6 @@ class AskReport(BaseModel):
     """Name of the profile."""
     rows: list[AskRow]
     """One row for each size."""
-
-
-def bench_ingest(profile: str = "micro", *, minutes: float = 5.0) -> IngestBench:
-    """Render `minutes` of one camera and time its ingest. Rendering is not timed."""
-    encoders = load_encoders(load_profile(profile))
-    with tempfile.TemporaryDirectory(prefix="sightline-bench-") as folder:
-        render(11, minutes, 1, Path(folder) / "footage")
-        store = Store.create(Path(folder) / "store", encoders.pair)
-        report = ingest_sources([Path(folder) / "footage"], store=store, encoders=encoders)
-    return IngestBench(
-        profile=profile,
-        frames=report.frames,
-        frames_per_second=report.frames_per_second,
-        realtime_factor=report.realtime_factor,
-        stages=report.stages,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    )
 
 
 def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -> AskReport:

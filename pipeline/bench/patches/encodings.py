@@ -24,7 +24,7 @@ from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from model.selection import keyframe_mask, select_rows
 from model.visual.dfm import merge, merge_frames
-from pipeline.bench.load import LoadRow, bench_load, fill, full_size, patch_bytes
+from pipeline.bench.patches.loading import LoadRow, bench_load, fill, full_size, patch_bytes
 from pipeline.demo.render import questions, render
 
 __all__ = ["EPSILONS", "EncodingRow", "PatchesReport", "bench_patches"]

@@ -1,0 +1,1 @@
+"""Benchmarks of patch encodings: bytes, exactness, loading speed."""
