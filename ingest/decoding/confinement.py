@@ -7,8 +7,8 @@
     capabilities       none, and none to be gained
     landlock           no file can be opened and no TCP port used but those that the caller names; no signal or abstract
                        socket reaches a process outside; no process outside can be traced
-    seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket, no
-                       executable memory
+    seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket (or none but of the
+                       Internet), no executable memory
 
 Descriptors that are open already stay usable; that is how a decoder gets its input and its shared memory. A kernel that
 lacks a layer is not an error: `Posture` says which layers hold, and `require` refuses to go on without them. Everything
@@ -22,19 +22,23 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import json
 import os
+import pkgutil
 import platform
+import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from index.errors import SandboxUnavailable
 
-__all__ = ["LAYERS", "Posture", "confine", "filter_system_calls", "isolate", "probe", "require"]
+__all__ = ["LAYERS", "Posture", "confine", "filter_system_calls", "isolate", "load_submodules", "probe", "require"]
 
 LAYERS = ("no_new_privileges", "namespaces", "capabilities", "landlock", "seccomp")
 """Names of the layers, in the order in which they are applied."""
@@ -76,7 +80,7 @@ def isolate(
 
     Args:
         readable: files and folders that may be opened for reading.
-        writable: folders in which files may be made, written and removed.
+        writable: folders in which files and folders may be made, and files written and removed.
         connect: None for no network at all; else the network stays, and TCP connections go to these ports only.
 
     Returns:
@@ -91,6 +95,18 @@ def isolate(
             "landlock": lambda: _apply_landlock(readable, writable, connect),
         }
     )
+
+
+def load_submodules(package: ModuleType, *, but: Sequence[str] = ()) -> None:
+    """Import every module below a package, for one that imports some of them late, which a confined process cannot.
+
+    Args:
+        package: the package, such as `av`.
+        but: full names of modules to leave out.
+    """
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if module.name not in but:
+            importlib.import_module(module.name)
 
 
 def filter_system_calls(*, network: bool = False, files: bool = False) -> Posture:
@@ -197,7 +213,7 @@ def _drop_capabilities() -> None:
 
 _FS_ALL = {1: 13, 2: 14, 3: 15, 5: 16}  # how many access rights of files each version of the interface knows
 _FS_EXECUTE, _FS_WRITE, _FS_READ_FILE, _FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-_FS_REMOVE_FILE, _FS_MAKE_REG, _FS_REFER, _FS_TRUNCATE = 1 << 5, 1 << 8, 1 << 13, 1 << 14
+_FS_REMOVE_FILE, _FS_MAKE_DIR, _FS_MAKE_REG, _FS_TRUNCATE = 1 << 5, 1 << 7, 1 << 8, 1 << 14
 _NET_BIND, _NET_CONNECT = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _RULE_PATH, _RULE_PORT = 1, 2
@@ -217,7 +233,7 @@ def _apply_landlock(
     ruleset = _check(_LIBC.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0), "landlock_create_ruleset")
     try:
         read = _FS_READ_FILE | _FS_READ_DIR
-        write = read | _FS_WRITE | _FS_REMOVE_FILE | _FS_MAKE_REG | _FS_TRUNCATE
+        write = read | _FS_WRITE | _FS_REMOVE_FILE | _FS_MAKE_DIR | _FS_MAKE_REG | _FS_TRUNCATE
         for paths, access in ((readable, read), (writable, write)):
             for path in paths:
                 _allow_path(ruleset, path, access & handled)
@@ -250,6 +266,7 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _JUMP_EQUAL, _JUMP_SET, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 _PROT_EXEC = 4
+_AF_NETLINK = 16  # socket.AF_NETLINK exists on Linux only
 
 # (x86_64, aarch64); None where the architecture has no such call.
 _MEMORY_AND_TIME: dict[str, tuple[int | None, int | None]] = {
@@ -275,9 +292,10 @@ _FILES: dict[str, tuple[int | None, int | None]] = {
     "getdents64": (217, 61), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "unlink": (87, None),
     "unlinkat": (263, 35), "ftruncate": (77, 46), "fsync": (74, 82), "fdatasync": (75, 83), "pwrite64": (18, 68),
     "getcwd": (79, 17), "fstatfs": (138, 44), "flock": (73, 32), "umask": (95, 166), "fadvise64": (221, 223),
+    "mkdir": (83, None), "mkdirat": (258, 34),
 }  # fmt: skip
 _NETWORK: dict[str, tuple[int | None, int | None]] = {
-    "socket": (41, 198), "connect": (42, 203), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
+    "connect": (42, 203), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
     "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243), "shutdown": (48, 210), "bind": (49, 200),
     "getsockname": (51, 204), "getpeername": (52, 205), "setsockopt": (54, 208), "getsockopt": (55, 209),
     "listen": (50, 201),
@@ -294,7 +312,7 @@ _LOUD: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 _CHECKED: dict[str, tuple[int, int]] = {
     "mmap": (9, 222), "mprotect": (10, 226), "clone": (56, 220), "clone3": (435, 435), "tgkill": (234, 131),
-    "prlimit64": (302, 261), "prctl": (157, 167),
+    "prlimit64": (302, 261), "prctl": (157, 167), "socket": (41, 198),
 }  # fmt: skip
 
 
@@ -357,6 +375,9 @@ def _program(machine: str, *, network: bool, files: bool) -> bytes:
     checked("tgkill", (0, _JUMP_EQUAL, os.getpid(), _ALLOW), otherwise=refused)
     checked("prlimit64", (2, _JUMP_EQUAL, 0, _ALLOW), otherwise=refused)
     checked("prctl", (0, _JUMP_EQUAL, _PR_SET_NAME, _ALLOW), otherwise=refused)
+    if network:  # the C library asks for its addresses by netlink; no Unix socket, whose path Landlock does not see
+        families = (socket.AF_INET, socket.AF_INET6, _AF_NETLINK)
+        checked("socket", *((0, _JUMP_EQUAL, int(family), _ALLOW) for family in families), otherwise=refused)
     answer(refused)
     return b"".join(struct.pack("HBBI", *instruction) for instruction in out)
 

@@ -14,10 +14,8 @@ closed for writing, the child is killed. When the asking process ends, the serve
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import pkgutil
 import select
 import signal
 import socket
@@ -28,7 +26,7 @@ from typing import Any, NoReturn
 
 import av
 
-from ingest.decoding.confinement import Posture, filter_system_calls, isolate
+from ingest.decoding.confinement import Posture, filter_system_calls, isolate, load_submodules
 from ingest.decoding.protocol import DESCRIPTORS, ENDED, INT, LENGTH
 from ingest.decoding.worker import decode_order
 
@@ -140,19 +138,11 @@ class _Server:
                     del self.children[descriptor]
 
 
-def _load_everything() -> None:
-    """Import every module of PyAV: it imports some when a file of some kind is opened, which a confined process
-    cannot."""
-    for module in pkgutil.walk_packages(av.__path__, "av."):
-        if module.name not in ("av.__main__", "av.datasets"):
-            importlib.import_module(module.name)
-
-
 def main() -> int:
     """Serve the socket that the command line names until it is closed."""
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the asking process decides
-    _load_everything()
+    load_submodules(av, but=("av.__main__", "av.datasets"))  # PyAV imports some when it opens a file of some kind
     isolated = isolate()
     posture = json.dumps(isolated.layers).encode()
     requests.sendall(LENGTH.pack(len(posture)) + posture)

@@ -186,7 +186,10 @@ class CameraThread:
 
     def _handle(self, event: dict[str, Any]) -> None:
         stream, kind = self.camera.stream, event["event"]
-        if kind == "open":
+        if kind == "confined":
+            report = _log.warning if {"landlock", "seccomp"}.intersection(event["missing"]) else _log.debug
+            report("confinement of the camera's process", stream=stream, posture=str(event["why"]))
+        elif kind == "open":
             shape = {name: event[name] for name in ("codec", "width", "height")}
             self.status.change(stream, state="live", why=None, **shape)
             _log.info("camera is live", stream=stream, **shape)

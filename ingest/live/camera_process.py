@@ -3,11 +3,16 @@
 From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`), and nothing else. When stdin is
 closed, by the parent or because the parent has died, the packets received so far are written as a last segment.
 To the parent, on stdout, lines of JSON:
+    {"event": "confined", "missing", "why"}                                          names of the layers that do not hold
     {"event": "open", "codec", "width", "height"}
     {"event": "beat", "frames", "dropped", "skipped", "late", "newest", "drift", "anchors"}
                                                                                 twice a second while packets arrive
     {"event": "segment", "name", "start", "duration", "frames", "bytes"}             its file is complete and durable
     {"event": "error", "type", "message"}                                            the last line
+Before it connects, the process confines itself (`ingest.decoding.confinement`): it can write below its folder, read the
+files that name resolution needs and the file of `loop:`, and open TCP connections to the ports that its URL may need;
+it can open no other file, start no program and no process, and reach no local socket.
+
 A call of FFmpeg may hang beyond its time-out. A second thread therefore watches for silence: when a camera sends
 nothing for too long, it writes the open segment and ends the process.
 """
@@ -25,16 +30,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
+
 from index.errors import SourceError, SourceNotFound, SourceStalled, mask_url
 from index.files import write_atomically
+from ingest.decoding.confinement import confine, load_submodules
 from ingest.live.capture_clock import CaptureClock
 from ingest.live.cutter import CodecChanged, LiveCutter, LiveSegment
-from ingest.live.source import LiveSource
+from ingest.live.source import LiveSource, loop_path
 from ingest.segments.names import segment_name
-from ingest.sources.url_policy import UrlPolicy
+from ingest.sources.pinned_http import tls_context
+from ingest.sources.url_policy import UrlPolicy, check_url
 
 _BEAT_SECONDS = 0.5
 _POLL_SECONDS = 0.1
+_RESOLVER_FILES = (
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+)
+_HTTP_PORTS = (80, 443)  # a playlist or a redirect may lead to a server at the other's port
 
 
 class _CameraReader:
@@ -52,6 +70,22 @@ class _CameraReader:
         line = json.dumps({"event": event, **values}).encode() + b"\n"
         while line:
             line = line[os.write(self._out, line) :]
+
+    def confine(self) -> None:
+        """Give up all that this camera does not need. Raises SourceError if the URL is not allowed, or has no host."""
+        url, readable = self.order["url"], list(_RESOLVER_FILES)
+        # The look-up also loads what name resolution loads late, which a confined process cannot.
+        checked = check_url(url, UrlPolicy.model_validate(self.order["policy"]))
+        load_submodules(av, but=("av.__main__", "av.datasets"))
+        ports: list[int] | None = [] if checked.port is None else [checked.port]
+        if checked.scheme in ("http", "https"):
+            tls_context()
+            ports = sorted({*_HTTP_PORTS, *ports})
+        elif checked.scheme == "loop":
+            ports, readable = None, [loop_path(url)]
+        self.folder.mkdir(parents=True, exist_ok=True)  # only what exists can be allowed
+        posture = confine(readable=readable, writable=[self.folder], connect=ports)
+        self.send("confined", missing=posture.missing, why=str(posture))
 
     # ---- the main thread -----------------------------------------------------------------------------------------
 
@@ -129,8 +163,10 @@ class _CameraReader:
 
     def watch(self) -> None:
         """End the process when stdin is closed, or when no packet arrives for too long."""
+        stdin = select.poll()
+        stdin.register(0, select.POLLIN)
         while True:
-            ended = bool(select.select([0], [], [], _POLL_SECONDS)[0]) and not os.read(0, 1)
+            ended = bool(stdin.poll(_POLL_SECONDS * 1000)) and not os.read(0, 1)
             silent = time.monotonic() - self.last_packet
             if not ended and silent <= self.limit:
                 continue
@@ -159,13 +195,16 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"], order["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     reader = _CameraReader(order, out)
-    threading.Thread(target=reader.watch, daemon=True).start()
     try:
+        reader.confine()  # before the second thread: some layers are a thread's own
+        threading.Thread(target=reader.watch, daemon=True).start()
         reader.run()
     except Exception as error:  # every error is reported to the parent
-        with reader.lock, suppress(OSError):
-            reader.finish()
-            reader.error(error)
+        with reader.lock:
+            with suppress(OSError):  # the disk may be what failed
+                reader.finish()
+            with suppress(OSError):
+                reader.error(error)
     os._exit(0)  # an orderly exit may hang on native threads
 
 

@@ -22,7 +22,7 @@ from ingest.decoding.demuxer import FOOTAGE_FORMATS
 from ingest.sources.pinned_http import PinnedHttp
 from ingest.sources.url_policy import UrlPolicy, check_url
 
-__all__ = ["LiveSource"]
+__all__ = ["LiveSource", "loop_path"]
 
 _WHITELIST = {
     "rtsp": "rtsp,rtp,rtcp,udp,tcp",
@@ -63,7 +63,7 @@ class LiveSource:
         self.scheme = urlsplit(url).scheme.lower()
         self._url, self._policy, self._transport, self._times = url, policy, transport, (connect, stall)
         self._http = PinnedHttp(policy, timeout=stall)
-        self.container = self._open()
+        self.container = self._first = self._open()
         videos = [s for s in self.container.streams.video if s.codec_context is not None]
         if not videos:
             self.close()
@@ -93,8 +93,9 @@ class LiveSource:
 
     def close(self) -> None:
         """Close the source. Never raises."""
-        with suppress(av.error.FFmpegError, OSError, SourceError):
-            self.container.close()
+        for container in {self.container, self._first}:
+            with suppress(av.error.FFmpegError, OSError, SourceError):
+                container.close()
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class LiveSource:
     # ---- files played in a loop ----------------------------------------------------------------------------------
 
     def _path(self) -> str:
-        path = Path(self._url.removeprefix("loop:").removeprefix("//")).expanduser().absolute()
+        path = Path(loop_path(self._url))
         if not path.is_file():
             raise SourceNotFound(f"{self.shown}: no such file")
         return str(path)
@@ -218,9 +219,15 @@ class LiveSource:
             if not count:
                 raise NotVideo(f"{self.shown}: the file contains no video packets")
             shift = ends - (zero or 0.0)
-            self.container.close()
+            if self.container is not self._first:  # whoever reads the packets uses its stream as the template of others
+                self.container.close()
             self.container = self._open_file(metadata_errors="ignore")
             self.stream = next(s for s in self.container.streams.video if s.codec_context is not None)
+
+
+def loop_path(url: str) -> str:
+    """The absolute path of the file that a `loop:` URL names."""
+    return str(Path(url.removeprefix("loop:").removeprefix("//")).expanduser().absolute())
 
 
 def _is_playlist(head: bytes) -> bool:

@@ -19,13 +19,14 @@ import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from index.errors import SourceNotFound, mask_url
 from ingest.sources.url_policy import CheckedUrl, UrlPolicy, check_url
 
-__all__ = ["PinnedHttp", "Response"]
+__all__ = ["PinnedHttp", "Response", "tls_context"]
 
 _MAX_REDIRECTS = 5
 _MAX_BYTES = 256 * 2**20
@@ -112,8 +113,13 @@ class _PinnedTlsConnection(_PinnedConnection):
     def connect(self) -> None:
         """Connect to the address and start TLS."""
         super().connect()
-        context = ssl.create_default_context()
-        self.sock = context.wrap_socket(self.sock, server_hostname=self._checked.host)
+        self.sock = tls_context().wrap_socket(self.sock, server_hostname=self._checked.host)
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """The TLS settings of every connection. A process that confines itself calls this first: it reads certificates."""
+    return ssl.create_default_context()
 
 
 class PinnedHttp:

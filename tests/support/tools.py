@@ -17,6 +17,7 @@ _PACKAGES = {
     "ffmpeg": "ffmpeg",
     "java": "a Java runtime, version 17",
     "mvn": "Maven",
+    "openssl": "OpenSSL's command",
     "promtool": "Prometheus, which includes promtool",
     "rtsp": "GStreamer's RTSP server, by `infra/rtsp/server.sh install` as root",
 }
