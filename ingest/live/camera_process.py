@@ -77,10 +77,11 @@ class _CameraReader:
         # The look-up also loads what name resolution loads late, which a confined process cannot.
         checked = check_url(url, UrlPolicy.model_validate(self.order["policy"]))
         load_submodules(av, but=("av.__main__", "av.datasets"))
-        ports: list[int] | None = [] if checked.port is None else [checked.port]
+        own = [] if checked.port is None else [checked.port]
+        ports: list[int] | None = own
         if checked.scheme in ("http", "https"):
             tls_context()
-            ports = sorted({*_HTTP_PORTS, *ports})
+            ports = sorted({*_HTTP_PORTS, *own})
         elif checked.scheme == "loop":
             ports, readable = None, [loop_path(url)]
         self.folder.mkdir(parents=True, exist_ok=True)  # only what exists can be allowed
