@@ -19,11 +19,11 @@ This module does not know how frames are decoded or encoded, nor what a question
 
 from __future__ import annotations
 
+import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,19 @@ from numpy.typing import NDArray
 from index.columns import digest, to_matrix
 from index.commits.append import append
 from index.delta.row_filter import in_window, of_streams
-from index.errors import EmptyWindow, StoreCorrupt, UnknownStream, UsageError
+from index.errors import EmptyWindow, StoreCorrupt, UsageError
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
+from index.maintenance.expiry import Expired, apply_retention
 from index.maintenance.retention import finish_deletions, forget
+from index.maintenance.rules import RetentionRule
 from index.maintenance.verification import verify
 from index.patches.codec import PatchEncoding
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 from index.search.vector_search import VectorSearch
+from index.stream_patterns import is_pattern, match_streams
 from index.tables import Tables, is_remote, normalize_url, store_exists
 from index.window import Window
 
@@ -268,23 +271,21 @@ class Store:
     def check_scope(
         self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None
     ) -> list[str]:
-        """The names of the streams that are meant, ascending.
+        """The names of the streams that are meant, ascending; all when None.
+
+        Args:
+            streams: names, and patterns such as `gate-*` (see `index.stream_patterns`).
+            start, end: the window, UTC microseconds.
 
         Raises:
-            UnknownStream: the store has no such stream; the message has a similar name, if there is one.
+            UnknownStream: a name or pattern matches no stream; the message has a similar name, if there is one.
             UsageError: the window ends before it begins.
         """
         if start is not None and end is not None and start >= end:
             raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
         known = self.tables.frames.partition_values("stream_id")
-        streams = [unicodedata.normalize("NFC", name) for name in streams or ()]
-        for name in streams:
-            if name not in known:
-                similar = get_close_matches(name, known, 1)
-                meant = f"did you mean {similar[0]}? It" if similar else "it"
-                listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") or "none"
-                raise UnknownStream(f"{name}: the store has no such stream; {meant} has {listed}")
-        return sorted(set(streams)) if streams else known
+        names = [unicodedata.normalize("NFC", name) for name in streams or ()]
+        return match_streams(names, known) if names else known
 
     def _empty_window(self, names: Sequence[str]) -> EmptyWindow:
         held = [s for s in self.streams() if s.stream_id in names]
@@ -340,7 +341,32 @@ class Store:
         `index.maintenance.compaction.compact`."""
         if not dry_run:
             finish_deletions(self.tables, self.vectors.shards)
-        return compact(self.tables, streams, dry_run=dry_run)
+        held = self.tables.segments.partition_values("stream_id")
+        return compact(self.tables, match_streams(streams, held) if streams else None, dry_run=dry_run)
+
+    def expire(
+        self, rules: Mapping[str, RetentionRule], now: int | None = None, *, dry_run: bool = False
+    ) -> list[Expired]:
+        """Delete what the rules do not allow; see `index.maintenance.expiry.apply_retention`.
+
+        Args:
+            rules: rules by pattern of streams.
+            now: the present, UTC microseconds; read from the clock when None.
+            dry_run: delete nothing.
+        """
+        present = time.time_ns() // 1000 if now is None else now
+        return apply_retention(self.tables, self.vectors.shards, rules, present, dry_run=dry_run)
+
+    def forgettable(self, streams: Sequence[str]) -> list[str]:
+        """The streams that `forget` is asked to delete: names as they are, because a name without frames may have a
+        deletion to complete, and patterns replaced by the streams that match.
+
+        Raises:
+            UnknownStream: a pattern matches no stream.
+        """
+        held = sorted({name for table in self.tables.all() for name in table.partition_values("stream_id")})
+        names = [n for name in streams for n in (match_streams([name], held) if is_pattern(name) else [name])]
+        return list(dict.fromkeys(names))
 
     def forget(self, stream_id: str, before: int | None = None) -> int:
         """Delete a stream's frames for good; see `index.maintenance.retention.forget`."""

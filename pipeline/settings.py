@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError, validation_message
+from index.maintenance.rules import RetentionRule
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.live.config import LiveSettings
@@ -66,6 +67,10 @@ class Settings(BaseSettings):
     """Bearer token of the model service, for the service itself and for its clients."""
     service_token_file: Path | None = None
     """File with the bearer token; it takes precedence over `service_token`."""
+    retention: dict[str, RetentionRule] = Field(default_factory=dict)
+    """How long footage stays in the store, by pattern of streams, which `compact` applies: tables such as
+    `[retention."gate-*"]` with `days`, `bytes` or both. The first pattern that matches a stream counts; a stream that
+    none matches stays for ever."""
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     """Table of the Kafka settings."""
     consume: ConsumeSettings = Field(default_factory=ConsumeSettings)

@@ -24,11 +24,14 @@ from index.tables import Tables, is_remote
 __all__ = ["finish_deletions", "forget", "unfinished_deletions"]
 
 
-def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | None = None) -> int:
+def forget(
+    tables: Tables, shards: FaissShards, stream_id: str, before: int | None = None, *, staging: bool = True
+) -> int:
     """Delete a stream's frames captured before `before`, UTC microseconds; all frames when None.
 
     Afterwards no file of the store contains them. Deleted footage may be ingested again. Frames that a stopped backfill
-    left in its staging folder are deleted too, of all streams; the next backfill makes them again.
+    left in its staging folder are deleted too, of all streams, unless `staging` is False; the next backfill makes them
+    again.
 
     Returns:
         The number of frames deleted.
@@ -44,9 +47,9 @@ def forget(tables: Tables, shards: FaissShards, stream_id: str, before: int | No
         raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
     removed = 0
     while True:
-        shards.drop(stream_id)  # first: what a shard contains is found by a search
+        _drop_shards(shards, stream_id, before)  # first: what a shard contains is found by a search
         deletion = pending or begin(tables, stream_id, before)
-        removed += _complete(tables, shards, stream_id, deletion)
+        removed += _complete(tables, shards, stream_id, deletion, staging=staging)
         if deletion.before == before and (pending is None or pending.has_rows):
             return removed
         pending = None
@@ -64,18 +67,23 @@ def finish_deletions(tables: Tables, shards: FaissShards) -> None:
         _complete(tables, shards, stream_id, deletion)
 
 
-def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Deletion) -> int:
+def _drop_shards(shards: FaissShards, stream_id: str, before: int | None) -> None:
+    """Delete the shards with frames before `before`, UTC microseconds; all of the stream when None."""
+    shards.drop(stream_id, None if before is None else day_of(before))
+
+
+def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Deletion, *, staging: bool = True) -> int:
     """Do what is left of a deletion; returns the number of frames."""
     removed = delete_rows(tables, stream_id, deletion) if deletion.has_rows else 0
     for table in tables.all():
         table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
         if not is_remote(tables.url):
             _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
-    shards.drop(stream_id)
+    _drop_shards(shards, stream_id, deletion.before)
     StandingQuestionStore(tables.url).delete_state(stream_id)
-    files, staging = fsspec.core.url_to_fs(f"{tables.url}/staging")
-    if files.exists(staging):
-        files.rm(staging, recursive=True)
+    files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")
+    if staging and files.exists(staged):
+        files.rm(staged, recursive=True)
     finish(tables, stream_id, deletion)
     return removed
 

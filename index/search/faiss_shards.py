@@ -146,6 +146,16 @@ class FaissShards:
         """Stream and day of every shard, ascending."""
         return sorted((decode_stream_id(p.parent.name), p.stem) for p in self.folder.glob("*/*.faiss"))
 
-    def drop(self, stream_id: str | None = None) -> None:
-        """Delete the shards of one stream, or all when None."""
+    def drop(self, stream_id: str | None = None, until: str | None = None) -> None:
+        """Delete the shards of one stream, or all when None.
+
+        Args:
+            stream_id: the stream.
+            until: the last UTC day, YYYY-MM-DD, whose shards are deleted; every day when None.
+        """
+        if stream_id is not None and until is not None:
+            for path in (self.folder / encode_stream_id(stream_id)).glob("[0-9]*"):
+                if path.name[: len(until)] <= until:
+                    path.unlink(missing_ok=True)
+            return
         shutil.rmtree(self.folder / encode_stream_id(stream_id) if stream_id else self.folder, ignore_errors=True)

@@ -60,7 +60,10 @@ StoreUrl = Annotated[str | None, typer.Option("--store", help="URL or path of th
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Model profile: micro, edge, vilamp, or a TOML file.")
 ]
-StreamIds = Annotated[list[str] | None, typer.Option("--stream", help="A stream, repeatable; default: all streams.")]
+StreamIds = Annotated[
+    list[str] | None,
+    typer.Option("--stream", help="A stream, or a pattern such as 'gate-*', repeatable; default: all."),
+]
 From = Annotated[str | None, typer.Option("--from", help="Start, inclusive, such as 2024-03-01T08:00:00Z (RFC 3339).")]
 To = Annotated[str | None, typer.Option("--to", help="End, exclusive, such as 2024-03-01T09:00:00Z (RFC 3339).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

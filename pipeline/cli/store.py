@@ -9,9 +9,11 @@ import typer
 
 from index.errors import StoreError, UsageError
 from index.maintenance.compaction import TableCompaction
+from index.maintenance.expiry import Expired
 from index.records import parse_time, rfc3339
-from pipeline.cli.options import Json, StoreUrl, StreamIds, open_store
-from pipeline.console import print_error, print_json, print_line, stop_event
+from index.stream_patterns import is_pattern
+from pipeline.cli.options import Json, StoreUrl, StreamIds, open_store, settings_of
+from pipeline.console import print_error, print_json, print_line, print_note, stop_event
 
 __all__ = ["app", "compact", "forget", "reindex", "streams", "verify"]
 
@@ -19,11 +21,16 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("streams")
-def streams(context: typer.Context, store: StoreUrl = None, as_json: Json = False) -> None:
+def streams(context: typer.Context, store: StoreUrl = None, stream: StreamIds = None, as_json: Json = False) -> None:
     """List the streams of a store."""
     opened = open_store(context, store)
+    chosen = opened.check_scope(stream) if stream else None
     encoders = {"frame": opened.encoders.frame.name, "patch": opened.encoders.patch.name}
-    rows = [(s.stream_id, s.frames, rfc3339(s.first), rfc3339(s.last)) for s in opened.streams()]
+    rows = [
+        (s.stream_id, s.frames, rfc3339(s.first), rfc3339(s.last))
+        for s in opened.streams()
+        if chosen is None or s.stream_id in chosen
+    ]
     if as_json:
         names = ("stream_id", "frames", "first", "last")
         print_json([{**dict(zip(names, row, strict=True)), "encoders": encoders} for row in rows])
@@ -71,29 +78,50 @@ def compact(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Merge the small files of a store.
+    """Merge the small files of a store, and delete what the retention does not allow.
 
-    Live streams leave many small files. Also removes old log entries. Safe while other processes write to the store or
-    read it.
+    Live streams leave many small files. Also removes old log entries. Without --stream, the rules of `[retention]` in
+    the settings file are applied first. Safe while other processes write to the store or read it.
     """
-    if every is None:
-        _print_compaction(open_store(context, store).compact(stream, dry_run=dry_run), as_json=as_json, dry_run=dry_run)
-        return
-    if dry_run:
+    if every is not None and dry_run:
         raise UsageError("--every and --dry-run exclude each other")
+    rules = {} if stream else settings_of(context).retention
+
+    def run() -> None:
+        """Apply the retention and compact, once."""
+        opened = open_store(context, store)
+        for expired in opened.expire(rules, dry_run=dry_run):
+            _report_expired(expired, as_json=as_json, dry_run=dry_run)
+        _print_compaction(opened.compact(stream, dry_run=dry_run), as_json=as_json, dry_run=dry_run)
+
+    if every is None:
+        run()
+        return
     stop = stop_event()
     while not stop.is_set():
         try:
-            _print_compaction(open_store(context, store).compact(stream), as_json=as_json, dry_run=False)
+            run()
         except StoreError as error:  # no store yet, or another compaction is running: try again next time
             print_error(str(error))
         stop.wait(every)
+
+
+def _report_expired(expired: Expired, *, as_json: bool, dry_run: bool) -> None:
+    where = f"{expired.stream_id} before {rfc3339(expired.before)} (retention {expired.pattern!r})"
+    if dry_run:
+        line = f"{where}: would be deleted"
+    else:
+        line = f"{where}: {expired.frames} frames deleted, {expired.bytes / 1e6:.1f} MB"
+    print_note(line) if as_json else print_line(line)
 
 
 def _print_compaction(report: list[TableCompaction], *, as_json: bool, dry_run: bool) -> None:
     if as_json:
         print_json(report)
         return
+    if not any(table.merged or table.removed for table in report):
+        verb = "would be" if dry_run else "was"
+        print_line(f"nothing {verb} merged or removed: no partition has four small files or more")
     for table in report:
         if dry_run:
             print_line(
@@ -110,7 +138,9 @@ def _print_compaction(report: list[TableCompaction], *, as_json: bool, dry_run: 
 @app.command("forget")
 def forget(
     context: typer.Context,
-    stream: Annotated[str, typer.Option("--stream", help="The stream.")],
+    streams: Annotated[
+        list[str], typer.Option("--stream", help="The stream, or a pattern such as 'gate-*'; repeatable.")
+    ],
     store: StoreUrl = None,
     before: Annotated[
         str | None,
@@ -119,20 +149,24 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a stream, or its older part, permanently.
+    """Delete streams, or their older part, permanently.
 
     Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone.
     """
     cut = parse_time(before, "--before")
     opened = open_store(context, store)
+    names = opened.forgettable(streams)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("forget deletes permanently and standard input is not a terminal; pass --yes to confirm")
         earlier = f" before {before}" if before else ""
-        if not typer.confirm(f"Delete {stream}{earlier} permanently?", err=True):
+        if not typer.confirm(f"Delete {', '.join(names)}{earlier} permanently?", err=True):
             raise typer.Exit(1)
-    removed = opened.forget(stream, cut)
+    done = []
+    for name in names:
+        done.append({"stream_id": name, "frames": opened.forget(name, cut)})
+        if not as_json:
+            print_line(f"{done[-1]['frames']} frames of {name} deleted")
     if as_json:
-        print_json({"stream_id": stream, "frames": removed})
-    else:
-        print_line(f"{removed} frames of {stream} deleted")
+        one_name = len(streams) == 1 and not is_pattern(streams[0])
+        print_json(done[0] if one_name else done)

@@ -44,3 +44,39 @@ def test_compact_refuses_what_cannot_be(tmp_path: Path) -> None:
         assert done.exit_code != 0
         with pytest.raises(Exception, match=text):
             raise done.exception or AssertionError
+
+
+def test_compact_applies_the_retention_of_the_settings(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    feed(store, 0, 5)
+    settings = tmp_path / "sightline.toml"
+    settings.write_text('[retention."fr*"]\ndays = 30\n')
+    arguments = ["--config", str(settings), "compact", "--store", store.url]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert "(retention 'fr*'): would be deleted" in planned.stdout
+    assert {s.stream_id for s in store.streams()} == {"back", "front"}
+    limited = CliRunner().invoke(app, [*arguments, "--stream", "b*"])
+    assert "retention" not in limited.stdout
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "(retention 'fr*'): 10 frames deleted" in done.stdout or "frames deleted" in done.stdout
+    assert {s.stream_id for s in store.streams()} == {"back"}
+    again = CliRunner().invoke(app, arguments)
+    assert "nothing was merged or removed" in again.stdout
+    assert store.verify() == []
+    settings.write_text('[retention."fr*"]\nweeks = 30\n')
+    wrong = CliRunner().invoke(app, arguments)
+    assert "retention.fr*.weeks: this key is not known" in str(wrong.exception)
+
+
+def test_patterns_of_streams(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    feed(store, 0, 1)
+    listed = CliRunner().invoke(app, ["streams", "--store", store.url, "--stream", "f*", "--json"])
+    assert [row["stream_id"] for row in json.loads(listed.stdout)] == ["front"]
+    none = CliRunner().invoke(app, ["forget", "--store", store.url, "--stream", "x*", "--yes"])
+    assert "no stream of the store matches" in str(none.exception)
+    gone = CliRunner().invoke(app, ["forget", "--store", store.url, "--stream", "*", "--yes", "--json"])
+    assert [row["stream_id"] for row in json.loads(gone.stdout)] == ["back", "front"]
+    assert store.streams() == []
