@@ -114,6 +114,7 @@ __all__ = [
     "WeightsInvalid",
     "WeightsNotFound",
     "mask_url",
+    "shown_text",
     "validation_message",
 ]
 
@@ -337,6 +338,7 @@ _SECRET = r"(?:token|secret|password|passwd|pwd|signature|credential|(?:api|acce
 _SECRET_KEY, _SECRET_INSIDE = re.compile(rf"{_SECRET}\Z", re.I), re.compile(rf"{_SECRET}(?:=|%3d)", re.I)
 _CLOSERS = "\"'`>)]},.;:"
 _MASK = "***"
+_SHOWN = 500  # characters of a text from outside that a message shows
 
 
 def mask_url(text: str) -> str:
@@ -410,10 +412,17 @@ def _mask_values(text: str) -> str:
     return _ASSIGNMENT.sub(masked, text)
 
 
+def shown_text(text: str) -> str:
+    """`text` from outside as it may appear in a message: URLs masked, at most 500 characters, and valid in UTF-8."""
+    masked = mask_url(text)
+    short = masked if len(masked) <= _SHOWN else f"{masked[:_SHOWN]}…"
+    return "".join(letter if letter.isprintable() or letter.isspace() else f"\\u{ord(letter):04x}" for letter in short)
+
+
 def validation_message(error: ValidationError) -> str:
     """The first problem that pydantic found, as `FIELD.FIELD: MESSAGE`; contains neither the value nor credentials."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     unknown = first["type"] == "extra_forbidden"
     message = "this key is not known" if unknown else first["msg"].removeprefix("Value error, ")
-    return mask_url(f"{place}: {message}" if place else message)
+    return shown_text(f"{place[:_SHOWN]}: {message}" if place else message)

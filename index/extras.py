@@ -16,11 +16,13 @@ __all__ = ["EXTRA_OF_MODULE", "missing_extra", "require_extra"]
 EXTRA_OF_MODULE = {
     "accelerate": "train",
     "apache_beam": "beam",
+    "cramjam": "kafka",
     "crc32c": "kafka",
     "fastapi": "service",
     "google": "beam",
     "grpc": "beam",
     "kafka": "kafka",
+    "lz4": "kafka",
     "matplotlib": "train",
     "starlette": "service",
     "uvicorn": "service",

@@ -13,14 +13,16 @@ under the wrong stream or time. This module knows nothing of brokers.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_json
 
-from index.errors import MessageInvalid, validation_message
+from index.errors import MessageInvalid, shown_text, validation_message
 from index.records import ClockSource, from_micros, to_micros
 from index.schemas import StreamId
 
@@ -52,7 +54,7 @@ def origin_of(topic: str, partition: int, offset: int) -> str:
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     version: Literal[1] = VERSION
     """Version of the message's schema."""
@@ -73,7 +75,7 @@ class SegmentMessage(_Message):
     """Seconds from the first frame to the end of the last."""
     media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4"
     """Container format of the footage."""
-    size: int = Field(gt=0)
+    size: int = Field(gt=0, le=2**40)
     """Bytes of the footage."""
     sha256: Sha256
     """SHA-256 of the footage, in hexadecimal."""
@@ -89,6 +91,15 @@ class SegmentMessage(_Message):
     def _plausible(cls, value: AwareDatetime) -> AwareDatetime:
         if not 1971 <= value.year <= 2999:
             raise ValueError(f"the year {value.year} is not between 1971 and 2999")
+        return value
+
+    @field_validator("uri")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not value.isprintable():
+                raise ValueError("it contains control characters")
+            _ = urlsplit(value).port  # raises ValueError, as urlsplit does, for a host or port that is none
         return value
 
     @model_validator(mode="after")
@@ -112,7 +123,7 @@ class SegmentMessage(_Message):
             return None
         try:
             payload = base64.b64decode(self.data, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # a binascii.Error, or characters beyond ASCII
             raise MessageInvalid(
                 f"{self.stream}: the segment's data is not base64 ({error}); produce it again"
             ) from None
@@ -202,8 +213,8 @@ class DeadLetter(_Message):
     """Name of the error, see `index.errors`."""
     reason: str
     """The error's message."""
-    where: Literal["message", "clock", "fetch", "decode"]
-    """The step that failed."""
+    where: Literal["batch", "message", "clock", "fetch", "decode"]
+    """The step that failed. `batch`: the value is a record batch, or a record of one, that cannot be read."""
     attempt: int = Field(ge=1)
     """How often the message has been tried, replays included."""
     group: str
@@ -215,7 +226,11 @@ class DeadLetter(_Message):
     text: str | None = None
     """The original's value, if it is UTF-8."""
     data: str | None = None
-    """The original's value in base64, if it is not UTF-8."""
+    """The original's value in base64, if it is not UTF-8 or shorter so."""
+    key_data: str | None = None
+    """The original's key in base64, if it is not UTF-8."""
+    headers: tuple[tuple[str, str | None], ...] | None = None
+    """The original's headers, their values in base64, if there are any."""
 
     @property
     def origin(self) -> str:
@@ -224,35 +239,72 @@ class DeadLetter(_Message):
 
     @classmethod
     def of(
-        cls, value: bytes | None, *, topic: str, partition: int, offset: int, key: bytes | None, **rest: Any
+        cls,
+        value: bytes | None,
+        *,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        reason: str,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        **rest: Any,
     ) -> DeadLetter:
-        """The dead letter of the record with this value, position and key; `rest` are the other fields."""
+        """The dead letter of the record with this value, position, key and headers; `rest` are the other fields."""
         raw = value or b""
-        try:
-            text, data = raw.decode(), None
-        except UnicodeDecodeError:
+        text, data = _text(raw), None
+        if text is None or len(to_json(text)) > 4 * len(raw) // 3 + 64:  # control characters take six bytes each
             text, data = None, base64.b64encode(raw).decode()
         return cls(
             topic=topic,
             partition=partition,
             offset=offset,
             key=None if key is None else key.decode(errors="replace"),
+            key_data=None if key is None or _text(key) is not None else base64.b64encode(key).decode(),
+            headers=tuple(
+                (_encodable(name), content and base64.b64encode(content).decode()) for name, content in headers
+            )
+            or None,
             size=len(raw),
             sha256=hashlib.sha256(raw).hexdigest(),
             text=text,
             data=data,
+            reason=shown_text(reason),
             **rest,
         )
 
     def without_original(self) -> DeadLetter:
-        """A copy without the original's value, for a value that is too large for a message."""
-        return self.model_copy(update={"text": None, "data": None})
+        """A copy without the original's value, key and headers, for a record that is too large for a message."""
+        return self.model_copy(
+            update={"text": None, "data": None, "key": (self.key or "")[:200], "key_data": None, "headers": None}
+        )
 
     def original(self) -> bytes | None:
         """The original's value, or None if it was too large for the dead letter."""
         if self.text is not None:
             return self.text.encode()
         return None if self.data is None else base64.b64decode(self.data)
+
+    def original_key(self) -> bytes | None:
+        """The original's key, None if it had none."""
+        if self.key_data is not None:
+            return base64.b64decode(self.key_data)
+        return None if self.key is None else self.key.encode()
+
+    def original_headers(self) -> list[tuple[str, bytes | None]]:
+        """The original's headers."""
+        return [(name, None if value is None else base64.b64decode(value)) for name, value in self.headers or ()]
+
+
+def _text(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 class AlertMessage(_Message):
@@ -292,8 +344,10 @@ class AlertMessage(_Message):
         """The picture, or None if there is none. Raises MessageInvalid if it is not base64."""
         try:
             return None if self.picture is None else base64.b64decode(self.picture, validate=True)
-        except binascii.Error as error:
-            raise MessageInvalid(f"{self.stream}: the picture of alert {self.id} is not base64 ({error})") from None
+        except ValueError as error:
+            raise MessageInvalid(
+                f"{shown_text(self.stream)}: the picture of alert {self.id} is not base64 ({error})"
+            ) from None
 
     def without_picture(self) -> AlertMessage:
         """A copy without the picture, for a topic whose messages must be smaller."""
@@ -301,22 +355,30 @@ class AlertMessage(_Message):
 
 
 def _parsed(model: type[Any], value: bytes | None, what: str) -> Any:
+    """Parse a record's value. Whatever is wrong with it raises MessageInvalid: every reader depends on that."""
     if not value:
         raise MessageInvalid(f"{what}: the message is empty; produce it again")
     try:
         fields = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise MessageInvalid(f"{what}: not JSON ({error}); produce it again") from None
-    version = fields.get("version") if isinstance(fields, dict) else None
-    if version != VERSION or isinstance(version, bool):
-        raise MessageInvalid(
-            f"{what}: schema version {str(version)[:20]} is not supported, this Sightline reads version {VERSION}; "
-            "install the version of Sightline that the producer uses"
-        )
-    try:
+        version = fields.get("version") if isinstance(fields, dict) else None
+        if version != VERSION or isinstance(version, bool):
+            raise MessageInvalid(
+                f"{what}: schema version {_short(version)} is not supported, this Sightline reads version {VERSION}; "
+                "install the version of Sightline that the producer uses"
+            )
         return model.model_validate_json(value)
     except ValidationError as error:
         raise MessageInvalid(f"{what}: {validation_message(error)}; produce it again") from None
+    except (MessageInvalid, MemoryError):
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MessageInvalid(f"{what}: not JSON ({shown_text(str(error))}); produce it again") from None
+    except Exception as error:  # no message may stop its reader, whatever it makes a parser do
+        raise MessageInvalid(f"{what}: invalid ({type(error).__name__}: {shown_text(str(error))})") from error
+
+
+def _short(value: Any) -> str:
+    return shown_text(str(value)[:20]) if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessage:
@@ -327,7 +389,7 @@ def parse_segment(value: bytes | None, key: bytes | None = None) -> SegmentMessa
             stream id.
     """
     message: SegmentMessage = _parsed(SegmentMessage, value, "segment")
-    if key is not None and key != message.stream.encode():
+    if key is not None and bytes(key) != message.stream.encode():
         raise MessageInvalid(
             f"{message.stream}: the record's key is {key[:140]!r} and must be the stream id, so that the segments of "
             "a stream stay in order"

@@ -30,6 +30,7 @@ __all__ = [
     "Interrupted",
     "configure_logging",
     "interruptible",
+    "print_bytes",
     "print_error",
     "print_json",
     "print_line",
@@ -126,6 +127,13 @@ def print_json(value: Any) -> None:
 
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     sys.stdout.write(json.dumps(value, default=plain, indent=1, ensure_ascii=not unicode) + "\n")
+
+
+def print_bytes(data: bytes) -> None:
+    """Write bytes on standard output, as they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def print_line(text: str = "", *, end: str = "\n") -> None:

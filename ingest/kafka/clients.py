@@ -17,12 +17,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from index.errors import BrokerUnavailable, KafkaProblem, MessageTooLarge, TopicMissing
+from ingest.kafka import record_batches
 from ingest.kafka.settings import KafkaSettings
 
 __all__ = ["Sender", "end_offsets", "make_topics", "native", "new_consumer", "translate_errors"]
 
 _MAX_IN_FLIGHT = 32  # messages of a `Sender` that are not acknowledged yet
 _ACKNOWLEDGE_SECONDS = 150
+record_batches.install()
 
 
 @contextmanager
@@ -177,7 +179,12 @@ class Sender:
             raise
 
     def send(
-        self, topic: str, *, key: str | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+        self,
+        topic: str,
+        *,
+        key: str | bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
     ) -> None:
         """Send one message; waits for the oldest message in flight when there are too many.
 
@@ -186,11 +193,12 @@ class Sender:
                 the last successful `flush` must be sent again.
         """
         with self._recovering():
-            raw = None if key is None else key.encode()
+            raw = key.encode() if isinstance(key, str) else key
             with self._lock:
                 if self._producer is None:
                     self._producer = self._new_producer()
-                self._in_flight.append(self._producer.send(topic, key=raw, value=value, headers=list(headers)))
+                kept = [(name, content or b"") for name, content in headers]  # kafka-python sends no null values
+                self._in_flight.append(self._producer.send(topic, key=raw, value=value, headers=kept))
                 oldest = self._in_flight.popleft() if len(self._in_flight) > _MAX_IN_FLIGHT else None
             if oldest is not None:
                 oldest.get(timeout=_ACKNOWLEDGE_SECONDS)

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from index.errors import MessageInvalid, SourceDenied, SourceNotFound, mask_url
+from index.errors import MessageInvalid, SourceDenied, SourceNotFound, mask_url, shown_text
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import KafkaSettings
@@ -105,7 +105,7 @@ def _download(message: SegmentMessage, settings: KafkaSettings, path: Path) -> N
     except FileNotFoundError:
         raise SourceNotFound(f"{mask_url(uri)}: no such object; it was deleted or never written") from None
     except Exception as error:  # each fsspec file system raises its own exception types
-        raise SourceNotFound(f"{mask_url(uri)}: cannot be fetched ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(uri)}: cannot be fetched ({shown_text(str(error))})") from None
     if size != message.size or digest.hexdigest() != message.sha256:
         raise MessageInvalid(
             f"{mask_url(uri)}: the object does not have the {message.size} bytes of its message, or their checksum "
@@ -115,6 +115,19 @@ def _download(message: SegmentMessage, settings: KafkaSettings, path: Path) -> N
 
 def _allowed(uri: str, prefixes: tuple[str, ...]) -> str | Path:
     """The URI if it is under one of the prefixes, as a path if it is local. Raises SourceDenied."""
+    try:
+        allowed = _under_prefix(uri, prefixes)
+    except (OSError, ValueError, RuntimeError):  # a path with a NUL byte, too long a name, a loop of links
+        allowed = None
+    if allowed is None:
+        raise SourceDenied(
+            f"{shown_text(uri)}: segments may not be read from there; allow it with kafka.objects, "
+            f"which holds {', '.join(mask_url(p) for p in prefixes) or 'nothing'}"
+        )
+    return allowed
+
+
+def _under_prefix(uri: str, prefixes: tuple[str, ...]) -> str | Path | None:
     parts = urlsplit(uri)
     for prefix in prefixes:
         if parts.scheme == "file":
@@ -128,10 +141,7 @@ def _allowed(uri: str, prefixes: tuple[str, ...]) -> str | Path:
             steps = unquote(parts.path).split("/")
             if ".." not in steps and "@" not in parts.netloc:
                 return uri
-    raise SourceDenied(
-        f"{mask_url(uri)}: segments may not be read from there; allow it with kafka.objects, "
-        f"which holds {', '.join(mask_url(p) for p in prefixes) or 'nothing'}"
-    )
+    return None
 
 
 def _open(source: str | Path, prefixes: tuple[str, ...]) -> IO[bytes]:

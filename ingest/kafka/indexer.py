@@ -48,6 +48,7 @@ from index.errors import (
     SourceError,
     SourceNotFound,
     mask_url,
+    shown_text,
 )
 from index.records import Segment, from_micros
 from index.store import Store
@@ -56,6 +57,7 @@ from ingest.kafka.dead_letters import attempt_of
 from ingest.kafka.fetch import check_clock, read_segment
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership
+from ingest.kafka.record_batches import UnreadableBatch
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.messages import AlertMessage, DeadLetter, IndexedMessage, SegmentMessage, parse_segment
 from ingest.outbox import Outbox, publish_alerts
@@ -106,8 +108,9 @@ class SegmentRecord:
     key: bytes | None
     """The record's key, the stream id."""
     value: bytes | None
-    """The record's value, see `ingest.messages.SegmentMessage`."""
-    headers: Sequence[tuple[str, bytes]] = ()
+    """The record's value, see `ingest.messages.SegmentMessage`; an `UnreadableBatch` in place of a batch that cannot be
+    read."""
+    headers: Sequence[tuple[str, bytes | None]] = ()
     """The record's headers."""
 
 
@@ -118,7 +121,7 @@ class _ReadResult:
     record: SegmentRecord
     segment: DecodedSegment | None = None  # None when the message cannot be parsed
     error: SightlineError | None = None  # why it goes to the dead letter
-    step: Literal["message", "clock", "fetch", "decode"] = "message"  # the step that raised `error`
+    step: Literal["batch", "message", "clock", "fetch", "decode"] = "message"  # the step that raised `error`
 
 
 class KafkaIndexer:
@@ -253,7 +256,7 @@ class KafkaIndexer:
                     self.queue.task_done()
                 done, deadline = [], float("inf")
                 self.indexer.seal_finished_days()
-            elif done and not decoding:
+            elif done and not decoding and self.queue.empty():
                 time.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
 
     def _next(self, *, wait: bool) -> SegmentRecord | None:
@@ -265,9 +268,16 @@ class KafkaIndexer:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, record: SegmentRecord) -> _ReadResult:
-        """Parse, fetch and decode a record. Runs in the pool."""
+        """Parse, fetch and decode a record. Runs in the pool.
+
+        Whatever the record makes a parser do becomes its error: nothing that is sent ends the worker. An OSError of
+        this machine, such as a full disk, is raised; the record did not cause it.
+        """
         result = _ReadResult(record)
         try:
+            if isinstance(record.value, UnreadableBatch):
+                result.step = "batch"
+                raise MessageInvalid(record.value.reason)
             message = parse_segment(record.value, record.key)
             result.segment = self._segment(record, message, None)
             self.metrics.read(message.stream, message.start_micros + round(message.duration * 1e6), message.clock)
@@ -279,6 +289,11 @@ class KafkaIndexer:
             if result.step == "fetch" and not isinstance(error, (SourceNotFound, SourceDenied, MessageInvalid)):
                 result.step = "decode"
             result.error = error
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            _log.exception("an unexpected error while reading a record")
+            result.error = MessageInvalid(f"{type(error).__name__}: {shown_text(str(error))}; the message is kept")
         return result
 
     def _fetch(self, record: SegmentRecord, message: SegmentMessage) -> SegmentFrames:
@@ -294,7 +309,7 @@ class KafkaIndexer:
         retrying = Retrying(
             retry=retry_if_exception(transient),
             stop=stop_after_attempt(self.settings.attempts),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             sleep=sleep_using_event(self._stop),
             reraise=True,
         )
@@ -381,16 +396,19 @@ class KafkaIndexer:
     def _letter(self, result: _ReadResult) -> DeadLetter:
         record = result.record
         partition = record.owned.partition
-        _log.warning("to the dead letters", message=f"{partition.app}/{record.offset}", problem=str(result.error))
+        _log.warning(
+            "to the dead letters", message=f"{partition.app}/{record.offset}", problem=shown_text(str(result.error))
+        )
         return DeadLetter.of(
             record.value,
             topic=partition.topic,
             partition=partition.partition,
             offset=record.offset,
             key=record.key,
+            headers=record.headers or (),
             failed_at=datetime.now(UTC),
             error=type(result.error).__name__,
-            reason=mask_url(str(result.error))[:2000],
+            reason=str(result.error),
             where=result.step,
             attempt=attempt_of(record.headers) + 1,
             group=self._group,

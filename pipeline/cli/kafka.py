@@ -33,12 +33,21 @@ from pipeline.cli.options import (
     report_sandbox,
     settings_of,
 )
-from pipeline.console import interruptible, print_error, print_json, print_line, print_note, progress, stop_event
+from pipeline.console import (
+    interruptible,
+    print_bytes,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    progress,
+    stop_event,
+)
 
-__all__ = ["app", "consume", "deadletter_list", "deadletter_replay", "publish"]
+__all__ = ["app", "consume", "deadletter_list", "deadletter_replay", "deadletter_show", "publish"]
 
 app = typer.Typer(rich_markup_mode=None)
-_deadletter = typer.Typer(help="List and replay the messages that could not be stored.", no_args_is_help=True)
+_deadletter = typer.Typer(help="List, show and replay the messages that could not be stored.", no_args_is_help=True)
 app.add_typer(_deadletter, name="deadletter")
 
 
@@ -160,7 +169,10 @@ def consume(
 
 
 def _letter_fields(letter: DeadLetter) -> dict[str, object]:
-    return {"origin": letter.origin, **letter.model_dump(mode="json", exclude={"text", "data", "version"})}
+    return {
+        "origin": letter.origin,
+        **letter.model_dump(mode="json", exclude={"text", "data", "key_data", "headers", "version"}),
+    }
 
 
 @_deadletter.command("list")
@@ -178,6 +190,30 @@ def deadletter_list(context: typer.Context, servers: Servers = None, as_json: Js
             f"{letter.reason}"
         )
     print_line(f"{len(letters)} dead letters")
+
+
+@_deadletter.command("show")
+def deadletter_show(
+    context: typer.Context,
+    origin: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `deadletter list` prints it.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Write the message's bytes to standard output.")] = False,
+    servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """Show one message that could not be stored, or its bytes as they came."""
+    from ingest.kafka.dead_letters import find_letter, raw_value  # needs the extra kafka
+
+    kafka = kafka_settings(settings_of(context), servers)
+    letter = find_letter(kafka, origin)
+    if raw:
+        print_bytes(raw_value(kafka, letter))
+    elif as_json:
+        print_json({**_letter_fields(letter), "text": letter.text, "data": letter.data})
+    else:
+        for name, value in _letter_fields(letter).items():
+            print_line(
+                f"{name}: {value!r}" if isinstance(value, str) and not value.isprintable() else f"{name}: {value}"
+            )
 
 
 @_deadletter.command("replay")

@@ -57,7 +57,7 @@ COMMANDS = {
     "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
     "model-service": CommandSource("service", "Serve the model over HTTP, for `ask --service`"),
     "alerts": CommandSource("alerts", "Manage standing questions, and follow their alerts"),
-    "deadletter": CommandSource("kafka", "List and replay the messages that could not be stored"),
+    "deadletter": CommandSource("kafka", "List, show and replay the messages that could not be stored"),
     "doctor": CommandSource("doctor", "Show what this machine has: the decoder's sandbox, versions, extras"),
     "train": CommandSource("train", "Train models"),
     "bench": CommandSource("bench", "Run benchmarks; they print JSON"),

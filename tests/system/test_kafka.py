@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from tests.support.footage import make_video
 from tests.support.kafka_footage import publish, seconds
 from tests.support.kafka_server import Broker, broker
 from tests.support.kafka_worker import counting
+from tests.support.poison import KINDS, mutated
 from tests.support.processes import Process, environment
 from tests.support.records import PAIR
 
@@ -246,6 +249,53 @@ def test_poison_goes_to_the_dead_letter_and_is_replayed(
     assert [letter.reason for letter in again] == [letters["version"].reason]
     assert sightline("deadletter", "replay", "no/0/0", **kafka).returncode == 2
     assert len(replay(topics, [letters["large"].origin])) == 1  # fetched from where it came from
+
+
+def test_poison_of_every_kind_is_kept_and_the_partition_goes_on(
+    topics: KafkaSettings, store: Store, tmp_path: Path, broker: Broker
+) -> None:
+    """Hostile values, keys, headers and batches of every codec; what cannot be stored can be read back byte for byte."""
+    from kafka import KafkaProducer
+
+    one = topics.model_copy(update={"prefix": f"{topics.prefix}-poison", "partitions": 1})
+    make_topics(one)
+    payload = film(tmp_path / "films", 0, seconds=4).read_bytes()
+    good = [segment_message("cam0", BEGAN + 10 * i * SECOND, 4.0, payload).to_bytes() for i in range(6)]
+    fields = json.loads(good[0])
+    bad = [json.dumps({**fields, **{name: value}}).encode() for kind in KINDS.values() for name, value in _small(kind)]
+    rng = random.Random(5)
+    bad += [value for _, value, _ in (mutated(good[0], rng) for _ in range(60)) if value and value != good[0]]
+    for codec in ("gzip", "snappy", "lz4", "zstd"):
+        with contextlib.closing(KafkaProducer(**one.client(), compression_type=codec, linger_ms=20)) as producer:
+            for value in bad[::4]:
+                producer.send(one.segments, key=b"cam0", value=value, headers=[("sightline-attempt", b"9" * 5000)])
+            producer.send(one.segments, key=b"cam0", value=good.pop(), headers=[("sightline-attempt", b"\xff")])
+            producer.flush()
+    with Sender(one) as sender:
+        sender.send(one.segments, key=b"\xff\xfe", value=good.pop(), headers=[("x", b"\xff" * 3000), ("\0", b"")])
+        sender.send(one.segments, key="cam0", value=good.pop())
+        sender.flush()
+    report = drain(store, one, consume={"attempts": 1})
+    assert (report.segments, report.frames) == (5, 20)
+    letters = list_letters(one)
+    assert len(letters) == report.dead_letters == 4 * len(bad[::4]) + 1
+    assert sorted(letter.original() or b"" for letter in letters if letter.key_data is None) == sorted(4 * bad[::4])
+    (odd,) = (letter for letter in letters if letter.key_data is not None)
+    assert (odd.original_key(), odd.original_headers()) == (b"\xff\xfe", [("x", b"\xff" * 3000), ("\0", b"")])
+    assert store.verify() == []
+    for letter in letters[::20]:
+        shown = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "deadletter", "show", letter.origin, "--raw"],
+            cwd=tmp_path,
+            env=environment(tmp_path, SIGHTLINE_KAFKA_SERVERS=broker.servers, SIGHTLINE_KAFKA_PREFIX=one.prefix),
+            capture_output=True,
+            check=True,
+        )
+        assert shown.stdout == letter.original()
+
+
+def _small(kind: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, 1e308 if isinstance(value, int) else value) for name, value in kind.items()]
 
 
 def test_work_longer_than_the_poll_interval_evicts_no_worker(
