@@ -244,6 +244,29 @@ class StandingQuestionStore:
         self._delete(f"questions/{found[0].id}.json")
         return found[0]
 
+    def forget_stream(self, stream: str) -> None:
+        """Remove the questions that apply to this stream alone, and the stream from questions about several.
+
+        Raises:
+            StoreCorrupt, StoreFull: a question cannot be removed or replaced.
+        """
+        for question in self.questions():
+            if stream not in question.streams:
+                continue
+            others = tuple(name for name in question.streams if name != stream)
+            if others:  # first, so that a process that is killed loses no question
+                left = make_question(
+                    question.text,
+                    np.asarray(question.vector, np.float32),
+                    question.encoder,
+                    name=question.name,
+                    streams=others,
+                    rule=question.rule,
+                    created_at=question.created_at,
+                )
+                self._write(f"questions/{left.id}.json", left.model_dump_json().encode())
+            self._delete(f"questions/{question.id}.json")
+
     # ---- alert states ----------------------------------------------------------------------------------------------
 
     def read_state(self, stream: str) -> bytes | None:

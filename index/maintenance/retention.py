@@ -29,9 +29,10 @@ def forget(
 ) -> int:
     """Delete a stream's frames captured before `before`, UTC microseconds; all frames when None.
 
-    Afterwards no file of the store contains them. Deleted footage may be ingested again. Frames that a stopped backfill
-    left in its staging folder are deleted too, of all streams, unless `staging` is False; the next backfill makes them
-    again.
+    Afterwards no file of the store contains them, and the alert state of the stream is deleted. With the whole stream
+    its standing questions are deleted; one that names other streams too keeps them. Deleted footage may be ingested
+    again. Frames that a stopped backfill left in its staging folder are deleted too, of all streams, unless `staging`
+    is False; the next backfill makes them again.
 
     Returns:
         The number of frames deleted.
@@ -80,7 +81,10 @@ def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Del
         if not is_remote(tables.url):
             _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     _drop_shards(shards, stream_id, deletion.before)
-    StandingQuestionStore(tables.url).delete_state(stream_id)
+    standing = StandingQuestionStore(tables.url)
+    standing.delete_state(stream_id)
+    if deletion.before is None:
+        standing.forget_stream(stream_id)
     files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")
     if staging and files.exists(staged):
         files.rm(staged, recursive=True)

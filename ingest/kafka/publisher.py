@@ -130,6 +130,11 @@ def _write_object(objects: str, stream_id: str, start: int, segment: CutSegment)
     suffix = {"video/mp4": "mp4", "video/x-matroska": "mkv"}[segment.media_type]
     name = f"{stream_id}/{rfc3339(start).replace(':', '-')}.{suffix}"
     base = objects if "://" in objects else Path(objects).expanduser().absolute().as_uri()
+    if mask_url(base) != base:
+        raise UsageError(
+            f"--objects {mask_url(base)}: the address contains credentials, which every message would show; set "
+            "them in the environment"
+        )
     uri = f"{base.rstrip('/')}/{name}"
     try:
         if uri.startswith("file://"):

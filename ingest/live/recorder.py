@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import fsspec
 import structlog
 
-from index.errors import MessageTooLarge, SourceNotFound, mask_url
+from index.errors import MessageTooLarge, SourceNotFound, UsageError, mask_url
 from index.files import write_atomically
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
@@ -34,8 +34,18 @@ _log = structlog.get_logger(__name__)
 
 
 def folder_url(text: str) -> str:
-    """The URL, without a trailing slash, of a folder that is given as a path or URL."""
-    return (text if "://" in text else Path(text).expanduser().absolute().as_uri()).rstrip("/")
+    """The URL, without a trailing slash, of a folder that is given as a path or URL.
+
+    Raises:
+        UsageError: the URL contains credentials, which every message would show.
+    """
+    url = (text if "://" in text else Path(text).expanduser().absolute().as_uri()).rstrip("/")
+    if mask_url(url) != url:
+        raise UsageError(
+            f"{mask_url(url)}: the address contains credentials, which every message would show; set them "
+            "in the environment"
+        )
+    return url
 
 
 class Recorder:

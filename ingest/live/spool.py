@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from index.errors import SourceNotFound, UsageError
 from index.files import PART
 from ingest.segments.names import NamedSegment, parse_name
 
-__all__ = ["Spool", "SpooledSegment"]
+__all__ = ["Spool", "SpooledSegment", "forget_spooled"]
 
 _log = structlog.get_logger(__name__)
 
@@ -183,3 +184,29 @@ class Spool:
     def close(self) -> None:
         """Release the folder."""
         self._lock_file.close()
+
+
+def forget_spooled(folder: Path, stream: str, before: int | None = None) -> int:
+    """Delete the segments of a stream that an ended command left in the spool of `folder`.
+
+    Args:
+        folder: the folder of the command.
+        stream: stream id.
+        before: UTC microseconds; only segments that begin before it, whole segments; all if None.
+
+    Returns:
+        The number of segments deleted.
+
+    Raises:
+        UsageError: a running command uses the folder.
+    """
+    if not (folder / "spool").is_dir():
+        return 0
+    spool = Spool(folder, max_bytes=sys.maxsize, lock_seconds=0.0)
+    try:
+        left = spool.get(max(1, len(spool)), timeout=0.0)
+        mine = [s for s in left if s.segment.stream == stream and (before is None or s.segment.start < before)]
+        spool.remove(mine)
+    finally:
+        spool.close()
+    return len(mine)

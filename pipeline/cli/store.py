@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from index.errors import StoreError, UsageError
+from index.errors import StoreError, UnknownStream, UsageError
 from index.maintenance.compaction import TableCompaction
 from index.maintenance.expiry import Expired
 from index.records import parse_time, rfc3339
+from index.standing_questions import StandingQuestionStore
+from index.store import Store
 from index.stream_patterns import is_pattern
+from ingest.live.spool import forget_spooled
 from pipeline.cli.options import Json, StoreUrl, StreamIds, open_store, settings_of
 from pipeline.console import print_error, print_json, print_line, print_note, stop_event
 
 __all__ = ["app", "compact", "forget", "reindex", "streams", "verify"]
 
 app = typer.Typer(rich_markup_mode=None)
+
+_NOT_OWNED = (
+    "original files",
+    "recordings in the folder or bucket of `record --to` and `publish --objects`",
+    "messages in Kafka (segments, alerts, dead letters), which end with the retention of their topics",
+    "caches of other machines that use the store, until they next search it",
+)
 
 
 @app.command("streams")
@@ -146,12 +157,19 @@ def forget(
         str | None,
         typer.Option("--before", help="Delete only frames before this time, such as 2024-03-01T08:00:00Z (RFC 3339)."),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder of an ended `watch` or `record`, whose spool is searched too."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete streams, or their older part, permanently.
 
-    Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone.
+    Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone; the
+    state of its alerts; the staged frames of a stopped backfill; and its segments in the spool of an ended `watch` or
+    `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not the
+    store's, and stay.
     """
     cut = parse_time(before, "--before")
     opened = open_store(context, store)
@@ -162,11 +180,41 @@ def forget(
         earlier = f" before {before}" if before else ""
         if not typer.confirm(f"Delete {', '.join(names)}{earlier} permanently?", err=True):
             raise typer.Exit(1)
+    place = folder or settings_of(context, store=store).live.folder
     done = []
     for name in names:
-        done.append({"stream_id": name, "frames": opened.forget(name, cut)})
+        done.append(_forget(opened, name, cut, place))
         if not as_json:
             print_line(f"{done[-1]['frames']} frames of {name} deleted")
+            if done[-1]["spooled"]:
+                print_line(f"{done[-1]['spooled']} segments in the spool deleted")
+            if done[-1]["questions"]:
+                print_line(f"standing questions that no longer apply to it: {', '.join(done[-1]['questions'])}")
     if as_json:
         one_name = len(streams) == 1 and not is_pattern(streams[0])
         print_json(done[0] if one_name else done)
+    elif done:
+        print_note(f"not deleted, because they are not the store's: {'; '.join(done[-1]['not_deleted'])}")
+
+
+def _forget(store: Store, stream: str, before: int | None, folder: Path) -> dict[str, Any]:
+    """Delete a stream from the store and from the spool in `folder`; returns what `--json` prints.
+
+    Raises:
+        UnknownStream: neither the store nor the spool has the stream.
+    """
+    kept, spooled = list(_NOT_OWNED), 0
+    try:
+        spooled = forget_spooled(folder, stream, before)
+    except UsageError:
+        kept.insert(0, f"the spool in {folder}, which a running `watch` or `record` uses: stop it and forget again")
+    standing = StandingQuestionStore(store.url)
+    asked = {question.name for question in standing.questions() if stream in question.streams}
+    try:
+        removed = store.forget(stream, before)
+    except UnknownStream:
+        if not spooled:
+            raise
+        removed = 0
+    changed = sorted(asked - {question.name for question in standing.questions() if stream in question.streams})
+    return {"stream_id": stream, "frames": removed, "spooled": spooled, "questions": changed, "not_deleted": kept}

@@ -57,7 +57,7 @@ def test_a_forgotten_stream_leaves_no_byte(profile: str, tmp_path: Path, sightli
 
     done = sightline("forget", "--stream", "secret-yard", "--yes", "--store", store, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"stream_id": "secret-yard", "frames": 30}
+    assert json.loads(done.stdout)["frames"] == 30
     after = _contents(store)
     assert [mark in after for mark in secret] == [False] * len(secret)
     assert all(mark in after for mark in public)

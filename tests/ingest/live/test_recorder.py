@@ -10,12 +10,14 @@ import av
 import pytest
 
 from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UsageError
+from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip, recorded
 from ingest.live.recorder import Recorder, folder_url
 from ingest.live.retention import expire
 from ingest.live.spool import SpooledSegment
 from ingest.messages import SegmentMessage, parse_segment
+from ingest.segments.cutter import cut
 from ingest.segments.names import parse_name, segment_name
 from tests.support.footage import make_video
 
@@ -100,6 +102,28 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceNotFound, match="--to"):
         Recorder(folder_url(str(tmp_path / "file" / "tape"))).write([waiting(tmp_path, START)])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://account.blob.core.windows.net/tape?sv=2022-11-02&sig=hunter2",
+        "https://bucket.s3.amazonaws.com/tape?X-Amz-Signature=hunter2",
+        "s3://KEY:hunter2@bucket/tape",
+    ],
+)
+def test_a_place_with_credentials_is_refused_before_a_message_shows_them(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UsageError, match="contains credentials") as refused:
+        folder_url(place)
+    assert "hunter2" not in str(refused.value)
+    outbox = Outbox()
+    path = tmp_path / "film.mp4"
+    make_video(path, seconds=2.0, gop=10, size=(64, 48))
+    segment = next(iter(cut(path)))
+    with pytest.raises(UsageError, match=r"--objects .*contains credentials") as published:
+        publish_segment(outbox, KafkaSettings(), "gate", START, segment, objects=place)
+    assert "hunter2" not in str(published.value)
+    assert not outbox.messages
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])

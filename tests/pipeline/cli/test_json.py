@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from index.records import parse_rfc3339
+from index.standing_questions import StandingQuestionStore
+from index.store import Store
+from ingest.live.spool import Spool
+from ingest.segments.names import segment_name
 from tests.support.command import FRAMES, LENGTHS, Command
 
+BEGAN = 1_709_280_000_000_000
 QUESTION = "what colour was the truck at the gate ?"
 
 
@@ -141,10 +146,67 @@ def test_verify_and_reindex(sightline: Command, store: str) -> None:
 
 def test_forget(sightline: Command, store: str) -> None:
     cut = ("--stream", "front", "--before", "2024-03-01T08:00:04Z", "--yes")
-    assert sightline("forget", *cut, "--store", store, "--json").data == {"stream_id": "front", "frames": 4}
-    assert sightline("forget", "--stream", "back", "--yes", "--store", store).out == "12 frames of back deleted\n"
+    done = sightline("forget", *cut, "--store", store, "--json").data
+    assert {name: done[name] for name in ("stream_id", "frames", "spooled", "questions")} == {
+        "stream_id": "front", "frames": 4, "spooled": 0, "questions": [],
+    }  # fmt: skip
+    assert any("recordings" in kept for kept in done["not_deleted"])
+    assert any("Kafka" in kept for kept in done["not_deleted"])
+    result = sightline("forget", "--stream", "back", "--yes", "--store", store)
+    assert result.out == "12 frames of back deleted\n"
+    assert "not deleted, because they are not the store's: original files; recordings" in result.err
     left = sightline("streams", "--store", store, "--json").data
     assert [(row["stream_id"], row["frames"], row["first"]) for row in left] == [("front", 20, "2024-03-01T08:00:04Z")]
+
+
+def test_forget_covers_questions_alert_states_and_the_spool(
+    sightline: Command, store: str, profile: str, tmp_path: Path
+) -> None:
+    place = ("--store", store, "--profile", profile)
+    for name, streams in (("one", ("front",)), ("both", ("front", "back")), ("other", ("back",)), ("all", ())):
+        named = [part for stream in streams for part in ("--stream", stream)]
+        assert sightline("alerts", "add", f"a red truck {name}", "--name", name, *named, *place).code == 0
+    alerts = StandingQuestionStore(Store.open(store).url)
+    for stream in ("front", "back"):
+        alerts.write_state(stream, b"{}")
+    live = tmp_path / "live"
+    segments = [
+        segment_name(stream, start, 10.0, "video/mp4")
+        for stream in ("front", "back")
+        for start in (BEGAN, BEGAN + 10_000_000)
+    ]
+    for name in segments:
+        (live / "spool" / name).parent.mkdir(parents=True, exist_ok=True)
+        (live / "spool" / name).write_bytes(b"footage")
+
+    cut = ("forget", "--stream", "front", "--yes", "--folder", str(live), "--json", *place[:2])
+    done = sightline(*cut, "--before", "2024-03-01T08:00:05Z").data
+    assert (done["frames"], done["spooled"], done["questions"]) == (5, 1, [])
+    assert alerts.read_state("front") is None
+    running = Spool(live, max_bytes=2**30)
+    busy = sightline(*cut, "--before", "2024-03-01T08:00:06Z").data
+    assert (busy["frames"], busy["spooled"]) == (1, 0)
+    assert "stop it and forget again" in busy["not_deleted"][0]
+    running.close()
+
+    done = sightline(*cut).data
+    assert (done["frames"], done["spooled"], done["questions"]) == (18, 1, ["both", "one"])
+    assert {question.name: question.streams for question in alerts.questions()} == {
+        "both": ("back",), "other": ("back",), "all": (),
+    }  # fmt: skip
+    assert alerts.read_state("back") == b"{}"
+    left = [name for name in segments if (live / "spool" / name).exists()]
+    assert left == [name for name in segments if name.startswith("back/")]
+
+
+def test_what_only_the_spool_has_is_forgotten_too(sightline: Command, store: str, tmp_path: Path) -> None:
+    path = tmp_path / "spool" / segment_name("yard", BEGAN, 10.0, "video/mp4")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"footage")
+    cut = ("forget", "--stream", "yard", "--yes", "--folder", str(tmp_path), "--store", store)
+    assert sightline(*cut).out == "0 frames of yard deleted\n1 segments in the spool deleted\n"
+    assert not path.exists()
+    assert "no such stream" in sightline(*cut).err
 
 
 def test_offsets_stay_when_a_beginning_is_forgotten(sightline: Command, store: str, profile: str) -> None:
