@@ -1,4 +1,4 @@
-"""Rules of retention, as the settings file has them. Light to import: what applies them is `index.maintenance.expiry`."""
+"""Rules of retention, as the settings file has them. Light to import; `index.maintenance.expiry` applies them."""
 
 from __future__ import annotations
 

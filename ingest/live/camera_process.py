@@ -3,7 +3,7 @@
 From the parent, on stdin: one line of JSON, the order (see `ingest.live.camera`), and nothing else. When stdin is
 closed, by the parent or because the parent has died, the packets received so far are written as a last segment.
 To the parent, on stdout, lines of JSON:
-    {"event": "confined", "missing", "why"}                                          names of the layers that do not hold
+    {"event": "confined", "missing", "why"}                                 names of the layers that do not hold
     {"event": "open", "codec", "width", "height"}
     {"event": "beat", "frames", "dropped", "skipped", "late", "newest", "drift", "anchors"}
                                                                                 twice a second while packets arrive

@@ -16,6 +16,7 @@ from index.store import Store
 from ingest.alerts.pictures import save_picture
 from ingest.alerts.scorer import replay
 from ingest.alerts.statistics import ScoreStatistics
+from ingest.kafka.reachability import check_brokers
 from ingest.messages import AlertMessage
 from model.profiles.profile import load_profile
 from pipeline.cli.options import (
@@ -214,6 +215,7 @@ def alerts_watch(
     from ingest.kafka.alert_reader import follow  # needs the extra kafka
 
     kafka = kafka_settings(settings_of(context), servers)
+    check_brokers(kafka)
     for alert in follow(kafka, beginning=beginning, drain=drain, stop=stop_event()):
         _print_alert(alert, as_json=as_json, pictures=pictures)
 

@@ -23,7 +23,7 @@ from pipeline.cli.options import (
     settings_of,
     time_range,
 )
-from pipeline.console import print_json, print_line, print_note
+from pipeline.console import interruptible, print_json, print_line, print_note, working
 from pipeline.questions.asker import Asker, Keyframe, check_reading
 from pipeline.questions.search import find
 from pipeline.service.client import ServiceClient
@@ -40,7 +40,8 @@ def _local_asker(context: typer.Context, store: str | None, profile: str | None,
     opened = open_store(context, store)  # before the models are loaded, so that wrong usage is reported at once
     opened.check_window(**where)
     settings = settings_of(context, store=store, profile=profile)
-    return Asker(opened, settings.profile, settings.device)
+    with working(f"loading the models of {settings.profile}"), interruptible("nothing was changed"):
+        return Asker(opened, settings.profile, settings.device)
 
 
 def _service_asker(
@@ -80,7 +81,8 @@ def search(
     """
     where = time_range(streams, start, end)
     settings = settings_of(context, store=store, profile=profile)
-    result = find(text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where)
+    with working("searching"), interruptible("nothing was changed"):
+        result = find(text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where)
     if as_json:
         print_json(result.moments)
     else:
@@ -150,6 +152,8 @@ def ask(
     remote = service or settings_of(context).service
     if remote is None:
         asker = _local_asker(context, store, profile, where)
+        with working("loading the language model"), interruptible("nothing was changed"):
+            asker.load()
     else:
         asker = _service_asker(context, store, profile, where, remote)
     asked = asker.ask(

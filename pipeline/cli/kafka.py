@@ -11,6 +11,7 @@ from index.records import from_micros, parse_time
 from index.store import Store
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.publisher import publish_files
+from ingest.kafka.reachability import check_brokers
 from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
 from pipeline.cli.options import (
@@ -81,6 +82,7 @@ def publish(
     began = parse_time(start, "--start")
     chosen_overlap = check_overlap(overlap)
     check_names(stream, names, timezone)
+    check_brokers(kafka)
     make_topics(kafka)
     safe = "the segments that were sent stay in Kafka; run the same command again, which stores nothing twice"
     with interruptible(safe), progress(quiet=quiet or as_json) as bar:
@@ -180,7 +182,9 @@ def deadletter_list(context: typer.Context, servers: Servers = None, as_json: Js
     """List the messages that could not be stored, with the reasons."""
     from ingest.kafka.dead_letters import list_letters  # needs the extra kafka
 
-    letters = list_letters(kafka_settings(settings_of(context), servers))
+    kafka = kafka_settings(settings_of(context), servers)
+    check_brokers(kafka)
+    letters = list_letters(kafka)
     if as_json:
         print_json([_letter_fields(letter) for letter in letters])
         return
@@ -232,7 +236,9 @@ def deadletter_replay(
 
     if bool(origins) == everything:
         raise UsageError("name the dead letters to replay, or pass --all")
-    done = replay_letters(kafka_settings(settings_of(context), servers), origins or None)
+    kafka = kafka_settings(settings_of(context), servers)
+    check_brokers(kafka)
+    done = replay_letters(kafka, origins or None)
     if as_json:
         print_json([_letter_fields(letter) for letter in done])
     else:

@@ -196,6 +196,15 @@ class Asker:
             self._answerer = answerer.load_answerer(self.profile, self.encoders, self.device)
         return self._answerer
 
+    def load(self) -> None:
+        """Load the language model now, not with the first question. Does nothing with a model service.
+
+        Raises:
+            WeightsNotFound, WeightsInvalid, ModelError: see `model.answerer.load_answerer`.
+        """
+        if self.service is None and self._answerer is None:
+            self._answerer = self.answerer
+
     @property
     def _reader(self) -> Answerer | ServiceClient:
         return self.answerer if self.service is None else self.service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +96,24 @@ def test_any_interrupted_command_says_so(sightline: Command, monkeypatch: pytest
     result = sightline("verify", "--store", store)
     assert (result.code, result.out) == (130, "")
     assert result.err == "sightline: interrupted; what was stored stays; the same command may be run again\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("deadletter", "list"), ("deadletter", "replay", "--all"), ("alerts", "watch"), ("publish", "film.mp4")],
+)
+def test_commands_for_people_do_not_wait_for_an_absent_broker(sightline: Command, command: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    began = time.monotonic()
+    for servers, reason in (
+        (f"127.0.0.1:{port}", f"127.0.0.1:{port}: Connection refused"),
+        ("localhost:99999", "localhost:99999: "),
+        (" , ", "no address is given"),
+    ):
+        result = sightline(*command, "--servers", servers)
+        assert (result.code, result.out) == (1, "")
+        assert "no broker accepts connections" in result.err
+        assert reason in result.err
+        assert result.err.count("\n") == 1
+    assert time.monotonic() - began < 10
