@@ -87,6 +87,9 @@ def compact(
     every: Annotated[
         float | None, typer.Option("--every", min=1, help="Repeat every so many seconds until interrupted.")
     ] = None,
+    heartbeat: Annotated[
+        Path | None, typer.Option("--heartbeat", help="File that is touched after each run, for a health check.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Merge the small files of a store, and delete what the retention does not allow.
@@ -104,6 +107,8 @@ def compact(
         for expired in opened.expire(rules, dry_run=dry_run):
             _report_expired(expired, as_json=as_json, dry_run=dry_run)
         _print_compaction(opened.compact(stream, dry_run=dry_run), as_json=as_json, dry_run=dry_run)
+        if heartbeat is not None:
+            heartbeat.touch()
 
     if every is None:
         run()

@@ -237,6 +237,35 @@ def test_rules_fire_on_broken_days_and_on_no_quiet_one() -> None:
     assert set().union(*(used(rule["expr"]).keys() for rule in rules.values())) <= present
 
 
+def test_alerts_reach_somebody() -> None:
+    """Prometheus names the Alertmanager; its routes, receivers and inhibitions name rules and severities that exist."""
+    (alertmanager,) = PROMETHEUS["alerting"]["alertmanagers"]
+    assert alertmanager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    assert set(SERVICES["prometheus"]["networks"]) & set(SERVICES["alertmanager"]["networks"])
+    config = yaml.safe_load((INFRA / "prometheus" / "alertmanager.yml").read_text())
+    rules = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    for route in (config["route"], *config["route"]["routes"]):
+        assert route["receiver"] in receivers
+    for matcher in (m for route in config["route"]["routes"] for m in route["matchers"]):
+        assert matcher in {f'severity="{rule["labels"]["severity"]}"' for rule in rules.values()}
+    for inhibition in config["inhibit_rules"]:
+        for matcher in (*inhibition["source_matchers"], *inhibition["target_matchers"]):
+            assert set(matcher.partition("=")[2].strip('~"').split("|")) <= set(rules), matcher
+    for receiver in config["receivers"]:
+        for webhook in receiver["webhook_configs"]:
+            assert Path(webhook["url_file"]).name in SERVICES["alertmanager"]["secrets"]
+
+
+def test_health_checks_are_cheap() -> None:
+    """None starts a JVM, imports the product or reads the store."""
+    for name, service in SERVICES.items():
+        words = service.get("healthcheck", {}).get("test", [])
+        assert not any(word == "sightline" or word.endswith(".sh") for word in words), name
+        if "python" in words:
+            assert words[words.index("python") + 1] == "-ISc", f"{name}: without the packages of the site"
+
+
 # ---- Compose ---------------------------------------------------------------------------------------------------------
 
 
