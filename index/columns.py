@@ -64,7 +64,7 @@ def sql_timestamp(micros: int) -> str:
 def to_matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     """A column of lists of `width` floats as float32[N, width]; copies once."""
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
-    flat = np.concatenate(parts) if len(parts) != 1 else parts[0]
+    flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
     return np.ascontiguousarray(flat, np.float32).reshape(-1, width)
 
 

@@ -24,6 +24,8 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── UnknownQuestion     the store has no such standing question
     │   ├── EmptyWindow         there are no frames in the requested time
     │   ├── StoreFull           no space left
+    │   ├── StoreDenied         read-only, or permissions or credentials do not suffice
+    │   ├── StoreUnavailable    the object store does not answer
     │   ├── StoreBusy           another compaction is active
     │   ├── CommitFenced        another worker has committed the same partition
     │   └── StoreCorrupt        a table, shard or object cannot be read
@@ -98,9 +100,11 @@ __all__ = [
     "StartImplausible",
     "StoreBusy",
     "StoreCorrupt",
+    "StoreDenied",
     "StoreError",
     "StoreFull",
     "StoreNotFound",
+    "StoreUnavailable",
     "StoreVersion",
     "StreamConflict",
     "TopicMissing",
@@ -206,6 +210,14 @@ class EmptyWindow(StoreError):
 
 class StoreFull(StoreError):
     """No space is left; readers see nothing half-written."""
+
+
+class StoreDenied(StoreError):
+    """The store is read-only, or permissions or credentials do not suffice."""
+
+
+class StoreUnavailable(StoreError):
+    """The object store does not answer."""
 
 
 class StoreBusy(StoreError):

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from index.columns import digest, to_matrix
 from index.commits.append import append
 from index.delta.row_filter import in_window, of_streams
-from index.errors import EmptyWindow, StoreCorrupt, UsageError
+from index.errors import EmptyWindow, StoreCorrupt, UsageError, mask_url
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
 from index.maintenance.expiry import Expired, apply_retention
@@ -290,7 +290,9 @@ class Store:
     def _empty_window(self, names: Sequence[str]) -> EmptyWindow:
         held = [s for s in self.streams() if s.stream_id in names]
         there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4])
-        return EmptyWindow(f"no frames in that time; the store has {there or 'no frames at all'}")
+        if not there:
+            return EmptyWindow(f"{mask_url(self.url)}: nothing yet: the store has no frames; ingest some footage first")
+        return EmptyWindow(f"no frames in that time; the store has {there}")
 
     # ---- searching ---------------------------------------------------------------------------------------------
 

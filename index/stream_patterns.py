@@ -37,7 +37,7 @@ def match_streams(wanted: Iterable[str], known: Sequence[str]) -> list[str]:
     for name in wanted:
         chosen = [stream for stream in known if matches(stream, name)]
         if not chosen:
-            listed = ", ".join(known[:_LISTED]) or "none"
+            listed = ", ".join(known[:_LISTED]) or "none yet"
             more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
             if is_pattern(name):
                 raise UnknownStream(f"{name}: no stream of the store matches this pattern; it has {listed}{more}")

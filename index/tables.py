@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +18,44 @@ import pyarrow as pa
 from index.columns import digest
 from index.delta.row_filter import of_streams
 from index.delta.table import StoreTable
-from index.errors import IdentityMismatch, StoreCorrupt, StoreNotFound, StoreVersion, UsageError, mask_url
+from index.errors import IdentityMismatch, StoreCorrupt, StoreDenied, StoreNotFound, StoreVersion, UsageError, mask_url
 from index.patches.codec import PatchEncoding
 from index.patches.store import PatchStore, patch_table
 from index.records import EncoderPair, Segment
 from index.schemas import ENCODERS_KEY, FORMAT, FORMAT_KEY, GENERATION_KEY, PATCHES_KEY, SEGMENTS
 
-__all__ = ["Tables", "is_remote", "normalize_url", "store_exists"]
+__all__ = ["SCHEMES", "Tables", "is_remote", "normalize_url", "store_exists"]
+
+
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+"""Schemes of the URLs of stores."""
+
+_UNUSABLE = re.compile(r"[\[\]\\\x00-\x1f\x7f\ud800-\udfff]|::|%[0-9A-Fa-f]{2}")
+"""What deltalake 1.6.6, Arrow or fsspec take for something else in a path, and write beside it."""
 
 
 def normalize_url(url: str | Path) -> str:
-    """The URL of a store without a slash at its end, or an absolute local path; `file://` is removed."""
-    text = str(url).removeprefix("file://").rstrip("/")
-    return text if is_remote(text) else str(Path(text).expanduser().absolute())
+    """The URL of a store without a slash at its end, or an absolute local path; `file://` is removed.
+
+    Raises:
+        UsageError: a scheme that is not one of `SCHEMES`, no bucket, or a path that the libraries misread.
+    """
+    text = str(url)
+    scheme, separator, rest = text.removeprefix("file://").partition("://")
+    if separator:
+        if scheme not in SCHEMES:
+            raise UsageError(
+                f"{mask_url(text)}: {scheme}:// is not a kind of store; use a path, or one of "
+                f"{', '.join(f'{name}://' for name in SCHEMES)}"
+            )
+        if not rest.strip("/"):
+            raise UsageError(f"{mask_url(text)}: names no bucket; write {scheme}://BUCKET/FOLDER")
+        place = text.rstrip("/")
+    else:
+        place = str(Path(scheme).expanduser().absolute())
+    if found := _UNUSABLE.search(place):
+        raise UsageError(f"{mask_url(place)!a}: a store cannot be at a path with {found[0]!a}; choose another --store")
+    return place
 
 
 def is_remote(url: str) -> bool:
@@ -68,12 +95,18 @@ class Tables:
         """Create the tables of an empty store; tables that exist are left unchanged.
 
         Raises:
+            StoreDenied: the folder is read-only for this user.
             StoreNotFound: the folder cannot be created.
         """
         if not is_remote(url):
             try:
                 Path(url).mkdir(parents=True, exist_ok=True)
             except OSError as error:
+                if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise StoreDenied(
+                        f"{url}: cannot make a store there: read-only for this user ({error.strerror}); choose another "
+                        "--store"
+                    ) from error
                 raise StoreNotFound(
                     f"{url}: cannot make a store there ({error.strerror}); choose another --store"
                 ) from error

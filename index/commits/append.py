@@ -94,6 +94,7 @@ def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> N
         check_frames(tables.encoders, segment, frames)
         some = frames.filter(_is_new(tables, segment.stream_id, key, frames.captured_at))
         new = some if len(some) else None
+    _match_patches(tables, segment, key, app, generation, new)
     return NewSegment(app, generation, key, segment.model_copy(update={"frames": 0 if new is None else len(new)}), new)
 
 
@@ -109,6 +110,30 @@ def _delete_old_leftovers(tables: Tables, segment: Segment, key: str, app: str) 
         reached = table.transaction_versions([app])[app]
         if (reached is None or reached < segment.chunk) and len(table.read(["segment"], where)):
             table.delete(f"stream_id = {sql_string(segment.stream_id)} AND segment = '{key}'")
+
+
+def _match_patches(
+    tables: Tables, segment: Segment, key: str, app: str, generation: int, new: FrameRecords | None
+) -> None:
+    """Replace the patches of an append that was killed before it reached `frames`, if they are not those of `new`.
+
+    Another source may have stored some of the frames since.
+    """
+    reached = {table.name: table.transaction_versions([app])[app] for table in (tables.patches, tables.frames)}
+    version, frames_version = reached["patches"], reached["frames"]
+    if version is None or version < segment.chunk:
+        return
+    if frames_version is not None and frames_version >= segment.chunk:
+        return
+    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    held = tables.patches.read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_pylist()
+    if sorted(held) != ([] if new is None else new.captured_at.tolist()):
+        tables.patches.append_and_advance(
+            tables.patches.schema.empty_table() if new is None else tables.patch_store.rows(key, new),
+            {app: (version, version)},
+            replace=f"stream_id = {sql_string(segment.stream_id)} AND segment = '{key}'",
+            requires=requirement(segment.stream_id, generation),
+        )
 
 
 def check_frames(encoders: EncoderPair, segment: Segment, frames: FrameRecords) -> None:

@@ -10,7 +10,15 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from index.errors import StoreCorrupt, StoreFull, StoreNotFound
+from index.errors import (
+    StoreCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreNotFound,
+    StoreUnavailable,
+    mask_url,
+)
 
 __all__ = ["retry_conflicts", "translate_errors"]
 
@@ -25,16 +33,45 @@ _NO_SPACE = (
 )
 
 
+_READ_ONLY = ("read-only file system", "os error 30")
+_DENIED = ("permission denied", "os error 13", "operation not permitted", "os error 1)")
+_NO_BUCKET = ("nosuchbucket", "bucket does not exist", "containernotfound")
+_NO_CREDENTIALS = (
+    "169.254.169.254",  # where a machine of a cloud asks for them
+    "/latest/api/token",
+    "credential",
+    "accessdenied",
+    "403 forbidden",
+    "401 unauthorized",
+    "invalidaccesskeyid",
+    "signaturedoesnotmatch",
+    "account must be specified",
+)
+_PLAIN_HTTP = "url scheme is not allowed"
+_NO_ANSWER = (
+    "error sending request",
+    "connection refused",
+    "dns error",
+    "timed out",
+    "could not connect to the endpoint",
+)
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
+"""Packages of the clients of object stores, whose errors have no common base."""
+
+
 @contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Translate errors of deltalake, Arrow and the operating system into those of `index.errors`.
+    """Translate errors of deltalake, Arrow, the clients of object stores and the operating system into those of
+    `index.errors`.
 
     Args:
         uri: the table, for the message.
 
     Raises:
-        StoreNotFound: there is no table at `uri`.
+        StoreNotFound: there is no table at `uri`, or no such bucket.
         StoreFull: no space is left.
+        StoreDenied: the store is read-only, or permissions or credentials do not suffice.
+        StoreUnavailable: the object store does not answer.
         StoreCorrupt: any other failure to read or write.
         CommitFailedError: of deltalake, unchanged: a concurrent commit came first; see `retry_conflicts`.
     """
@@ -42,23 +79,62 @@ def translate_errors(uri: str) -> Iterator[None]:
         yield
     except CommitFailedError:
         raise
-    except TableNotFoundError as error:
-        raise StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store") from error
-    except (OSError, DeltaError, pa.ArrowException) as error:
+    except BaseException as error:
+        if not _is_foreign(error):
+            raise
         text = str(error).lower()
         gone = "not found" in text or "no such file" in text
         if "invalid table version" in text or (gone and "_delta_log/" in text):  # the log was cleaned in between
             raise CommitFailedError(str(error)) from error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            phrase in text for phrase in _NO_SPACE
-        ):
-            raise StoreFull(
-                f"{uri}: no space left; free some and run the same command again, nothing is half stored"
-            ) from error
-        raise StoreCorrupt(
-            f"{uri}: cannot be read or written ({str(error).splitlines()[0]}); run `sightline verify`"
-        ) from error
+        raise _translate(mask_url(uri), error, text) from error
 
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether an error comes from a library or the operating system, and not from this project or the user."""
+    known = isinstance(error, OSError | DeltaError | pa.ArrowException | TableNotFoundError)
+    return known or type(error).__name__ == "PanicException" or type(error).__module__.split(".")[0] in _CLIENTS
+
+
+def _translate(uri: str, error: BaseException, text: str) -> StoreError:
+    """The error of `index.errors` for one of a library; `text` is its message in lower case."""
+    number = getattr(error, "errno", None)
+
+    def says(phrases: tuple[str, ...]) -> bool:
+        return any(phrase in text for phrase in phrases)
+
+    if isinstance(error, TableNotFoundError):
+        return StoreNotFound(f"{uri}: no table there; ingest some footage first, or check --store")
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or says(_NO_SPACE):
+        return StoreFull(f"{uri}: no space left; free some and run the same command again, nothing is half stored")
+    if number == errno.EROFS or says(_READ_ONLY):
+        return StoreDenied(f"{uri}: the store is read-only: its file system is mounted so; choose another --store")
+    if "://" in uri:
+        if says(_NO_BUCKET):
+            return StoreNotFound(f"{uri}: the object store has no such bucket; create it, or check --store")
+        if _PLAIN_HTTP in text:
+            return StoreDenied(
+                f"{uri}: the endpoint is http, which is not encrypted; set AWS_ALLOW_HTTP=true if that is intended"
+            )
+        if says(_NO_CREDENTIALS):
+            return StoreDenied(
+                f"{uri}: the object store refuses access, or there are no credentials; set those of its client, for S3 "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if says(_NO_ANSWER):
+            return StoreUnavailable(
+                f"{uri}: the object store does not answer; check the network and its address, for S3 AWS_ENDPOINT_URL"
+            )
+    elif number in (errno.EACCES, errno.EPERM) or says(_DENIED):
+        return StoreDenied(
+            f"{uri}: the store is read-only for this user, or may not be read (permission denied); check owner and mode of "
+            "its folder"
+        )
+    lines = " ".join(text_of_line.strip() for text_of_line in str(error).replace(_ARROW, "").splitlines())
+    return StoreCorrupt(f"{uri}: cannot be read or written ({lines[:300]}); run `sightline verify`")
+
+
+_ARROW = "\x1b[31m↳\x1b[0m"
+"""Precedes each line but the first of deltalake's messages."""
 
 retry_conflicts = retry(
     retry=retry_if_exception_type(CommitFailedError),

@@ -35,7 +35,7 @@ class RowFilter:
 def of_streams(streams: Sequence[str]) -> RowFilter:
     """All rows of the named streams."""
     names = sorted(set(streams))
-    return RowFilter(pads.field("stream_id").isin(names), (("stream_id", "in", names),))
+    return RowFilter(pads.field("stream_id").isin(pa.array(names, pa.string())), (("stream_id", "in", names),))
 
 
 def on_day(stream: str, day: str) -> RowFilter:

@@ -94,7 +94,8 @@ class StoreTable:
 
     def exists(self) -> bool:
         """Whether there is a Delta table at this place."""
-        return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
+        with translate_errors(self.uri):
+            return bool(DeltaTable.is_deltatable(self.uri, storage_options=self.options))
 
     def create(self, configuration: dict[str, str]) -> None:
         """Create the table with these properties; an existing table is left unchanged."""

@@ -82,7 +82,7 @@ class VectorSearch:
 
     def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The frames of these segments on one UTC day: times int64[n], ascending, and vectors float32[n, Df]."""
-        where = on_day(stream, day) & string_field("segment").isin(sorted(segments))
+        where = on_day(stream, day) & string_field("segment").isin(pa.array(sorted(segments), pa.string()))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), to_matrix(rows["frame_vector"], self._dimension)
 

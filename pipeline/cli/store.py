@@ -46,6 +46,8 @@ def streams(context: typer.Context, store: StoreUrl = None, stream: StreamIds = 
         names = ("stream_id", "frames", "first", "last")
         print_json([{**dict(zip(names, row, strict=True)), "encoders": encoders} for row in rows])
         return
+    if not rows:
+        print_note("nothing yet: the store has no frames; ingest some footage first")
     for name, frames, first, last in rows:
         print_line(f"{name}  {frames} frames  {first} to {last}  {encoders['frame']}, {encoders['patch']}")
 
