@@ -47,10 +47,15 @@ def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), 
         takes: patterns of further files to download from a repository.
         what: the name of the weights in error messages, such as `frame encoder`.
 
+    PyTorch's `.bin` files are pickles, which can execute code where a library reads them carelessly. They are neither
+    downloaded nor read unless `source.allow_pickle` is set, and then with `weights_only=True`.
+
     Raises:
         WeightsNotFound: the folder or a file is missing, or the repository is not in the cache and cannot be
             downloaded.
     """
+    if not source.allow_pickle:
+        needs, takes = (tuple(_without_pickles(patterns)) for patterns in (needs, takes))
     if source.hub is not None:
         return _from_hub(source.hub, source.revision, needs, takes, what)
     path = source.folder if source.folder is not None else _PACKAGE / str(source.package)
@@ -60,8 +65,21 @@ def resolve(source: Source, *, needs: Sequence[str], takes: Sequence[str] = (), 
         raise WeightsNotFound(f"{what}: {path} does not exist; put the weights there or name another source")
     missing = _missing(path, needs)
     if missing:
+        if not source.allow_pickle and any(path.glob("*.bin")):
+            raise WeightsNotFound(
+                f"{what}: {path} has no {missing}, only .bin files, which are pickles; convert them to safetensors, or "
+                "set allow_pickle = true at this source in the profile if you trust their author"
+            )
         raise WeightsNotFound(f"{what}: {path} has no {missing}; copy the whole checkpoint folder there")
     return path
+
+
+def _without_pickles(patterns: Sequence[str]) -> Iterator[str]:
+    """The patterns without alternatives that are PyTorch's `.bin` files."""
+    for pattern in patterns:
+        kept = [each for each in pattern.split("|") if not each.endswith(".bin")]
+        if kept:
+            yield "|".join(kept)
 
 
 def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequence[str], what: str) -> Path:
@@ -103,8 +121,8 @@ def _missing(folder: Path, needs: Sequence[str]) -> str | None:
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """Files with the weights of a checkpoint folder: all safetensors, or the PyTorch `.bin` files if there are none."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    """Files with the weights of a checkpoint folder: all safetensors."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def weights_digest(files: Sequence[Path]) -> str:

@@ -99,7 +99,11 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
     folder = resolve(spec.source, needs=_NEEDS if whole else _NEEDS[:1], takes=_TOKENIZER, what=what)
     with loading(what, folder):
         model = open_clip.create_model(
-            f"local-dir:{folder}", device=device, require_pretrained=whole, load_weights=whole
+            f"local-dir:{folder}",
+            device=device,
+            require_pretrained=whole,
+            load_weights=whole,
+            weights_only=True,  # of a `.bin` file, which `resolve` refuses unless the profile allows it
         )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
 

@@ -118,7 +118,7 @@ def load_siglip(spec: PatchEncoderSpec, device: torch.device) -> SiglipEncoder:
     files = weights_files(folder)
     with loading(what, folder):
         model, report = SiglipModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
     if report["missing_keys"]:
         raise WeightsInvalid(f"{what}: {folder} has no tensor {min(report['missing_keys'])}; is it a SigLIP?")

@@ -110,7 +110,12 @@ def build_qwen2(config: Any, device: torch.device, dtype: torch.dtype, *, empty:
 def _load_causal(folder: Path, dtype: torch.dtype) -> Any:
     """A checkpoint in the `causal_lm` layout, on the CPU."""
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=dtype, output_loading_info=True, attn_implementation="sdpa"
+        folder,
+        local_files_only=True,
+        dtype=dtype,
+        output_loading_info=True,
+        attn_implementation="sdpa",
+        use_safetensors=True,
     )
     for key, reason in (("missing_keys", "has no tensor"), ("unexpected_keys", "has one tensor too many,")):
         if report[key]:

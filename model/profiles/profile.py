@@ -48,6 +48,9 @@ class Source(_Data):
     revision: str | None = None
     """Commit of a hub repository. A local folder may name it too and is then the same encoder as the hub's: the
     identity that is stored with vectors consists of name, revision and digests, never of a path."""
+    allow_pickle: bool = False
+    """Whether weights may be PyTorch's `.bin` files, which are pickles. They are read with `weights_only=True`; still,
+    set it for authors you trust only. Without it safetensors are required."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -40,6 +40,8 @@ from model.training.trainable import Sample, TrainableModel
 
 __all__ = ["Schedule", "forget_accelerator", "make_accelerator", "train"]
 
+_RATES = "rates.json"
+
 Read = Callable[[Sequence[int]], Iterator[Sample]]
 
 
@@ -149,12 +151,13 @@ def train(
     torch.manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(parameter_groups(trainable.parts, plan), betas=(0.9, 0.999))
     rates = get_cosine_schedule_with_warmup(optimizer, math.ceil(plan.warm_up * total), total)
-    # Not passed to `prepare`: accelerate would step it once for each process.
-    accelerator.register_for_checkpointing(rates)
+    # Not passed to `prepare`, which would step it once for each process, nor registered for checkpoints, which accelerate
+    # reads with `weights_only=False`: a file in the run's folder could then execute code.
     model, optimizer = accelerator.prepare(trainable, optimizer)
     first, newest = 0, next(reversed(checkpoints(out)), None)
     if newest is not None:
-        accelerator.load_state(str(newest / "state"))
+        _load_rates(rates, newest / "state" / _RATES)
+        accelerator.load_state(str(newest / "state"), load_kwargs={"weights_only": True})
         first = step_of(newest)
     if accelerator.is_main_process:
         _cut_log(out, first)
@@ -196,7 +199,7 @@ def train(
                 file.write(json.dumps(line) + "\n")
         on_step(step + 1, total, line)
         if (step + 1) % plan.save_every == 0 or step + 1 == last:
-            newest = _save(trainable, out, step + 1, plan.keep, accelerator)
+            newest = _save(trainable, rates, out, step + 1, plan.keep, accelerator)
     assert newest is not None  # a run has at least one step
     return newest
 
@@ -255,7 +258,22 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _save(trainable: TrainableModel, out: Path, step: int, keep: int, accelerator: Any) -> Path:
+def _load_rates(rates: Any, path: Path) -> None:
+    """Restore the schedule of learning rates.
+
+    Raises:
+        UsageError: the file is missing or damaged, or an older version of Sightline wrote the checkpoint.
+    """
+    try:
+        rates.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: the checkpoint has no readable schedule of learning rates ({type(error).__name__}); it is damaged or "
+            "of an older version: begin a new run with another --out"
+        ) from None
+
+
+def _save(trainable: TrainableModel, rates: Any, out: Path, step: int, keep: int, accelerator: Any) -> Path:
     """Write a checkpoint and return its folder; it gets its name when it is complete."""
     folder = out / "checkpoints" / f"step-{step:06d}"
     part = folder.with_name(folder.name + ".part")
@@ -267,6 +285,7 @@ def _save(trainable: TrainableModel, out: Path, step: int, keep: int, accelerato
     accelerator.save_state(str(part / "state"))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        write_atomically(part / "state" / _RATES, json.dumps(rates.state_dict()))
         save_model(trainable, part / "model")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)

@@ -70,7 +70,7 @@ def load_features(bank: ClipBank, micro: Path, work: Path, on_progress: Callable
 
     `on_progress` gets frames done and frames in all.
     """
-    siglip = SiglipModel.from_pretrained(micro / "siglip").float().eval()
+    siglip = SiglipModel.from_pretrained(micro / "siglip", use_safetensors=True).float().eval()
     clip = open_clip.create_model(f"local-dir:{micro / 'clip'}").float().eval()
     tokenizer = build_tokenizer(max_length=TEXT_LENGTH, close=True)
 

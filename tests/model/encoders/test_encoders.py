@@ -12,13 +12,15 @@ import torch
 from huggingface_hub import constants
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import SiglipModel
 
 from index.errors import ModelError, UsageError, WeightsInvalid, WeightsNotFound
 from model.checkpoints.files import weights_digest
+from model.encoders.clip import load_clip
 from model.encoders.encoder import Encoders, load_encoders, pick_device
 from model.encoders.siglip import load_siglip
-from model.profiles.profile import PatchEncoderSpec, Profile, Source
+from model.profiles.profile import FrameEncoderSpec, PatchEncoderSpec, Profile, Source
 from tests.support import tiny_checkpoints as tiny
 
 CPU = torch.device("cpu")
@@ -220,6 +222,35 @@ def test_a_hub_repository_is_read_from_the_cache(
     (snapshot / "preprocessor_config.json").unlink()
     with pytest.raises(WeightsNotFound, match="someone/siglip is not in the cache"):
         load_siglip(PatchEncoderSpec(name="tiny-siglip", source=source), CPU)
+
+
+class _Payload:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "executed")
+
+
+def test_pickles_are_read_on_request_only_and_execute_nothing(checkpoints: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(checkpoints / "clip", folder)
+    state = load_file(folder / "open_clip_model.safetensors")
+    (folder / "open_clip_model.safetensors").unlink()
+    pickled = folder / "open_clip_pytorch_model.bin"
+    torch.save(state, pickled)
+    spec = FrameEncoderSpec(name="tiny-clip", source=Source(folder=folder))
+    with pytest.raises(WeightsNotFound, match=r"only \.bin files, which are pickles; .*allow_pickle = true"):
+        load_clip(spec, CPU)
+    allowed = FrameEncoderSpec(name="tiny-clip", source=Source(folder=folder, allow_pickle=True))
+    whole = load_clip(FrameEncoderSpec(name="tiny-clip", source=Source(folder=checkpoints / "clip")), CPU)
+    np.testing.assert_array_equal(load_clip(allowed, CPU).encode_text(TEXTS), whole.encode_text(TEXTS))
+    torch.save({**state, "payload": _Payload(tmp_path / "executed")}, pickled)
+    with pytest.raises(WeightsInvalid):
+        load_clip(allowed, CPU)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_weights_that_are_not_there(tmp_path: Path, checkpoints: Path) -> None:

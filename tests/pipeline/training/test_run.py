@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,42 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(world: Path, profile: st
     assert _log(world, "parts") == _log(world, "whole")
     assert len({line["loss"] for line in _log(world, "whole")}) == 6
     assert _same(_weights(parts), _weights(whole))
-    for name in ("optimizer.bin", "custom_checkpoint_0.pkl"):
-        one, other = (torch.load(path.parents[1] / "state" / name, weights_only=False) for path in (parts, whole))
-        for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True):
-            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    one, other = (path.parents[1] / "state" for path in (parts, whole))
+    states = [tree_leaves(torch.load(state / "optimizer.bin", weights_only=True)) for state in (one, other)]
+    for a, b in zip(*states, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert json.loads((one / "rates.json").read_text()) == json.loads((other / "rates.json").read_text())
+
+
+class _Payload:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "executed")
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "custom_checkpoint_0.pkl", "random_states_0.pkl", "rates.json"])
+def test_nothing_in_the_folder_of_a_run_is_executed(world: Path, profile: str, name: str) -> None:
+    _write(world, profile)
+    _train(world, "hostile", stop_after=1)
+    state = next((world / "hostile" / "checkpoints").iterdir()) / "state"
+    assert not list(state.glob("custom_checkpoint*"))
+    torch.save(_Payload(world / "executed"), state / name)
+    with suppress(Exception):  # a damaged checkpoint may be an error
+        _train(world, "hostile")
+    assert not (world / "executed").exists()
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(world: Path, profile: str) -> None:
+    _write(world, profile)
+    _train(world, "older", stop_after=1)
+    state = next((world / "older" / "checkpoints").iterdir()) / "state"
+    (state / "rates.json").unlink()
+    with pytest.raises(UsageError, match="older version"):
+        _train(world, "older")
 
 
 def test_the_loss_falls_and_what_was_written_reads_back(world: Path, profile: str) -> None:
