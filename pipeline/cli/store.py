@@ -175,8 +175,8 @@ def forget(
 
     Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone; the
     state of its alerts; the staged frames of a stopped backfill; and its segments in the spool of an ended `watch` or
-    `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not the
-    store's, and stay.
+    `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not
+    the store's, and stay.
     """
     cut = parse_time(before, "--before")
     opened = open_store(context, store)

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from ingest.live.config import LiveSettings
 from ingest.live.status import CameraState, StatusRegistry
 from pipeline.cli.main import load_command
-from pipeline.settings import load_settings
+from pipeline.settings import Settings, load_settings
 from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
@@ -327,6 +328,7 @@ def test_mounts_secrets_networks_and_dependencies_are_there() -> None:
 def test_containers_are_bounded_and_have_no_root() -> None:
     for name, service in SERVICES.items():
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert 0 < service["pids_limit"] <= 4096, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["logging"]["options"]["max-file"], name
@@ -344,6 +346,21 @@ def test_containers_are_bounded_and_have_no_root() -> None:
     dockerfile = (INFRA / "image" / "Dockerfile").read_text()
     assert "--uid 10001" in dockerfile
     assert "\nUSER 10001:10001\n" in dockerfile
+
+
+def test_memory_limits_fit_the_processes_that_decode() -> None:
+    """A decoder that reaches its own limit ends with an error; one that reaches the container's ends the worker."""
+    settings = tomllib.loads((INFRA / "sightline.toml").read_text())
+    decoder = settings.get("memory_bytes", Settings.model_fields["memory_bytes"].default)
+    camera = settings.get("live", {}).get("memory_bytes", LiveSettings().memory_bytes)
+    cameras = len(tomllib.loads((INFRA / "secrets.example" / "cameras.toml").read_text())["cameras"])
+    limits = {name: _bytes(service["mem_limit"]) for name, service in SERVICES.items()}
+    assert limits["consume"] >= decoder + 2 * 2**30
+    assert limits["cameras"] >= camera * cameras + 2 * 2**30
+
+
+def _bytes(text: str) -> int:
+    return int(text[:-1]) * {"m": 2**20, "g": 2**30}[text[-1]]
 
 
 def test_only_what_people_open_is_published_and_on_loopback() -> None:
