@@ -32,6 +32,7 @@ from ingest.alerts.scorer import AlertScorer
 from ingest.embedding import encode_records
 from ingest.messages import AlertMessage
 from ingest.segments.frames import SegmentFrames
+from ingest.shutdown import commit_under_way
 from model.encoders.encoder import Encoders
 
 __all__ = ["Announcer", "CommittedBatch", "DecodedSegment", "SegmentIndexer"]
@@ -148,6 +149,15 @@ class SegmentIndexer:
             CommitFenced: an application's offset in the store is not where its advance begins, or `is_owner` is False.
             StoreError: see `index.errors`. After any error nothing of the batch counts as stored.
         """
+        with commit_under_way():
+            return self._commit(segments, advances, is_owner)
+
+    def _commit(
+        self,
+        segments: Sequence[DecodedSegment],
+        advances: Mapping[str, OffsetAdvance],
+        is_owner: Callable[[], bool],
+    ) -> CommittedBatch:
         self.encode(segments)
         late_alerts = self._scorer.prepare(each.row.stream_id for each in segments)
         rows = [OffsetSegment(each.app, each.row, each.records, rejected=each.rejected) for each in segments]

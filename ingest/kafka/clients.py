@@ -213,4 +213,4 @@ class Sender:
 
     def __exit__(self, *_: object) -> None:
         if self._producer is not None:
-            self._producer.close(timeout=10)
+            self._producer.close(timeout=3)

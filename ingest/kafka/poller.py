@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import structlog
@@ -31,12 +31,14 @@ from ingest.kafka.indexer import ConsumeReport, KafkaIndexer, SegmentRecord
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership, read_ownership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
+from ingest.shutdown import Watchdog
 from model.encoders.encoder import Encoders
 
 __all__ = ["consume"]
 
 _log = structlog.get_logger(__name__)
 _POLL_MS = 200
+_CLOSE_MS = 2000  # waiting for the broker at the end, twice
 _RETRY_SECONDS = 0.5
 _LAG_SECONDS = 5.0  # between measurements of the lag
 
@@ -59,6 +61,7 @@ def consume(
     accept_recreated: bool = False,
     accept_expired: bool = False,
     metrics: ConsumerMetrics | None = None,
+    on_stall: Callable[[str], None] | None = None,
 ) -> ConsumeReport:
     """Store the segments of Kafka as a member of `group`, until `stop` is set.
 
@@ -67,6 +70,8 @@ def consume(
             `kafka.connect_seconds`.
         accept_recreated, accept_expired: see `ingest.kafka.ownership.read_ownership`.
         metrics: the metrics to update; new ones when None.
+        on_stall: called, in another thread, when this one has not polled for `kafka.poll_seconds`: it hangs in a
+            library, and the group has given its partitions to others. Should end the process. By default it is logged.
 
     Raises:
         BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used.
@@ -92,7 +97,8 @@ def consume(
         poller = _Poller(store, kafka, group, indexer, accept)
         indexer.start()
         try:
-            poller.run(stop, drain=drain)
+            with Watchdog("the thread that polls Kafka", kafka.poll_seconds, on_stall or _log.error) as watchdog:
+                poller.run(stop, watchdog, drain=drain)
         finally:
             indexer.stop()
             poller.close()
@@ -150,10 +156,11 @@ class _Poller:
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event, *, drain: bool) -> None:
+    def run(self, stop: threading.Event, watchdog: Watchdog, *, drain: bool) -> None:
         """Poll until `stop` is set, everything is drained, or the indexer has failed."""
         last_assigned = time.monotonic()
         while not stop.is_set() and self.indexer.failure is None:
+            watchdog.beat()
             self._poll()
             self._position()
             self._enqueue()
@@ -321,11 +328,11 @@ class _Poller:
         try:
             offsets = self._offsets_to_commit()
             if offsets:
-                self.consumer.commit(offsets, timeout_ms=5000)
+                self.consumer.commit(offsets, timeout_ms=_CLOSE_MS)
         except Exception as error:
             _log.info("the last offsets were not committed to the group", problem=str(error))
         try:
-            self.consumer.close(autocommit=False, timeout_ms=5000)
+            self.consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
         except Exception as error:
             _log.info("the group was not left in an orderly way", problem=str(error))
 

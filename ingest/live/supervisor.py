@@ -25,6 +25,7 @@ from ingest.live.camera import CameraThread, backoff_seconds
 from ingest.live.config import CameraConfig, CameraList, LiveSettings, read_cameras
 from ingest.live.spool import Spool, SpooledSegment
 from ingest.live.status import StatusRegistry, read_status
+from ingest.shutdown import commit_under_way
 
 __all__ = ["STATUS_FILE", "SegmentSink", "run_live"]
 
@@ -33,8 +34,8 @@ STATUS_FILE = "cameras.json"
 """The name of the file of `ingest.live.status`, in the folder of the running command."""
 _TICK_SECONDS = 0.25
 _STATUS_SECONDS = 1.0
-_CLOSE_SECONDS = 10.0  # for the cameras to write their last segments
-_DRAIN_SECONDS = 60.0  # for the sink to accept what is in the spool at the end
+_CLOSE_SECONDS = 5.0  # for the cameras to write their last segments
+_DRAIN_SECONDS = 20.0  # for the sink to accept what is in the spool at the end
 _RETRY_SECONDS = (0.5, 30.0)  # the first and the longest pause after the sink failed
 _FATAL = (UsageError, IdentityMismatch, StoreVersion, CommitFenced)
 
@@ -212,10 +213,11 @@ class _SinkThread:
 
     def finish(self) -> None:
         """Write what is in the spool, for at most `_DRAIN_SECONDS`; the rest stays there for the next start."""
-        self._draining.set()
-        self._thread.join(_DRAIN_SECONDS)
-        self._give_up.set()
-        self._thread.join(5.0)
+        with commit_under_way():
+            self._draining.set()
+            self._thread.join(_DRAIN_SECONDS)
+            self._give_up.set()
+            self._thread.join(2.0)
 
     def _run(self) -> None:
         try:

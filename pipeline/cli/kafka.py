@@ -14,6 +14,7 @@ from ingest.kafka.publisher import publish_files
 from ingest.kafka.reachability import check_brokers
 from ingest.messages import DeadLetter
 from ingest.metrics_server import serve_metrics
+from ingest.shutdown import end_process
 from pipeline.cli.options import (
     Json,
     MetricsAddress,
@@ -160,6 +161,7 @@ def consume(
         accept_recreated=accept_recreated,
         accept_expired=accept_expired,
         metrics=metrics,
+        on_stall=end_process,
     )
     if as_json:
         print_json(report)

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
+from ingest.shutdown import limit_stop
 from pipeline.console import Interrupted, configure_logging, print_error, print_line, report_error
 
 __all__ = ["COMMANDS", "CommandSource", "LazyGroup", "app", "global_options_first", "load_command", "main", "run"]
@@ -162,6 +163,7 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command of `sys.argv` and exit: 0 for success, 1 for an error, 2 for wrong usage."""
+    limit_stop()
     arguments = global_options_first(sys.argv[1:])
     debug = "--debug" in arguments[:1]
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from index.extras import require_extra
+from ingest.shutdown import commit_under_way
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
 from pipeline.console import print_line
 from pipeline.service.limits import ServiceLimits
@@ -16,6 +17,7 @@ from pipeline.service.token import read_token
 __all__ = ["app", "model_service"]
 
 app = typer.Typer(rich_markup_mode=None)
+_CLOSE_SECONDS = 10.0  # after `--stop-seconds`, before the process is ended
 
 
 @app.command("model-service")
@@ -50,15 +52,16 @@ def model_service(
 
     from pipeline.service import store_frames  # loads torch and FastAPI
 
-    store_frames.serve(
-        settings.store,
-        settings.profile,
-        settings.device,
-        host=host,
-        port=port,
-        token=token,
-        limits=ServiceLimits(
-            waiting=waiting, deadline_seconds=deadline, max_body_bytes=body_bytes, stop_seconds=stop_seconds
-        ),
-        on_listen=lambda url: print_line(f"listening on {url}"),
-    )
+    with commit_under_way(stop_seconds + _CLOSE_SECONDS):
+        store_frames.serve(
+            settings.store,
+            settings.profile,
+            settings.device,
+            host=host,
+            port=port,
+            token=token,
+            limits=ServiceLimits(
+                waiting=waiting, deadline_seconds=deadline, max_body_bytes=body_bytes, stop_seconds=stop_seconds
+            ),
+            on_listen=lambda url: print_line(f"listening on {url}"),
+        )
