@@ -151,8 +151,8 @@ def train(
     torch.manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(parameter_groups(trainable.parts, plan), betas=(0.9, 0.999))
     rates = get_cosine_schedule_with_warmup(optimizer, math.ceil(plan.warm_up * total), total)
-    # Not passed to `prepare`, which would step it once for each process, nor registered for checkpoints, which accelerate
-    # reads with `weights_only=False`: a file in the run's folder could then execute code.
+    # Not passed to `prepare`, which would step it once for each process, nor registered for checkpoints, which
+    # accelerate reads with `weights_only=False`: a file in the run's folder could then execute code.
     model, optimizer = accelerator.prepare(trainable, optimizer)
     first, newest = 0, next(reversed(checkpoints(out)), None)
     if newest is not None:
@@ -268,8 +268,8 @@ def _load_rates(rates: Any, path: Path) -> None:
         rates.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path}: the checkpoint has no readable schedule of learning rates ({type(error).__name__}); it is damaged or "
-            "of an older version: begin a new run with another --out"
+            f"{path}: the checkpoint has no readable schedule of learning rates ({type(error).__name__}); it is "
+            "damaged or of an older version: begin a new run with another --out"
         ) from None
 
 
