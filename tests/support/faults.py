@@ -1,0 +1,74 @@
+"""Faults at commit boundaries: a kill, or a full disk, before the n-th operation that changes a store."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import deltalake.table
+from deltalake import DeltaTable
+from fsspec.implementations.local import LocalFileSystem
+
+import index.commits.bulk
+import index.delta.table
+from index.search.faiss_shards import FaissShards
+
+_WRITES: tuple[tuple[Any, str], ...] = (
+    (index.delta.table, "write_deltalake"),
+    (index.commits.bulk, "write_deltalake"),
+    (DeltaTable, "delete"),
+    (DeltaTable, "create_checkpoint"),
+    (DeltaTable, "create_write_transaction"),
+    (deltalake.table.TableAlterer, "set_table_properties"),
+    (deltalake.table.TableOptimizer, "compact"),
+    (FaissShards, "write"),
+)
+_REMOVALS: tuple[tuple[Any, str], ...] = (
+    (DeltaTable, "vacuum"),
+    (DeltaTable, "cleanup_metadata"),
+    (FaissShards, "drop"),
+    (LocalFileSystem, "rm_file"),
+)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of the store catches it."""
+
+
+@contextmanager
+def fault(kind: str, after: int) -> Iterator[None]:
+    """Within the block, let `after` operations happen and fail at the next one, if there is one.
+
+    Args:
+        kind: "kill" raises Killed before any operation; "full" is ENOSPC at every write from then on.
+        after: number of operations that succeed.
+    """
+    left = after
+
+    def wrap(act: Callable[..., Any], *, write: bool) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if left <= 0 and kind == "kill":
+                raise Killed
+            if left <= 0 and write:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left -= 1
+            return act(*args, **kwargs)
+
+        return run
+
+    patches = [
+        patch.object(owner, name, wrap(getattr(owner, name), write=write))
+        for group, write in ((_WRITES, True), (_REMOVALS, False))
+        for owner, name in group
+    ]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in reversed(patches):
+            each.stop()
