@@ -26,6 +26,7 @@ from ingest.sources.naming import FileName
 from ingest.sources.start_time import find_start
 
 __all__ = [
+    "BATCH_BYTES",
     "BATCH_FRAMES",
     "ChunkFrames",
     "ChunkWriter",
@@ -41,6 +42,8 @@ __all__ = [
 
 BATCH_FRAMES = 32
 """Most frames that are decoded and encoded at once."""
+BATCH_BYTES = 256 * 2**20
+"""Most bytes of pixels that are encoded at once, and that wait for it; a single frame may have more."""
 _QUEUE_FRAMES = 2 * BATCH_FRAMES
 _MIB = 2**20
 _SECOND = 1_000_000
@@ -225,7 +228,7 @@ def _concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
 
 
 class ChunkFrames(NamedTuple):
-    """At most `BATCH_FRAMES` frames of one chunk."""
+    """At most `BATCH_FRAMES` frames and `BATCH_BYTES` bytes of one chunk."""
 
     chunk: int
     """Number of the chunk."""
@@ -247,12 +250,14 @@ class FrameReader:
     def __init__(self, decoding: Decoding, began: int, first: float, segment_seconds: int) -> None:
         self.decoding, self.began, self.first, self.segment_seconds = decoding, began, first, segment_seconds
         self._queue: queue.Queue[tuple[float, NDArray[np.uint8]] | BaseException | None] = queue.Queue(_QUEUE_FRAMES)
+        self._waiting, self._taken = 0, threading.Condition()  # bytes of the frames in the queue
         self._stop = threading.Event()
 
     def __iter__(self) -> Iterator[ChunkFrames | SourceError]:
         thread = threading.Thread(target=self._read, name="decode-reader", daemon=True)
         thread.start()
         batch: ChunkFrames | None = None
+        size = 0  # bytes of the batch
         try:
             while True:
                 item = self._queue.get()
@@ -265,13 +270,18 @@ class FrameReader:
                         raise item
                     return
                 pts, pixels = item
+                with self._taken:
+                    self._waiting -= pixels.nbytes
+                    self._taken.notify()
                 elapsed = pts - self.first
                 chunk = int((elapsed + 1e-6) // self.segment_seconds)
-                if batch is not None and (batch.chunk != chunk or len(batch.frames) >= BATCH_FRAMES):
+                full = batch is not None and (len(batch.frames) >= BATCH_FRAMES or size + pixels.nbytes > BATCH_BYTES)
+                if batch is not None and (full or batch.chunk != chunk):
                     yield batch
                     batch = None
                 if batch is None:
-                    batch = ChunkFrames(chunk, FrameBatch([], [], []))
+                    batch, size = ChunkFrames(chunk, FrameBatch([], [], [])), 0
+                size += pixels.nbytes
                 batch.frames.captured_at.append(self.began + round(elapsed * 1e6))
                 batch.frames.pts_seconds.append(pts)
                 batch.frames.pixels.append(pixels)
@@ -283,6 +293,10 @@ class FrameReader:
     def _read(self) -> None:
         try:
             for frame in self.decoding:
+                with self._taken:
+                    while self._waiting and self._waiting + frame[1].nbytes > BATCH_BYTES and not self._stop.is_set():
+                        self._taken.wait(timeout=0.5)
+                    self._waiting += frame[1].nbytes
                 self._put(frame)
                 if self._stop.is_set():
                     return

@@ -29,6 +29,7 @@ from index.errors import CommitFenced, StoreError
 from index.records import FrameRecords, Segment
 from index.store import Store
 from ingest.alerts.scorer import AlertScorer
+from ingest.chunks import BATCH_BYTES
 from ingest.embedding import encode_records
 from ingest.messages import AlertMessage
 from ingest.segments.frames import SegmentFrames
@@ -116,13 +117,14 @@ class SegmentIndexer:
         self._scorer.forget()
 
     def encode(self, segments: Iterable[DecodedSegment], *, min_frames: int = 1) -> None:
-        """Encode the segments that are decoded and not encoded yet, once they have `min_frames` frames together.
+        """Encode the segments that are decoded and not encoded yet, once they have `min_frames` frames together, or
+        `BATCH_BYTES` bytes of pixels.
 
         Frames of all streams share the encoder batches.
         """
         waiting = [(each, each.frames) for each in segments if each.frames is not None and each.records is None]
         frames = sum(len(decoded.pixels) for _, decoded in waiting)
-        if frames < min_frames:
+        if frames < min_frames and sum(pixels.nbytes for _, each in waiting for pixels in each.pixels) < BATCH_BYTES:
             return
         for at in range(0, frames, self.batch_frames):
             self._on_batch(min(self.batch_frames, frames - at))

@@ -70,7 +70,7 @@ def limit_stop(
         while (waited := time.monotonic() - began) < _allowed(stop_seconds, commit_seconds):
             time.sleep(_STEP_SECONDS)
         end(
-            f"did not stop within {waited:.0f} s of the signal and was ended; what was committed is safe, start it again"
+            f"did not stop within {waited:.0f} s of the signal and was ended; what is committed is safe, start it again"
         )
 
     threading.Thread(target=watch, name="stop-deadline", daemon=True).start()

@@ -211,7 +211,7 @@ def publish_files(
                         file.segments += 1
                         file.seconds += segment.duration
                         on_segment(file.file, message)
-            except (SourceError, MessageTooLarge) as error:
+            except (SourceError, MessageTooLarge, UsageError) as error:
                 file.problem = str(error)
                 _log.info("file not published completely", file=file.file, problem=file.problem)
             outbox.flush()

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import av
 
-from index.errors import DecodeFailed, MessageTooLarge, NotVideo, mask_url
+from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SightlineError, mask_url, shown_text
 from ingest.decoding.demuxer import Demuxer, frame_seconds
 from ingest.decoding.sandbox import open_regular
 
@@ -64,6 +64,12 @@ def cut(
     source = open_regular(path, name=shown)
     try:
         yield from _cut_source(source, shown, seconds, max_bytes)
+    except SightlineError:
+        raise
+    except Exception as error:  # of PyAV, which has its own for what a file contains
+        raise DecodeFailed(
+            f"{shown}: cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the segments before were cut"
+        ) from error
     finally:
         os.close(source)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from index.errors import DecodeFailed, NoFrames
 from index.records import FrameRecords, Segment
+from ingest import chunks
 from ingest.chunks import (
     BATCH_FRAMES,
     ChunkFrames,
@@ -238,3 +240,29 @@ def test_a_file_without_frames_is_no_problem_of_its_last_segment() -> None:
     assert decoding_problem(None) is None
     assert decoding_problem(NoFrames("front.mp4: no frame decodes")) is None
     assert decoding_problem(DecodeFailed("front.mp4: truncated")) == "front.mp4: truncated"
+
+
+def test_frames_that_wait_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of 3 MB with room for 10 MB: batches of three, and the decoder waits for its reader."""
+    monkeypatch.setattr(chunks, "BATCH_BYTES", 10_000_000)
+    given: list[int] = []
+
+    def frames() -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        for i in range(20):
+            given.append(i)
+            yield float(i), np.zeros((1000, 1000, 3), np.uint8)
+
+    class Decoder:
+        process = SimpleNamespace(kill=lambda: None)
+
+        def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+            return frames()
+
+    batches = []
+    for batch in FrameReader(cast(Any, Decoder()), BEGAN, 0.0, 300):
+        assert isinstance(batch, ChunkFrames)
+        time.sleep(0.05)
+        batches.append(len(batch.frames))
+        # At most three frames of the batch, three in the queue, and the one that waits for room in it.
+        assert len(given) <= sum(batches) + 3 + 1 + 1
+    assert batches == [3] * 6 + [2]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SourceNotFound
-from ingest.segments.cutter import CutSegment, cut
+from ingest.segments.cutter import CutSegment, SegmentFile, cut
 from tests.support.footage import make_video
 
 B_FRAMES = ":bframes=2:b-adapt=0"
@@ -140,3 +140,19 @@ def test_a_truncated_file_gives_the_segments_before(tmp_path: Path) -> None:
     except DecodeFailed as error:
         assert "reading ended early" in str(error)  # noqa: PT017
     assert 2 < len(found) < 10
+
+
+@pytest.mark.parametrize(
+    "error", [IndexError("tuple index out of range"), OSError(5, "Input/output error"), ValueError("x")]
+)
+def test_an_error_of_the_library_is_an_error_of_the_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "a.mp4", seconds=3)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SegmentFile, "add", fail)
+    with pytest.raises(DecodeFailed, match="ended early"):
+        list(cut(tmp_path / "a.mp4"))
