@@ -69,9 +69,7 @@ def limit_stop(
         began = time.monotonic()
         while (waited := time.monotonic() - began) < _allowed(stop_seconds, commit_seconds):
             time.sleep(_STEP_SECONDS)
-        end(
-            f"did not stop within {waited:.0f} s of the signal and was ended; what is committed is safe, start it again"
-        )
+        end(f"did not stop within {waited:.0f} s of the signal and was ended; what is committed is safe")
 
     threading.Thread(target=watch, name="stop-deadline", daemon=True).start()
 

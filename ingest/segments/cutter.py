@@ -68,7 +68,8 @@ def cut(
         raise
     except Exception as error:  # of PyAV, which has its own for what a file contains
         raise DecodeFailed(
-            f"{shown}: cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the segments before were cut"
+            f"{shown}: cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the "
+            "segments before were cut"
         ) from error
     finally:
         os.close(source)
