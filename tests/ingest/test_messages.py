@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,35 @@ def test_settings_of_kafka_come_from_environment_and_file(tmp_path: Path, monkey
     monkeypatch.setenv("SIGHTLINE_KAFKA_SERVER", "c:3")
     with pytest.raises(UsageError, match="SIGHTLINE_KAFKA_SERVER: no such setting"):
         load_settings(file)
+
+
+_GROWING: dict[str, Callable[[int], dict[str, Any]]] = {
+    "letters": lambda n: {"stream": "a" * n},
+    "schemes": lambda n: {"stream": "http://" * (n // 7)},
+    "users": lambda n: {"stream": "rtsp://" + "u:p@" * (n // 4)},
+    "marks": lambda n: {"stream": "e" + "\u0301\u0327" * (n // 2)},
+    "query": lambda n: {"uri": "http://x/?" + "key" * (n // 3)},
+    "names": lambda n: {"k=" * (n // 2): 1},
+    "base64": lambda n: {"data": "é" * n},
+    "digest": lambda n: {"sha256": "0" * n},
+    "time": lambda n: {"start": "2024-03-01T08:00:00." + "0" * n},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(_GROWING))
+def test_parsing_takes_time_linear_in_the_size(kind: str) -> None:
+    """Eight times the size takes eight times as long, or less; a quadratic parser would take 64 times as long."""
+
+    def seconds(size: int) -> float:
+        value = json.dumps({**json.loads(message().to_bytes()), **_GROWING[kind](size)}).encode()
+        taken = []
+        for _ in range(5):
+            began = time.process_time()
+            for _ in range(4):
+                with pytest.raises(MessageInvalid) as raised:
+                    parse_segment(value).payload()
+            taken.append(time.process_time() - began)
+            assert len(str(raised.value)) < 1000
+        return min(taken)
+
+    assert seconds(400_000) < 24 * max(seconds(50_000), 0.002)
