@@ -1,4 +1,4 @@
-"""A confined process that decodes one file, as its parent sees it; the fork server starts it.
+"""A confined process that reads one file, as its parent sees it; the fork server starts it.
 
 There is one fork server a process, started when the first file is decoded. One that died is started again.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -15,13 +17,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture
-from ingest.decoding.protocol import ENDED, INT, LENGTH
+from ingest.decoding.protocol import ENDED, ERRORS, FAILED, HEADER, INT, LENGTH, MAX_BODY_BYTES
 
-__all__ = ["DecoderProcess"]
+__all__ = ["DecoderProcess", "MessageReader"]
 
 _START_SECONDS = 60.0
 _KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
@@ -102,6 +105,12 @@ def _exactly(source: socket.socket, count: int) -> bytes:
 
 class DecoderProcess:
     """One child of the fork server. Its pipes are `stdin` (to it), `stdout` and `stderr` (from it), all descriptors.
+
+    Args:
+        order: `task`, a name in `ingest.decoding.fork_server`; `limits`, the fields of `DecodeLimits`; and what the
+            task needs.
+        source: descriptor of the file.
+        memory: descriptor of the shared memory.
 
     Raises:
         DecodeFailed: the fork server cannot be started.
@@ -184,3 +193,86 @@ class DecoderProcess:
         for descriptor in (self.stdin, self.stdout, self.stderr):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+class MessageReader:
+    """The messages of a confined process (`ingest.decoding.protocol`), read within bounds: a hostile file may control
+    the process. A context manager that ends the process.
+
+    Args:
+        process: the process.
+        name: name of its file in error messages, without credentials.
+        stall_seconds: longest wait for a message.
+    """
+
+    def __init__(self, process: DecoderProcess, *, name: str, stall_seconds: float) -> None:
+        self.process, self.name, self.stall_seconds = process, name, stall_seconds
+        os.set_blocking(process.stdout, False)
+        self._poll = select.poll()
+        self._poll.register(process.stdout, select.POLLIN)
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """Kind and body of the next message.
+
+        Raises:
+            DecodeFailed: the process ended, sent nothing for too long, or announced a body that is too long.
+        """
+        kind, length = HEADER.unpack(self._read(HEADER.size))
+        if length > MAX_BODY_BYTES:
+            self.raise_invalid()
+        return kind, self._read(length)
+
+    def _read(self, count: int) -> bytes:
+        """Exactly `count` bytes."""
+        buffer = bytearray()
+        while len(buffer) < count:
+            if not self._poll.poll(self.stall_seconds * 1000):
+                self.process.close()
+                raise DecodeFailed(
+                    f"{self.name}: the decoder sent nothing for {self.stall_seconds:g} s and was stopped; "
+                    "the file is damaged or its disk does not respond"
+                )
+            got = os.read(self.process.stdout, count - len(buffer))
+            if not got:
+                self._raise_exit()
+            buffer += got
+        return bytes(buffer)
+
+    def _raise_exit(self) -> NoReturn:
+        """Raise the reason why the process ended."""
+        code = self.process.wait()
+        if code == -signal.SIGXCPU:
+            why = "used more CPU time than its limit"
+        elif code < 0:
+            why = f"was killed by {signal.Signals(-code).name}"
+        else:
+            tail = os.read(self.process.stderr, 65536).decode(errors="replace").strip()
+            why = f"stopped with exit code {code} ({tail.splitlines()[-1] if tail else 'no message'})"
+        raise DecodeFailed(f"{self.name}: the decoder {why}; this file is incomplete, other files are not affected")
+
+    def raise_reported(self, kind: bytes, body: bytes) -> NoReturn:
+        """Raise the error that a message of the kind FAILED reports; any other kind is invalid here."""
+        if kind != FAILED:
+            self.raise_invalid()
+        try:
+            values = json.loads(body)
+            error, message = ERRORS[values["type"]], str(values["message"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self.raise_invalid()
+        raise error(f"{self.name}: {message}")
+
+    def raise_invalid(self) -> NoReturn:
+        """End the process and raise DecodeFailed for a message that it must not send."""
+        self.process.close()
+        raise DecodeFailed(
+            f"{self.name}: the decoder sent an invalid message and was stopped; do not trust the file, it may be "
+            "malicious"
+        )
+
+    def __enter__(self) -> MessageReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.close()

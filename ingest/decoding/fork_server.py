@@ -28,9 +28,12 @@ import av
 
 from ingest.decoding.confinement import Posture, filter_system_calls, isolate, load_submodules
 from ingest.decoding.protocol import DESCRIPTORS, ENDED, INT, LENGTH
-from ingest.decoding.worker import decode_order
+from ingest.decoding.worker import Task, decode_file, run_order
+from ingest.segments.cutter import cut_file
 
 __all__ = ["main"]
+
+_TASKS: dict[str, Task] = {"decode": decode_file, "cut": cut_file}
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ class _Server:
             for target, descriptor in enumerate((stdin, stdout, stderr)):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
-            code = decode_order(order, source, memory, confine=self._confine)
+            code = run_order(order, source, memory, task=_TASKS[order["task"]], confine=self._confine)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:

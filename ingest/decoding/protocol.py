@@ -4,6 +4,8 @@ Pixels go through shared memory, everything else through two pipes. From the wor
 
     OPENED   JSON: mode, first (pts in seconds), duration (seconds or null), created (ISO 8601 or null)
     FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
+    SEGMENT  `SEGMENT_BODY`; of a process that cuts, see `ingest.segments.cutter`: the segment is in the shared memory,
+             and the process waits for one byte before it writes the next
     FAILED   JSON: type (a name in `ERRORS`), message
     DONE     JSON: mode that decoding ended in, a name in `MODES`; discontinuities, a list of [at, by, bridged] as in
              `ingest.decoding.timeline.Discontinuity`; count, how many there were, listed or not
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import struct
 
-from index.errors import DecodeFailed, NoFrames, NotVideo, SandboxUnavailable, SightlineError
+from index.errors import DecodeFailed, MessageTooLarge, NoFrames, NotVideo, SandboxUnavailable, SightlineError
 
 __all__ = [
     "DESCRIPTORS",
@@ -34,14 +36,19 @@ __all__ = [
     "MAX_BODY_BYTES",
     "MODES",
     "OPENED",
+    "SEGMENT",
+    "SEGMENT_BODY",
     "SLOTS",
 ]
 
-OPENED, FRAME, FAILED, DONE = b"I", b"F", b"E", b"D"
+OPENED, FRAME, SEGMENT, FAILED, DONE = b"I", b"F", b"S", b"E", b"D"
 HEADER = struct.Struct("<cI")
 """Kind of message, bytes of its body."""
 FRAME_BODY = struct.Struct("<dQIIB")
 """pts in seconds, offset in the shared memory, width and height of the RGB rows, quarter turns counter-clockwise."""
+SEGMENT_BODY = struct.Struct("<ddBQ")
+"""pts of the first frame and duration in seconds, number of the container format in `ingest.segments.cutter.FORMATS`,
+bytes in the shared memory."""
 SLOTS = 4
 """Most frames in the shared memory at once."""
 MAX_BODY_BYTES = 64 * 1024
@@ -49,7 +56,7 @@ MAX_BODY_BYTES = 64 * 1024
 MODES = ("keyframes", "nonref", "all")
 """How a file is decoded, see `ingest.decoding.decoder`."""
 ERRORS: dict[str, type[SightlineError]] = {
-    kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed, SandboxUnavailable)
+    kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed, MessageTooLarge, SandboxUnavailable)
 }
 """The errors that a worker may report, by name."""
 

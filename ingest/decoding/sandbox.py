@@ -14,30 +14,28 @@ import json
 import math
 import mmap
 import os
-import select
-import signal
 import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import DecodeFailed, NotVideo, SourceNotFound, UsageError, mask_url
+from index.errors import NotVideo, SourceNotFound, UsageError, mask_url
 from index.records import Time, from_micros, parse_time
-from ingest.decoding.decoder_process import DecoderProcess
+from ingest.decoding.decoder_process import DecoderProcess, MessageReader
 from ingest.decoding.frame import Frame
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, MAX_BODY_BYTES, MODES, OPENED
+from ingest.decoding.protocol import DONE, FRAME, FRAME_BODY, MODES, OPENED
 from ingest.decoding.timeline import Discontinuity
 from ingest.sources.files import fetched
 from ingest.sources.start_time import find_start
 
-__all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames"]
+__all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames", "shared_memory"]
 
 
 @dataclass(slots=True)
@@ -102,28 +100,25 @@ class Decoding:
         self.until: float | None = None
         source = open_regular(path, name=self.name)
         try:
-            memory = _shared_memory(self.limits.pixels * 3)
+            memory = shared_memory(self.limits.pixels * 3)
             try:
                 self._memory = np.frombuffer(mmap.mmap(memory, 0, prot=mmap.PROT_READ), np.uint8)
-                order = {"fps": fps, "limits": asdict(self.limits)}
+                order = {"task": "decode", "fps": fps, "limits": asdict(self.limits)}
                 self.process = DecoderProcess(order, source=source, memory=memory)
             finally:
                 os.close(memory)
         finally:
             os.close(source)
-        self._in, self._out = self.process.stdin, self.process.stdout
-        os.set_blocking(self._in, False)
-        os.set_blocking(self._out, False)
-        self._poll = select.poll()
-        self._poll.register(self._out, select.POLLIN)
+        os.set_blocking(self.process.stdin, False)
+        self._reader = MessageReader(self.process, name=self.name, stall_seconds=self.limits.stall_seconds)
         self._info: VideoInfo | None = None
 
     def info(self) -> VideoInfo:
         """What the process found when it opened the file. Raises as iteration does."""
         if self._info is None:
-            kind, body = self._receive()
+            kind, body = self._reader.receive()
             if kind != OPENED:
-                self._raise_reported(kind, body)
+                self._reader.raise_reported(kind, body)
             try:
                 values = json.loads(body)
                 mode, first, duration = values["mode"], float(values["first"]), values["duration"]
@@ -131,7 +126,7 @@ class Decoding:
                 if mode not in MODES or not math.isfinite(first) or not (duration is None or math.isfinite(duration)):
                     raise ValueError(mode)
             except (ValueError, KeyError, TypeError, RecursionError):
-                self._raise_invalid()
+                self._reader.raise_invalid()
             self._info = VideoInfo(mode, first, duration, created)
         return self._info
 
@@ -139,7 +134,7 @@ class Decoding:
         info = self.info()
         self._send(json.dumps({"after": self.after, "until": self.until, "phase": self.phase}).encode() + b"\n")
         while True:
-            kind, body = self._receive()
+            kind, body = self._reader.receive()
             if kind == FRAME:
                 frame = self._copied(body)
                 self._send(b"\0")
@@ -148,7 +143,7 @@ class Decoding:
                 self._finish(info, body)
                 return
             else:
-                self._raise_reported(kind, body)
+                self._reader.raise_reported(kind, body)
 
     def _finish(self, info: VideoInfo, body: bytes) -> None:
         """Take over what is known once the file was read to its end."""
@@ -161,77 +156,23 @@ class Decoding:
             if mode not in MODES or not all(math.isfinite(step.at) and math.isfinite(step.by) for step in found):
                 raise ValueError(mode)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            self._raise_invalid()
+            self._reader.raise_invalid()
         info.mode, info.discontinuities, info.discontinuity_count = mode, found, max(count, len(found))
 
     def _copied(self, body: bytes) -> tuple[float, NDArray[np.uint8]]:
         """A copy of a frame in the shared memory. The message is checked, because the file may control the process."""
         if len(body) != FRAME_BODY.size:
-            self._raise_invalid()
+            self._reader.raise_invalid()
         pts, at, width, height, turns = FRAME_BODY.unpack(body)
         size = width * height * 3
         if not (math.isfinite(pts) and size and at + size <= len(self._memory)):
-            self._raise_invalid()
+            self._reader.raise_invalid()
         pixels = self._memory[at : at + size].reshape(height, width, 3)
         return pts, np.array(np.rot90(pixels, turns), order="C")
 
-    def _raise_reported(self, kind: bytes, body: bytes) -> NoReturn:
-        """Raise the error that the process reported."""
-        if kind != FAILED:
-            self._raise_invalid()
-        try:
-            values = json.loads(body)
-            error, message = ERRORS[values["type"]], str(values["message"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            self._raise_invalid()
-        raise error(f"{self.name}: {message}")
-
-    def _raise_invalid(self) -> NoReturn:
-        self.close()
-        raise DecodeFailed(
-            f"{self.name}: the decoder sent an invalid message and was stopped; do not trust the file, it may be "
-            "malicious"
-        )
-
     def _send(self, data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the process ended; `_read` raises the reason
-            os.write(self._in, data)
-
-    def _receive(self) -> tuple[bytes, bytes]:
-        """Kind and body of the next message."""
-        header = self._read(HEADER.size)
-        kind, length = HEADER.unpack(header)
-        if length > MAX_BODY_BYTES:
-            self._raise_invalid()
-        return kind, self._read(length)
-
-    def _read(self, count: int) -> bytes:
-        """Exactly `count` bytes. Raises DecodeFailed if the process stalls or ends."""
-        buffer = bytearray()
-        while len(buffer) < count:
-            if not self._poll.poll(self.limits.stall_seconds * 1000):
-                self.close()
-                raise DecodeFailed(
-                    f"{self.name}: the decoder sent nothing for {self.limits.stall_seconds:g} s and was stopped; "
-                    "the file is damaged or its disk does not respond"
-                )
-            got = os.read(self._out, count - len(buffer))
-            if not got:
-                self._raise_exit()
-            buffer += got
-        return bytes(buffer)
-
-    def _raise_exit(self) -> NoReturn:
-        """Raise the reason why the process ended."""
-        code = self.process.wait()
-        if code == -signal.SIGXCPU:
-            why = "used more CPU time than its limit"
-        elif code < 0:
-            why = f"was killed by {signal.Signals(-code).name}"
-        else:
-            tail = os.read(self.process.stderr, 65536).decode(errors="replace").strip()
-            why = f"stopped with exit code {code} ({tail.splitlines()[-1] if tail else 'no message'})"
-        raise DecodeFailed(f"{self.name}: the decoder {why}; this file is incomplete, other files are not affected")
+        with contextlib.suppress(BrokenPipeError):  # the process ended; the reader raises the reason
+            os.write(self.process.stdin, data)
 
     def close(self) -> None:
         """Kill the process if it still runs, and close the pipes."""
@@ -262,7 +203,7 @@ def open_regular(path: str | Path, *, name: str | None = None) -> int:
     return descriptor
 
 
-def _shared_memory(size: int) -> int:
+def shared_memory(size: int) -> int:
     """A descriptor of `size` bytes of shared memory. Only pages that are written to use memory.
 
     It is sealed where the system supports that: a process that shrank it would kill its parent by SIGBUS.

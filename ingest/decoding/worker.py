@@ -1,4 +1,4 @@
-"""What runs in the process that decodes one file.
+"""What runs in the process that reads one file: it decodes it, or does another `Task`.
 
 The parent passes the open file and the shared memory as descriptors, so the process needs no path. Frames go through
 the shared memory, at most `SLOTS` at once, messages through stdin and stdout (`ingest.decoding.protocol`). The process
@@ -18,11 +18,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from index.errors import DecodeFailed, SandboxUnavailable, SourceError
+from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture, require
 from ingest.decoding.decoder import RgbFrame, decode, open_video  # before the limits, which forbid writing .pyc files
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.protocol import DONE, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
+from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
 
 _PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE = 1000
@@ -42,7 +42,7 @@ def _limit(limits: DecodeLimits, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a decoder writes no files
 
 
-class _ParentPipes:
+class ParentPipes:
     """The pipes to and from the parent. Reading ends this process when the parent is gone."""
 
     def __init__(self, out: BinaryIO, orders: BinaryIO) -> None:
@@ -73,7 +73,7 @@ class _ParentPipes:
 class _FrameRing:
     """A ring buffer of frames in the shared memory: as many slots as fit, at most `SLOTS`."""
 
-    def __init__(self, memory: mmap.mmap, parent: _ParentPipes) -> None:
+    def __init__(self, memory: mmap.mmap, parent: ParentPipes) -> None:
         self._memory, self._parent = memoryview(memory), parent
         self._size, self._slots, self._next, self._unread = 0, 0, 0, 0
 
@@ -100,41 +100,51 @@ class _FrameRing:
         self._parent.send(FRAME, FRAME_BODY.pack(frame.pts, at, frame.width, frame.height, frame.turns))
 
 
-def decode_order(order: Any, source: int, memory: int, *, confine: Callable[[], Posture]) -> int:
-    """Decode one file and send its frames, or the error, to the parent; returns the exit code.
+Task = Callable[[ParentPipes, Any, int, int, DecodeLimits], None]
+"""What a process does once it is confined; its arguments are those of `decode_file`."""
+
+
+def decode_file(parent: ParentPipes, order: Any, source: int, memory: int, limits: DecodeLimits) -> None:
+    """Decode one file and send its frames to the parent.
 
     Args:
-        order: `fps`, and the fields of `DecodeLimits` under `limits`.
+        order: `fps`.
         source: descriptor of the file, open for reading.
         memory: descriptor of the shared memory.
+    """
+    ring = _FrameRing(mmap.mmap(memory, 0), parent)
+    video = open_video(source, limits, fps=order["fps"])
+    demuxer = video.demuxer
+    created = demuxer.created.isoformat() if demuxer.created else None
+    parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
+    for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
+        ring.put(frame)
+    found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
+    parent.send_json(DONE, mode=video.mode, discontinuities=found, count=demuxer.timeline.count)
+
+
+def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Callable[[], Posture]) -> int:
+    """Do what the parent ordered, or send it the error; returns the exit code.
+
+    Args:
+        order: the fields of `DecodeLimits` under `limits`, and what `task` needs.
+        source, memory: descriptors, see `decode_file`.
+        task: what to do.
         confine: called once everything is loaded and before the first byte of the file is read; returns the layers
             that hold then.
     """
-    parent = _ParentPipes(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
+    parent = ParentPipes(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
     os.dup2(2, 1)  # what a library prints to stdout must not mix with the messages
     limits = DecodeLimits(**order["limits"])
     _limit(limits, os.fstat(source).st_size)
-    ring = _FrameRing(mmap.mmap(memory, 0), parent)
     posture = confine()
     try:
         if limits.require_sandbox:
             require(posture)
-        video = open_video(source, limits, fps=order["fps"])
-        demuxer = video.demuxer
-        created = demuxer.created.isoformat() if demuxer.created else None
-        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
-        for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
-            ring.put(frame)
-        found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
-        parent.send_json(DONE, mode=video.mode, discontinuities=found, count=demuxer.timeline.count)
-    except (SourceError, SandboxUnavailable) as error:
+        task(parent, order, source, memory, limits)
+    except tuple(ERRORS.values()) as error:
         parent.send_json(FAILED, type=type(error).__name__, message=str(error))
     except MemoryError:
         message = f"needs more than {limits.memory_bytes} bytes of memory"
         parent.send_json(FAILED, type=DecodeFailed.__name__, message=message)
-    except (
-        Exception
-    ) as error:  # of FFmpeg or PyAV: there is nothing here that could fail for another reason than the file
-        message = f"cannot be decoded ({type(error).__name__}: {error}); the frames before are kept"
-        parent.send_json(FAILED, type=DecodeFailed.__name__, message=message[:_MAX_MESSAGE])
     return 0

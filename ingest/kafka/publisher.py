@@ -25,7 +25,8 @@ from ingest.footage_plan import plan_footage
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
-from ingest.segments.cutter import CutSegment, cut
+from ingest.segments.cutter import CutSegment
+from ingest.segments.cutting import cut
 from ingest.sources.files import fetched
 from ingest.sources.naming import FileName, Overlap
 from ingest.sources.start_time import find_start
@@ -76,12 +77,12 @@ def segments_of(
         UTC microseconds of the segment's first frame, the source of that time, and the segment.
 
     Raises:
-        NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutter` and `ingest.decoding.sandbox`.
+        NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutting` and `ingest.decoding.sandbox`.
     """
     with Decoding(path, name=name, limits=limits) as decoding:  # a malformed file must fail here, before it is cut
         info = decoding.info()
         began, clock = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
-    for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes):
+    for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes, limits=limits):
         yield began + round((segment.pts - info.first) * 1e6), clock, segment
 
 

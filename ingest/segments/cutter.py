@@ -4,25 +4,28 @@ Segments begin at intra frames, so two of them begin at least as far apart as re
 pictures farther. Where groups are open, the frames that follow an intra frame and are shown before it are dropped:
 they refer to the previous segment, which holds a frame of their second already.
 
+This module reads untrusted files and runs in a confined process; `ingest.segments.cutting` starts it.
+
 A segment keeps the file's time base where the container allows it (MP4), and its first frame has pts 0.
 """
 
 from __future__ import annotations
 
 import io
-import os
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import av
 
-from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SightlineError, mask_url, shown_text
+from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SightlineError, shown_text
 from ingest.decoding.demuxer import Demuxer, frame_seconds
-from ingest.decoding.sandbox import open_regular
+from ingest.decoding.limits import DecodeLimits
+from ingest.decoding.protocol import DONE, SEGMENT, SEGMENT_BODY
+from ingest.decoding.worker import ParentPipes
 
-__all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut", "fits"]
+__all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut_file", "fits"]
 
 Media = Literal["video/mp4", "video/x-matroska"]
 FORMATS: dict[str, Media] = {"mp4": "video/mp4", "matroska": "video/x-matroska"}
@@ -43,52 +46,46 @@ class CutSegment:
     """Media type of `payload`."""
 
 
-def cut(
-    path: Path, *, name: str | None = None, seconds: float = 10.0, max_bytes: int = 256 * 2**20
-) -> Iterator[CutSegment]:
-    """The segments of a local file, in order.
+def cut_file(parent: ParentPipes, order: Any, source: int, memory: int, limits: DecodeLimits) -> None:
+    """Cut one file and send its segments to the parent: a task of `ingest.decoding.worker`.
 
     Args:
-        path: a local file.
-        name: name of the file in error messages; its path by default. Credentials in it are masked.
-        seconds: least distance from the start of a segment to the start of the next.
-        max_bytes: most bytes of packets in a segment.
-
-    Raises:
-        SourceNotFound: no such file, or no permission to read it.
-        NotVideo: the file has no video, or its codec fits neither MP4 nor Matroska.
-        MessageTooLarge: a segment exceeds `max_bytes`.
-        DecodeFailed: the file cannot be read to its end; the segments before were yielded.
+        order: `seconds` and `max_bytes`, see `ingest.segments.cutting.cut`.
+        source: descriptor of the file, open for reading.
+        memory: descriptor of the shared memory, which takes one segment at a time.
+        limits: not used.
     """
-    shown = mask_url(name or str(path))
-    source = open_regular(path, name=shown)
+    formats, shared, first = list(FORMATS.values()), mmap.mmap(memory, 0), True
     try:
-        yield from _cut_source(source, shown, seconds, max_bytes)
+        for segment in _cut_source(source, order["seconds"], order["max_bytes"]):
+            if len(segment.payload) > len(shared):
+                raise MessageTooLarge(
+                    f"the segment at {segment.pts:.0f} s has {len(segment.payload)} bytes; cut shorter"
+                )
+            if not first:
+                parent.wait_copied()
+            first = False
+            shared[: len(segment.payload)] = segment.payload
+            values = (segment.pts, segment.duration, formats.index(segment.media_type), len(segment.payload))
+            parent.send(SEGMENT, SEGMENT_BODY.pack(*values))
     except SightlineError:
         raise
     except Exception as error:  # of PyAV, which has its own for what a file contains
         raise DecodeFailed(
-            f"{shown}: cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the "
-            "segments before were cut"
+            f"cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the segments before were cut"
         ) from error
-    finally:
-        os.close(source)
+    parent.send_json(DONE)
 
 
-def _cut_source(source: int, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
-    try:
-        demuxer = Demuxer.open(source)
-    except NotVideo as error:
-        raise NotVideo(f"{shown}: {error}") from None
+def _cut_source(source: int, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+    demuxer = Demuxer.open(source)
     try:
         while True:
             stream = demuxer.stream
             kind = next((name for name in FORMATS if fits(name, stream)), None)
             if kind is None:
-                raise NotVideo(
-                    f"{shown}: {stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first"
-                )
-            yield from _cut(demuxer, kind, shown, seconds, max_bytes)
+                raise NotVideo(f"{stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first")
+            yield from _cut(demuxer, kind, seconds, max_bytes)
             if not demuxer.next_program():
                 return
     finally:
@@ -105,7 +102,7 @@ def fits(kind: str, stream: Any) -> bool:
         return False
 
 
-def _cut(demuxer: Demuxer, kind: str, shown: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
+def _cut(demuxer: Demuxer, kind: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
     """Segments of the present stream. None reaches across a gap in time: it ends before the first intra frame
     behind."""
     segment: SegmentFile | None = None
@@ -130,13 +127,13 @@ def _cut(demuxer: Demuxer, kind: str, shown: str, seconds: float, max_bytes: int
             segment.add(packet, at)
             if segment.size > max_bytes:
                 raise MessageTooLarge(
-                    f"{shown}: the segment at {segment.began:.0f} s has more than {max_bytes} bytes; cut shorter "
+                    f"the segment at {segment.began:.0f} s has more than {max_bytes} bytes; cut shorter "
                     "segments, encode the file with more key frames, or raise kafka.object_bytes"
                 )
     except (av.error.FFmpegError, OSError) as error:
         if segment is not None:
             yield segment.close()
-        raise DecodeFailed(f"{shown}: reading ended early ({error}); the segments before were cut") from error
+        raise DecodeFailed(f"reading ended early ({error}); the segments before were cut") from error
     if segment is not None:
         yield segment.close()
 

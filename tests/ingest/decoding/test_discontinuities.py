@@ -11,7 +11,7 @@ import av
 import pytest
 
 from ingest.decoding.sandbox import Decoding, VideoInfo
-from ingest.segments.cutter import cut
+from ingest.segments.cutting import cut
 from tests.support.footage import make_video
 
 

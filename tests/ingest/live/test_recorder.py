@@ -17,7 +17,7 @@ from ingest.live.recorder import Recorder, folder_url
 from ingest.live.retention import expire
 from ingest.live.spool import SpooledSegment
 from ingest.messages import SegmentMessage, parse_segment
-from ingest.segments.cutter import cut
+from ingest.segments.cutting import cut
 from ingest.segments.names import parse_name, segment_name
 from tests.support.footage import make_video
 

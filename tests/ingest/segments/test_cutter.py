@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -15,7 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SourceNotFound
-from ingest.segments.cutter import CutSegment, SegmentFile, cut
+from ingest.decoding.decoder_process import DecoderProcess
+from ingest.decoding.limits import DecodeLimits
+from ingest.decoding.protocol import FAILED, HEADER, SEGMENT, SEGMENT_BODY
+from ingest.decoding.worker import ParentPipes
+from ingest.segments.cutter import CutSegment, SegmentFile, cut_file
+from ingest.segments.cutting import cut
 from tests.support.footage import make_video
 
 B_FRAMES = ":bframes=2:b-adapt=0"
@@ -155,4 +165,90 @@ def test_an_error_of_the_library_is_an_error_of_the_file(
 
     monkeypatch.setattr(SegmentFile, "add", fail)
     with pytest.raises(DecodeFailed, match="ended early"):
-        list(cut(tmp_path / "a.mp4"))
+        cut_here(tmp_path / "a.mp4")
+
+
+def cut_here(path: Path) -> None:
+    """Run the task of the confined process in this one."""
+    with path.open("rb") as file, tempfile.TemporaryFile() as memory, open(os.devnull, "wb") as out:
+        memory.truncate(2**20)
+        parent = ParentPipes(out, io.BytesIO())
+        cut_file(parent, {"seconds": 1, "max_bytes": 2**20}, file.fileno(), memory.fileno(), DecodeLimits())
+
+
+class TakenOver:
+    """In place of the process that cuts: it sends these bytes and ends."""
+
+    sent = b""
+
+    def __init__(self, order: Any, *, source: int, memory: int) -> None:
+        self.stdout, out = os.pipe()
+        self.stderr, error = os.pipe()
+        self.stdin = os.open(os.devnull, os.O_WRONLY)
+        os.write(out, self.sent)
+        os.close(out)
+        os.close(error)
+
+    def wait(self) -> int:
+        return 3
+
+    def close(self) -> None:
+        for descriptor in (self.stdin, self.stdout, self.stderr):
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def packed(kind: bytes, body: bytes) -> bytes:
+    return HEADER.pack(kind, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        packed(b"?", b""),
+        packed(SEGMENT, b""),
+        packed(SEGMENT, SEGMENT_BODY.pack(math.nan, 1, 0, 1)),
+        packed(SEGMENT, SEGMENT_BODY.pack(0, math.inf, 0, 1)),
+        packed(SEGMENT, SEGMENT_BODY.pack(0, -1, 0, 1)),
+        packed(SEGMENT, SEGMENT_BODY.pack(0, 1, 200, 1)),
+        packed(SEGMENT, SEGMENT_BODY.pack(0, 1, 0, 2**40)),
+        HEADER.pack(SEGMENT, 2**32 - 1),
+        packed(FAILED, b'{"type": "SystemExit", "message": "x"}'),
+    ],
+)
+def test_messages_of_a_process_that_was_taken_over_are_refused(
+    sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.segments.cutting.DecoderProcess", type("Sending", (TakenOver,), {"sent": sent}))
+    (tmp_path / "v.mp4").write_bytes(b"footage")
+    with pytest.raises(DecodeFailed, match=r"^front: the decoder sent an invalid message"):
+        list(cut(tmp_path / "v.mp4", name="front", max_bytes=1000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="confinement exists on Linux only")
+def test_the_process_that_cuts_is_confined(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mp4", seconds=20, gop=10)
+    started: list[DecoderProcess] = []
+
+    class Started(DecoderProcess):
+        def __init__(self, order: Any, *, source: int, memory: int) -> None:
+            super().__init__(order, source=source, memory=memory)
+            started.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.segments.cutting.DecoderProcess", Started)
+        segments = cut(tmp_path / "v.mp4", seconds=1)
+        next(segments)
+    lines = (line.partition(":") for line in Path(f"/proc/{started[0].pid}/status").read_text().splitlines())
+    status = {name: value.strip() for name, _, value in lines}
+    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
+    assert len(list(segments)) == 19
+
+
+def test_a_playlist_is_not_cut(tmp_path: Path) -> None:
+    make_video(tmp_path / "secret.ts", seconds=3)
+    (tmp_path / "v.mp4").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(NotVideo):
+        list(cut(tmp_path / "v.mp4"))
