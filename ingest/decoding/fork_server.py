@@ -14,6 +14,7 @@ closed for writing, the child is killed. When the asking process ends, the serve
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -28,12 +29,12 @@ import av
 
 from ingest.decoding.confinement import Posture, filter_system_calls, isolate, load_submodules
 from ingest.decoding.protocol import DESCRIPTORS, ENDED, INT, LENGTH
-from ingest.decoding.worker import Task, decode_file, run_order
-from ingest.segments.cutter import cut_file
+from ingest.decoding.worker import Task, run_order
 
 __all__ = ["main"]
 
-_TASKS: dict[str, Task] = {"decode": decode_file, "cut": cut_file}
+_TASKS = {"decode": ("ingest.decoding.worker", "decode_file"), "cut": ("ingest.segments.cutter", "cut_file")}
+"""Module and function of each task. They are imported by name, since this package must not depend on others."""
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class _Server:
     requests: socket.socket
     isolated: Posture
     """The layers that hold in this process, and so in its children."""
+    tasks: dict[str, Task]
+    """What children can do, by name; loaded before the server confined itself."""
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     """By descriptor of the child's socket: its pid and the socket."""
 
@@ -109,7 +112,7 @@ class _Server:
             for target, descriptor in enumerate((stdin, stdout, stderr)):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
-            code = run_order(order, source, memory, task=_TASKS[order["task"]], confine=self._confine)
+            code = run_order(order, source, memory, task=self.tasks[order["task"]], confine=self._confine)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -146,10 +149,13 @@ def main() -> int:
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the asking process decides
     load_submodules(av, but=("av.__main__", "av.datasets"))  # PyAV imports some when it opens a file of some kind
+    tasks: dict[str, Task] = {
+        name: getattr(importlib.import_module(module), function) for name, (module, function) in _TASKS.items()
+    }
     isolated = isolate()
     posture = json.dumps(isolated.layers).encode()
     requests.sendall(LENGTH.pack(len(posture)) + posture)
-    server = _Server(requests, isolated)
+    server = _Server(requests, isolated, tasks)
     try:
         server.serve()
     finally:
