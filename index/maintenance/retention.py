@@ -31,8 +31,11 @@ def forget(
 
     Afterwards no file of the store contains them, and the alert state of the stream is deleted. With the whole stream
     its standing questions are deleted; one that names other streams too keeps them. Deleted footage may be ingested
-    again. Frames that a stopped backfill left in its staging folder are deleted too, of all streams, unless `staging`
-    is False; the next backfill makes them again.
+    again. Frames that a stopped backfill left in its staging folder are deleted too, of all streams; the next backfill
+    makes them again.
+
+    With `staging` False and a time, as regular retention calls it, the staging folder and the alert state stay: alerts
+    would otherwise begin with their warm-up every day.
 
     Returns:
         The number of frames deleted.
@@ -82,7 +85,8 @@ def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Del
             _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     _drop_shards(shards, stream_id, deletion.before)
     standing = StandingQuestionStore(tables.url)
-    standing.delete_state(stream_id)
+    if staging or deletion.before is None:
+        standing.delete_state(stream_id)
     if deletion.before is None:
         standing.forget_stream(stream_id)
     files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")

@@ -11,6 +11,7 @@ from index.errors import UnknownStream
 from index.maintenance.expiry import stream_bytes
 from index.maintenance.rules import RetentionRule
 from index.schemas import partition_folder
+from index.standing_questions import StandingQuestionStore
 from index.store import Store
 from index.stream_patterns import match_streams, matches
 from tests.support.records import BEGAN, SECOND, make_records, make_segment
@@ -110,3 +111,13 @@ def test_rules_and_patterns() -> None:
         match_streams(["yard-*"], known)
     with pytest.raises(UnknownStream, match=r"^gate1: the store has no such stream; did you mean gate-1\? It has back"):
         match_streams(["gate1"], known)
+
+
+def test_regular_retention_keeps_the_alert_state_and_forget_does_not(store: Store) -> None:
+    fill(store, "gate", 3)
+    standing = StandingQuestionStore(store.url)
+    standing.write_state("gate", b"{}")
+    store.expire({"gate": RetentionRule(days=2)}, BEGAN + 3 * DAY)
+    assert standing.read_state("gate") == b"{}"
+    store.forget("gate", BEGAN + 2 * DAY)
+    assert standing.read_state("gate") is None
