@@ -173,7 +173,7 @@ _FIRST_MICRO, _LAST_MICRO = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 def to_micros(time: datetime) -> int:
-    """UTC microseconds since the epoch. Raises UsageError for a datetime without a zone, or outside of years 1 to 9999."""
+    """UTC microseconds since the epoch. Raises UsageError for a datetime without a zone or outside years 1 to 9999."""
     if time.tzinfo is None:
         raise UsageError(f"{time.isoformat()} has no time zone; write it as {time.isoformat()}Z for UTC")
     try:

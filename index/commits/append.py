@@ -2,8 +2,9 @@
 
 A segment is written to `patches`, then to `frames`, then to `segments`. So a frame that a reader sees has its patches,
 and a segment that is listed is complete. Each commit carries the application transaction (digest of stream, source and
-the stream's generation; chunk), and requires the generation of the stream: see `index.commits.deletion`. An append that was killed between two commits is completed by the same append, which skips the
-tables that have the transaction already.
+the stream's generation; chunk), and requires the generation of the stream: see `index.commits.deletion`. An append
+that was killed between two commits is completed by the same append, which skips the tables that have the transaction
+already.
 
 `index.commits.bulk` commits many chunks at once with the same transactions; `index.commits.offset` commits segments
 with the offsets of their source.

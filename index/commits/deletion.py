@@ -2,10 +2,11 @@
 
 The table `segments` has two properties for each stream that footage was deleted from:
 
-    sightline.generation.<digest of the stream>   how often; part of the application ids of later appends, so that deleted
-                                                  footage may be stored again
-    sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows", then "... files"
-                                                  while files are removed from the disk, and empty when all is done
+    sightline.generation.<digest of the stream>   how often; part of the application ids of later appends, so that
+                                                  deleted footage may be stored again
+    sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows", then
+                                                  "... files" while files are removed from the disk, and empty when
+                                                  all is done
 
 1. `begin` sets both. From then on the deletion takes place: by the same process, or, if that is killed, by the next
    append to the stream, the next `forget` and the next `compact`.

@@ -126,8 +126,8 @@ def _translate(uri: str, error: BaseException, text: str) -> StoreError:
             )
     elif number in (errno.EACCES, errno.EPERM) or says(_DENIED):
         return StoreDenied(
-            f"{uri}: the store is read-only for this user, or may not be read (permission denied); check owner and mode of "
-            "its folder"
+            f"{uri}: the store is read-only for this user, or may not be read (permission denied); check owner and "
+            "mode of its folder"
         )
     lines = " ".join(text_of_line.strip() for text_of_line in str(error).replace(_ARROW, "").splitlines())
     return StoreCorrupt(f"{uri}: cannot be read or written ({lines[:300]}); run `sightline verify`")

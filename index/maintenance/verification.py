@@ -28,8 +28,8 @@ def verify(tables: Tables, vectors: VectorSearch) -> list[str]:
     try:
         unfinished = unfinished_deletions(tables)
         problems += [
-            f"{stream}: footage was deleted with `forget`, which did not finish; run `sightline forget {stream}` as before, "
-            "or `sightline compact`"
+            f"{stream}: footage was deleted with `forget`, which did not finish; run `sightline forget {stream}` as "
+            "before, or `sightline compact`"
             for stream in unfinished
         ]
         frames, patches = _read_keys(tables.frames, "frame_vector"), _read_keys(tables.patches, "patches")
@@ -78,8 +78,7 @@ def _duplicates(keys: pa.Table, name: str) -> list[str]:
 
 
 def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table, unfinished: Collection[str]) -> list[str]:
-    """Segments with another number of frames or patches than they should have, and rows of no segment; not of the streams
-    `unfinished`."""
+    """Segments with a wrong number of frames or patches, and rows of no segment; not of the streams `unfinished`."""
     problems: list[str] = []
     counts = []
     for table in (frames, patches):

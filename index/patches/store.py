@@ -114,8 +114,8 @@ class PatchStore:
         Args:
             stream_id: the stream.
             before: UTC microseconds.
-            app: application id of the deletion that follows. Its version stays as it is; that fences off a process which
-                has not noticed that another one has made the deletion.
+            app: application id of the deletion that follows. Its version stays as it is; that fences off a process
+                which has not noticed that another one has made the deletion.
 
         Raises:
             CommitFenced: another process does the same.

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from index.errors import UsageError
+from index.schemas import check_stream_id
+
 if TYPE_CHECKING:
     from ingest.segments.cutter import Media
 
@@ -21,7 +24,7 @@ __all__ = ["NamedSegment", "day_of", "parse_name", "segment_name"]
 _SUFFIX: dict[Media, str] = {"video/mp4": "mp4", "video/x-matroska": "mkv"}
 _MEDIA: dict[str, Media] = {suffix: media for media, suffix in _SUFFIX.items()}
 _NAME = re.compile(
-    r"(?P<stream>[A-Za-z0-9._-]+)/[0-9-]{10}/(?P<date>\d{4}-\d\d-\d\d)T"
+    r"(?P<stream>[^/\\\s?#]+)/[0-9-]{10}/(?P<date>\d{4}-\d\d-\d\d)T"
     r"(?P<h>\d\d)-(?P<m>\d\d)-(?P<s>\d\d)\.(?P<us>\d{6})Z"
     r"_(?P<seconds>\d+\.\d{6})\.(?P<suffix>mp4|mkv)"
 )
@@ -77,7 +80,8 @@ def parse_name(path: str) -> NamedSegment | None:
         return None
     text = f"{found['date']}T{found['h']}:{found['m']}:{found['s']}+00:00"
     try:
+        check_stream_id(found["stream"])
         start = round(datetime.fromisoformat(text).timestamp()) * 1_000_000 + int(found["us"])
-    except ValueError:
+    except (ValueError, UsageError):
         return None
     return NamedSegment(found["stream"], start, float(found["seconds"]), _MEDIA[found["suffix"]], found[0])

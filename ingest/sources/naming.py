@@ -69,13 +69,18 @@ class FileName:
 
 
 def stream_id_of(text: str) -> str:
-    """A stream id made from any text: letters and digits of every script are kept, in Unicode's composed form (NFC).
+    """A stream id made from any text: letters, digits and combining marks of every script are kept, composed (NFC).
 
     Everything else but `.`, `_` and `-` becomes `-`. A text that is too long for a folder's name is cut and ends in a
     digest of the whole, so that two texts do not become one id.
     """
     composed = unicodedata.normalize("NFC", text)
-    name = re.sub(r"[^\w.-]+", "-", composed).strip("-_.")
+    kept = "".join(
+        letter if unicodedata.category(letter)[0] in "LMN" or letter in "._-" else " " for letter in composed
+    )
+    name = "-".join(kept.split()).strip("-_.")
+    while name and unicodedata.category(name[0])[0] == "M":  # a mark without its letter
+        name = name[1:].lstrip("-_.")
     if len(name) <= 128 and len(quote(name)) <= _MAX_ENCODED:
         return name
     short = name

@@ -52,6 +52,8 @@ AMSTERDAM = ZoneInfo("Europe/Amsterdam")
         ("前门_20240301_080000.mp4", "前门", MORNING),
         ("后门_20240301_080000.mp4", "后门", MORNING),
         ("Straße.mp4", "Straße", None),
+        ("कैमरा-3.mp4", "कैमरा-3", None),
+        ("ประตู 1.mp4", "ประตู-1", None),
         ("https://host/cams/front.mp4?token=secret&x=1#t", "front", None),
         ("https://host/cams/%E5%89%8D%E9%97%A8_20240301_080000.mp4", "前门", MORNING),
         ("12:30:05.mp4", "12-30-05", None),
