@@ -37,7 +37,7 @@ GENERATION_KEY = "sightline.generation"
 With `.<digest of a stream>`, of this stream. Without, as earlier versions counted: of all streams, in `segments`."""
 
 DELETION_KEY = "sightline.deletion"
-"""Table property of `segments`, with `.<digest of a stream>`: the deletion in progress, see `index.commits.deletion`."""
+"""Table property of `segments`, with `.<digest of a stream>`: a deletion in progress, see `index.commits.deletion`."""
 
 MAX_STREAM_CHARACTERS = 128
 """The largest number of characters of a stream id."""
