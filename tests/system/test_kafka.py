@@ -394,7 +394,7 @@ def test_a_broker_that_does_not_answer_is_one_sentence(tmp_path: Path, sightline
         make_topics(absent)
     done = sightline("deadletter", "list", SIGHTLINE_KAFKA_SERVERS="127.0.0.1:9", SIGHTLINE_KAFKA_CONNECT_SECONDS="1")
     assert done.returncode == 1
-    assert done.stderr.startswith("sightline: Kafka at 127.0.0.1:9: no answer")
+    assert done.stderr.startswith("sightline: Kafka at 127.0.0.1:9: no broker accepts connections")
     assert len(done.stderr.splitlines()) == 1
 
 

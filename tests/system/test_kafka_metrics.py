@@ -88,9 +88,10 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
     )
     try:
         assert worker.stderr is not None
-        line = worker.stderr.readline()
-        assert line.startswith("note: metrics on port "), line + worker.stderr.read()
-        port = int(line.split()[4])
+        # A line on the decoder's sandbox comes first; at the end of the stream the worker has ended.
+        noted = next((line for line in worker.stderr if line.startswith("note: metrics on port ")), None)
+        assert noted is not None, worker.wait()
+        port = int(noted.split()[4])
 
         def lags(samples: Samples) -> list[float]:
             return [number for (name, _), number in samples.items() if name == "sightline_consumer_lag_messages"]

@@ -102,9 +102,14 @@ def test_a_clip_is_exact_to_a_group_of_pictures(tmp_path: Path, long_footage: Pa
     ingested = sightline("streams", "--store", tmp_path / "none")
     assert ingested.returncode == 1
     late = sightline("clip", "--stream", "gate", "--from", "2001-01-01T00:00:00Z", "--to", "2001-01-01T00:01:00Z",
-                     "--recording", tmp_path / "tape", out)  # fmt: skip
+                     "--recording", tmp_path / "tape", tmp_path / "late.mp4")  # fmt: skip
     assert late.returncode == 1
     assert "nothing is recorded" in late.stderr
+    before = out.read_bytes()
+    again = sightline("clip", *arguments, out)
+    assert again.returncode == 2
+    assert "pass --force" in again.stderr
+    assert out.read_bytes() == before
 
 
 def test_editing_the_list_adds_and_removes_cameras(tmp_path: Path, long_footage: Path) -> None:
