@@ -147,4 +147,7 @@ def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Call
     except MemoryError:
         message = f"needs more than {limits.memory_bytes} bytes of memory"
         parent.send_json(FAILED, type=DecodeFailed.__name__, message=message)
+    except Exception as error:  # of FFmpeg or PyAV: nothing here fails for another reason than the file
+        message = f"cannot be decoded ({type(error).__name__}: {error}); the frames before are kept"
+        parent.send_json(FAILED, type=DecodeFailed.__name__, message=message[:_MAX_MESSAGE])
     return 0
