@@ -44,6 +44,9 @@ Overlap = Literal["error", "first", "last"]
 _MAX_ENCODED = 200
 """Bytes of a percent-encoded stream id; it becomes the name of a folder, which most file systems bound at 255 bytes."""
 
+_MAX_NAME = 512
+"""Characters of a name that are read. File systems bound names at 255 bytes; a manifest may not."""
+
 _FIRST_YEAR = 1990
 """A time in a name before this year is taken for something else, such as a serial number."""
 
@@ -441,7 +444,7 @@ def _path_of(path: str) -> str:
 
 def _free(path: str, zone: ZoneInfo | None) -> FileName:
     parts = PurePosixPath(path)
-    stem = parts.stem
+    stem = parts.stem[:_MAX_NAME]
     found = time_in_name(stem, zone)
     start, how, note, rest = found if found is not None else (None, "", "", stem)
     rest = _without_times(rest)
@@ -458,6 +461,7 @@ def _free(path: str, zone: ZoneInfo | None) -> FileName:
 
 
 def _without_times(text: str) -> str:
+    text = text[:_MAX_NAME]
     while (found := time_in_name(text)) is not None:
         text = found[3]
     return re.sub(r"\s+", " ", text).strip()

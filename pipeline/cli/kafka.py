@@ -70,6 +70,7 @@ def publish(
         typer.Option("--objects", help="Folder or bucket for the segments; default: inside the messages."),
     ] = None,
     servers: Servers = None,
+    require_sandbox: RequireSandbox = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -79,10 +80,12 @@ def publish(
     """
     from ingest.kafka.clients import Sender, make_topics  # needs the extra kafka
 
-    kafka = kafka_settings(settings_of(context), servers)
+    settings = settings_of(context, require_sandbox=require_sandbox)
+    kafka = kafka_settings(settings, servers)
     began = parse_time(start, "--start")
     chosen_overlap = check_overlap(overlap)
     check_names(stream, names, timezone)
+    report_sandbox(settings, announce=False)
     check_brokers(kafka)
     make_topics(kafka)
     safe = "the segments that were sent stay in Kafka; run the same command again, which stores nothing twice"
@@ -99,6 +102,7 @@ def publish(
             overlap=chosen_overlap,
             seconds=seconds,
             objects=objects,
+            limits=settings.decode_limits,
             on_segment=lambda name, _: bar.update(task, advance=1, detail=name),
         )
     if as_json:

@@ -188,3 +188,10 @@ def test_a_latin_1_name() -> None:
 @given(st.text(alphabet="0123456789-_. TZ+:", min_size=1000, max_size=4000))
 def test_reading_is_linear(text: str) -> None:
     read_name(text)
+
+
+def test_of_a_name_without_bounds_the_start_is_read() -> None:
+    read = read_name("front_20240301_080000" + "_1709280000" * 100_000 + ".mp4")
+    assert read.start == MORNING
+    assert read.stream.startswith("front")
+    assert len(read.stream) <= 128

@@ -70,6 +70,8 @@ def test_commands_warn_without_the_sandbox_and_refuse_where_it_is_required(
         without_landlock(tmp_path, *ingest, SIGHTLINE_REQUIRE_SANDBOX="true"),
         without_landlock(tmp_path, "record", "cam=loop:x.mp4", "--to", "t", "--require-sandbox"),
         without_landlock(tmp_path, "watch", "cam=loop:x.mp4", "--require-sandbox"),
+        without_landlock(tmp_path, "publish", footage, "--require-sandbox"),
+        without_landlock(tmp_path, "publish", footage, SIGHTLINE_REQUIRE_SANDBOX="true"),
         without_landlock(tmp_path, "backfill", "--manifest", footage, "--store", "s", "--require-sandbox"),
     ]
     for refused in refusals:
