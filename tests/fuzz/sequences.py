@@ -3,26 +3,35 @@
 After every step, what the model holds is in the store, and what is in the store besides belongs to an operation that was
 stopped. At the end every stopped operation is repeated; then the store equals the model and `verify` finds nothing.
 
-`SIGHTLINE_SEQUENCES` sets the number of sequences, 100 by default; a nightly run takes 2,000 or more.
+Kills are counted where they happen, between two operations that change the store: a kill that was planned behind the last
+one of them does not count.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
-import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from index.columns import digest, segment_key
 from index.commits import bulk
@@ -36,7 +45,8 @@ from index.store import Store
 from tests.support.faults import Killed, fault
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
-SEQUENCES = int(os.environ.get("SIGHTLINE_SEQUENCES", "100"))
+__all__ = ["SequencesResult", "StoreMachine", "fuzz_sequences"]
+
 FRAMES = 4
 """Frames of a chunk."""
 
@@ -110,6 +120,9 @@ class Model:
 class StoreMachine(RuleBasedStateMachine):
     """Operations on one store, each with a fault at a random boundary, and the model beside it."""
 
+    counts: ClassVar[Counter[str]] = Counter()
+    """Sequences that ended, and kills and full disks that happened, by the operation that they stopped."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="sightline-sequences-"))
@@ -127,6 +140,7 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.recover()
+            self.counts["sequences"] += 1
         shutil.rmtree(self.folder)
 
     def recover(self) -> None:
@@ -145,8 +159,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- operations --------------------------------------------------------------------------------------------------
 
-    def run(self, plan: tuple[str, int] | None, act: Callable[[], object]) -> bool:
-        """Run an operation with a fault; whether it came to its end. The store is opened again after a kill."""
+    def run(self, name: str, plan: tuple[str, int] | None, act: Callable[[], object]) -> bool:
+        """Run the operation `name` with a fault; whether it came to its end. The store is opened again after a kill."""
         if plan is None:
             act()
             return True
@@ -154,9 +168,13 @@ class StoreMachine(RuleBasedStateMachine):
             with fault(*plan):
                 act()
         except Killed:
+            self.counts[f"kills of {name}"] += 1
             self.store = Store.open(self.store.url)
             return False
-        except StoreFull:
+        except (StoreFull, OSError) as error:
+            if not isinstance(error, StoreFull) and name != "seal":  # shards are a cache, and seal raises as it is
+                raise
+            self.counts[f"full disks of {name}"] += 1
             return False
         return True
 
@@ -178,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.append(segment, records)
                 self.model.add(segment, records)
 
-        if self.run(plan, act):
+        if self.run("ingest", plan, act):
             self.stopped.pop(source, None)
             return
         for segment, records in self.chunks(source, count):
@@ -194,7 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
             written = [bulk.write(self.store.tables, *each) for each in given]
             bulk.commit(self.store.tables, [chunk for chunk in written if chunk is not None])
 
-        whole = self.run(plan, act)
+        whole = self.run("backfill", plan, act)
         for segment, records in given:
             if whole or self.stored(segment):
                 self.model.add(segment, records)
@@ -210,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
         first = self.model.offset
         batch = [message(first + n) for n in range(count)]
         advance = OffsetAdvance(first or None, first + count)
-        whole = self.run(plan, lambda: OffsetCommitter(self.store.tables).commit(batch, {APP: advance}))
+        whole = self.run("consume", plan, lambda: OffsetCommitter(self.store.tables).commit(batch, {APP: advance}))
         self.sent = max(self.sent, first + count)
         if whole or OffsetCommitter(self.store.tables).offsets([APP])[APP] == first + count:
             self.model.offset = first + count
@@ -237,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.forget(stream, before)
 
         generation = self.generation(stream)
-        if self.run(plan, act):
+        if self.run("forget", plan, act):
             self.stopped.pop(f"forget {stream}", None)
             self.model.forget(stream, before)
             return
@@ -252,7 +270,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(plan=FAULTS)
     def compact(self, plan: tuple[str, int] | None) -> None:
-        if self.run(plan, lambda: self.store.compact()):
+        if self.run("compact", plan, lambda: self.store.compact()):
             for stream in STREAMS:
                 self.stopped.pop(f"forget {stream}", None)
         else:
@@ -267,8 +285,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(plan=FAULTS, again=st.booleans())
     def seal(self, plan: tuple[str, int] | None, again: bool) -> None:
-        with suppress(OSError):  # a full disk: shards are a cache
-            self.run(plan, self.store.reindex if again else lambda: self.store.seal(today="1970-01-01"))
+        self.run("seal", plan, self.store.reindex if again else lambda: self.store.seal(today="1970-01-01"))
 
     @rule()
     def open_again(self) -> None:
@@ -300,13 +317,41 @@ class StoreMachine(RuleBasedStateMachine):
             assert pc.sum(self.store.tables.segments.read(["frames"])["frames"]).as_py() in (len(found), None)
 
 
-TestStoreMachine = pytest.mark.timeout(SEQUENCES * 10)(StoreMachine.TestCase)
-TestStoreMachine.settings = settings(
-    max_examples=SEQUENCES,
-    stateful_step_count=8,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],  # shrinking takes long; the blob repeats the failure
-    derandomize=SEQUENCES <= 100,
-    print_blob=True,
-)
+@dataclass(slots=True)
+class SequencesResult:
+    """What became of all sequences."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Sequences that ended with a store equal to the model, and faults by the operation that they stopped."""
+    kills: int = 0
+    """Kills that happened."""
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    """What broke a promise; the first ends the run."""
+    seconds: float = 0.0
+    """Seconds that all took."""
+
+
+def fuzz_sequences(*, seed: int, cases: int) -> SequencesResult:
+    """Run `cases` sequences of up to eight operations; see `SequencesResult` for what is counted."""
+    counts: Counter[str] = Counter()
+    machine = with_seed(seed)(type("SeededMachine", (StoreMachine,), {"counts": counts}))
+    result, began = SequencesResult(counts), time.monotonic()
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=cases,
+                stateful_step_count=8,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],  # shrinking takes long; the blob repeats the failure
+                print_blob=True,
+            ),
+        )
+    except Exception as error:
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        result.failures.append((counts["sequences"], f"{type(error).__name__}: {error} {notes}"))
+    result.kills = sum(count for name, count in counts.items() if name.startswith("kills"))
+    result.seconds = time.monotonic() - began
+    return result
