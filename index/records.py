@@ -152,6 +152,12 @@ class FrameRecords:
     def __len__(self) -> int:
         return len(self.captured_at)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors, patches and pictures."""
+        arrays = (self.frame_vectors, self.patch_pooled, self.patches)
+        return sum(array.nbytes for array in arrays) + sum(map(len, self.pictures))
+
     def filter(self, keep: NDArray[np.bool_]) -> FrameRecords:
         """The rows where `keep`, bool[N], is true; the object itself if all are."""
         if keep.all():

@@ -32,6 +32,7 @@ __all__ = [
     "ChunkWriter",
     "FrameReader",
     "SourceFootage",
+    "concatenated",
     "decoding_problem",
     "first_missing_chunk",
     "identify_footage",
@@ -189,7 +190,7 @@ class ChunkWriter:
     def _close(self, *, until: int = 0, final: bool = False, problem: str | None = None) -> None:
         """Append the present chunk; its segment ends where chunk `until` begins, or with the last frame if it is
         final."""
-        records = _concatenated(self._records) if self._records else None
+        records = concatenated(self._records) if self._records else None
         self._records = []
         footage, chunk, length = self.footage, self._chunk, self._seconds * _SECOND
         end = footage.began + max(until, chunk + 1) * length
@@ -213,7 +214,8 @@ class ChunkWriter:
             self.stored += stored.frames
 
 
-def _concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
+def concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
+    """The frames of all parts, in order, as one; the parts are of one stream and at least one."""
     if len(parts) == 1:
         return parts[0]
     return replace(

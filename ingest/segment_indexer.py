@@ -16,6 +16,7 @@ A segment is therefore stored exactly once, and announced at least once. This mo
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,19 +27,23 @@ import structlog
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
 from index.errors import CommitFenced, StoreError
-from index.records import FrameRecords, Segment
+from index.records import ClockSource, FrameRecords, Segment
 from index.store import Store
 from ingest.alerts.scorer import AlertScorer
-from ingest.chunks import BATCH_BYTES
+from ingest.chunks import BATCH_BYTES, concatenated
+from ingest.decoding.frame import FrameBatch
 from ingest.embedding import encode_records
 from ingest.messages import AlertMessage
-from ingest.segments.frames import SegmentFrames
+from ingest.segments.frames import PartEncoder, SegmentFrames
 from ingest.shutdown import commit_under_way
 from model.encoders.encoder import Encoders
 
-__all__ = ["Announcer", "CommittedBatch", "DecodedSegment", "SegmentIndexer"]
+__all__ = ["COMMIT_BYTES", "Announcer", "CommittedBatch", "DecodedSegment", "SegmentIndexer"]
 
 _log = structlog.get_logger(__name__)
+
+COMMIT_BYTES = 512 * 2**20
+"""Bytes of encoded frames with which a commit is full; a single segment may have more."""
 
 
 class Announcer(Protocol):
@@ -85,13 +90,15 @@ class CommittedBatch:
 
 
 class SegmentIndexer:
-    """Indexes the segments of one source process. For one thread, except `forget`, which any thread may call.
+    """Indexes the segments of one source process. For one thread, except `forget` and the encoders that `parts` makes,
+    which any thread may call.
 
     Args:
         store: the store; its encoder identity must be that of `encoders`.
         encoders: the frame and the patch encoder.
         announce: publishes what was stored.
         batch_frames: the largest number of frames in one encoder batch.
+        decoders: how many segments are decoded at the same time; their parts together hold at most `BATCH_BYTES`.
         on_batch: called with the number of frames of each encoder batch.
     """
 
@@ -102,12 +109,14 @@ class SegmentIndexer:
         announce: Announcer,
         *,
         batch_frames: int,
+        decoders: int = 1,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.store, self.encoders, self.batch_frames = store, encoders, batch_frames
         self.committer = OffsetCommitter(store.tables)
         self.alerts_raised = 0
-        self._announce, self._on_batch = announce, on_batch
+        self._announce, self._on_batch, self._decoders = announce, on_batch, decoders
+        self._encoding = threading.Lock()  # the encoders are for one thread at a time
         self._scorer = AlertScorer(store)
         self._day = datetime.now(UTC).date()
 
@@ -115,6 +124,21 @@ class SegmentIndexer:
         """Discard what is remembered of streams, because another process may have written them."""
         self.committer.invalidate()
         self._scorer.forget()
+
+    def parts(self, stream_id: str, clock: ClockSource) -> PartEncoder:
+        """The encoder of the parts of a segment that is longer than one batch, for `decode_segment`."""
+
+        def encode(frames: FrameBatch) -> FrameRecords:
+            return self._encoded([(stream_id, clock, frames)])[0]
+
+        return PartEncoder(encode, max_frames=self.batch_frames, max_bytes=BATCH_BYTES // self._decoders)
+
+    def _encoded(self, inputs: Sequence[tuple[str, ClockSource, FrameBatch]]) -> list[FrameRecords]:
+        frames = sum(len(decoded.pixels) for _, _, decoded in inputs)
+        with self._encoding:
+            for at in range(0, frames, self.batch_frames):
+                self._on_batch(min(self.batch_frames, frames - at))
+            return encode_records(self.encoders, inputs, batch_frames=self.batch_frames)
 
     def encode(self, segments: Iterable[DecodedSegment], *, min_frames: int = 1) -> None:
         """Encode the segments that are decoded and not encoded yet, once they have `min_frames` frames together, or
@@ -126,12 +150,19 @@ class SegmentIndexer:
         frames = sum(len(decoded.pixels) for _, decoded in waiting)
         if frames < min_frames and sum(pixels.nbytes for _, each in waiting for pixels in each.pixels) < BATCH_BYTES:
             return
-        for at in range(0, frames, self.batch_frames):
-            self._on_batch(min(self.batch_frames, frames - at))
-        inputs = [(each.row.stream_id, each.row.clock_source, decoded) for each, decoded in waiting]
-        encoded = encode_records(self.encoders, inputs, batch_frames=self.batch_frames)
-        for (each, _), records in zip(waiting, encoded, strict=True):
-            each.records = records
+        encoded = self._encoded([(each.row.stream_id, each.row.clock_source, decoded) for each, decoded in waiting])
+        for (each, decoded), records in zip(waiting, encoded, strict=True):
+            each.records = concatenated([*decoded.encoded, records])
+            decoded.encoded.clear()
+
+    @staticmethod
+    def full(segments: Iterable[DecodedSegment]) -> bool:
+        """Whether the encoded frames of `segments` have `COMMIT_BYTES`, so that they must be committed before more."""
+        held = 0
+        for each in segments:
+            done = each.frames.encoded if each.records is None and each.frames is not None else [each.records]
+            held += sum(records.nbytes for records in done if records is not None)
+        return held >= COMMIT_BYTES
 
     def commit(
         self,

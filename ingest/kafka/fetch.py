@@ -22,7 +22,7 @@ from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage
-from ingest.segments.frames import SegmentFrames, decode_segment
+from ingest.segments.frames import PartEncoder, SegmentFrames, decode_segment
 from ingest.sources.pinned_http import PinnedHttp
 from ingest.sources.url_policy import UrlPolicy
 
@@ -51,8 +51,13 @@ def check_clock(message: SegmentMessage, *, ahead_seconds: float, now: float | N
         )
 
 
-def read_segment(message: SegmentMessage, *, settings: KafkaSettings, limits: DecodeLimits) -> SegmentFrames:
+def read_segment(
+    message: SegmentMessage, *, settings: KafkaSettings, limits: DecodeLimits, parts: PartEncoder | None = None
+) -> SegmentFrames:
     """Fetch, check and decode one segment.
+
+    Args:
+        parts: encodes it in parts while it is decoded, see `decode_segment`.
 
     Raises:
         MessageInvalid: size or checksum differ from the message's, or the segment is longer than its duration.
@@ -62,7 +67,12 @@ def read_segment(message: SegmentMessage, *, settings: KafkaSettings, limits: De
     """
     with _fetched(message, settings) as path:
         return decode_segment(
-            path, name=_name(message), start=message.start_micros, duration=message.duration, limits=limits
+            path,
+            name=_name(message),
+            start=message.start_micros,
+            duration=message.duration,
+            limits=limits,
+            parts=parts,
         )
 
 

@@ -3,7 +3,7 @@
     queue of records ─▶ a few decoders (parse, fetch, decode) ─▶ `ingest.segment_indexer` ─▶ committed offsets
 
 Segments of many cameras share an encoder batch, which is bounded by its number of frames, and a commit, which is
-bounded by its number of segments and by time. A record that cannot be stored is retried a few times; then its dead
+bounded by its number of segments, by bytes and by time. A record that cannot be stored is retried a few times; then its dead
 letter is written, and acknowledged by the broker, before the commit that advances the partition past it. Offsets are
 returned to the consumer's thread only after the segments were committed and announced.
 
@@ -65,10 +65,12 @@ from ingest.segment_indexer import CommittedBatch, DecodedSegment, SegmentIndexe
 from ingest.segments.frames import SegmentFrames
 from model.encoders.encoder import Encoders
 
-__all__ = ["ConsumeReport", "KafkaIndexer", "SegmentRecord", "partition_of"]
+__all__ = ["QUEUE_BYTES", "ConsumeReport", "KafkaIndexer", "SegmentRecord", "partition_of"]
 
 _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.1
+QUEUE_BYTES = 256 * 2**20
+"""Most bytes of the records that wait to be decoded; a single one may have more."""
 _REPORTED = 100  # commits and segments whose durations a report keeps
 
 
@@ -168,9 +170,11 @@ class KafkaIndexer:
             encoders,
             self._announce,
             batch_frames=settings.batch_frames,
+            decoders=settings.decoders,
             on_batch=metrics.batch_frames.observe,
         )
         self._limits, self._outbox, self._group = limits, outbox, group
+        self._queued_bytes, self._counting = 0, threading.Lock()  # bytes of the records in the queue
         metrics.queue.set_function(self.queue.qsize)
         metrics.queue_capacity.set(settings.queue_segments)
         self._stop, self._abandon = threading.Event(), threading.Event()
@@ -181,6 +185,16 @@ class KafkaIndexer:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def offer(self, record: SegmentRecord) -> bool:
+        """Queue a record unless the queue is full, by number or by bytes; whether it was queued."""
+        size = _record_bytes(record)
+        with self._counting:
+            if self.queue.full() or (self._queued_bytes and self._queued_bytes + size > QUEUE_BYTES):
+                return False
+            self._queued_bytes += size
+        self.queue.put_nowait(record)  # this thread alone puts, so there is room
+        return True
 
     def idle(self) -> bool:
         """Whether no record is queued, being decoded or uncommitted."""
@@ -248,7 +262,7 @@ class KafkaIndexer:
                     done.append(decoding.popleft().result())
                     deadline = min(deadline, time.monotonic() + self.settings.commit_seconds)
                 self.indexer.encode(_segments(done), min_frames=self.settings.batch_frames)
-            full = len(done) >= self.settings.commit_segments
+            full = len(done) >= self.settings.commit_segments or self.indexer.full(_segments(done))
             if done and (full or time.monotonic() >= deadline or (stopping and not decoding)):
                 self.indexer.encode(_segments(done))
                 self._commit(done)
@@ -261,9 +275,12 @@ class KafkaIndexer:
 
     def _next(self, *, wait: bool) -> SegmentRecord | None:
         try:
-            return self.queue.get(timeout=_IDLE_SECONDS) if wait else self.queue.get_nowait()
+            record = self.queue.get(timeout=_IDLE_SECONDS) if wait else self.queue.get_nowait()
         except queue.Empty:
             return None
+        with self._counting:
+            self._queued_bytes = max(0, self._queued_bytes - _record_bytes(record))
+        return record
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -313,7 +330,8 @@ class KafkaIndexer:
             sleep=sleep_using_event(self._stop),
             reraise=True,
         )
-        return retrying(read_segment, message, settings=self.kafka, limits=self._limits)
+        parts = self.indexer.parts(message.stream, message.clock)
+        return retrying(read_segment, message, settings=self.kafka, limits=self._limits, parts=parts)
 
     def _segment(self, record: SegmentRecord, message: SegmentMessage, frames: SegmentFrames | None) -> DecodedSegment:
         partition = record.owned.partition
@@ -446,6 +464,10 @@ class KafkaIndexer:
 def _log_refused(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     _log.warning("Kafka does not accept messages; retrying", problem=str(error), attempt=state.attempt_number)
+
+
+def _record_bytes(record: SegmentRecord) -> int:
+    return len(record.value or b"") + sum(len(value or b"") for _, value in record.headers)
 
 
 def _segments(done: Sequence[_ReadResult]) -> list[DecodedSegment]:

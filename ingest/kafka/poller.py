@@ -248,10 +248,10 @@ class _Poller:
         self.unpositioned.update(mine)
 
     def _enqueue(self) -> None:
-        while self.backlog and not self.indexer.queue.full():
-            record = self.backlog.popleft()
-            if self.ownership.is_current(record.owned):
-                self.indexer.queue.put_nowait(record)
+        while self.backlog:
+            if self.ownership.is_current(self.backlog[0].owned) and not self.indexer.offer(self.backlog[0]):
+                return
+            self.backlog.popleft()
 
     def _commit_offsets(self) -> None:
         """Commit to the group the offsets that are stored and announced; start again where a commit was fenced."""

@@ -66,7 +66,9 @@ class StoreSink:
         self.late: deque[float] = deque(maxlen=100_000)
         self.frames = self.commits = 0
         self._on_alerts = on_alerts
-        self._indexer = SegmentIndexer(store, encoders, self._announce, batch_frames=settings.batch_frames)
+        self._indexer = SegmentIndexer(
+            store, encoders, self._announce, batch_frames=settings.batch_frames, decoders=settings.decoders
+        )
         self._offsets: dict[str, int | None] = {}
 
     @property
@@ -81,13 +83,13 @@ class StoreSink:
             CommitFenced: another process stores the same streams.
             StoreError: see `index.errors`; nothing of `segments` counts as stored, and writing them again is safe.
         """
-        decoded = self._decode_all(segments)
-        try:
-            self._commit(decoded)
-        except CommitFenced:
-            # Also raised when the reply to a successful commit was lost. Read the offsets and try once more.
-            self._offsets.clear()
-            self._commit(decoded)
+        for decoded in self._decode_all(sorted(segments, key=lambda each: (each.segment.stream, each.segment.start))):
+            try:
+                self._commit(decoded)
+            except CommitFenced:
+                # Also raised when the reply to a successful commit was lost. Read the offsets and try once more.
+                self._offsets.clear()
+                self._commit(decoded)
 
     def report(self) -> dict[str, float | int]:
         """Counts of frames, commits and alerts, and the median and 95th percentile of `late` in seconds."""
@@ -125,15 +127,22 @@ class StoreSink:
 
     # ---- decoding ------------------------------------------------------------------------------------------------
 
-    def _decode_all(self, segments: Sequence[SpooledSegment]) -> list[DecodedSegment]:
-        """Decode a few segments at a time and encode whenever a batch is full, so that one batch of pixels is held."""
+    def _decode_all(self, segments: Sequence[SpooledSegment]) -> Iterator[list[DecodedSegment]]:
+        """Decode a few segments at a time and encode whenever a batch is full, so that one batch of pixels is held.
+
+        Yields the segments of each commit: usually all of them, fewer where their encoded frames have many bytes.
+        """
         decoded: list[DecodedSegment] = []
         for spooled, result in self._results(segments):
             if isinstance(result, str):
                 _log.warning("a segment does not decode", segment=spooled.segment.name, problem=result)
             decoded.append(_decoded_segment(spooled, result))
             self._indexer.encode(decoded, min_frames=self.settings.batch_frames)
-        return sorted(decoded, key=lambda each: (each.row.stream_id, each.row.start))
+            if self._indexer.full(decoded):
+                yield decoded
+                decoded = []
+        if decoded:
+            yield decoded
 
     def _results(self, segments: Sequence[SpooledSegment]) -> Iterator[tuple[SpooledSegment, SegmentFrames | str]]:
         """Each segment with its frames, or with the reason why it has none, in the order of `segments`."""
@@ -157,6 +166,7 @@ class StoreSink:
                 start=segment.start,
                 duration=segment.duration + _EXTRA_SECONDS,
                 limits=self.limits,
+                parts=self._indexer.parts(segment.stream, "arrival"),
             )
         except (SourceError, MessageInvalid) as error:
             return str(error)

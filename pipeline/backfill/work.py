@@ -22,6 +22,7 @@ from index.errors import SourceError, mask_url
 from index.records import ClockSource, FrameRecords, Segment, to_micros
 from index.store import Store
 from ingest.chunks import (
+    BATCH_BYTES,
     BATCH_FRAMES,
     ChunkFrames,
     ChunkWriter,
@@ -149,6 +150,7 @@ class Indexer:
         self._settings, self._store, self._encoders = settings, store, encoders
         self._staging = Staging(settings.staging, store.encoders)
         self._frames: list[_PendingFrame] = []
+        self._bytes = 0  # of the pixels of `_frames`
         self._open: list[_OpenPiece] = []
         self._buffer = _CommitBuffer(store)
         self._written: list[tuple[ProbedFile, str | None]] = []
@@ -220,11 +222,13 @@ class Indexer:
         rows = zip(item.frames.captured_at, item.frames.pts_seconds, item.frames.pixels, strict=True)
         self._frames += [_PendingFrame(opened, item.chunk, at, seconds, pixels) for at, seconds, pixels in rows]
         opened.pending += len(item.frames)
-        while len(self._frames) >= BATCH_FRAMES:
-            self._embed(BATCH_FRAMES)
+        self._bytes += sum(pixels.nbytes for pixels in item.frames.pixels)
+        while len(self._frames) >= BATCH_FRAMES or self._bytes > BATCH_BYTES:
+            self._embed(min(len(self._frames), BATCH_FRAMES))
 
     def _embed(self, count: int) -> None:
         some, self._frames = self._frames[:count], self._frames[count:]
+        self._bytes -= sum(waiting.pixels.nbytes for waiting in some)
         groups = [list(group) for _, group in groupby(some, key=lambda w: (id(w.opened), w.chunk))]
         batches: list[tuple[str, ClockSource, FrameBatch]] = []
         for group in groups:

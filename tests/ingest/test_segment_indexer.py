@@ -12,10 +12,12 @@ from index.commits.offset import OffsetAdvance
 from index.errors import CommitFenced
 from index.records import Segment
 from index.store import Store
+from ingest import segment_indexer
+from ingest.decoding.limits import DecodeLimits
 from ingest.messages import AlertMessage
 from ingest.segment_indexer import DecodedSegment, SegmentIndexer
-from ingest.segments.frames import SegmentFrames
-from tests.support.brightness import BEGAN, ENCODERS, SECOND
+from ingest.segments.frames import SegmentFrames, decode_segment
+from tests.support.brightness import BEGAN, ENCODERS, SECOND, film
 from tests.support.records import PAIR
 
 
@@ -114,3 +116,37 @@ def test_a_second_that_is_stored_is_not_stored_again(store: Store) -> None:
     assert batch.frames == 0
     assert indexer.announce(batch)
     assert [each.frames for each in announcements.stored] == [0]
+
+
+def test_a_segment_encoded_in_parts_is_one_commit_with_all_its_frames(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_indexer, "BATCH_BYTES", 2 * 3 * 48 * 64 * 3)  # three frames for each of two decoders
+    batches: list[int] = []
+    indexer = SegmentIndexer(store, ENCODERS, Announcements(), batch_frames=32, decoders=2, on_batch=batches.append)
+    path = film(tmp_path / "film", range(7, 9), 0, 20)
+    one = segment("gate", 0, seconds=20)
+    one.frames = decode_segment(
+        path, name="gate", start=BEGAN, duration=20, limits=DecodeLimits(), parts=indexer.parts("gate", "given")
+    )
+    assert batches == [3] * 6
+    assert len(one.frames) == 2
+    batch = indexer.commit([one], {one.app: OffsetAdvance(None, 1)})
+    assert batches == [3] * 6 + [2]
+    assert (batch.frames, len(batch.stored), store.segments()[0].frames) == (20, 1, 20)
+    for table in ("frames", "patches", "segments"):
+        assert len(list((tmp_path / "store" / table / "_delta_log").glob("*.json"))) == 2  # its creation, one commit
+    assert store.window(["gate"]).captured_at.tolist() == [BEGAN + i * SECOND for i in range(20)]
+
+
+def test_a_commit_is_full_by_the_bytes_of_its_frames(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexer = SegmentIndexer(store, ENCODERS, Announcements(), batch_frames=32)
+    some = [segment("gate", offset) for offset in range(3)]
+    assert not indexer.full(some)
+    indexer.encode(some)
+    one = some[0].records
+    assert one is not None
+    assert one.nbytes == 3 * (one.frame_vectors.shape[1] * 4 + 12 * 4 + 4 * 12 * 2) + sum(map(len, one.pictures))
+    monkeypatch.setattr(segment_indexer, "COMMIT_BYTES", 3 * one.nbytes)
+    assert not indexer.full(some[:2])
+    assert indexer.full(some)

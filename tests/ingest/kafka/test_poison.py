@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from index.store import Store
+from ingest.kafka import indexer as indexer_module
+from ingest.kafka.indexer import SegmentRecord
 from ingest.kafka.record_batches import UnreadableBatch, decompress
 from ingest.messages import segment_message
 from tests.fuzz.messages import Letters, errors_only, feed, polled, settled, worker
@@ -138,3 +140,16 @@ def test_a_name_of_a_header_that_is_not_utf8_is_escaped() -> None:
     raw[at] = 0xFF
     (record,) = polled(with_checksum(bytes(raw)), 0)
     assert (record.value, record.headers) == (b"value", [("\\xffame", b"value")])
+
+
+def test_the_queue_of_records_is_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer_module, "QUEUE_BYTES", 1000)
+    letters = Letters()
+    with worker(tmp_path / "store", letters) as (indexer, owned):
+        assert indexer.offer(SegmentRecord(owned, 0, b"gate", bytes(5000)))  # a single record may have more
+        settled(indexer)
+        assert len(letters.sent) == 1
+        assert indexer.offer(SegmentRecord(owned, 1, b"gate", bytes(600)))
+        assert not indexer.offer(SegmentRecord(owned, 2, b"gate", bytes(300), [("attempt", bytes(200))]))
+        assert indexer.offer(SegmentRecord(owned, 2, b"gate", bytes(400)))
+        assert not indexer.offer(SegmentRecord(owned, 3, b"gate", b"x"))

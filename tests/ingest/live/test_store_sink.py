@@ -13,6 +13,7 @@ from index.errors import BrokerUnavailable, StoreFull
 from index.second_grid import seconds_of
 from index.standing_questions import StandingQuestionStore, make_question
 from index.store import Store
+from ingest import segment_indexer
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import ConsumeSettings
 from ingest.live.spool import SpooledSegment
@@ -103,3 +104,17 @@ def test_alerts_of_a_failed_commit_are_published_by_the_next(
     assert log.seen() == []
     again.write([after])
     assert log.seen() == [("raised", 25), ("cleared", 25)]
+
+
+def test_segments_with_many_bytes_are_stored_by_several_commits(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_indexer, "COMMIT_BYTES", 1)
+    log = AlertLog()
+    sink = StoreSink(store, ENCODERS, ConsumeSettings(batch_frames=1), DecodeLimits(), on_alerts=log)
+    segments = [segment(tmp_path, range(0), first, 5) for first in (0, 5, 10)]
+    sink.write(segments[::-1])
+    assert (sink.commits, sink.frames) == (3, 15)
+    assert (seconds_of(store.window().captured_at) - BEGAN // SECOND).tolist() == list(range(15))
+    sink.write(segments)
+    assert sink.frames == 15

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from index.errors import DecodeFailed, MessageInvalid, NotVideo
+from index.records import FrameRecords
+from ingest.decoding.frame import FrameBatch
 from ingest.decoding.limits import DecodeLimits
-from ingest.segments.frames import SegmentFrames, decode_segment
+from ingest.embedding import encode_records
+from ingest.segments.frames import PartEncoder, SegmentFrames, decode_segment
+from tests.support.brightness import ENCODERS
 from tests.support.footage import make_video
 
 BEGAN = 1_709_280_000_000_000  # 2024-03-01T08:00:00Z
@@ -57,3 +62,44 @@ def test_a_truncated_segment_keeps_its_frames_and_the_problem(tmp_path: Path) ->
     (tmp_path / "none.mkv").write_bytes(raw[:100])
     with pytest.raises((NotVideo, DecodeFailed)):
         decode(tmp_path / "none.mkv", BEGAN, 30.0)
+
+
+def test_a_long_segment_is_encoded_in_parts_and_its_pixels_are_never_all_held(tmp_path: Path) -> None:
+    seconds, frame_bytes = 120, 320 * 240 * 3
+    make_video(tmp_path / "long.mp4", seconds=seconds, rate=2, gop=10, size=(320, 240))
+    parts: list[int] = []
+    held: list[int] = []
+
+    def encode(frames: FrameBatch) -> FrameRecords:
+        parts.append(len(frames))
+        held.append(sum(pixels.nbytes for pixels in frames.pixels))
+        return encode_records(ENCODERS, [("gate", "given", frames)], batch_frames=32)[0]
+
+    def streamed(max_frames: int, max_bytes: int) -> SegmentFrames:
+        return decode_segment(
+            tmp_path / "long.mp4",
+            name="gate",
+            start=BEGAN,
+            duration=seconds,
+            limits=DecodeLimits(),
+            parts=PartEncoder(encode, max_frames=max_frames, max_bytes=max_bytes),
+        )
+
+    tracemalloc.start()
+    try:
+        by_bytes = streamed(32, 5 * frame_bytes)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parts == [5] * 23
+    assert max(held) == 5 * frame_bytes
+    assert peak < 15 * frame_bytes  # of 120: one part, the next frame, and copies of it
+    whole = decode(tmp_path / "long.mp4", BEGAN, float(seconds))
+    times = [at for records in by_bytes.encoded for at in records.captured_at.tolist()]
+    assert times + by_bytes.captured_at == whole.captured_at
+    assert len(times) == 115
+    expected = encode_records(ENCODERS, [("gate", "given", whole)], batch_frames=32)[0]
+    assert [p for records in by_bytes.encoded for p in records.pictures] == expected.pictures[:115]
+    parts.clear()
+    assert len(streamed(32, 2**40)) == 120 - 96
+    assert parts == [32] * 3

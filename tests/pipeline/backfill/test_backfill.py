@@ -28,10 +28,11 @@ from ingest.decoding.sandbox import Decoding
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
+from pipeline.backfill import work
 from pipeline.backfill.elements import ProbedFile, WorkerSettings
 from pipeline.backfill.job import backfill
 from pipeline.backfill.manifest import Entry, read_manifest
-from pipeline.backfill.work import plan, probe
+from pipeline.backfill.work import Indexer, plan, probe
 from tests.support.command import Command
 from tests.support.footage import make_video
 from tests.support.stores import assert_same
@@ -294,6 +295,32 @@ def test_files_that_share_time_are_one_group_and_others_are_not(archive: Path, i
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
+
+
+def test_frames_that_wait_are_bounded_by_bytes(
+    archive: Path, ingested: Store, tmp_path: Path, encoders: Encoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path / "store", encoders.pair)
+    worker = WorkerSettings(store.url, str(tmp_path / "staging"), "", None, SECONDS, 100, DecodeLimits(), 1)
+    indexer, held = Indexer(worker, store, encoders), list[int]()
+    encode_records = work.encode_records
+
+    def counted(encoders: Encoders, batches: Any, **more: Any) -> Any:
+        held.append(sum(pixels.nbytes for _, _, frames in batches for pixels in frames.pixels))
+        return encode_records(encoders, batches, **more)
+
+    frame_bytes = 64 * 48 * 3
+    monkeypatch.setattr(work, "encode_records", counted)
+    monkeypatch.setattr("ingest.chunks.BATCH_BYTES", 3 * frame_bytes)
+    monkeypatch.setattr(work, "BATCH_BYTES", 3 * frame_bytes)
+    west = [entry for entry in read_manifest(str(archive)) if entry.stream == "west"]
+    probed = [probe(worker, store, order, entry) for order, entry in enumerate(west)]
+    (piece,) = plan(worker, [file for file in probed if isinstance(file, ProbedFile)])
+    (result,) = (*indexer.add(piece), *indexer.flush())
+    assert max(held) <= 6 * frame_bytes  # what waited, and one batch of the reader; 32 frames without the bound
+    frames = store.window(["west"]).captured_at
+    assert frames.tolist() == ingested.window(["west"]).captured_at.tolist()
+    assert result.frames == frames.size
 
 
 def test_the_command_reports_in_words_json_and_a_file(
