@@ -27,6 +27,7 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── StoreDenied         read-only, or permissions or credentials do not suffice
     │   ├── StoreUnavailable    the object store does not answer
     │   ├── StoreBusy           another compaction is active
+    │   ├── FootageHeld         an evidence lock protects the footage
     │   ├── CommitFenced        another worker has committed the same partition
     │   └── StoreCorrupt        a table, shard or object cannot be read
     ├── BackfillFailed          a batch job stopped, or too many of its files failed
@@ -37,6 +38,12 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── OffsetsExpired      messages expired before they were stored
     │   └── MessageTooLarge     a message exceeds the size limit
     ├── SandboxUnavailable      the machine cannot confine the decoder, and --require-sandbox was given
+    ├── AccessError             the desk refuses a caller
+    │   ├── LoginRequired       no valid session or token, or a wrong name or password
+    │   ├── Forbidden           the caller's role does not include the action
+    │   └── TooManyAttempts     too many requests or failed log-ins in a short time
+    ├── EvidenceInvalid         a bundle that is incomplete, changed, or signed with another key
+    ├── AuditBroken             the hash chain of the audit trail is broken
     ├── MessageInvalid          an invalid message
     ├── ExtraMissing            an optional dependency is not installed
     ├── TrainingDataInvalid     an invalid conversation, or file of conversations
@@ -67,6 +74,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 __all__ = [
+    "AccessError",
+    "AuditBroken",
     "BackfillFailed",
     "BrokerUnavailable",
     "BudgetExceeded",
@@ -75,9 +84,13 @@ __all__ = [
     "DecodeFailed",
     "EmptyWindow",
     "EngineMissing",
+    "EvidenceInvalid",
     "ExtraMissing",
+    "FootageHeld",
+    "Forbidden",
     "IdentityMismatch",
     "KafkaProblem",
+    "LoginRequired",
     "MessageInvalid",
     "MessageTooLarge",
     "ModelError",
@@ -107,6 +120,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreVersion",
     "StreamConflict",
+    "TooManyAttempts",
     "TopicMissing",
     "TopicRecreated",
     "TrainingDataInvalid",
@@ -335,6 +349,43 @@ class ServiceDenied(ServiceError):
 
 class DeadlineExceeded(ServiceError):
     """There was no answer before the deadline of the request."""
+
+
+class AccessError(SightlineError):
+    """The desk refuses a caller."""
+
+
+class LoginRequired(AccessError):
+    """There is no valid session or token, or the name or password is wrong."""
+
+
+class Forbidden(AccessError):
+    """The caller's role does not include the action."""
+
+
+class TooManyAttempts(AccessError):
+    """Too many requests or failed log-ins in a short time.
+
+    Args:
+        message: see the module's docstring.
+        retry_after: seconds after which another attempt may succeed.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EvidenceInvalid(SightlineError):
+    """A bundle of evidence is incomplete, was changed, or is signed with another key."""
+
+
+class AuditBroken(SightlineError):
+    """The hash chain of the audit trail is broken."""
+
+
+class FootageHeld(StoreError):
+    """An evidence lock protects the footage from deletion."""
 
 
 _STORES = frozenset({"abfs", "abfss", "az", "file", "gcs", "gs", "kafka", "live", "memory", "s3", "s3a"})

@@ -59,6 +59,8 @@ _check_packages()
 
 if TYPE_CHECKING:
     from index.errors import (
+        AccessError,
+        AuditBroken,
         BackfillFailed,
         BrokerUnavailable,
         BudgetExceeded,
@@ -67,9 +69,13 @@ if TYPE_CHECKING:
         DecodeFailed,
         EmptyWindow,
         EngineMissing,
+        EvidenceInvalid,
         ExtraMissing,
+        FootageHeld,
+        Forbidden,
         IdentityMismatch,
         KafkaProblem,
+        LoginRequired,
         MessageInvalid,
         MessageTooLarge,
         ModelError,
@@ -99,6 +105,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         StoreVersion,
         StreamConflict,
+        TooManyAttempts,
         TopicMissing,
         TopicRecreated,
         TrainingDataInvalid,
@@ -124,7 +131,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AccessError",
     "Asker",
+    "AuditBroken",
     "BackfillFailed",
     "BrokerUnavailable",
     "BudgetExceeded",
@@ -133,10 +142,14 @@ __all__ = [
     "DecodeFailed",
     "EmptyWindow",
     "EngineMissing",
+    "EvidenceInvalid",
     "ExtraMissing",
+    "FootageHeld",
+    "Forbidden",
     "Frame",
     "IdentityMismatch",
     "KafkaProblem",
+    "LoginRequired",
     "MessageInvalid",
     "MessageTooLarge",
     "ModelError",
@@ -167,6 +180,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreVersion",
     "StreamConflict",
+    "TooManyAttempts",
     "TopicMissing",
     "TopicRecreated",
     "TrainingDataInvalid",

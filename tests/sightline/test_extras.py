@@ -55,7 +55,7 @@ def without_extras(folder: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_every_extra_is_declared() -> None:
-    assert set(EXTRAS) == {"kafka", "beam", "service", "web", "train", "gpu", "vllm", "docs", "dev", "all"}
+    assert set(EXTRAS) == {"kafka", "beam", "service", "web", "mcp", "train", "gpu", "vllm", "docs", "dev", "all"}
     assert set(EXTRA_OF_MODULE.values()) <= set(EXTRAS)
     (everything,) = EXTRAS["all"]
     included = re.fullmatch(r"sightline\[([a-z,]+)\]", everything)
