@@ -34,7 +34,8 @@ This page is generated from the command line itself; `sightline COMMAND --help` 
 
 Every command that finds or does something accepts `--json` and then writes JSON to standard output; the benchmarks
 always do. An error is one line on standard error. The exit code is 1, or 2 for wrong usage. `--debug`, at any place in
-the line, adds the traceback. Times are RFC 3339 and must name their zone. `--config FILE` may stand at any
+the line, adds the traceback. Times are RFC 3339 with their zone; `--from`, `--to` and `--before` also take
+local times with `--timezone` and phrases such as `2 hours ago`, and say how they were understood. `--config FILE` may stand at any
 place as well, except after `watch` and `record`, whose `--config` is the list of cameras.
 
 `sightline --install-completion` installs the completion of commands and options for your shell;

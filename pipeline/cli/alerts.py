@@ -27,6 +27,7 @@ from pipeline.cli.options import (
     StoreUrl,
     StreamIds,
     To,
+    Zone,
     kafka_settings,
     load_models,
     open_store,
@@ -230,6 +231,7 @@ def alerts_test(
     streams: StreamIds = None,
     start: From = None,
     end: To = None,
+    timezone: Zone = None,
     floor: Floor = None,
     warm_up: WarmUp = None,
     store: StoreUrl = None,
@@ -242,7 +244,7 @@ def alerts_test(
     Applies the rule of the workers, and publishes nothing. Where there is no alert, it prints the reason and a floor
     that would have raised one.
     """
-    where = time_range(streams, start, end)
+    where = time_range(streams, start, end, timezone)
     opened = open_store(context, store)
     opened.check_window(**where)  # before the models are loaded
     if texts:

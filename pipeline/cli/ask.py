@@ -19,6 +19,7 @@ from pipeline.cli.options import (
     StreamIds,
     Tau,
     To,
+    Zone,
     open_store,
     settings_of,
     time_range,
@@ -71,6 +72,7 @@ def search(
     streams: StreamIds = None,
     start: From = None,
     end: To = None,
+    timezone: Zone = None,
     top: Annotated[int, typer.Option("--top", help="Largest number of moments.")] = 10,
     profile: ProfileName = None,
     as_json: Json = False,
@@ -79,7 +81,7 @@ def search(
 
     A moment is one frame, or several neighbouring frames, of one stream. Its bounds do not depend on --top.
     """
-    where = time_range(streams, start, end)
+    where = time_range(streams, start, end, timezone)
     settings = settings_of(context, store=store, profile=profile)
     with working("searching"), interruptible("nothing was changed"):
         result = find(text, store=settings.store, profile=settings.profile, device=settings.device, top=top, **where)
@@ -100,6 +102,7 @@ def keyframes(
     streams: StreamIds = None,
     start: From = None,
     end: To = None,
+    timezone: Zone = None,
     k: KeyframeCount = None,
     tau: Tau = None,
     fill: Fill = False,
@@ -111,7 +114,7 @@ def keyframes(
     They are listed stream by stream, in the order of time.
     """
     check_selection(question, k, tau)
-    where = time_range(streams, start, end)
+    where = time_range(streams, start, end, timezone)
     selected = _local_asker(context, store, profile, where).keyframes(question, k=k, tau=tau, fill=fill, **where)
     if as_json:
         print_json(selected)
@@ -127,6 +130,7 @@ def ask(
     streams: StreamIds = None,
     start: From = None,
     end: To = None,
+    timezone: Zone = None,
     options: Annotated[
         list[str] | None, typer.Option("--option", help="A possible answer, repeatable; the model picks one of them.")
     ] = None,
@@ -148,7 +152,7 @@ def ask(
     """Answer a question, and list the keyframes behind it."""
     check_selection(question, k, tau)
     check_reading(options, max_frames)
-    where = time_range(streams, start, end)
+    where = time_range(streams, start, end, timezone)
     remote = service or settings_of(context).service
     if remote is None:
         asker = _local_asker(context, store, profile, where)

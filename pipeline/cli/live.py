@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import UsageError
-from index.records import parse_time
 from index.store import Store
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
@@ -33,11 +32,13 @@ from pipeline.cli.options import (
     RequireSandbox,
     Servers,
     StoreUrl,
+    Zone,
     check_store,
     kafka_settings,
     load_models,
     report_sandbox,
     settings_of,
+    time_range,
     validate,
 )
 from pipeline.console import print_json, print_line, print_note, stop_event
@@ -245,9 +246,10 @@ def _row(camera: CameraState) -> list[str]:
 def clip(
     out: Annotated[Path, typer.Argument(help="File for the clip, .mp4 or .mkv.")],
     stream: Annotated[str, typer.Option("--stream", help="The camera.")],
-    start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z (RFC 3339).")],
-    end: Annotated[str, typer.Option("--to", help="End, such as 2024-03-01T08:05:00Z (RFC 3339).")],
+    start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z or 'yesterday 14:00'.")],
+    end: Annotated[str, typer.Option("--to", help="End, exclusive; written as --from.")],
     recording: Annotated[str, typer.Option("--recording", help="Folder or bucket of `record --to`.")],
+    timezone: Zone = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -257,10 +259,8 @@ def clip(
     """
     if out.exists() and not force:
         raise UsageError(f"{out}: the file exists; choose another name, or pass --force to replace it")
-    began, ends = parse_time(start, "--from"), parse_time(end, "--to")
-    assert began is not None  # parse_time returns None for None only
-    assert ends is not None
-    report = cut_clip(folder_url(recording), stream, began, ends, out)
+    window = time_range(None, start, end, timezone)
+    report = cut_clip(folder_url(recording), stream, window["start"], window["end"], out)
     if as_json:
         print_json(report)
         return

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from zoneinfo import ZoneInfo
 
 import typer
 from pydantic import BaseModel, ValidationError
 
 from index.errors import UsageError, validation_message
 from index.patches.codec import PatchEncoding
-from index.records import parse_time
 from index.schemas import check_stream_id
 from index.store import Store
 from index.tables import normalize_url, store_exists
@@ -20,6 +21,7 @@ from model.profiles.profile import load_profile
 from pipeline.console import interruptible, print_note, working
 from pipeline.sandbox_check import check_sandbox
 from pipeline.settings import Settings, load_settings
+from pipeline.times import understand_time, zone_of
 
 if TYPE_CHECKING:
     from ingest.kafka.settings import KafkaSettings
@@ -42,12 +44,14 @@ __all__ = [
     "Tau",
     "TimeZone",
     "To",
+    "Zone",
     "check_names",
     "check_overlap",
     "check_store",
     "kafka_settings",
     "load_models",
     "open_store",
+    "point_in_time",
     "report_sandbox",
     "settings_of",
     "time_range",
@@ -64,8 +68,15 @@ StreamIds = Annotated[
     list[str] | None,
     typer.Option("--stream", help="A stream, or a pattern such as 'gate-*', repeatable; default: all."),
 ]
-From = Annotated[str | None, typer.Option("--from", help="Start, inclusive, such as 2024-03-01T08:00:00Z (RFC 3339).")]
-To = Annotated[str | None, typer.Option("--to", help="End, exclusive, such as 2024-03-01T09:00:00Z (RFC 3339).")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Start, inclusive, such as 2024-03-01T08:00:00Z, 'yesterday 14:00' or '2 hours ago'."),
+]
+To = Annotated[str | None, typer.Option("--to", help="End, exclusive; written as --from.")]
+Zone = Annotated[
+    str | None,
+    typer.Option("--timezone", help="Zone of times without an offset, such as Europe/Amsterdam; output stays in UTC."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Names = Annotated[
@@ -183,16 +194,41 @@ def open_store(context: typer.Context, store: str | None) -> Store:
     return Store.open(settings_of(context, store=store).store)
 
 
-def time_range(streams: list[str] | None, start: str | None, end: str | None) -> dict[str, Any]:
+def time_range(
+    streams: list[str] | None, start: str | None, end: str | None, timezone: str | None = None
+) -> dict[str, Any]:
     """`streams`, `start` and `end` (UTC microseconds) as keyword arguments of `Asker.select`.
 
+    Prints how a text that is not RFC 3339 was understood.
+
     Raises:
-        UsageError: a time is invalid, or `start` is not before `end`.
+        UsageError: a time or the zone is invalid, or `start` is not before `end`.
     """
-    low, high = parse_time(start, "--from"), parse_time(end, "--to")
+    zone, now = zone_of(timezone), datetime.now(UTC)
+    low, high = point_in_time(start, "--from", zone, now), point_in_time(end, "--to", zone, now)
     if low is not None and high is not None and low >= high:
         raise UsageError(f"--from {start} is not before --to {end}")
     return {"streams": streams or None, "start": low, "end": high}
+
+
+def point_in_time(text: str | None, option: str, zone: ZoneInfo | None, now: datetime | None = None) -> int | None:
+    """UTC microseconds of an option, None for None; prints how a text that is not RFC 3339 was understood.
+
+    Args:
+        text: the value of the option.
+        option: its name. Of a local time that happens twice, `--to` means the second, so that a window is whole.
+        zone: zone of local times.
+        now: the present; read from the clock when None.
+
+    Raises:
+        UsageError: see `pipeline.times.understand_time`.
+    """
+    if text is None:
+        return None
+    understood = understand_time(text, option, zone=zone, now=now, latest=option == "--to")
+    if understood.note is not None:
+        print_note(understood.note)
+    return understood.micros
 
 
 def validate(model: type[ModelType], values: dict[str, Any], option: str) -> ModelType:

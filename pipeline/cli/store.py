@@ -11,13 +11,14 @@ import typer
 from index.errors import StoreError, UnknownStream, UsageError
 from index.maintenance.compaction import TableCompaction
 from index.maintenance.expiry import Expired
-from index.records import parse_time, rfc3339
+from index.records import rfc3339
 from index.standing_questions import StandingQuestionStore
 from index.store import Store
 from index.stream_patterns import is_pattern
 from ingest.live.spool import forget_spooled
-from pipeline.cli.options import Json, StoreUrl, StreamIds, open_store, settings_of
+from pipeline.cli.options import Json, StoreUrl, StreamIds, Zone, open_store, point_in_time, settings_of
 from pipeline.console import print_error, print_json, print_line, print_note, stop_event
+from pipeline.times import zone_of
 
 __all__ = ["app", "compact", "forget", "reindex", "streams", "verify"]
 
@@ -162,8 +163,9 @@ def forget(
     store: StoreUrl = None,
     before: Annotated[
         str | None,
-        typer.Option("--before", help="Delete only frames before this time, such as 2024-03-01T08:00:00Z (RFC 3339)."),
+        typer.Option("--before", help="Delete only frames before this time, such as 2024-03-01T08:00:00Z."),
     ] = None,
+    timezone: Zone = None,
     folder: Annotated[
         Path | None,
         typer.Option("--folder", help="Folder of an ended `watch` or `record`, whose spool is searched too."),
@@ -178,13 +180,13 @@ def forget(
     `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not
     the store's, and stay.
     """
-    cut = parse_time(before, "--before")
+    cut = point_in_time(before, "--before", zone_of(timezone))
     opened = open_store(context, store)
     names = opened.forgettable(streams)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("forget deletes permanently and standard input is not a terminal; pass --yes to confirm")
-        earlier = f" before {before}" if before else ""
+        earlier = f" before {rfc3339(cut)}" if cut is not None else ""
         if not typer.confirm(f"Delete {', '.join(names)}{earlier} permanently?", err=True):
             raise typer.Exit(1)
     place = folder or settings_of(context, store=store).live.folder
