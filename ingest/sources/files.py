@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
 from ingest.sources.http_listing import http_glob
 from ingest.sources.pinned_http import PinnedHttp
-from ingest.sources.url_policy import UrlPolicy
+from ingest.sources.url_policy import UrlPolicy, split_url
 
 __all__ = ["SCHEMES", "VIDEO_SUFFIXES", "Expansion", "expand", "fetched"]
 
@@ -71,12 +71,12 @@ def expand(sources: Sequence[str | Path]) -> Expansion:
 
 
 def _expand(source: str, skipped: list[str]) -> list[str]:
-    scheme = urlsplit(source).scheme if "://" in source else ""
+    scheme = split_url(source).scheme if "://" in source and not source.startswith("file://") else ""
     if scheme and scheme not in SCHEMES:
         raise SourceDenied(
             f"{mask_url(source)}: {scheme}:// is not one of the supported schemes ({', '.join(sorted(SCHEMES))})"
         )
-    if scheme and scheme != "file":
+    if scheme:
         return _expand_remote(source, scheme)
     path = _local(source)
     try:
@@ -132,7 +132,7 @@ def _expand_remote(source: str, scheme: str) -> list[str]:
     if "::" in source:
         raise SourceDenied(f"{mask_url(source)}: chained URLs are not read; name the file itself")
     if scheme in _HTTP:
-        return http_glob(source, _http_client()) if "*" in urlsplit(source).path else [source]
+        return http_glob(source, _http_client()) if "*" in split_url(source).path else [source]
     import fsspec
 
     try:
@@ -176,14 +176,14 @@ def fetched(source: str) -> Iterator[Path]:
             raise SourceNotFound(f"{path}: {error.strerror or error}") from None
         yield path
         return
-    shown = mask_url(source)
-    if urlsplit(source).scheme not in SCHEMES or "::" in source.partition("://")[0]:
+    shown, parts = mask_url(source), split_url(source)
+    if parts.scheme not in SCHEMES or "::" in source.partition("://")[0]:
         raise SourceDenied(f"{shown}: the scheme is not one of the supported ones ({', '.join(sorted(SCHEMES))})")
-    name = Path(urlsplit(source).path).name or "video"
+    name = Path(parts.path).name or "video"
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder) / name
         # The modification time is copied where it is known: it can be the only source of the start time.
-        modified = _copy_http(source, path) if urlsplit(source).scheme in _HTTP else _copy_object(source, path)
+        modified = _copy_http(source, path) if parts.scheme in _HTTP else _copy_object(source, path)
         if modified is not None:
             os.utime(path, (modified, modified))
         yield path

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from index.errors import SourceError, SourceNotFound, mask_url
 from ingest.sources.pinned_http import PinnedHttp
+from ingest.sources.url_policy import split_url
 
 __all__ = ["http_glob"]
 
@@ -27,7 +28,7 @@ def http_glob(pattern: str, http: PinnedHttp) -> list[str]:
         SourceNotFound: an index page cannot be read, there are more than 1000 of them, or nothing matches.
         SourceDenied: the policy of `http` forbids the server.
     """
-    parts = urlsplit(pattern)
+    parts = split_url(pattern)
     steps = parts.path.split("/")[1:]
     found, pages = [_at(parts, "/")], 0
     for number, step in enumerate(steps):
@@ -76,7 +77,10 @@ def _names(url: str, http: PinnedHttp) -> list[str]:
     base = _at(here._replace(netloc=here.netloc.rpartition("@")[2]), here.path)
     names: list[str] = []
     for link in _LINK.findall(page):
-        whole = urljoin(base, html.unescape(link).partition("#")[0].partition("?")[0])
+        try:
+            whole = urljoin(base, html.unescape(link).partition("#")[0].partition("?")[0])
+        except ValueError:
+            continue  # no URL
         name = whole.removeprefix(base)
         if whole.startswith(base) and name.strip("/") and "/" not in name.rstrip("/"):
             names.append(name)

@@ -19,10 +19,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from index.errors import UsageError, mask_url
+from ingest.sources.url_policy import split_url
 
 __all__ = [
     "LAYOUTS",
@@ -438,7 +439,7 @@ def read_name(
 def _path_of(path: str) -> str:
     """The path of a URL without query and fragment, decoded; a local path as it is, with forward slashes."""
     if "://" in path:
-        path = unquote(urlsplit(path).path)
+        path = unquote(split_url(path).path)
     return printable(path)
 
 

@@ -21,10 +21,10 @@ import time
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote
 
 from index.errors import SourceNotFound, mask_url
-from ingest.sources.url_policy import CheckedUrl, UrlPolicy, check_url
+from ingest.sources.url_policy import CheckedUrl, UrlPolicy, check_url, split_url
 
 __all__ = ["PinnedHttp", "Response", "tls_context"]
 
@@ -145,13 +145,13 @@ class PinnedHttp:
         """
         policy = self.policy
         for _ in range(_MAX_REDIRECTS + 1):
-            scheme = urlsplit(url).scheme.lower()
+            parts = split_url(url)
+            scheme = parts.scheme.lower()
             if scheme not in ("http", "https"):
                 raise SourceNotFound(f"{mask_url(url)}: only http:// and https:// can be read here")
             checked = check_url(url, policy)
             policy = policy.named_by(checked)
             connection = (_PinnedTlsConnection if scheme == "https" else _PinnedConnection)(checked, self.timeout)
-            parts = urlsplit(url)
             all_headers = {"User-Agent": "sightline", **_basic_authentication(parts), **(headers or {})}
             path = parts.path or "/"
             try:
@@ -163,7 +163,7 @@ class PinnedHttp:
             location = response.getheader("Location")
             if response.status in (301, 302, 303, 307, 308) and location:
                 connection.close()
-                url = urljoin(url, location)
+                url = split_url(location, url).geturl()
                 continue
             if response.status not in (200, 206):
                 connection.close()

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -27,7 +27,7 @@ from index.errors import SourceDenied, SourceNotFound, mask_url
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-__all__ = ["LIVE_SCHEMES", "CheckedUrl", "UrlPolicy", "check_url"]
+__all__ = ["LIVE_SCHEMES", "CheckedUrl", "UrlPolicy", "check_url", "split_url"]
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt", "loop"})
 _PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
@@ -129,6 +129,20 @@ def resolve_host(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
+def split_url(url: str, base: str = "") -> SplitResult:
+    """The parts of a URL, which is relative to `base` if that is not empty.
+
+    `urllib.parse.urlsplit` and `urljoin` raise ValueError for some texts; a URL from others is split here.
+
+    Raises:
+        SourceNotFound: `url` is not a URL.
+    """
+    try:
+        return urlsplit(urljoin(base, url))
+    except ValueError as error:
+        raise SourceNotFound(f"{mask_url(url)}: not a URL ({error}); check its spelling") from None
+
+
 def check_url(url: str, policy: UrlPolicy, *, resolve: Resolver = resolve_host) -> CheckedUrl:
     """Check a URL and resolve its host.
 
@@ -141,9 +155,8 @@ def check_url(url: str, policy: UrlPolicy, *, resolve: Resolver = resolve_host) 
         SourceDenied: the policy forbids the scheme, the host, or any of the host's addresses.
         SourceNotFound: `url` is not a URL, or its host has no address.
     """
-    shown = mask_url(url)
+    shown, parts = mask_url(url), split_url(url)
     try:
-        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise SourceNotFound(f"{shown}: not a URL ({error}); check its spelling") from None

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -28,6 +27,7 @@ from index.schemas import check_stream_id
 from ingest.footage_plan import plan_footage
 from ingest.sources.files import fetched
 from ingest.sources.naming import read_name
+from ingest.sources.url_policy import split_url
 
 __all__ = ["Entry", "is_manifest", "read_manifest"]
 
@@ -118,21 +118,21 @@ def _from_manifest(source: str) -> Iterator[Entry]:
         except ValidationError as error:
             raise UsageError(f"{shown}: row {number}: {validation_message(error)}") from None
         uri = entry.uri if "://" in entry.uri or folder is None else str(folder / Path(entry.uri).expanduser())
-        if urlsplit(source).scheme in _HTTP and ("://" not in uri or uri.startswith("file:")):
+        if split_url(source).scheme in _HTTP and ("://" not in uri or uri.startswith("file:")):
             raise UsageError(f"{shown}: row {number}: a manifest of a web server must not name a local file, {uri}")
         if uri in seen:
             raise UsageError(f"{shown}: row {number}: {mask_url(uri)} is in row {seen[uri]} already; list it once")
         seen[uri] = number
         try:
             stream = check_stream_id(entry.stream or read_name(uri).stream)
-        except UsageError as error:
+        except (UsageError, SourceNotFound) as error:
             raise UsageError(f"{shown}: row {number}: {error}") from None
         yield Entry(uri=uri, stream=stream, start=entry.start)
 
 
 @contextmanager
 def _opened(source: str) -> Iterator[IO[bytes]]:
-    if urlsplit(source).scheme in _HTTP:  # under the URL policy
+    if split_url(source).scheme in _HTTP:  # under the URL policy
         with fetched(source) as path, path.open("rb") as file:
             yield file
     else:
