@@ -3,9 +3,9 @@
     queue of records ─▶ a few decoders (parse, fetch, decode) ─▶ `ingest.segment_indexer` ─▶ committed offsets
 
 Segments of many cameras share an encoder batch, which is bounded by its number of frames, and a commit, which is
-bounded by its number of segments, by bytes and by time. A record that cannot be stored is retried a few times; then its dead
-letter is written, and acknowledged by the broker, before the commit that advances the partition past it. Offsets are
-returned to the consumer's thread only after the segments were committed and announced.
+bounded by its number of segments, by bytes and by time. A record that cannot be stored is retried a few times; then its
+dead letter is written, and acknowledged by the broker, before the commit that advances the partition past it. Offsets
+are returned to the consumer's thread only after the segments were committed and announced.
 
 How segments are encoded, stored and scored is the business of `ingest.segment_indexer`; this module adds the thread,
 fetching, dead letters and partition ownership.

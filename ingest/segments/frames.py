@@ -2,8 +2,8 @@
 
 Frames are sampled on the grid of UTC seconds (`index.second_grid`), not on seconds since the segment's start. The
 sampler gets the offset of the first frame within its UTC second and takes the first frame of every UTC second that the
-segment touches. A long segment is encoded while it is decoded, a part at a time, so that its pixels are never all in memory.
-This module does not know where a segment's file comes from, or what encoding means.
+segment touches. A long segment is encoded while it is decoded, a part at a time, so that its pixels are never all in
+memory. This module does not know where a segment's file comes from, or what encoding means.
 """
 
 from __future__ import annotations
