@@ -25,6 +25,7 @@ from index.store import Store
 from ingest.decoding.decoder import decode, open_video
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
+from ingest.embedding import encode_records
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
@@ -32,6 +33,7 @@ from pipeline.backfill import work
 from pipeline.backfill.elements import ProbedFile, WorkerSettings
 from pipeline.backfill.job import backfill
 from pipeline.backfill.manifest import Entry, read_manifest
+from pipeline.backfill.report import FileResult
 from pipeline.backfill.work import Indexer, plan, probe
 from tests.support.command import Command
 from tests.support.footage import make_video
@@ -303,7 +305,6 @@ def test_frames_that_wait_are_bounded_by_bytes(
     store = Store.create(tmp_path / "store", encoders.pair)
     worker = WorkerSettings(store.url, str(tmp_path / "staging"), "", None, SECONDS, 100, DecodeLimits(), 1)
     indexer, held = Indexer(worker, store, encoders), list[int]()
-    encode_records = work.encode_records
 
     def counted(encoders: Encoders, batches: Any, **more: Any) -> Any:
         held.append(sum(pixels.nbytes for _, _, frames in batches for pixels in frames.pixels))
@@ -320,6 +321,7 @@ def test_frames_that_wait_are_bounded_by_bytes(
     assert max(held) <= 6 * frame_bytes  # what waited, and one batch of the reader; 32 frames without the bound
     frames = store.window(["west"]).captured_at
     assert frames.tolist() == ingested.window(["west"]).captured_at.tolist()
+    assert isinstance(result, FileResult)
     assert result.frames == frames.size
 
 
