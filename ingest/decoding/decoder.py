@@ -36,7 +36,7 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import PacketInfo, PacketPlan
 from ingest.decoding.sampler import Sampler
 
-__all__ = ["OpenVideo", "RgbFrame", "decode", "open_video"]
+__all__ = ["OpenVideo", "RgbFrame", "decode", "open_video", "sections"]
 
 _PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
 # Codecs in which each packet is one shown frame. VP8, for example, has hidden frames in packets of their own.
@@ -223,7 +223,7 @@ def decode(
     first, last, taken, any_frame = video.first_pts, video.first_pts, 0, False
     sampler = Sampler(fps, first=first - phase, after=after)
     state = _ReadState(first)
-    for stream, packets in _sections(video, after):
+    for stream, packets in sections(video, after):
         length, aspect = frame_seconds(stream), Fraction(stream.sample_aspect_ratio or 1)
         plan = PacketPlan(
             _packet_infos(packets, stream, state),
@@ -275,8 +275,11 @@ def _check_whole(video: OpenVideo, decoded: float) -> None:
         )
 
 
-def _sections(video: OpenVideo, after: float) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Streams that follow each other in one file, each with its packets; nearly every file has one."""
+def sections(video: OpenVideo, after: float) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """Streams that follow each other in one file, each with its packets; nearly every file has one.
+
+    The packets of the first begin with an intra frame at or before `after` seconds of stream time.
+    """
     demuxer, first = video.demuxer, video.first_pts
     packets: Iterator[Any] = chain(video.head, video.rest)
     if after > 0:

@@ -33,7 +33,11 @@ from ingest.decoding.worker import Task, run_order
 
 __all__ = ["main"]
 
-_TASKS = {"decode": ("ingest.decoding.worker", "decode_file"), "cut": ("ingest.segments.cutter", "cut_file")}
+_TASKS = {
+    "decode": ("ingest.decoding.worker", "decode_file"),
+    "cut": ("ingest.segments.cutter", "cut_file"),
+    "clip": ("ingest.segments.joiner", "write_clip"),
+}
 """Module and function of each task. They are imported by name, since this package must not depend on others."""
 
 

@@ -6,6 +6,8 @@ Pixels go through shared memory, everything else through two pipes. From the wor
     FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
     SEGMENT  `SEGMENT_BODY`; of a process that cuts, see `ingest.segments.cutter`: the segment is in the shared memory,
              and the process waits for one byte before it writes the next
+    CLIPPED  JSON; of a process that writes a clip, see `ingest.segments.joiner`: first and end (UTC microseconds),
+             frames, parts, missing (microseconds) of the clip so far; read, whether it waits for the next part
     FAILED   JSON: type (a name in `ERRORS`), message
     DONE     JSON: mode that decoding ended in, a name in `MODES`; discontinuities, a list of [at, by, bridged] as in
              `ingest.decoding.timeline.Discontinuity`; count, how many there were, listed or not
@@ -23,6 +25,7 @@ import struct
 from index.errors import DecodeFailed, MessageTooLarge, NoFrames, NotVideo, SandboxUnavailable, SightlineError
 
 __all__ = [
+    "CLIPPED",
     "DESCRIPTORS",
     "DONE",
     "ENDED",
@@ -41,7 +44,7 @@ __all__ = [
     "SLOTS",
 ]
 
-OPENED, FRAME, SEGMENT, FAILED, DONE = b"I", b"F", b"S", b"E", b"D"
+OPENED, FRAME, SEGMENT, CLIPPED, FAILED, DONE = b"I", b"F", b"S", b"C", b"E", b"D"
 HEADER = struct.Struct("<cI")
 """Kind of message, bytes of its body."""
 FRAME_BODY = struct.Struct("<dQIIB")

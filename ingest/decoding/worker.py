@@ -32,14 +32,14 @@ _CPU_SECONDS, _CPU_SECONDS_PER_MIB = 300, 300
 """CPU time that any file may use, and that it may use for each MiB. A still scene in 4K uses about 60 s a MiB."""
 
 
-def _limit(limits: DecodeLimits, size: int) -> None:
+def _limit(limits: DecodeLimits, size: int, written: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # prctl exists on Linux only
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     seconds = min(limits.cpu_seconds, _CPU_SECONDS + _CPU_SECONDS_PER_MIB * size // 2**20)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a decoder writes no files
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written, written))
 
 
 class ParentPipes:
@@ -127,7 +127,8 @@ def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Call
     """Do what the parent ordered, or send it the error; returns the exit code.
 
     Args:
-        order: the fields of `DecodeLimits` under `limits`, and what `task` needs.
+        order: the fields of `DecodeLimits` under `limits`, and what `task` needs; for a task that writes a file
+            `output_bytes`, the most that it may write, and where `source` changes `input_bytes`, its size in all.
         source, memory: descriptors, see `decode_file`.
         task: what to do.
         confine: called once everything is loaded and before the first byte of the file is read; returns the layers
@@ -136,7 +137,8 @@ def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Call
     parent = ParentPipes(os.fdopen(os.dup(1), "wb"), os.fdopen(0, "rb"))
     os.dup2(2, 1)  # what a library prints to stdout must not mix with the messages
     limits = DecodeLimits(**order["limits"])
-    _limit(limits, os.fstat(source).st_size)
+    # A decoder writes no file; a task that writes one names the most bytes.
+    _limit(limits, max(os.fstat(source).st_size, order.get("input_bytes", 0)), order.get("output_bytes", 0))
     posture = confine()
     try:
         if limits.require_sandbox:
