@@ -1,8 +1,8 @@
 """Clips of footage: packets copied into one playable file, in a confined process, so that hostile footage cannot harm
 this one.
 
-The process is one of the fork server's (`ingest.decoding.decoder_process`), which runs `ingest.segments.joiner`. It gets
-the footage as a descriptor and writes to another one; neither has a name there.
+The process is one of the fork server's (`ingest.decoding.decoder_process`), which runs `ingest.segments.joiner`. It
+gets the footage as a descriptor and writes to another one; neither has a name there.
 """
 
 from __future__ import annotations

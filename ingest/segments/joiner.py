@@ -131,8 +131,10 @@ class _Clip:
     def _wanted(
         self, packets: Iterator[Any], start: int, first: float, until: int | None, length: float
     ) -> Iterator[tuple[Any, int]]:
-        """The packets to copy, each with UTC microseconds. Footage ends at `until`, else `length` seconds after its last
-        frame begins."""
+        """The packets to copy, each with UTC microseconds.
+
+        The footage ends at `until`, else `length` seconds after its last frame begins.
+        """
         ahead: list[tuple[Any, int]] = []  # from the last intra frame on, while the start is not reached
         behind: list[tuple[Any, int]] = []  # shown at or after the end
         begun, begin = False, 0

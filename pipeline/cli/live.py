@@ -244,6 +244,7 @@ def _row(camera: CameraState) -> list[str]:
 
 @app.command("clip")
 def clip(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(help="File for the clip, .mp4 or .mkv.")],
     stream: Annotated[str, typer.Option("--stream", help="The camera.")],
     start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z or 'yesterday 14:00'.")],
@@ -251,6 +252,7 @@ def clip(
     recording: Annotated[str, typer.Option("--recording", help="Folder or bucket of `record --to`.")],
     timezone: Zone = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Cut a playable clip from a recording.
@@ -260,7 +262,8 @@ def clip(
     if out.exists() and not force:
         raise UsageError(f"{out}: the file exists; choose another name, or pass --force to replace it")
     window = time_range(None, start, end, timezone)
-    report = cut_clip(folder_url(recording), stream, window["start"], window["end"], out)
+    limits = settings_of(context, require_sandbox=require_sandbox).decode_limits
+    report = cut_clip(folder_url(recording), stream, window["start"], window["end"], out, limits=limits)
     if as_json:
         print_json(report)
         return
