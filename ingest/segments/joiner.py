@@ -169,12 +169,13 @@ class _Clip:
     def _open(self, stream: Any, shape: tuple[Any, ...], first: int) -> None:
         self.first = self.reached = first
         self.shape, self.base = shape, stream.time_base
+        target, options = _Descriptor(self.descriptor), dict[str, str]()
         try:
             os.lseek(self.descriptor, 0, os.SEEK_CUR)
-            target, options = _SeekableDescriptor(self.descriptor), {}
+            target = _SeekableDescriptor(self.descriptor)
         except OSError:  # a pipe: MP4 in fragments, whose index need not be written at its start afterwards
-            target = _Descriptor(self.descriptor)
-            options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self.kind == "mp4" else {}
+            if self.kind == "mp4":
+                options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
         self.out = av.open(target, "w", format=self.kind, options=options)
         self.out.metadata["creation_time"] = from_micros(first).isoformat().replace("+00:00", "Z")
         self.stream = self.out.add_stream_from_template(stream)

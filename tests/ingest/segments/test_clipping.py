@@ -94,7 +94,7 @@ def test_a_clip_goes_into_a_pipe(tmp_path: Path) -> None:
             began=BEGAN,
             start=BEGAN + 5 * SECOND,
             end=BEGAN + 55 * SECOND,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             name="film",
         )
         os.close(source)
