@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 DRIVERS: dict[str, tuple[int, Callable[[Any, Path, argparse.Namespace], Any]]] = {
+    "http": (5000, lambda m, folder, o: m.fuzz_http(folder, seed=o.seed, cases=o.cases, first=o.first)),
     "media": (10_000, lambda m, folder, o: m.fuzz_media(folder, seed=o.seed, cases=o.cases, first=o.first)),
     "messages": (100_000, lambda m, folder, o: m.fuzz_messages(folder, seed=o.seed, cases=o.cases)),
     "urls": (1000, lambda m, folder, o: m.fuzz_urls(folder, seed=o.seed, cases=o.cases, first=o.first)),
+    "names": (3000, lambda m, folder, o: m.fuzz_names(folder, seed=o.seed, cases=o.cases, first=o.first)),
     "sequences": (2000, lambda m, _, o: m.fuzz_sequences(seed=o.seed, cases=o.cases)),
 }
 """By the name of the module: how many cases a long run has, and how it is started."""
