@@ -24,6 +24,7 @@ from model.checkpoints.files import (
     weights_files,
 )
 from model.checkpoints.vilamp import clip_names
+from model.encoders.plain_tokens import controls_of, plain_tokenize
 from model.encoders.preprocessing import Preprocessing
 from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
 from model.profiles.profile import FrameEncoderSpec
@@ -107,11 +108,12 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
         )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
 
-    def tokenize(texts: Sequence[str]) -> Tensor:
+    def as_given(texts: Sequence[str]) -> Tensor:
         """Token ids of texts, int64[n, length]."""
         ids: Tensor = tokenizer(list(texts))
         return ids
 
+    tokenize = plain_tokenize(as_given, controls_of(getattr(tokenizer, "tokenizer", tokenizer)))
     tower = resolve_tower(spec, f"{what}, weights")
     if tower is not None:
         _copy_frame_selector(model, tower)

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, SiglipModel
 from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
 from model.checkpoints.files import loading, read_tensors, renamed, resolve, weights_files
+from model.encoders.plain_tokens import controls_of, plain_tokenize
 from model.encoders.preprocessing import Preprocessing
 from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
 from model.profiles.profile import PatchEncoderSpec
@@ -181,7 +182,8 @@ def _tokenizer(folder: Path, length: int, what: str) -> Tokenize:
     """A function from texts to token ids padded to `length`, as SigLIP was trained.
 
     The fast tokenizer is read from tokenizer.json, so sentencepiece is not needed. The original SigLIP tokenizer
-    removes punctuation and lower-cases first; that is done here for checkpoints that name its class.
+    removes punctuation and lower-cases first; that is done here for checkpoints that name its class. Control tokens in
+    a text are read as ordinary text.
     """
     config = folder / "tokenizer_config.json"
     original = config.is_file() and str(_json(config).get("tokenizer_class", "")).startswith("SiglipTokenizer")
@@ -196,7 +198,7 @@ def _tokenizer(folder: Path, length: int, what: str) -> Tokenize:
         ).input_ids
         return ids
 
-    return tokenize
+    return plain_tokenize(tokenize, controls_of(fast))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -62,6 +62,23 @@ def save_tokenizer(folder: Path, *, close: bool) -> Any:
     return tokenizer
 
 
+def save_qwen_tokenizer(folder: Path) -> Any:
+    """Write a tokenizer as Qwen2's checkpoints have it: bytes and merges, composed (NFC), with its added tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    raw.normalizer = normalizers.NFC()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"],
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def save_clip(folder: Path, *, resize_mode: str = "squash") -> Path:
     """Write a CLIP in open_clip's layout."""
     folder.mkdir(parents=True)
