@@ -45,6 +45,7 @@ from index.patches.codec import PatchEncoding
 from index.records import EncoderPair, FrameRecords, Segment, rfc3339
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
+from index.search.scores import ScoredFrames
 from index.search.vector_search import VectorSearch
 from index.stream_patterns import is_pattern, match_streams
 from index.tables import Tables, is_remote, normalize_url, store_exists
@@ -177,9 +178,10 @@ class Store:
         """The segments of a stream (of all streams when None), by stream, source and chunk."""
         return self.tables.read_segments(stream_id)
 
-    def streams(self) -> list[StreamSummary]:
-        """Every stream that has frames, by name."""
-        rows = self.tables.frames.read(["stream_id", "captured_at"])
+    def streams(self, names: Sequence[str] | None = None) -> list[StreamSummary]:
+        """The streams that have frames, by name: those of these ids, all when None."""
+        where = None if names is None else of_streams(names)
+        rows = self.tables.frames.read(["stream_id", "captured_at"], where)
         groups = rows.group_by("stream_id").aggregate(
             [("captured_at", "count"), ("captured_at", "min"), ("captured_at", "max")]
         )
@@ -281,14 +283,13 @@ class Store:
             UnknownStream: a name or pattern matches no stream; the message has a similar name, if there is one.
             UsageError: the window ends before it begins.
         """
-        if start is not None and end is not None and start >= end:
-            raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
+        _check_order(start, end)
         known = self.tables.frames.partition_values("stream_id")
         names = [unicodedata.normalize("NFC", name) for name in streams or ()]
         return match_streams(names, known) if names else known
 
     def _empty_window(self, names: Sequence[str]) -> EmptyWindow:
-        held = [s for s in self.streams() if s.stream_id in names]
+        held = self.streams(names) if names else []
         there = ", ".join(f"{s.stream_id} {rfc3339(s.first)} to {rfc3339(s.last)}" for s in held[:4])
         if not there:
             return EmptyWindow(f"{mask_url(self.url)}: nothing yet: the store has no frames; ingest some footage first")
@@ -319,6 +320,31 @@ class Store:
         if not hits:
             raise self._empty_window(names)
         return hits
+
+    def score(
+        self,
+        query: NDArray[np.float32],
+        streams: Sequence[str],
+        *,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> list[ScoredFrames]:
+        """Every frame of a window with its score, one entry for each stream, by name; exact.
+
+        Args:
+            query: float32[Df], unit norm.
+            streams: ids of streams, no patterns; other streams are neither read nor named.
+            start, end: the window, UTC microseconds.
+
+        Raises:
+            EmptyWindow: these streams have no frames in that time; the message lists what they have.
+            UsageError: the window ends before it begins, or has too many frames.
+        """
+        _check_order(start, end)
+        found = self.vectors.score(query, streams, start, end) if streams else []
+        if not found:
+            raise self._empty_window(streams)
+        return found
 
     def seal(self, *, today: str | None = None) -> int:
         """Write a FAISS shard for each finished day with frames that no shard contains; returns their number.
@@ -373,6 +399,12 @@ class Store:
     def forget(self, stream_id: str, before: int | None = None) -> int:
         """Delete a stream's frames for good; see `index.maintenance.retention.forget`."""
         return forget(self.tables, self.vectors.shards, stream_id, before)
+
+
+def _check_order(start: int | None, end: int | None) -> None:
+    """Raise UsageError if a window, UTC microseconds, ends before it begins."""
+    if start is not None and end is not None and start >= end:
+        raise UsageError(f"the window ends ({rfc3339(end)}) before it begins ({rfc3339(start)})")
 
 
 def _require_all(window: Window, missing: NDArray[np.bool_], what: str) -> None:

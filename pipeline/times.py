@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
 
 from index.errors import UsageError, shown_text
 from index.records import from_micros, rfc3339, to_micros
@@ -35,6 +38,7 @@ _DATE_FIRST = re.compile(r"\d{4}\D?\d")
 _NAMED_ZONE = re.compile(r"(?:\b(?:UTC|GMT)|\dZ|[+-]\d\d:?\d\d)$", re.IGNORECASE)
 _DAY_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)-([01]?\d|2[0-4]):([0-5]\d)")
 _MINUTES_A_DAY = 24 * 60
+_QUARTER = 15 * 60_000_000
 _DATEPARSER = {
     "PREFER_DATES_FROM": "past",
     "RETURN_TIME_AS_PERIOD": True,
@@ -62,6 +66,15 @@ class DayTime:
     """Minutes after midnight, exclusive, at most 1440; less than or equal to `start` if the stretch spans midnight."""
     zone: ZoneInfo
     """The zone of the local time."""
+
+    def contains(self, captured_at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some times, UTC microseconds, int64[N], are in the stretch, bool[N]."""
+        quarters, place = np.unique(captured_at // _QUARTER, return_inverse=True)  # zones change at quarters of hours
+        offsets = [from_micros(at * _QUARTER).astimezone(self.zone).utcoffset() for at in quarters.tolist()]
+        shift = np.array([round((each or timedelta()).total_seconds()) for each in offsets], np.int64) * 1_000_000
+        minutes = (captured_at + shift[place]) // 60_000_000 % _MINUTES_A_DAY if len(captured_at) else captured_at
+        after, before = minutes >= self.start, minutes < self.end
+        return after & before if self.start < self.end else after | before
 
     def __str__(self) -> str:
         clocks = (f"{minutes // 60:02d}:{minutes % 60:02d}" for minutes in (self.start, self.end))

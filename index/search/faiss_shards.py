@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 
 from index.files import atomic_file, write_atomically
 from index.schemas import decode_stream_id, encode_stream_id
+from index.search.scores import cosines
 
 __all__ = ["FaissShard", "FaissShards"]
+
+_BLOCK = 4096  # vectors that are copied from the file at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,34 @@ class FaissShard:
         index = self._index()
         return index.reconstruct_n(0, index.ntotal)  # type: ignore[no-any-return]
 
+    def scores(
+        self, query: NDArray[np.float32], start: int | None, end: int | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Times int64[n], ascending, and inner products float32[n] of all frames with start ≤ captured_at < end.
+
+        Arguments as in `search`. The vectors are read in blocks, so that a day needs no memory of its size.
+        """
+        low, high = self._rows(start, end)
+        index = self._index()
+        values = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
+        flat = values.reshape(index.ntotal, index.d)
+        result = np.empty(high - low, np.float32)
+        for at in range(low, high, _BLOCK):
+            until = min(at + _BLOCK, high)
+            result[at - low : until - low] = cosines(np.array(flat[at:until]), query)
+        return self.captured_at[low:high], result
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of some rows, float32[n, Df]."""
+        index = self._index()
+        return np.stack([index.reconstruct(row) for row in rows.tolist()])
+
+    def _rows(self, start: int | None, end: int | None) -> tuple[int, int]:
+        """The first row with captured_at ≥ `start`, and the first one after it with captured_at ≥ `end`."""
+        low = 0 if start is None else int(np.searchsorted(self.captured_at, start))
+        high = len(self.captured_at) if end is None else int(np.searchsorted(self.captured_at, end))
+        return low, max(low, high)
+
     def search(
         self, query: NDArray[np.float32], top: int, start: int | None, end: int | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -63,8 +94,7 @@ class FaissShard:
         Returns:
             Times int64[n], UTC microseconds, and inner products float32[n]; n ≤ top.
         """
-        low = 0 if start is None else int(np.searchsorted(self.captured_at, start))
-        high = len(self.captured_at) if end is None else int(np.searchsorted(self.captured_at, end))
+        low, high = self._rows(start, end)
         top = min(top, high - low)
         if top <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)

@@ -1,24 +1,29 @@
 """Search hits, and the moments they belong to.
 
-A hit is one frame. A moment is a run of neighbouring frames of one stream, shown as one result. `find_moments` starts
-at the frame that matches best and extends the moment over its neighbours, whatever number of moments is asked for: the
-best three moments of a search for ten are those of a search for three. Does not know how frames are compared.
+A hit is one frame. A moment is a run of neighbouring frames of one stream, shown as one result. `moments_of` starts
+at the frame that matches best and extends the moment over its neighbours, whatever number of moments is read: the best
+three moments of a search for ten are those of a search for three, and the moments of a stream do not depend on which
+other streams are searched. Does not know how frames are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Hit", "Moment", "find_moments", "merge_moments", "moment_around"]
+from index.search.scores import ScoredFrames
+
+__all__ = ["Hit", "Moment", "merge_moments", "merged_moments", "moments_of"]
 
 GAP_SECONDS = 5.0
 """Frames that are farther apart than this belong to different moments."""
 SURROUNDINGS_SECONDS = 300.0
 """A frame is compared with the frames that are at most this far from it, so no moment is longer than twice that."""
-_HITS_A_MOMENT = 16  # hits that are read at first for each moment, because most are neighbours of a better one
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,62 +78,64 @@ def merge_moments(hits: Sequence[Hit], gap_seconds: float = GAP_SECONDS) -> list
     return sorted(moments, key=lambda m: (-m.score, m.stream_id, m.start))
 
 
-def moment_around(peak: Hit, surroundings: Sequence[Hit], gap_seconds: float = GAP_SECONDS) -> Moment:
-    """The moment of the frame `peak`: its neighbours that score at least half as far above the usual score as it does.
+def moments_of(frames: ScoredFrames, gap_seconds: float = GAP_SECONDS) -> Iterator[Moment]:
+    """The moments of one stream, the best first; of equal scores, by time. They never overlap.
 
-    The usual score is the lower quartile of the surroundings. The moment ends where no such frame follows within
-    `gap_seconds`.
-
-    Args:
-        peak: a frame that matches better than its neighbours.
-        surroundings: the frames around it, of its stream, in any order; `peak` may be among them.
-        gap_seconds: largest distance of two neighbours.
-    """
-    usual = float(np.quantile([hit.score for hit in surroundings], 0.25)) if surroundings else peak.score
-    least = usual + (peak.score - usual) / 2
-    times = sorted(hit.captured_at for hit in surroundings if hit.score >= least)
-    start = end = peak.captured_at
-    for at in times:
-        if end < at <= end + gap_seconds * 1e6:
-            end = at
-    for at in reversed(times):
-        if start - gap_seconds * 1e6 <= at < start:
-            start = at
-    return Moment(peak.stream_id, start, end, peak.captured_at, peak.score)
-
-
-def find_moments(
-    best_hits: Callable[[int], Sequence[Hit]],
-    surroundings: Callable[[Hit, int, int], Sequence[Hit]],
-    top: int,
-    gap_seconds: float = GAP_SECONDS,
-) -> list[Moment]:
-    """The `top` moments that match best, the best first; fewer if there are no more.
-
-    A frame within `gap_seconds` of a better moment belongs to that moment's edge and starts none of its own. Moments
-    never overlap.
+    A moment consists of its best frame and the neighbours that score at least half as far above the usual score as it
+    does; the usual score is the lower quartile of the frames at most `SURROUNDINGS_SECONDS` away. It ends where no such
+    frame follows within `gap_seconds`. A frame within `gap_seconds` of a better moment belongs to that moment's edge
+    and starts none of its own.
 
     Args:
-        best_hits: returns the given number of best frames, the best first; fewer only if there are no more.
-        surroundings: returns the frames of a hit's stream from one time to another, both inclusive, UTC microseconds.
-        top: largest number of moments.
+        frames: all frames of the stream that are searched.
         gap_seconds: largest distance of two neighbours.
     """
-    moments: list[Moment] = []
+    times, scores = frames.captured_at, frames.scores
     gap, reach = round(gap_seconds * 1e6), round(SURROUNDINGS_SECONDS * 1e6)
-    size, seen = top * _HITS_A_MOMENT, 0
-    while True:
-        hits = best_hits(size)
-        for hit in hits[seen:]:
-            at = hit.captured_at
-            of_stream = [moment for moment in moments if moment.stream_id == hit.stream_id]
-            if any(moment.start - gap <= at <= moment.end + gap for moment in of_stream):
+    free = np.ones(len(frames), bool)
+    bounds: list[tuple[int, int]] = []  # first and last time of each moment so far, ascending
+    for block in _descending(scores):
+        for row in block[free[block]].tolist():
+            if not free[row]:  # since the block began, by a moment nearby
                 continue
-            low = max([at - reach, *(moment.end + 1 for moment in of_stream if moment.end < at)])
-            high = min([at + reach, *(moment.start - 1 for moment in of_stream if moment.start > at)])
-            moments.append(moment_around(hit, surroundings(hit, low, high), gap_seconds))
-            if len(moments) == top:
-                return moments
-        if len(hits) < size:
-            return moments
-        size, seen = size * 4, len(hits)
+            at = int(times[row])
+            place = bisect_left(bounds, (at, at))
+            low = max(at - reach, bounds[place - 1][1] + 1 if place else at - reach)
+            high = min(at + reach, bounds[place][0] - 1 if place < len(bounds) else at + reach)
+            first, last = _extent(times, scores, row, low, high, gap)
+            bounds.insert(place, (first, last))
+            free[np.searchsorted(times, first - gap) : np.searchsorted(times, last + gap, "right")] = False
+            yield Moment(frames.stream_id, first, last, at, float(scores[row]))
+
+
+def _extent(
+    times: NDArray[np.int64], scores: NDArray[np.float32], row: int, low: int, high: int, gap: int
+) -> tuple[int, int]:
+    """The first and the last time of the moment around a row, within the times `low` to `high`; microseconds."""
+    begin, end = int(np.searchsorted(times, low)), int(np.searchsorted(times, high, "right"))
+    around = scores[begin:end].astype(np.float64)
+    usual, peak = float(np.quantile(around, 0.25)), float(scores[row])
+    belongs = around >= usual + (peak - usual) / 2
+    belongs[row - begin] = True  # also where the frame scores less than usual
+    members = times[begin:end][belongs]
+    breaks = np.flatnonzero(np.diff(members) > gap)  # break i is between the members i and i + 1
+    place = int(np.searchsorted(breaks, np.searchsorted(members, times[row])))
+    first = int(breaks[place - 1]) + 1 if place else 0
+    last = int(breaks[place]) if place < len(breaks) else len(members) - 1
+    return int(members[first]), int(members[last])
+
+
+def _descending(scores: NDArray[np.float32]) -> Iterator[NDArray[np.intp]]:
+    """All rows by descending score, of equal scores ascending, in blocks; only the blocks that are read are sorted."""
+    rows, size = np.arange(len(scores)), 4096
+    while len(rows):
+        held = scores[rows]
+        least = np.partition(held, len(rows) - size)[len(rows) - size] if len(rows) > size else held.min()
+        block, rows = rows[held >= least], rows[held < least]
+        yield block[np.argsort(-scores[block], kind="stable")]
+        size *= 8
+
+
+def merged_moments(streams: Iterable[Iterator[Moment]]) -> Iterator[Moment]:
+    """The moments of several streams in one order: by descending score; of equal scores, by stream and time."""
+    return heapq.merge(*streams, key=lambda moment: (-moment.score, moment.stream_id, moment.best))

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from index.columns import string_field, to_matrix
 from index.delta.row_filter import in_window, on_day
 from index.delta.table import StoreTable
-from index.search.faiss_shards import FaissShards
+from index.errors import UsageError
+from index.search.faiss_shards import FaissShard, FaissShards
 from index.search.moments import Hit
+from index.search.scores import MAX_SCORED_FRAMES, ScoredFrames, cosines
 
 __all__ = ["VectorSearch"]
 
@@ -68,6 +70,68 @@ class VectorSearch:
                 times = tail["captured_at"].cast(pa.int64()).to_numpy()
                 hits += [Hit(stream, int(times[i]), float(scores[i])) for i in best]
         return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
+
+    def score(
+        self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None
+    ) -> list[ScoredFrames]:
+        """Every frame of the window with its score, one entry for each stream that has frames there, by name.
+
+        Arguments as in `search`.
+
+        Raises:
+            UsageError: the window has more than `MAX_SCORED_FRAMES` frames.
+        """
+        query = np.ascontiguousarray(query, np.float32)
+        held = self._frames.read(["stream_id", "date", "segment"], in_window(streams, start, end))
+        if len(held) > MAX_SCORED_FRAMES:
+            raise UsageError(
+                f"the search covers {len(held):,} frames, more than {MAX_SCORED_FRAMES:,}; choose streams or "
+                "a shorter time"
+            )
+        parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+        for stream, day, fresh in sorted(self._days(held), key=lambda group: group[:2]):
+            of_stream = parts.setdefault(stream, [])
+            shard = self._shard(stream, day)
+            if shard is not None:
+                of_stream.append(shard.scores(query, start, end))
+                fresh -= shard.segments
+            if fresh:
+                times, vectors = self.of_day(stream, day, fresh)
+                low = 0 if start is None else int(np.searchsorted(times, start))
+                high = len(times) if end is None else int(np.searchsorted(times, end))
+                of_stream.append((times[low:high], cosines(vectors[low:high], query)))
+        return [
+            ScoredFrames(stream, times[order], np.concatenate([scores for _, scores in found])[order])
+            for stream, found in parts.items()
+            for times in [np.concatenate([times for times, _ in found])]
+            for order in [np.argsort(times, kind="stable")]
+        ]
+
+    def sample(self, stream: str, most: int) -> NDArray[np.float32]:
+        """Vectors of frames that are spread evenly over everything stored of a stream, float32[n, Df], n ≤ `most`.
+
+        The same rows for the same content of the store.
+        """
+        held = self._frames.read(["stream_id", "date", "segment"], in_window([stream], None, None))
+        step = -(-len(held) // most) if len(held) else 1
+        chosen, before = [np.empty((0, self._dimension), np.float32)], 0
+        counts = dict(zip(*np.unique(held["date"].to_pylist(), return_counts=True), strict=True)) if len(held) else {}
+        for _, day, segments in sorted(self._days(held), key=lambda group: group[1]):
+            first = -before % step
+            before += int(counts[day])
+            shard = self._shard(stream, day)
+            if first >= counts[day]:
+                continue
+            if shard is not None and shard.segments == segments:
+                chosen.append(shard.rows(np.arange(first, int(counts[day]), step)))
+            else:
+                chosen.append(self.of_day(stream, day, segments)[1][first::step])
+        return np.concatenate(chosen)
+
+    def _shard(self, stream: str, day: str) -> FaissShard | None:
+        """The shard of a stream and day, None if there is none of this encoder."""
+        shard = self.shards.open(stream, day)
+        return shard if shard is not None and shard.identity == self.identity else None
 
     def seal(self, today: str) -> int:
         """Write a shard for each day but `today` with frames that no shard contains; returns their number."""

@@ -209,6 +209,10 @@ class Asker:
     def _reader(self) -> Answerer | ServiceClient:
         return self.answerer if self.service is None else self.service
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` that the language model does not know, in their order, each once. Raises ModelError."""
+        return self._reader.unknown_words(text)
+
     def select(
         self,
         question: str,

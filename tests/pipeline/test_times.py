@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import UsageError
 from index.records import from_micros, parse_rfc3339, to_micros
-from pipeline.times import MAX_TIME_CHARACTERS, parse_day_time, understand_time, zone_of
+from pipeline.times import MAX_TIME_CHARACTERS, DayTime, parse_day_time, understand_time, zone_of
 
 NOW = datetime(2026, 11, 26, 1, 30, 12, 345_678, tzinfo=UTC)
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
@@ -139,3 +140,23 @@ def test_times_of_day() -> None:
     for wrong in ("", "22-6", "24:00-01:00", "22:00-22:00", "22:00-24:30", "22:60-23:00", "1" * 100):
         with pytest.raises(UsageError, match=r"^--time-of-day"):
             parse_day_time(wrong, None)
+
+
+@given(
+    st.lists(st.datetimes(datetime(1972, 1, 1), datetime(2037, 1, 1)), max_size=30),
+    ZONES,
+    st.integers(0, 1439),
+    st.integers(0, 1440),
+)
+def test_frames_of_a_time_of_day(times: list[datetime], name: str, start: int, end: int) -> None:
+    if start == end:
+        return
+    stretch = DayTime(start, end, ZoneInfo(name))
+    moments = [at.replace(tzinfo=UTC) for at in times]
+    expected = []
+    for at in moments:
+        local = at.astimezone(ZoneInfo(name))
+        minutes = local.hour * 60 + local.minute
+        expected.append(start <= minutes < end if start < end else minutes >= start or minutes < end)
+    found = stretch.contains(np.array([to_micros(at) for at in moments], np.int64))
+    assert found.tolist() == expected

@@ -117,7 +117,9 @@ def test_search(sightline: Command, filled: str, profile: str) -> None:
     found = sightline("search", "red truck", "--top", "2", *place, "--json").data
     assert 1 <= len(found) <= 2
     for moment in found:
-        assert set(moment) == {"stream_id", "start", "end", "best", "score"}
+        assert set(moment) == {
+            "stream_id", "start", "end", "best", "score", "percentile", "meaning", "verification",
+        }  # fmt: skip
         assert rfc3339(moment["start"]) <= rfc3339(moment["best"]) <= rfc3339(moment["end"])
     scores = [moment["score"] for moment in found]
     assert scores == sorted(scores, reverse=True)
