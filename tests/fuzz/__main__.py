@@ -15,6 +15,7 @@ from typing import Any
 
 DRIVERS: dict[str, tuple[int, Callable[[Any, Path, argparse.Namespace], Any]]] = {
     "http": (5000, lambda m, folder, o: m.fuzz_http(folder, seed=o.seed, cases=o.cases, first=o.first)),
+    "kills": (60, lambda m, folder, o: m.fuzz_kills(folder, seed=o.seed, cases=o.cases)),
     "media": (10_000, lambda m, folder, o: m.fuzz_media(folder, seed=o.seed, cases=o.cases, first=o.first)),
     "messages": (100_000, lambda m, folder, o: m.fuzz_messages(folder, seed=o.seed, cases=o.cases)),
     "urls": (1000, lambda m, folder, o: m.fuzz_urls(folder, seed=o.seed, cases=o.cases, first=o.first)),

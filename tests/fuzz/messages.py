@@ -71,7 +71,9 @@ def errors_only() -> Iterator[None]:
 
 
 @contextmanager
-def worker(store: Path, letters: Letters, stored: int | None = None) -> Iterator[tuple[KafkaIndexer, OwnedPartition]]:
+def worker(
+    store: Path, letters: Letters, stored: int | None = None, *, commit_segments: int = 1000
+) -> Iterator[tuple[KafkaIndexer, OwnedPartition]]:
     """A running indexer that owns one partition, of which the store holds the offsets below `stored`."""
 
     def one_frame(path: Path, *, name: str, start: int, **_: Any) -> SegmentFrames:
@@ -84,7 +86,9 @@ def worker(store: Path, letters: Letters, stored: int | None = None) -> Iterator
         Store.open_or_create(store, PAIR),
         ENCODERS,
         kafka=KafkaSettings(prefix="test", objects=(str(store.parent / "objects"),)),
-        settings=ConsumeSettings(queue_segments=5000, commit_segments=1000, commit_seconds=60, attempts=1, decoders=2),
+        settings=ConsumeSettings(
+            queue_segments=5000, commit_segments=commit_segments, commit_seconds=60, attempts=1, decoders=2
+        ),
         limits=DecodeLimits(),
         outbox=letters,
         ownership=ownership,

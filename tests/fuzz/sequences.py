@@ -45,7 +45,7 @@ from index.store import Store
 from tests.support.faults import Killed, fault
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
-__all__ = ["SequencesResult", "StoreMachine", "fuzz_sequences"]
+__all__ = ["STREAMS", "SequencesResult", "StoreMachine", "chunk_of", "expire_lock", "fuzz_sequences"]
 
 FRAMES = 4
 """Frames of a chunk."""
@@ -90,6 +90,14 @@ def message(offset: int) -> OffsetSegment:
     """The message at an offset: four seconds of one of the streams, which overlap some files."""
     segment, records = chunk_of(APP, STREAMS[offset % 2], 14, offset // 2)
     return OffsetSegment(APP, segment.model_copy(update={"chunk": offset}), records)
+
+
+def expire_lock(store: Store) -> None:
+    """Remove the lock of a killed compaction, which expires after a quarter of an hour."""
+    table, app = store.tables.segments, "sightline.compaction"
+    held = table.transaction_versions([app])[app]
+    if held:
+        table.append_and_advance(table.schema.empty_table(), {app: (held, 0)})
 
 
 @dataclass
@@ -274,14 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
             for stream in STREAMS:
                 self.stopped.pop(f"forget {stream}", None)
         else:
-            self.expire_lock()
-
-    def expire_lock(self) -> None:
-        """Remove the lock of a killed compaction, which expires after a quarter of an hour."""
-        table, app = self.store.tables.segments, "sightline.compaction"
-        held = table.transaction_versions([app])[app]
-        if held:
-            table.append_and_advance(table.schema.empty_table(), {app: (held, 0)})
+            expire_lock(self.store)
 
     @rule(plan=FAULTS, again=st.booleans())
     def seal(self, plan: tuple[str, int] | None, again: bool) -> None:

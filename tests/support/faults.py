@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,10 @@ _REMOVALS: tuple[tuple[Any, str], ...] = (
 )
 
 
+HALTED = "halted before"
+"""What a process prints that stops at a fault, before the name of the operation."""
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: no code of the store catches it."""
 
@@ -43,16 +48,20 @@ def fault(kind: str, after: int) -> Iterator[None]:
     """Within the block, let `after` operations happen and fail at the next one, if there is one.
 
     Args:
-        kind: "kill" raises Killed before any operation; "full" is ENOSPC at every write from then on.
+        kind: "kill" raises Killed before any operation; "full" is ENOSPC at every write from then on; "halt" prints
+            the operation's name and stops there, for another process to kill this one.
         after: number of operations that succeed.
     """
     left = after
 
-    def wrap(act: Callable[..., Any], *, write: bool) -> Callable[..., Any]:
+    def wrap(name: str, act: Callable[..., Any], *, write: bool) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             nonlocal left
             if left <= 0 and kind == "kill":
                 raise Killed
+            if left <= 0 and kind == "halt":
+                print(f"{HALTED} {name}", flush=True)  # noqa: T201
+                time.sleep(3600)
             if left <= 0 and write:
                 raise OSError(errno.ENOSPC, "No space left on device")
             left -= 1
@@ -61,7 +70,7 @@ def fault(kind: str, after: int) -> Iterator[None]:
         return run
 
     patches = [
-        patch.object(owner, name, wrap(getattr(owner, name), write=write))
+        patch.object(owner, name, wrap(name, getattr(owner, name), write=write))
         for group, write in ((_WRITES, True), (_REMOVALS, False))
         for owner, name in group
     ]
