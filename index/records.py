@@ -24,6 +24,16 @@ ClockSource = Literal["given", "filename", "container", "mtime", "arrival"]
 moment at which a live frame arrived."""
 
 
+ClockFold = Literal["first", "before"]
+"""How a local time was read that a change of daylight saving time makes doubtful: the first of two equal times, or, for
+a time that does not occur, by the offset before clocks change."""
+
+_FOLDS: dict[ClockFold, str] = {
+    "first": "the first of two equal times",
+    "before": "a time that does not occur, read by the offset before clocks change",
+}
+
+
 class EncoderIdentity(BaseModel):
     """The encoder that made a vector. Vectors of different identity are never compared."""
 
@@ -92,11 +102,23 @@ class Segment(BaseModel):
     clock_source: ClockSource
     """Source of `start`, `end` and the times of the frames."""
 
+    clock_zone: str | None = None
+    """The time zone in which the time in a file's name was read: an IANA name, an offset such as `+01:00`, `UTC`, or
+    `epoch`. None for other sources, and for segments that were stored before zones were."""
+
+    clock_fold: ClockFold | None = None
+    """How a doubtful local time was read; None where the time was not doubtful."""
+
     final: bool = False
     """Whether the source ends with this segment."""
 
     problem: str | None = None
     """What went wrong while decoding, None if nothing did."""
+
+    @property
+    def clock(self) -> str:
+        """Source, zone and fold of the clock for people, see `clock_text`."""
+        return clock_text(self.clock_source, self.clock_zone, self.clock_fold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +194,12 @@ class FrameRecords:
             patches=self.patches[keep],
             pictures=[picture for picture, kept in zip(self.pictures, keep.tolist(), strict=True) if kept],
         )
+
+
+def clock_text(source: ClockSource, zone: str | None, fold: ClockFold | None = None) -> str:
+    """A clock for people, such as `mtime` or `filename (Europe/Amsterdam; the first of two equal times)`."""
+    details = "; ".join(filter(None, (zone, None if fold is None else _FOLDS[fold])))
+    return f"{source} ({details})" if details else source
 
 
 _FIRST_MICRO, _LAST_MICRO = -62_135_596_800_000_000, 253_402_300_799_999_999

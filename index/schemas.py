@@ -91,6 +91,8 @@ SEGMENTS = pa.schema(
         _column("frames", pa.int64(), "frames stored by this segment"),
         _column("decode_mode", pa.string(), "keyframes, nonref or all"),
         _column("clock_source", pa.string(), "given, filename, container, mtime or arrival"),
+        pa.field("clock_zone", pa.string(), metadata={"unit": "zone of a time in a name, null when there is none"}),
+        pa.field("clock_fold", pa.string(), metadata={"unit": "first or before, null when the time is not doubtful"}),
         _column("final", pa.bool_(), "whether the source ends here"),
         pa.field("problem", pa.string(), metadata={"unit": "what went wrong while decoding, null when nothing"}),
     ]

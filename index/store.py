@@ -42,7 +42,7 @@ from index.maintenance.retention import finish_deletions, forget
 from index.maintenance.rules import RetentionRule
 from index.maintenance.verification import verify
 from index.patches.codec import PatchEncoding
-from index.records import EncoderPair, FrameRecords, Segment, rfc3339
+from index.records import ClockFold, ClockSource, EncoderPair, FrameRecords, Segment, rfc3339
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 from index.search.scores import ScoredFrames
@@ -69,6 +69,32 @@ class StreamSummary:
 
     last: int
     """Time of the last frame, UTC microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClock:
+    """A stretch of one stream whose times have the same source."""
+
+    stream_id: str
+    """Name of the stream."""
+
+    source: ClockSource
+    """Source of the times."""
+
+    zone: str | None
+    """The zone in which times in names were read, see `Segment.clock_zone`."""
+
+    fold: ClockFold | None
+    """How a doubtful local time was read, see `Segment.clock_fold`."""
+
+    first: int
+    """Start of the first of its segments, UTC microseconds."""
+
+    last: int
+    """End of the last of its segments, UTC microseconds, exclusive."""
+
+    segments: int
+    """Number of segments."""
 
 
 class Store:
@@ -196,6 +222,19 @@ class Store:
             )
         ]
         return sorted(result, key=lambda s: s.stream_id)
+
+    def clocks(self, streams: Sequence[str] | None = None) -> list[StreamClock]:
+        """The sources of the times of `streams` (of all when None), by stream and start."""
+        groups: dict[tuple[str, ClockSource, str | None, ClockFold | None], list[Segment]] = {}
+        for each in self.segments():
+            if streams is None or each.stream_id in streams:
+                key = (each.stream_id, each.clock_source, each.clock_zone, each.clock_fold)
+                groups.setdefault(key, []).append(each)
+        found = [
+            StreamClock(*key, min(s.start for s in group), max(s.end for s in group), len(group))
+            for key, group in groups.items()
+        ]
+        return sorted(found, key=lambda clock: (clock.stream_id, clock.first))
 
     def last_captured_at(self, stream_id: str) -> int | None:
         """Time of a stream's last frame, UTC microseconds; None if it has no frames."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import NoFrames, SourceError
-from index.records import ClockSource, FrameRecords, Segment
+from index.records import ClockFold, ClockSource, FrameRecords, Segment
 from ingest.decoding.frame import FrameBatch
 from ingest.decoding.sandbox import Decoding, VideoInfo
 from ingest.sources.naming import FileName
@@ -63,6 +63,10 @@ class SourceFootage:
     """UTC microseconds of the first frame."""
     clock: ClockSource
     """The source of that time."""
+    zone: str | None = None
+    """The zone that a time in the file's name was read in."""
+    fold: ClockFold | None = None
+    """How a time in the file's name was read that daylight saving makes doubtful."""
 
 
 class _SegmentStore(Protocol):
@@ -100,9 +104,9 @@ def identify_footage(
     Raises:
         StartImplausible: the footage begins in the future.
     """
-    began, clock = find_start(path, given=given, created=info.created, named=named, duration=info.duration)
+    began, clock, zone, fold = find_start(path, given=given, created=info.created, named=named, duration=info.duration)
     digest = source_digest(path, stream_id, None if clock == "mtime" else began)
-    return SourceFootage(name, stream_id, digest, began, clock)
+    return SourceFootage(name, stream_id, digest, began, clock, zone, fold)
 
 
 def resume_footage(store: _SegmentStore, footage: SourceFootage) -> tuple[SourceFootage, dict[int, Segment]]:
@@ -206,6 +210,8 @@ class ChunkWriter:
             frames=len(records) if records is not None else 0,
             decode_mode=self.info.mode if final else self._first_mode,
             clock_source=footage.clock,
+            clock_zone=footage.zone,
+            clock_fold=footage.fold,
             final=final,
             problem=problem,
         )

@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import SourceError, UsageError
-from index.records import FrameRecords, Segment, Time, from_micros, parse_time, rfc3339
+from index.records import FrameRecords, Segment, Time, clock_text, from_micros, parse_time, rfc3339
 from ingest.chunks import (
     BATCH_FRAMES,
     ChunkFrames,
@@ -236,8 +236,7 @@ class _FileIngest:
             info = decoding.info()
             footage = identify_footage(path, name, stream_id, start, info, planned.name)
             footage, stored = resume_footage(self.store, footage)
-            zone = f" ({planned.name.zone})" if footage.clock == "filename" else ""
-            file.start, file.clock = rfc3339(footage.began), footage.clock + zone
+            file.start, file.clock = rfc3339(footage.began), clock_text(footage.clock, footage.zone, footage.fold)
             if any(s.final for s in stored.values()):
                 file.skipped = True
                 file.problem = next((s.problem for s in stored.values() if s.problem), None)

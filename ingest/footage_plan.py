@@ -149,10 +149,11 @@ def _claim(file: PlannedFile, start: datetime | None, limits: DecodeLimits | Non
     try:
         with Decoding(path, name=file.shown, limits=limits) as decoding:
             info = decoding.info()
-        began, _ = find_start(path, given=start, created=info.created, named=file.name, duration=info.duration)
+        found = find_start(path, given=start, created=info.created, named=file.name, duration=info.duration)
     except SourceError:
         return None  # reading it tells why
-    return _Claim(file, began / 1e6, began / 1e6 + (info.duration or 1.0), _content(path))
+    began = found.micros / 1e6
+    return _Claim(file, began, began + (info.duration or 1.0), _content(path))
 
 
 def _content(path: Path) -> str:

@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic_core import to_json
 
 from index.errors import MessageInvalid, shown_text, validation_message
-from index.records import ClockSource, from_micros, to_micros
+from index.records import ClockFold, ClockSource, from_micros, to_micros
 from index.schemas import StreamId
 
 __all__ = [
@@ -85,6 +85,10 @@ class SegmentMessage(_Message):
     """The footage in base64, if it is in the message."""
     clock: ClockSource = "arrival"
     """The source of `start`."""
+    clock_zone: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_+:/-]{1,64}$")
+    """The time zone in which a time in the footage's name was read, such as `Europe/Amsterdam` or `+01:00`."""
+    clock_fold: ClockFold | None = None
+    """How that time was read, if daylight saving makes it doubtful; see `index.records.ClockFold`."""
 
     @field_validator("start")
     @classmethod
@@ -148,6 +152,8 @@ def segment_message(
     uri: str | None = None,
     media_type: Literal["video/mp4", "video/mp2t", "video/x-matroska"] = "video/mp4",
     clock: ClockSource = "arrival",
+    clock_zone: str | None = None,
+    clock_fold: ClockFold | None = None,
 ) -> SegmentMessage:
     """The message of one segment.
 
@@ -159,6 +165,7 @@ def segment_message(
         uri: where the footage is.
         media_type: container format of the footage.
         clock: the source of `start`.
+        clock_zone, clock_fold: the zone of a time in a name, and how a doubtful one was read.
     """
     return SegmentMessage(
         stream=stream,
@@ -170,6 +177,8 @@ def segment_message(
         uri=uri,
         data=None if uri else base64.b64encode(payload).decode(),
         clock=clock,
+        clock_zone=clock_zone,
+        clock_fold=clock_fold,
     )
 
 

@@ -23,7 +23,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, WriterProperties
 from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
@@ -116,13 +116,7 @@ def commit(tables: Tables, chunks: Sequence[WrittenChunk]) -> int:
 
     def add_rows(delta: DeltaTable, rows: list[dict[str, Any]], properties: CommitProperties) -> None:
         """Append the rows of the segments in one commit."""
-        write_deltalake(
-            delta,
-            pa.Table.from_pylist(rows, schema=SEGMENTS),
-            mode="append",
-            commit_properties=properties,
-            writer_properties=segments.writer,
-        )
+        segments.write(delta, pa.Table.from_pylist(rows, schema=SEGMENTS), properties)
 
     items = [(c.app, c.segment.chunk, segment_row(c.key, c.segment)) for c in chunks]
     return segments.commit_new(items, add_rows, requires)

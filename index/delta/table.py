@@ -161,13 +161,7 @@ class StoreTable:
             stored = table.transaction_version(app)
             if stored is not None and stored >= version:
                 return False
-            write_deltalake(
-                table,
-                rows.cast(self.schema),
-                mode="append",
-                commit_properties=CommitProperties(app_transactions=[Transaction(app, version)]),
-                writer_properties=self.writer,
-            )
+            self.write(table, rows, CommitProperties(app_transactions=[Transaction(app, version)]))
             return True
 
     @retry_conflicts
@@ -237,14 +231,33 @@ class StoreTable:
                         "has committed it; start again from the stored offset"
                     )
             transactions = [Transaction(app, version) for app, (_, version) in advances.items()]
-            write_deltalake(
-                table,
-                rows.cast(self.schema),
-                mode="overwrite" if replace else "append",
-                predicate=replace or None,
-                commit_properties=CommitProperties(app_transactions=transactions),
-                writer_properties=self.writer,
-            )
+            self.write(table, rows, CommitProperties(app_transactions=transactions), replace)
+
+    def write(self, table: DeltaTable, rows: pa.Table, properties: CommitProperties, replace: str = "") -> None:
+        """Write rows in one commit to a version of this table.
+
+        A table of an earlier version lacks the optional columns that were added since. It gets them with the first row
+        that has a value there. Optional columns of a later version get null.
+
+        Args:
+            table: as `open` returns it.
+            rows: cast to the table's schema.
+            properties: of the commit.
+            replace: a predicate that all of `rows` satisfy; the rows that satisfy it are deleted in the same commit.
+        """
+        held, rows = {field.name for field in table.schema().fields}, rows.cast(self.schema)
+        rows = rows.drop_columns(
+            [name for name in rows.column_names if name not in held and rows[name].null_count == len(rows)]
+        )
+        write_deltalake(
+            table,
+            rows,
+            mode="overwrite" if replace else "append",
+            schema_mode=None if held == set(rows.column_names) else "merge",
+            predicate=replace or None,
+            commit_properties=properties,
+            writer_properties=self.writer,
+        )
 
     @retry_conflicts
     def delete(self, predicate: str) -> int:
@@ -264,7 +277,7 @@ class StoreTable:
             before, properties = table.version(), CommitProperties(app_transactions=[Transaction(app, version)])
             outcome = table.delete(predicate, writer_properties=self.writer, commit_properties=properties)
             if table.version() == before:  # no row: deltalake makes no commit
-                write_deltalake(table, self.schema.empty_table(), mode="append", commit_properties=properties)
+                self.write(table, self.schema.empty_table(), properties)
             return int(outcome.get("num_deleted_rows") or 0)
 
     # ---- reading -----------------------------------------------------------------------------------------------------
@@ -296,9 +309,21 @@ class StoreTable:
         columns: Sequence[str],
         where: RowFilter | None = None,
     ) -> pa.Table:
-        """The named columns of the rows that match `where` (all when None), in no particular order."""
+        """The named columns of the rows that match `where` (all when None), in no particular order.
+
+        An optional column that the table does not have yet is null.
+        """
         with translate_errors(self.uri):
-            return self.dataset(where).to_table(columns=list(columns), filter=_expression(where))
+            dataset = self.dataset(where)
+            held = set(dataset.schema.names)
+            absent = [name for name in columns if name not in held and self.schema.field(name).nullable]
+            found = dataset.to_table(
+                columns=[name for name in columns if name not in absent], filter=_expression(where)
+            )
+            for name in absent:
+                field = self.schema.field(name)
+                found = found.append_column(field, pa.nulls(len(found), field.type))
+            return found
 
     def read_batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
         """The same in batches of at most `rows` rows, so that a large column is never in memory as a whole."""

@@ -5,7 +5,7 @@ thousand files is slow to open for every process. Compaction reads the small fil
 writes them as one file in a commit of its own, without changing a row:
 
 - Concurrent appends never conflict with it. A concurrent deletion does; that partition is then merged again. Two
-  compactions of one store are never active at once (see `_CompactionLock`).
+  compactions of one store are never active at once (see `index.maintenance.compaction_lock`).
 - Application transactions are in the log and its checkpoints and stay as they are. FAISS shards refer to segments and
   times, not to files, and stay valid.
 - A replaced file is kept for an hour for processes that are reading it. So is a file that no version lists, because a
@@ -16,9 +16,7 @@ writes them as one file in a commit of its own, without changing a row:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -29,8 +27,8 @@ from pydantic import BaseModel, ConfigDict
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.table import StoreTable
-from index.errors import CommitFenced, StoreBusy, UnknownStream, mask_url
-from index.records import rfc3339
+from index.errors import StoreBusy, UnknownStream, mask_url
+from index.maintenance.compaction_lock import CompactionLock
 from index.tables import Tables
 
 __all__ = ["TARGET_BYTES", "TableCompaction", "compact", "count_log_entries"]
@@ -38,9 +36,6 @@ __all__ = ["TARGET_BYTES", "TableCompaction", "compact", "count_log_entries"]
 TARGET_BYTES = 64 * 2**20
 """Size of the files that small ones are merged into."""
 
-_APPLICATION = "sightline.compaction"
-_LOCK_SECONDS = 900
-_BYTES_PER_SECOND = 2_000_000  # bytes merged a second by the slowest machine
 _MIN_FILES = 4  # merging fewer is not worth writing their bytes again
 
 _Partition = tuple[tuple[str, str], ...]  # name and value of each partition column
@@ -116,55 +111,19 @@ def compact(
             raise UnknownStream(f"{name}: the store has no such stream; `sightline streams` lists those it has")
     if dry_run:
         return [_compact_table(table, streams, target_bytes, None, on_partition) for table in tables.all()]
-    lock = _CompactionLock(tables.segments)
-    lock.acquire(0)
+    lock = CompactionLock(tables.segments)
     try:
+        lock.acquire(0)
         return [_compact_table(table, streams, target_bytes, lock, on_partition) for table in tables.all()]
     finally:
         lock.release()
-
-
-class _CompactionLock:
-    """Allows one compaction of a store at a time: deltalake 1.6.6 lets two compactions commit the same files, twice.
-
-    The lock is an application transaction of the table `segments`. Its version is the time, in UTC milliseconds, at
-    which the lock expires unless it is extended; so the lock of a killed compaction expires by itself.
-    """
-
-    def __init__(self, table: StoreTable) -> None:
-        self._table = table
-        self._mine: int | None = None
-
-    def acquire(self, size: int) -> None:
-        """Acquire or extend the lock for merging `size` bytes. Raises StoreBusy if another process holds it."""
-        now = time.time_ns() // 1_000_000
-        held = self._table.transaction_versions([_APPLICATION])[_APPLICATION]
-        if held is not None and held != self._mine and held > now:
-            raise self._busy(held)
-        until = max(now + _LOCK_SECONDS * 1000 + size * 1000 // _BYTES_PER_SECOND, (held or 0) + 1)
-        try:
-            self._table.append_and_advance(self._table.schema.empty_table(), {_APPLICATION: (held, until)})
-        except CommitFenced:
-            raise self._busy(until) from None
-        self._mine = until
-
-    def release(self) -> None:
-        """Release the lock, if it is still held."""
-        with suppress(CommitFenced):
-            self._table.append_and_advance(self._table.schema.empty_table(), {_APPLICATION: (self._mine, 0)})
-
-    def _busy(self, until: int) -> StoreBusy:
-        return StoreBusy(
-            f"{mask_url(self._table.uri)}: another compaction is active, or was killed; try again later, at the latest "
-            f"after {rfc3339(until * 1000)}"
-        )
 
 
 def _compact_table(
     table: StoreTable,
     streams: Sequence[str] | None,
     target_bytes: int,
-    lock: _CompactionLock | None,
+    lock: CompactionLock | None,
     on_partition: Callable[[str, str], None],
 ) -> TableCompaction:
     """Compact one table; without a lock, only count."""

@@ -247,6 +247,6 @@ def read_frames(
 def _read_frames(source: str, fps: float, given: datetime | None, limits: DecodeLimits | None) -> Iterator[Frame]:
     with fetched(source) as path, Decoding(path, name=source, fps=fps, limits=limits) as decoding:
         info = decoding.info()
-        began, _ = find_start(path, given=given, created=info.created, duration=info.duration)
+        began = find_start(path, given=given, created=info.created, duration=info.duration).micros
         for pts, pixels in decoding:
             yield Frame(pixels, pts, from_micros(began + round((pts - info.first) * 1e6)))

@@ -346,6 +346,8 @@ class KafkaIndexer:
             frames=0,
             decode_mode="all" if frames is None else frames.decode_mode,
             clock_source=message.clock,
+            clock_zone=message.clock_zone,
+            clock_fold=message.clock_fold,
             problem=None if frames is None else frames.problem,
         )
         return DecodedSegment(partition.app, row, frames, rejected=frames is None)

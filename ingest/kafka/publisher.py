@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageError, mask_url
 from index.files import write_atomically
-from index.records import ClockSource, rfc3339
+from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.footage_plan import plan_footage
@@ -29,7 +29,7 @@ from ingest.segments.cutter import CutSegment
 from ingest.segments.cutting import cut
 from ingest.sources.files import fetched
 from ingest.sources.naming import FileName, Overlap
-from ingest.sources.start_time import find_start
+from ingest.sources.start_time import FoundStart, find_start
 
 __all__ = ["PublishedFile", "publish_files", "publish_segment", "segments_of"]
 
@@ -63,7 +63,7 @@ def segments_of(
     seconds: float = 10.0,
     max_bytes: int = 256 * 2**20,
     limits: DecodeLimits | None = None,
-) -> Iterator[tuple[int, ClockSource, CutSegment]]:
+) -> Iterator[tuple[FoundStart, CutSegment]]:
     """Cut a local file into segments.
 
     Args:
@@ -74,34 +74,32 @@ def segments_of(
         max_bytes: maximum size of a segment.
 
     Yields:
-        UTC microseconds of the segment's first frame, the source of that time, and the segment.
+        The time of the segment's first frame with the source of that time, and the segment.
 
     Raises:
         NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutting` and `ingest.decoding.sandbox`.
     """
     with Decoding(path, name=name, limits=limits) as decoding:  # a malformed file must fail here, before it is cut
         info = decoding.info()
-        began, clock = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
+        began = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
     for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes, limits=limits):
-        yield began + round((segment.pts - info.first) * 1e6), clock, segment
+        yield began._replace(micros=began.micros + round((segment.pts - info.first) * 1e6)), segment
 
 
 def publish_segment(
     outbox: Outbox,
     settings: KafkaSettings,
     stream_id: str,
-    start: int,
+    start: FoundStart,
     segment: CutSegment,
     *,
-    clock: ClockSource = "arrival",
     objects: str | None = None,
     uri: str | None = None,
 ) -> SegmentMessage:
     """Produce one segment, inside its message or as an object that the message refers to.
 
     Args:
-        start: UTC microseconds of its first frame.
-        clock: the source of that time.
+        start: time of its first frame, and the source of that time.
         objects: a folder or bucket; the segment is written there, whatever its size.
         uri: where the segment is already stored; used when it does not fit into a message.
 
@@ -110,17 +108,25 @@ def publish_segment(
         SourceNotFound: `objects` cannot be written to.
     """
     if objects is not None:
-        uri = _write_object(objects, stream_id, start, segment)
+        uri = _write_object(objects, stream_id, start.micros, segment)
     elif len(segment.payload) <= settings.inline_bytes:
         uri = None
     elif uri is None:
         raise MessageTooLarge(
-            f"{stream_id} at {rfc3339(start)}: a segment of {len(segment.payload)} bytes is over kafka.inline_bytes "
+            f"{stream_id} at {rfc3339(start.micros)}: a segment of {len(segment.payload)} bytes is over kafka.inline_bytes "
             f"({settings.inline_bytes}); name a folder or bucket for segments with --objects, or cut shorter with "
             "--seconds"
         )
     message = segment_message(
-        stream_id, start, segment.duration, segment.payload, uri=uri, media_type=segment.media_type, clock=clock
+        stream_id,
+        start.micros,
+        segment.duration,
+        segment.payload,
+        uri=uri,
+        media_type=segment.media_type,
+        clock=start.source,
+        clock_zone=start.zone,
+        clock_fold=start.fold,
     )
     outbox.send(settings.segments, key=stream_id, value=message.to_bytes())
     return message
@@ -205,9 +211,9 @@ def publish_files(
                         max_bytes=settings.object_bytes,
                         limits=limits,
                     )
-                    for began, clock, segment in each:
+                    for began, segment in each:
                         message = publish_segment(
-                            outbox, settings, planned.name.stream, began, segment, clock=clock, objects=objects
+                            outbox, settings, planned.name.stream, began, segment, objects=objects
                         )
                         file.segments += 1
                         file.seconds += segment.duration

@@ -25,6 +25,7 @@ from ingest.live.retention import expire
 from ingest.live.spool import SpooledSegment
 from ingest.outbox import Outbox
 from ingest.segments.cutter import CutSegment
+from ingest.sources.start_time import FoundStart
 
 __all__ = ["Recorder", "folder_url"]
 
@@ -115,7 +116,7 @@ class Recorder:
         segment = spooled.segment
         cut = CutSegment(0.0, segment.duration, spooled.path.read_bytes(), segment.media_type)
         try:
-            publish_segment(outbox, self.kafka, segment.stream, segment.start, cut, uri=uri)
+            publish_segment(outbox, self.kafka, segment.stream, FoundStart(segment.start, "arrival"), cut, uri=uri)
             self.sent += 1
         except MessageTooLarge as error:
             self.refused += 1

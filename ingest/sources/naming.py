@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from index.errors import UsageError, mask_url
+from index.records import ClockFold
 from ingest.sources.url_policy import split_url
 
 __all__ = [
     "LAYOUTS",
     "FileName",
+    "LocalTime",
     "NamePattern",
     "Overlap",
     "local_to_utc",
@@ -67,6 +69,9 @@ class FileName:
 
     note: str = ""
     """What a reader should know about the time, for instance that it occurs twice on that day; often empty."""
+
+    fold: ClockFold | None = None
+    """How a local time was read that daylight saving makes doubtful; None where it is not doubtful."""
 
 
 # ---- stream ids ------------------------------------------------------------------------------------------------------
@@ -112,9 +117,21 @@ _TIMES = (
 )
 
 
-def time_in_name(name: str, zone: ZoneInfo | None = None) -> tuple[datetime, str, str, str] | None:
-    """The first time written in a name: UTC time, how it was read, a note, and the name without it. None where there is
-    none.
+class LocalTime(NamedTuple):
+    """A time in a name, in UTC."""
+
+    moment: datetime
+    """UTC."""
+    zone: str = "UTC"
+    """How it was read, as `FileName.zone`."""
+    note: str = ""
+    """As `FileName.note`."""
+    fold: ClockFold | None = None
+    """As `FileName.fold`."""
+
+
+def time_in_name(name: str, zone: ZoneInfo | None = None) -> tuple[LocalTime, str] | None:
+    """The first time written in a name, and the name without it. None where there is none.
 
     Calendar times with 14 digits or with separators, with fractions and an offset, and seconds or milliseconds since
     1970.
@@ -123,16 +140,16 @@ def time_in_name(name: str, zone: ZoneInfo | None = None) -> tuple[datetime, str
         for found in form.finditer(name):
             read = _time_of(found.groupdict(), zone)
             if read is not None:
-                return *read, name[: found.start()] + " " + name[found.end() :]
+                return read, name[: found.start()] + " " + name[found.end() :]
     return None
 
 
-def _time_of(parts: Mapping[str, str | None], zone: ZoneInfo | None) -> tuple[datetime, str, str] | None:
+def _time_of(parts: Mapping[str, str | None], zone: ZoneInfo | None) -> LocalTime | None:
     for name, scale in (("epoch_ms", 1000), ("epoch", 1)):
         digits = parts.get(name)
         if digits:
             seconds = int(digits) / scale + float(parts.get("fraction") or 0)
-            return datetime.fromtimestamp(seconds, UTC), "epoch", ""
+            return LocalTime(datetime.fromtimestamp(seconds, UTC), "epoch")
     numbers = {name: int(str(parts[name])) for name in ("y", "mo", "d", "h", "mi", "s")}
     fraction = (parts.get("fraction") or parts.get("ms") or "0")[:6].ljust(6, "0")
     try:
@@ -146,23 +163,20 @@ def _time_of(parts: Mapping[str, str | None], zone: ZoneInfo | None) -> tuple[da
     return _in_utc(local, parts.get("z"), zone)
 
 
-def _in_utc(local: datetime, offset: str | None, zone: ZoneInfo | None) -> tuple[datetime, str, str]:
+def _in_utc(local: datetime, offset: str | None, zone: ZoneInfo | None) -> LocalTime:
     if offset and offset in "Zz":
-        return local.replace(tzinfo=UTC), "UTC", ""
+        return LocalTime(local.replace(tzinfo=UTC))
     if offset:
         digits = offset[1:].replace(":", "").replace("-", "")
         delta = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
         sign = -1 if offset[0] == "-" else 1
         fixed = timezone(sign * delta)
-        return local.replace(tzinfo=fixed).astimezone(UTC), f"{offset[0]}{digits[:2]}:{digits[2:]}", ""
-    if zone is None:
-        return local.replace(tzinfo=UTC), "UTC", ""
-    moment, note = local_to_utc(local, zone)
-    return moment, zone.key, note
+        return LocalTime(local.replace(tzinfo=fixed).astimezone(UTC), f"{offset[0]}{digits[:2]}:{digits[2:]}")
+    return LocalTime(local.replace(tzinfo=UTC)) if zone is None else local_to_utc(local, zone)
 
 
-def local_to_utc(local: datetime, zone: ZoneInfo) -> tuple[datetime, str]:
-    """The UTC time of a zone's local time, and a note where daylight saving makes it doubtful.
+def local_to_utc(local: datetime, zone: ZoneInfo) -> LocalTime:
+    """The UTC time of a zone's local time, with a note and the decision where daylight saving makes it doubtful.
 
     A time that occurs twice, when clocks go back, is the first of the two. One that does not occur, when clocks go
     forward, is read by the offset before the change.
@@ -171,10 +185,12 @@ def local_to_utc(local: datetime, zone: ZoneInfo) -> tuple[datetime, str]:
     second = local.replace(tzinfo=zone, fold=1)
     found = first.astimezone(UTC)
     if first.utcoffset() == second.utcoffset():
-        return found, ""
+        return LocalTime(found, zone.key)
+    shown = local.isoformat(" ")
     if found.astimezone(zone).replace(tzinfo=None) != local:
-        return found, f"{local.isoformat(' ')} does not occur in {zone.key}; read by the offset before clocks change"
-    return found, f"{local.isoformat(' ')} occurs twice in {zone.key}; the first is taken"
+        note = f"{shown} does not occur in {zone.key}; read by the offset before clocks change"
+        return LocalTime(found, zone.key, note, "before")
+    return LocalTime(found, zone.key, f"{shown} occurs twice in {zone.key}; the first is taken", "first")
 
 
 def time_zone(name: str | None, option: str = "--timezone") -> ZoneInfo | None:
@@ -270,10 +286,10 @@ class NamePattern:
         if set(values) <= {"stream"}:
             return FileName(stream, None, "")
         try:
-            start, how, note = _pattern_time(values, zone)
+            read = _pattern_time(values, zone)
         except (ValueError, OverflowError, OSError) as error:
             raise UsageError(f"{mask_url(printable(path))}: the time in its name is invalid ({error})") from None
-        return FileName(stream, start, how, note)
+        return FileName(stream, *read)
 
 
 def _strftime(form: str, text: str) -> tuple[str, list[str]]:
@@ -296,10 +312,10 @@ def _check_clock(names: set[str], text: str) -> None:
         raise UsageError(f"--names {text}: the start needs a year and a day, as in {{date}} or {{start:%Y%m%d}}")
 
 
-def _pattern_time(values: Mapping[str, str], zone: ZoneInfo | None) -> tuple[datetime, str, str]:
+def _pattern_time(values: Mapping[str, str], zone: ZoneInfo | None) -> LocalTime:
     if "epoch" in values or "epoch_ms" in values:
         seconds = float(values["epoch"]) if "epoch" in values else int(values["epoch_ms"]) / 1000
-        return datetime.fromtimestamp(seconds, UTC), "epoch", ""
+        return LocalTime(datetime.fromtimestamp(seconds, UTC), "epoch")
     if "date" in values:
         digits = re.sub(r"\D", "", values["date"])
         day = datetime.strptime(digits, "%Y%m%d")
@@ -447,8 +463,7 @@ def _free(path: str, zone: ZoneInfo | None) -> FileName:
     parts = PurePosixPath(path)
     stem = parts.stem[:_MAX_NAME]
     found = time_in_name(stem, zone)
-    start, how, note, rest = found if found is not None else (None, "", "", stem)
-    rest = _without_times(rest)
+    rest = _without_times(stem if found is None else found[1])
     stream = stream_id_of(rest)
     if _says_nothing(stream):
         for folder in reversed(parts.parent.parts):
@@ -458,13 +473,14 @@ def _free(path: str, zone: ZoneInfo | None) -> FileName:
                 break
         else:
             stream = "stream" if found is not None else stream or stream_id_of(stem)
-    return FileName(stream or "stream", start, how, note)
+    stream = stream or "stream"
+    return FileName(stream, None, "") if found is None else FileName(stream, *found[0])
 
 
 def _without_times(text: str) -> str:
     text = text[:_MAX_NAME]
     while (found := time_in_name(text)) is not None:
-        text = found[3]
+        text = found[1]
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
 from index.errors import SourceNotFound, UsageError, mask_url, validation_message
+from index.records import ClockFold
 from index.schemas import check_stream_id
 from ingest.footage_plan import plan_footage
 from ingest.sources.files import fetched
@@ -48,7 +49,11 @@ class Entry(BaseModel):
     start: AwareDatetime | None = None
     """Capture time of the first frame; None if it must come from the footage."""
     name_start: AwareDatetime | None = None
-    """The same as the file's name tells it, where reading it takes a recorder's layout or a time zone."""
+    """The same as the file's name tells it, where reading it takes a pattern, a recorder's layout or a time zone."""
+    name_zone: str = ""
+    """The zone in which that time was read."""
+    name_fold: ClockFold | None = None
+    """How that time was read, if daylight saving makes it doubtful."""
 
     @field_validator("uri")
     @classmethod
@@ -189,9 +194,7 @@ def _from_names(source: str, names: str | None, timezone: str | None) -> Iterato
     for file in plan.files:
         path = file.source if "://" in file.source else str(Path(file.source).absolute())
         name = file.name
-        if names is not None:
-            yield Entry(uri=path, stream=name.stream, start=name.start)
-        elif plan.layout or timezone:
-            yield Entry(uri=path, stream=name.stream, name_start=name.start)
+        if names is not None or plan.layout or timezone:
+            yield Entry(uri=path, stream=name.stream, name_start=name.start, name_zone=name.zone, name_fold=name.fold)
         else:  # its worker reads the name in the same way
             yield Entry(uri=path, stream=name.stream)

@@ -63,7 +63,11 @@ def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> P
         with fetched(entry.uri) as path, Decoding(path, name=name, limits=settings.limits) as decoding:
             size = path.stat().st_size
             info = decoding.info()
-            named = FileName(entry.stream, entry.name_start, "") if entry.name_start else None
+            named = (
+                FileName(entry.stream, entry.name_start, entry.name_zone, fold=entry.name_fold)
+                if entry.name_start
+                else None
+            )
             footage = identify_footage(path, name, entry.stream, entry.start, info, named)
     except SourceError as error:
         return FileResult(uri=name, stream_id=entry.stream, state="lost", kind=type(error).__name__, problem=str(error))

@@ -61,7 +61,8 @@ def _service_asker(
 
 def _print_keyframes(frames: Sequence[Keyframe]) -> None:
     for frame in frames:
-        print_line(f"{frame.score:6.3f}  {frame.stream_id}  {frame.captured_at}  +{frame.offset_seconds:.0f} s")
+        clock = f"  clock: {frame.clock}" if frame.clock else ""
+        print_line(f"{frame.score:6.3f}  {frame.stream_id}  {frame.captured_at}  +{frame.offset_seconds:.0f} s{clock}")
 
 
 @app.command("search")

@@ -11,9 +11,9 @@ import typer
 from index.errors import StoreError, UnknownStream, UsageError
 from index.maintenance.compaction import TableCompaction
 from index.maintenance.expiry import Expired
-from index.records import rfc3339
+from index.records import clock_text, rfc3339
 from index.standing_questions import StandingQuestionStore
-from index.store import Store
+from index.store import Store, StreamClock
 from index.stream_patterns import is_pattern
 from ingest.live.spool import forget_spooled
 from pipeline.cli.options import Json, StoreUrl, StreamIds, Zone, open_store, point_in_time, settings_of
@@ -33,7 +33,15 @@ _NOT_OWNED = (
 
 
 @app.command("streams")
-def streams(context: typer.Context, store: StoreUrl = None, stream: StreamIds = None, as_json: Json = False) -> None:
+def streams(
+    context: typer.Context,
+    store: StoreUrl = None,
+    stream: StreamIds = None,
+    clocks: Annotated[
+        bool, typer.Option("--clocks", help="Also list where the times of each stream come from, with their zones.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the streams of a store."""
     opened = open_store(context, store)
     chosen = opened.check_scope(stream) if stream else None
@@ -45,12 +53,30 @@ def streams(context: typer.Context, store: StoreUrl = None, stream: StreamIds = 
     ]
     if as_json:
         names = ("stream_id", "frames", "first", "last")
-        print_json([{**dict(zip(names, row, strict=True)), "encoders": encoders} for row in rows])
+        listed = [{**dict(zip(names, row, strict=True)), "encoders": encoders} for row in rows]
+        if clocks:
+            for each in listed:
+                each["clocks"] = [_clock_fields(clock) for clock in opened.clocks([str(each["stream_id"])])]
+        print_json(listed)
         return
     if not rows:
         print_note("nothing yet: the store has no frames; ingest some footage first")
     for name, frames, first, last in rows:
         print_line(f"{name}  {frames} frames  {first} to {last}  {encoders['frame']}, {encoders['patch']}")
+        for clock in opened.clocks([name]) if clocks else ():
+            text = clock_text(clock.source, clock.zone, clock.fold)
+            print_line(f"    clock: {text}  {clock.segments} segments  {rfc3339(clock.first)} to {rfc3339(clock.last)}")
+
+
+def _clock_fields(clock: StreamClock) -> dict[str, object]:
+    return {
+        "source": clock.source,
+        "zone": clock.zone,
+        "fold": clock.fold,
+        "segments": clock.segments,
+        "first": rfc3339(clock.first),
+        "last": rfc3339(clock.last),
+    }
 
 
 @app.command("verify")

@@ -60,6 +60,9 @@ class Keyframe(BaseModel):
     """Time since the first frame of the footage that the frame belongs to, in seconds."""
     score: float
     """Relevance R_f: cosine of the frame and the question."""
+    clock: str | None = None
+    """The source of `captured_at`, with the zone that a time in a name was read in, such as `filename
+    (Europe/Amsterdam)`; None if the segment is no longer in the store."""
 
 
 class Asked(BaseModel):
@@ -130,12 +133,14 @@ class FootageStarts:
         If that first frame is no longer in the store the result is `pts_seconds`, the pts of the frame itself. The two
         differ in files whose pts do not start at 0.
         """
-        within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
-        if not within:
-            return pts_seconds
-        latest = max(within, key=lambda s: s.start)
-        began = self.began.get((stream_id, latest.source))
+        segment = self.segment(stream_id, at)
+        began = None if segment is None else self.began.get((stream_id, segment.source))
         return pts_seconds if began is None else (at - began) / 1e6
+
+    def segment(self, stream_id: str, at: int) -> Segment | None:
+        """The segment that contains `at` (UTC microseconds), the one that begins last if there are several."""
+        within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
+        return max(within, key=lambda s: s.start, default=None)
 
 
 def _forward_text(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
@@ -264,9 +269,15 @@ class Asker:
         for row in np.sort(selection.keyframes).tolist():
             name, at = window.stream_ids[window.stream_index[row]], int(window.captured_at[row])
             offset = starts.offset(name, at, float(window.pts_seconds[row]))
-            score = round(float(selection.scores[row]), 6)
+            segment = starts.segment(name, at)
             result.append(
-                Keyframe(stream_id=name, captured_at=rfc3339(at), offset_seconds=round(offset, 6), score=score)
+                Keyframe(
+                    stream_id=name,
+                    captured_at=rfc3339(at),
+                    offset_seconds=round(offset, 6),
+                    score=round(float(selection.scores[row]), 6),
+                    clock=None if segment is None else segment.clock,
+                )
             )
         return result
 

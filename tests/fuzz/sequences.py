@@ -205,7 +205,9 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.add(segment, records)
 
         if self.run("ingest", plan, act):
-            self.stopped.pop(source, None)
+            others = self.stopped.pop(source, set()) - left  # of a longer ingest that was stopped
+            if others:
+                self.stopped[source] = others
             return
         for segment, records in self.chunks(source, count):
             if self.stored(segment):
@@ -281,8 +283,6 @@ class StoreMachine(RuleBasedStateMachine):
         if self.run("compact", plan, lambda: self.store.compact()):
             for stream in STREAMS:
                 self.stopped.pop(f"forget {stream}", None)
-        else:
-            expire_lock(self.store)
 
     @rule(plan=FAULTS, again=st.booleans())
     def seal(self, plan: tuple[str, int] | None, again: bool) -> None:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from index.errors import StoreFull, UsageError
-from index.records import FrameRecords, Segment
+from index.records import FrameRecords, Segment, rfc3339
 from index.store import Store
 from ingest.file_ingest import IngestProgress, ingest_sources
 from tests.support.footage import make_video
@@ -133,3 +133,28 @@ def test_the_start_must_fit(store: Store, encoders: Any, film: Path, tmp_path: P
         ingest_sources([film.parent], store=store, encoders=encoders, start=datetime(2024, 1, 1, tzinfo=UTC))
     with pytest.raises(UsageError, match="cannot name a stream"):
         ingest_sources([film], store=store, encoders=encoders, stream="../up")
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "clock"),
+    [
+        ("20240701_080000", "2024-07-01T06:00:00Z", "Europe/Amsterdam"),
+        ("20240701_080000+0100", "2024-07-01T07:00:00Z", "+01:00"),
+        ("20241027_023000", "2024-10-27T00:30:00Z", "Europe/Amsterdam; the first of two equal times"),
+        (
+            "20240331_023000",
+            "2024-03-31T01:30:00Z",
+            "Europe/Amsterdam; a time that does not occur, read by the offset before clocks change",
+        ),
+    ],
+)
+def test_the_zone_of_a_clock_is_stored(
+    store: Store, encoders: Any, tmp_path: Path, name: str, begins: str, clock: str
+) -> None:
+    make_video(tmp_path / f"front_{name}.mp4", seconds=2)
+    report = ingest_sources(
+        [tmp_path / f"front_{name}.mp4"], store=store, encoders=encoders, timezone="Europe/Amsterdam"
+    )
+    (segment,) = store.segments()
+    assert (rfc3339(segment.start), segment.clock) == (begins, f"filename ({clock})")
+    assert (report.files[0].start, report.files[0].clock) == (begins, f"filename ({clock})")

@@ -38,6 +38,12 @@ def changed(**fields: Any) -> bytes:
     return json.dumps({k: v for k, v in {**whole, **fields}.items() if v is not None}).encode()
 
 
+@pytest.mark.parametrize("fields", [{"clock_zone": "UTC\n"}, {"clock_zone": "a" * 65}, {"clock_fold": "second"}])
+def test_an_invalid_zone_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(MessageInvalid, match=next(iter(fields))):
+        parse_segment(changed(**fields))
+
+
 def test_a_segment_comes_back_as_it_went() -> None:
     sent = message(b"\x00\xff footage", clock="filename")
     read = parse_segment(sent.to_bytes(), b"front")
@@ -46,6 +52,10 @@ def test_a_segment_comes_back_as_it_went() -> None:
     assert read.start_micros == BEGAN
     assert json.loads(sent.to_bytes())["version"] == 1
     assert "uri" not in json.loads(sent.to_bytes())
+    assert "clock_zone" not in json.loads(sent.to_bytes())  # an older reader refuses fields that it does not know
+    zoned = message(clock="filename", clock_zone="Europe/Amsterdam", clock_fold="first")
+    read = parse_segment(zoned.to_bytes())
+    assert (read.clock, read.clock_zone, read.clock_fold) == ("filename", "Europe/Amsterdam", "first")
     remote = message(uri="s3://bucket/front/1.mp4")
     assert parse_segment(remote.to_bytes()).payload() is None
 

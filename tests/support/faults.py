@@ -13,13 +13,11 @@ import deltalake.table
 from deltalake import DeltaTable
 from fsspec.implementations.local import LocalFileSystem
 
-import index.commits.bulk
 import index.delta.table
 from index.search.faiss_shards import FaissShards
 
 _WRITES: tuple[tuple[Any, str], ...] = (
     (index.delta.table, "write_deltalake"),
-    (index.commits.bulk, "write_deltalake"),
     (DeltaTable, "delete"),
     (DeltaTable, "create_checkpoint"),
     (DeltaTable, "create_write_transaction"),

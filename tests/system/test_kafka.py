@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from index.errors import BrokerUnavailable, OffsetsExpired, TopicRecreated
+from index.records import rfc3339
 from index.store import Store
 from ingest.kafka.clients import Sender, make_topics, native, new_consumer
 from ingest.kafka.dead_letters import list_letters, replay
@@ -164,6 +165,16 @@ def test_segments_of_many_cameras_share_a_commit_and_are_announced(
     ends = consumer.end_offsets(partitions)
     assert {p: consumer.committed(p) or 0 for p in partitions} == ends
     consumer.close()
+
+
+def test_the_zone_of_a_clock_travels_with_its_segments(topics: KafkaSettings, store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "cam0_20241027_023000.mp4"  # a time that occurs twice
+    make_video(path, seconds=8, gop=10)
+    publish(topics, [path], timezone="Europe/Amsterdam")
+    drain(store, topics)
+    assert [(rfc3339(s.start), s.clock_source, s.clock_zone, s.clock_fold) for s in store.segments()] == [
+        (f"2024-10-27T00:30:0{second}Z", "filename", "Europe/Amsterdam", "first") for second in (0, 4)
+    ]
 
 
 @pytest.mark.parametrize("gop", [11, 30])

@@ -17,10 +17,12 @@ from deltalake import DeltaTable
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.delta.table import patch_writer
-from index.errors import StoreBusy, UnknownStream
-from index.maintenance.compaction import TableCompaction, count_log_entries
+from index.errors import StoreBusy, StoreFull, UnknownStream
+from index.maintenance import compaction_lock
+from index.maintenance.compaction import TableCompaction, compact, count_log_entries
 from index.patches.codec import PatchEncoding
 from index.store import Store
+from tests.support.faults import fault
 from tests.support.killed_append import start
 from tests.support.offset_batches import BACK, MARK, feed
 from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, offset_segment
@@ -293,14 +295,49 @@ compact(Store.open(sys.argv[1]).tables, on_partition=lambda *_: os.kill(os.getpi
 
 
 @pytest.mark.system
-def test_the_lock_of_a_killed_compaction_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_killed_compaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine it expires; on this one, nothing holds it."""
     feed(store, 0, 5)
     assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
-    with pytest.raises(StoreBusy, match="another compaction"):
-        store.compact()
-    now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 10**9 * 3600)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(compaction_lock, "_machine", lambda: "another machine")
+        with pytest.raises(StoreBusy, match="another compaction is active, or was killed"):
+            store.compact()
+        now = time.time_ns()
+        elsewhere.setattr(time, "time_ns", lambda: now + 10**9 * 3600)
+        assert sum(each.merged for each in store.compact()) > 0
+    feed(store, 5, 10)
+    assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
     assert sum(each.merged for each in store.compact()) > 0
+
+
+def test_a_lock_of_an_earlier_version_is_respected(store: Store) -> None:
+    """It names no machine, so that it expires only."""
+    feed(store, 0, 5)
+    store.compact()
+    table, application, soon = store.tables.segments, "sightline.compaction", time.time_ns() // 10**6 + 60_000
+    table.append_and_advance(table.schema.empty_table(), {application: (0, soon)})
+    with pytest.raises(StoreBusy, match="another compaction is active, or was killed"):
+        store.compact()
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_a_full_disk_leaves_no_lock(store: Store, after: int) -> None:
+    feed(store, 0, 5)
+    with fault("full", after), pytest.raises(StoreFull, match="no space left"):
+        store.compact()
+    assert sum(each.merged for each in store.compact()) > 0
+    assert store.verify() == []
+
+
+def test_a_compaction_that_is_active_keeps_others_out(store: Store) -> None:
+    feed(store, 0, 5)
+
+    def meanwhile(table: str, partition: str) -> None:
+        with pytest.raises(StoreBusy, match="another compaction is active"):
+            Store.open(store.url).compact()
+
+    assert sum(each.merged for each in compact(store.tables, on_partition=meanwhile)) > 0
 
 
 def test_an_unknown_stream_is_refused(store: Store) -> None:

@@ -19,6 +19,7 @@ from ingest.live.spool import SpooledSegment
 from ingest.messages import SegmentMessage, parse_segment
 from ingest.segments.cutting import cut
 from ingest.segments.names import parse_name, segment_name
+from ingest.sources.start_time import FoundStart
 from tests.support.footage import make_video
 
 START = 1_700_000_000_000_000
@@ -121,7 +122,7 @@ def test_a_place_with_credentials_is_refused_before_a_message_shows_them(tmp_pat
     make_video(path, seconds=2.0, gop=10, size=(64, 48))
     segment = next(iter(cut(path)))
     with pytest.raises(UsageError, match=r"--objects .*contains credentials") as published:
-        publish_segment(outbox, KafkaSettings(), "gate", START, segment, objects=place)
+        publish_segment(outbox, KafkaSettings(), "gate", FoundStart(START, "arrival"), segment, objects=place)
     assert "hunter2" not in str(published.value)
     assert not outbox.messages
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from index.errors import UsageError
 from ingest.sources.naming import (
     LAYOUTS,
+    LocalTime,
     NamePattern,
     local_to_utc,
     printable,
@@ -132,15 +133,19 @@ def test_a_name_that_does_not_match_is_an_error_and_so_is_a_day_that_does_not_ex
 
 
 def test_local_times_around_daylight_saving() -> None:
-    assert local_to_utc(datetime(2024, 7, 1, 8), AMSTERDAM) == (datetime(2024, 7, 1, 6, tzinfo=UTC), "")
-    twice, note = local_to_utc(datetime(2024, 10, 27, 2, 30), AMSTERDAM)
+    assert local_to_utc(datetime(2024, 7, 1, 8), AMSTERDAM) == LocalTime(
+        datetime(2024, 7, 1, 6, tzinfo=UTC), "Europe/Amsterdam"
+    )
+    twice, zone, note, fold = local_to_utc(datetime(2024, 10, 27, 2, 30), AMSTERDAM)
     assert twice == datetime(2024, 10, 27, 0, 30, tzinfo=UTC)
+    assert (zone, fold) == ("Europe/Amsterdam", "first")
     assert "occurs twice" in note
-    never, note = local_to_utc(datetime(2024, 3, 31, 2, 30), AMSTERDAM)
+    never, _, note, fold = local_to_utc(datetime(2024, 3, 31, 2, 30), AMSTERDAM)
     assert never == datetime(2024, 3, 31, 1, 30, tzinfo=UTC)
+    assert fold == "before"
     assert "does not occur" in note
     read = read_name("front_20241027_023000.mp4", zone=AMSTERDAM)
-    assert (read.start, read.zone) == (twice, "Europe/Amsterdam")
+    assert (read.start, read.zone, read.fold) == (twice, "Europe/Amsterdam", "first")
     assert "occurs twice" in read.note
 
 

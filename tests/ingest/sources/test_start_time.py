@@ -10,7 +10,7 @@ import pytest
 
 from index.errors import StartImplausible, UsageError
 from index.records import to_micros
-from ingest.sources.start_time import find_start
+from ingest.sources.start_time import FoundStart, find_start
 
 
 def test_the_surest_source_of_the_start_is_taken(tmp_path: Path) -> None:
@@ -20,12 +20,12 @@ def test_the_surest_source_of_the_start_is_taken(tmp_path: Path) -> None:
         path.touch()
         os.utime(path, (modified.timestamp(), modified.timestamp()))
     given, created = datetime(2024, 3, 2, tzinfo=UTC), datetime(2024, 3, 3, tzinfo=UTC)
-    assert find_start(named, given=given, created=created) == (to_micros(given), "given")
-    assert find_start(named, given=None, created=created) == (1_709_280_000_000_000, "filename")
-    assert find_start(unnamed, given=None, created=created) == (to_micros(created), "container")
-    assert find_start(unnamed, given=None, created=None) == (to_micros(modified), "mtime")
+    assert find_start(named, given=given, created=created) == FoundStart(to_micros(given), "given")
+    assert find_start(named, given=None, created=created) == FoundStart(1_709_280_000_000_000, "filename", "UTC")
+    assert find_start(unnamed, given=None, created=created) == FoundStart(to_micros(created), "container")
+    assert find_start(unnamed, given=None, created=None) == FoundStart(to_micros(modified), "mtime")
     for unset in (datetime(1970, 1, 1, tzinfo=UTC), datetime(1904, 1, 1, tzinfo=UTC)):
-        assert find_start(unnamed, given=None, created=unset) == (to_micros(modified), "mtime")
+        assert find_start(unnamed, given=None, created=unset) == FoundStart(to_micros(modified), "mtime")
     with pytest.raises(UsageError, match="time zone"):
         find_start(named, given=datetime(2024, 3, 2), created=None)
 
@@ -34,7 +34,7 @@ def test_the_modification_time_is_the_end_of_the_footage(tmp_path: Path) -> None
     path = tmp_path / "front.mp4"
     path.touch()
     os.utime(path, (1_709_280_100, 1_709_280_100))
-    assert find_start(path, given=None, created=None, duration=100.0) == (1_709_280_000_000_000, "mtime")
+    assert find_start(path, given=None, created=None, duration=100.0) == FoundStart(1_709_280_000_000_000, "mtime")
 
 
 def test_footage_of_the_future_is_refused_unless_it_is_given(tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_a_backfill_is_what_ingest_writes_and_a_second_one_changes_nothing(
     assert versions(store) == before
 
 
+@pytest.mark.parametrize("names", [None, "{stream}_{start:%Y%m%dT%H%M%S}.mp4"])
+def test_the_zone_of_a_clock_is_stored(profile: str, tmp_path: Path, encoders: Encoders, names: str | None) -> None:
+    """Also from staging, which takes files that overlap."""
+    folder = tmp_path / "local"
+    folder.mkdir()
+    make_video(folder / "east_20241027T023000.mp4", seconds=3)  # twice on that day
+    make_video(folder / "west_20240701T080000.mp4", seconds=3)
+    make_video(folder / "west_20240701T080002.mp4", seconds=3)
+    expected, zone = Store.create(tmp_path / "expected", encoders.pair), "Europe/Amsterdam"
+    ingest_sources([folder], store=expected, encoders=encoders, segment_seconds=SECONDS, timezone=zone, names=names)
+    clocks = [segment.clock for segment in expected.segments()]
+    assert clocks == [f"filename ({zone}; the first of two equal times)", *[f"filename ({zone})"] * 2]
+    run(folder, tmp_path / "store", profile, entries=read_manifest(str(folder), timezone=zone, names=names))
+    assert_same(Store.open(tmp_path / "store"), expected)
+
+
 def test_two_worker_processes_write_the_same(archive: Path, ingested: Store, profile: str, tmp_path: Path) -> None:
     report = run(archive, tmp_path / "store", profile, options=TWO_WORKERS)
     assert_same(Store.open(tmp_path / "store"), ingested)

@@ -102,15 +102,16 @@ def test_names_are_read_by_a_pattern(tree: Path) -> None:
         Entry(
             uri=str(tree / "door.2/20240301/093015.mp4"),
             stream="door.2",
-            start=datetime(2024, 3, 1, 9, 30, 15, tzinfo=UTC),
+            name_start=datetime(2024, 3, 1, 9, 30, 15, tzinfo=UTC),
+            name_zone="UTC",
         ),
-        Entry(uri=str(tree / "gate/20240301/080000.mp4"), stream="gate", start=AT),
+        Entry(uri=str(tree / "gate/20240301/080000.mp4"), stream="gate", name_start=AT, name_zone="UTC"),
     ]
     assert [e.stream for e in read_manifest(f"{tree}/*/*/*.mp4", names="{stream}/*/*.mp4")] == ["door.2", "gate"]
     day_of_year = tree / "gate" / "cam_2024061_0800.mp4"
     day_of_year.write_bytes(b"x")
     [entry] = read_manifest(str(day_of_year), names="{stream}_{start:%Y%j_%H%M}.mp4")
-    assert (entry.stream, entry.start) == ("cam", AT)
+    assert (entry.stream, entry.name_start) == ("cam", AT)
 
 
 @pytest.mark.parametrize(

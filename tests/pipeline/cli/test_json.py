@@ -46,6 +46,23 @@ def test_streams(sightline: Command, filled: str) -> None:
     )
 
 
+def test_streams_with_their_clocks(sightline: Command, filled: str) -> None:
+    result = sightline("streams", "--store", filled, "--stream", "back", "--clocks", "--json")
+    assert result.data[0]["clocks"] == [
+        {
+            "source": "container",
+            "zone": None,
+            "fold": None,
+            "segments": 2,
+            "first": "2024-03-01T08:01:00Z",
+            "last": "2024-03-01T08:01:12Z",
+        }
+    ]
+    text = sightline("streams", "--store", filled, "--clocks").out
+    assert "    clock: container  3 segments  2024-03-01T08:00:00Z to 2024-03-01T08:00:24Z" in text
+    assert "clock" not in sightline("streams", "--store", filled).out
+
+
 def test_ask_with_options(sightline: Command, filled: str, profile: str) -> None:
     options = ("--option", "red", "--option", "blue", "--option", "green")
     result = sightline("ask", QUESTION, *options, "--store", filled, "--profile", profile, "--json")
@@ -65,7 +82,8 @@ def test_ask_with_options(sightline: Command, filled: str, profile: str) -> None
     began = {"front": rfc3339("2024-03-01T08:00:00Z"), "back": rfc3339("2024-03-01T08:01:00Z")}
     places = []
     for frame in data["keyframes"]:
-        assert set(frame) == {"stream_id", "captured_at", "offset_seconds", "score"}
+        assert set(frame) == {"stream_id", "captured_at", "offset_seconds", "score", "clock"}
+        assert frame["clock"] == "container"
         at = rfc3339(frame["captured_at"])
         assert frame["offset_seconds"] == (at - began[frame["stream_id"]]) / 1e6
         places.append((frame["stream_id"], at))
