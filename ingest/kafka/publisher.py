@@ -113,9 +113,9 @@ def publish_segment(
         uri = None
     elif uri is None:
         raise MessageTooLarge(
-            f"{stream_id} at {rfc3339(start.micros)}: a segment of {len(segment.payload)} bytes is over kafka.inline_bytes "
-            f"({settings.inline_bytes}); name a folder or bucket for segments with --objects, or cut shorter with "
-            "--seconds"
+            f"{stream_id} at {rfc3339(start.micros)}: a segment of {len(segment.payload)} bytes is over "
+            f"kafka.inline_bytes ({settings.inline_bytes}); name a folder or bucket for segments with --objects, or "
+            "cut shorter with --seconds"
         )
     message = segment_message(
         stream_id,
