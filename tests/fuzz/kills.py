@@ -27,7 +27,7 @@ from index.store import Store
 from ingest.file_ingest import ingest_sources
 from ingest.messages import segment_message
 from tests.fuzz.messages import Letters, errors_only, feed, polled, settled, worker
-from tests.fuzz.sequences import STREAMS, chunk_of, expire_lock
+from tests.fuzz.sequences import STREAMS, chunk_of
 from tests.support.faults import HALTED, fault
 from tests.support.footage import make_video
 from tests.support.kafka_worker import counting
@@ -85,7 +85,6 @@ def _forget(store: Path, _: Path) -> None:
 
 def _compact(store: Path, _: Path) -> None:
     opened = Store.open(store)
-    expire_lock(opened)
     opened.compact()
 
 

@@ -45,7 +45,7 @@ from index.store import Store
 from tests.support.faults import Killed, fault
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
-__all__ = ["STREAMS", "SequencesResult", "StoreMachine", "chunk_of", "expire_lock", "fuzz_sequences"]
+__all__ = ["STREAMS", "SequencesResult", "StoreMachine", "chunk_of", "fuzz_sequences"]
 
 FRAMES = 4
 """Frames of a chunk."""
@@ -90,14 +90,6 @@ def message(offset: int) -> OffsetSegment:
     """The message at an offset: four seconds of one of the streams, which overlap some files."""
     segment, records = chunk_of(APP, STREAMS[offset % 2], 14, offset // 2)
     return OffsetSegment(APP, segment.model_copy(update={"chunk": offset}), records)
-
-
-def expire_lock(store: Store) -> None:
-    """Remove the lock of a killed compaction, which expires after a quarter of an hour."""
-    table, app = store.tables.segments, "sightline.compaction"
-    held = table.transaction_versions([app])[app]
-    if held:
-        table.append_and_advance(table.schema.empty_table(), {app: (held, 0)})
 
 
 @dataclass
