@@ -22,8 +22,9 @@ from pydantic import SecretStr
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from index.errors import ServiceUnavailable, UsageError
+from pipeline.http.hosts import is_loopback
 from pipeline.service.app import ModelService
-from pipeline.service.guard import RequestGuard, is_loopback
+from pipeline.service.guard import RequestGuard
 
 __all__ = ["check_address", "run_service", "server_config"]
 

@@ -18,9 +18,10 @@ from pydantic import SecretStr
 
 from index.errors import UsageError
 from model.answerer import Answerer, AnswerRequest
+from pipeline.http.hosts import is_loopback
 from pipeline.service.app import ModelService
 from pipeline.service.engine import ServiceEngine
-from pipeline.service.guard import RequestGuard, is_loopback
+from pipeline.service.guard import RequestGuard
 from pipeline.service.server import check_address
 from pipeline.service.token import read_token
 from tests.support.model_service import (
@@ -235,7 +236,7 @@ def test_no_more_of_a_body_is_held_than_may_be() -> None:
 
 def test_a_body_that_does_not_arrive_is_not_waited_for(answerer: Answerer, footage: Footage) -> None:
     service = ModelService(ServiceEngine(answerer, footage))
-    service.app.body_seconds = 0.2
+    service.app.bodies.seconds = 0.2
     with served(service) as url:
         port = httpx.URL(url).port
         with socket.create_connection(("127.0.0.1", port or 0), timeout=WAIT) as slow:

@@ -1,0 +1,1 @@
+"""What every HTTP server of Sightline does with a request before a route sees it."""
