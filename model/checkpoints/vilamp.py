@@ -63,9 +63,7 @@ class VilampConfig(BaseModel):
     mm_projector_type: Literal["mlp2x_gelu"]
     """Form of the projector: Linear, GELU, Linear."""
     mm_spatial_pool_mode: str | None = None
-    """How a keyframe's patches are pooled; only `bilinear` is supported."""
-    mm_spatial_pool_stride: int | None = Field(default=None, gt=0)
-    """Patches of a keyframe's grid that become one token, along each side."""
+    """How a keyframe's patches are pooled: `bilinear` halves the grid along each side, `none` keeps all patches."""
     composer_type: Literal["sig_pooling", "single_token"] = "single_token"
     """The merger; this default and those below are the defaults of the layout's own class."""
     f2t_thrd: float = -1.0
@@ -89,20 +87,22 @@ class VilampConfig(BaseModel):
             raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
 
     def keyframe_tokens(self, patches: int) -> int:
-        """Number of tokens of a keyframe with `patches` patches.
+        """Number of tokens of a keyframe with `patches` patches, which form a square grid.
+
+        `bilinear` halves the grid along each side, whatever `mm_spatial_pool_stride` is: the authors' code passes its
+        default of 2 and never reads the field. 27 × 27 patches become 14 × 14 = 196 tokens. `none` keeps all patches.
 
         Raises:
-            WeightsInvalid: the pooling is not bilinear.
+            WeightsInvalid: another pooling, or none is named.
         """
-        stride = self.mm_spatial_pool_stride or 1
-        if stride == 1:
+        if self.mm_spatial_pool_mode == "none":
             return patches
         if self.mm_spatial_pool_mode != "bilinear":
             raise WeightsInvalid(
-                f"config.json: mm_spatial_pool_mode is {self.mm_spatial_pool_mode!r}, only 'bilinear' is known; "
-                "set keyframe_tokens in the profile's dfm section"
+                f"config.json: mm_spatial_pool_mode is {self.mm_spatial_pool_mode!r}, only 'bilinear' and 'none' are "
+                "supported; set keyframe_tokens in the profile's dfm section"
             )
-        return math.ceil(math.isqrt(patches) / stride) ** 2
+        return math.ceil(math.isqrt(patches) / 2) ** 2
 
     def differences(self, *, k: int, tau: float, floor: float) -> list[str]:
         """Sentences on the settings of keyframe selection that differ from those these weights were trained with."""

@@ -152,7 +152,8 @@ class Preprocessing(BaseModel):
             wide = pixels if pixels.device.type == "cpu" else pixels.float()
             wide = functional.interpolate(wide, (height, width), mode=self.interpolation, antialias=True)
             pixels = wide if wide.dtype == torch.uint8 else wide.round_().clamp_(0, 255)
-        top, left = round((height - self.height) / 2), round((width - self.width) / 2)
+        # Rounded down, as the image processors of transformers do it.
+        top, left = (height - self.height) // 2, (width - self.width) // 2
         return pixels[..., top : top + self.height, left : left + self.width].float()
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError
+from model.language.sampling import GREEDY, Sampling
 
 __all__ = ["LanguageModel", "PrefilledPrompt", "check_answers", "check_prompt"]
 
@@ -87,8 +88,9 @@ class LanguageModel(Protocol):
                 before any work is done.
         """
 
-    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int) -> Iterator[int]:
-        """Greedy decoding: token ids up to the end of the turn, whose own token is not yielded."""
+    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        """Token ids up to the end of the turn, whose own token is not yielded; greedy unless `sampling` has a
+        temperature. The repetition penalty of the checkpoint's generation_config.json applies."""
 
     def score(self, prompt: PrefilledPrompt, answers: Sequence[Sequence[int]]) -> list[float]:
         """log P(answer | prompt) of each answer, the sum over its tokens (natural logarithm).

@@ -36,7 +36,7 @@ from model.checkpoints.files import (
 from model.checkpoints.vilamp import VilampConfig, language_names
 from model.profiles.profile import LanguageModelSpec
 
-__all__ = ["build_qwen2", "load_qwen2", "load_tokenizer", "resolve_qwen2"]
+__all__ = ["build_qwen2", "load_generation", "load_qwen2", "load_tokenizer", "resolve_qwen2"]
 
 _NEEDS = ("config.json", "tokenizer.json", "*.safetensors")
 _TAKES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "*.safetensors.index.json")
@@ -90,6 +90,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     with loading("language model", folder):
         # Not AutoTokenizer: beside a Qwen2 configuration it takes any tokenizer.json for Qwen2's own.
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def load_generation(folder: Path) -> GenerationConfig | None:
+    """The generation_config.json of a checkpoint folder; None if there is none.
+
+    Raises:
+        WeightsInvalid: the file does not load, or its repetition penalty is not above 0.
+    """
+    if not (folder / "generation_config.json").is_file():
+        return None
+    with loading("language model", folder):
+        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    penalty = config.repetition_penalty
+    if penalty is not None and not penalty > 0:
+        raise WeightsInvalid(f"{folder / 'generation_config.json'}: repetition_penalty must be above 0, got {penalty}")
+    return config
 
 
 def build_qwen2(config: Any, device: torch.device, dtype: torch.dtype, *, empty: bool = False) -> Any:
@@ -152,6 +168,7 @@ def _load_from_multimodal(folder: Path, layout: str, dtype: torch.dtype, device:
     check_tensors(f"language model: {folder}", shapes, expected)
     for name, tensor in stream_tensors(files, names):
         own[names[name]].copy_(tensor)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    generation = load_generation(folder)
+    if generation is not None:
+        model.generation_config = generation
     return model.eval()

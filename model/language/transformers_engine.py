@@ -1,6 +1,6 @@
 """The language model by transformers: a Qwen2 module with a preallocated key-value cache.
 
-The default engine and the reference; see `model.language.engine` for the interface. Knows prefill in pieces, greedy
+The default engine and the reference; see `model.language.engine` for the interface. Knows prefill in pieces,
 decoding and the scoring of given answers in one pass. Does not know frames, the text of prompts, or questions.
 """
 
@@ -16,6 +16,7 @@ from index.errors import BudgetExceeded
 from model.language.engine import PrefilledPrompt, check_answers, check_prompt
 from model.language.kv_cache import PreallocatedCache, cache_bytes
 from model.language.qwen2 import load_qwen2
+from model.language.sampling import GREEDY, Sampling, TokenPicker, stop_ids
 from model.profiles.profile import LanguageModelSpec
 
 __all__ = ["PREFILL_TOKENS", "TransformersLanguage", "load_transformers"]
@@ -39,13 +40,8 @@ class TransformersLanguage:
         self.cache_budget = cache_budget
         self.max_context = min(max_context, int(model.config.max_position_embeddings))
         self.width = int(model.config.hidden_size)
-        stop = model.generation_config.eos_token_id
-        ends = list(stop) if isinstance(stop, list) else [stop]
-        self.end_id = -1
-        if tokenizer is not None:
-            self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-            ends += [self.end_id, tokenizer.eos_token_id]
-        self.stop_ids = frozenset(int(i) for i in ends if i is not None)
+        self.end_id = -1 if tokenizer is None else int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        self.stop_ids = frozenset(stop_ids(model.generation_config, tokenizer))
 
     @property
     def device(self) -> torch.device:
@@ -108,11 +104,11 @@ class TransformersLanguage:
             )
 
     @torch.inference_mode()
-    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int) -> Iterator[int]:
-        """Greedy decoding: token ids one by one until the end of the turn, whose own token is not yielded."""
-        logits = prompt.logits
+    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        """Token ids one by one until the end of the turn, whose own token is not yielded; see `LanguageModel.decode`."""
+        logits, picker = prompt.logits, TokenPicker(sampling, self.model.generation_config)
         for step in range(max_new_tokens):
-            token = int(logits.argmax())
+            token = picker.pick(logits)
             if token in self.stop_ids:
                 return
             yield token

@@ -6,7 +6,7 @@ and the speed of vllm itself have not been measured. The default engine and the 
 `model.language.transformers_engine`.
 
     prompt        {"prompt_embeds": [T, width]}, on the CPU in the model's dtype
-    open answer   greedy, token ids; one request, so all pieces of an answer arrive together at its end
+    open answer   token ids; one request, so all pieces of an answer arrive together at its end
     options       vllm returns no log-probabilities of an embedded prompt. For the j-th token of an answer, a request
                   asks for log P of that one token (`logprob_token_ids`) after the prompt and the j − 1 tokens before
                   it. All requests form one batch; vllm's prefix cache reads the prompt once
@@ -32,7 +32,8 @@ from index.errors import EngineMissing, ModelError, WeightsInvalid
 from index.files import cache_folder
 from model.checkpoints.files import stream_tensors, tensor_files
 from model.language.engine import PrefilledPrompt, check_answers, check_prompt
-from model.language.qwen2 import load_qwen2, load_tokenizer, resolve_qwen2
+from model.language.qwen2 import load_generation, load_qwen2, load_tokenizer, resolve_qwen2
+from model.language.sampling import GREEDY, Sampling, TokenPicker, stop_ids
 from model.profiles.profile import LanguageModelSpec
 
 __all__ = ["VllmLanguage", "export_language", "load_vllm", "open_engine"]
@@ -49,13 +50,16 @@ class VllmLanguage:
         tokenizer: the model's tokenizer.
         table: the model's embedding, [vocabulary, width].
         max_context: most tokens of prompt and answer together.
+        generation: the checkpoint's `GenerationConfig`; None if it has none.
     """
 
-    def __init__(self, llm: Any, sampling: Any, tokenizer: Any, table: Tensor, *, max_context: int) -> None:
-        self.llm, self.tokenizer, self._sampling, self._table = llm, tokenizer, sampling, table
-        self.max_context, self.width = max_context, int(table.shape[1])
+    def __init__(
+        self, llm: Any, sampling: Any, tokenizer: Any, table: Tensor, *, max_context: int, generation: Any = None
+    ) -> None:
+        self.llm, self.tokenizer, self._params, self._table = llm, tokenizer, sampling, table
+        self.max_context, self.width, self._generation = max_context, int(table.shape[1]), generation
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-        self.stop_ids = frozenset(int(i) for i in (self.end_id, tokenizer.eos_token_id) if i is not None)
+        self.stop_ids = frozenset(stop_ids(generation, tokenizer))
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +88,22 @@ class VllmLanguage:
         check_prompt(embeddings, self.max_context)
         return PrefilledPrompt(embeddings.to("cpu", self.dtype), len(embeddings), torch.zeros(0))
 
-    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int) -> Iterator[int]:
-        """Greedy decoding: token ids up to the end of the turn, whose own token is not yielded."""
+    def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int, sampling: Sampling = GREEDY) -> Iterator[int]:
+        """Token ids up to the end of the turn, whose own token is not yielded; see `LanguageModel.decode`."""
         limit = min(max_new_tokens, self.max_context - prompt.length)
         if limit < 1:
             return
-        params = self._sampling(
-            temperature=0.0, max_tokens=limit, stop_token_ids=sorted(self.stop_ids), detokenize=False
+        picker = TokenPicker(sampling, self._generation)
+        draws = (
+            {} if sampling.temperature == 0 else {"top_k": picker.top_k, "top_p": picker.top_p, "seed": sampling.seed}
+        )
+        params = self._params(
+            temperature=sampling.temperature,
+            repetition_penalty=picker.penalty,
+            max_tokens=limit,
+            stop_token_ids=sorted(self.stop_ids),
+            detokenize=False,
+            **draws,
         )
         (output,) = self._generate([prompt.cache], [params])
         for token in output.token_ids:
@@ -113,7 +126,7 @@ class VllmLanguage:
                 following[(*answer[:j],)].add(int(token))
         prompts = [torch.cat([prompt.cache, self.embed(begun).cpu()]) if begun else prompt.cache for begun in following]
         params = [
-            self._sampling(temperature=0.0, max_tokens=1, logprob_token_ids=sorted(tokens), detokenize=False)
+            self._params(temperature=0.0, max_tokens=1, logprob_token_ids=sorted(tokens), detokenize=False)
             for tokens in following.values()
         ]
         outputs = dict(zip(following, self._generate(prompts, params), strict=True))
@@ -175,7 +188,10 @@ def open_engine(folder: Path, spec: LanguageModelSpec, device: torch.device) -> 
     )
     tokenizer = load_tokenizer(folder)
     table = table.to(device, getattr(torch, spec.dtype))
-    return VllmLanguage(llm, library.SamplingParams, tokenizer, table, max_context=spec.max_context)
+    generation = load_generation(folder)
+    return VllmLanguage(
+        llm, library.SamplingParams, tokenizer, table, max_context=spec.max_context, generation=generation
+    )
 
 
 def _library() -> Any:

@@ -44,14 +44,14 @@ def question_text(question: str, options: Sequence[str] = ()) -> str:
     """The text of the user's turn.
 
     An open question is unchanged. With options the text is `{question}. Please choose the right answer from the
-    following options: {options}.`, with the options printed as a Python list. A final full stop of the question is
-    removed, as the template adds one; a question mark stays (`…?. Please`), as in the published prompt.
+    following options: {options}.`, with the options printed as a Python list. The question's own last sign stays, as in
+    the published prompt, so there may be two (`…?. Please`, `….. Please`).
     """
     question = question.strip()
     if not options:
         return question
     listed = list(options)
-    return f"{question.rstrip('. ')}. Please choose the right answer from the following options: {listed}."
+    return f"{question}. Please choose the right answer from the following options: {listed}."
 
 
 def build_prompt(tokenizer: Any, question: str, options: Sequence[str] = ()) -> tuple[list[int], list[int]]:

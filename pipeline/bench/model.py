@@ -383,7 +383,6 @@ def random_model(profile: Profile, device: torch.device) -> tuple[Visual, Transf
                 mm_hidden_size=shape.patch_dim,
                 mm_projector_type="mlp2x_gelu",
                 mm_spatial_pool_mode="bilinear",
-                mm_spatial_pool_stride=2,
                 composer_type="sig_pooling",
                 **sizes,
             )

@@ -238,7 +238,15 @@ def test_another_composer_than_the_configuration_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stride", "mode", "patches", "tokens"),
-    [(2, "bilinear", 729, 196), (1, "average", 729, 729), (None, None, 729, 729), (2, "bilinear", 16, 4)],
+    [
+        (None, "bilinear", 729, 196),
+        (2, "bilinear", 729, 196),
+        (4, "bilinear", 729, 196),
+        (1, "bilinear", 729, 196),
+        (None, "bilinear", 16, 4),
+        (None, "none", 729, 729),
+        (2, "none", 729, 729),
+    ],
 )
 def test_the_tokens_of_a_keyframe_are_read(
     stride: int | None, mode: str | None, patches: int, tokens: int, tmp_path: Path
@@ -247,8 +255,9 @@ def test_the_tokens_of_a_keyframe_are_read(
     assert VilampConfig.read(tmp_path / "sig").keyframe_tokens(patches) == tokens
 
 
-def test_a_way_of_pooling_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    tiny.save_vilamp(tmp_path / "sig", mm_spatial_pool_mode="max")
+@pytest.mark.parametrize("mode", ["max", "average", None])
+def test_another_pooling_is_refused(mode: str | None, tmp_path: Path) -> None:
+    tiny.save_vilamp(tmp_path / "sig", mm_spatial_pool_mode=mode)
     with pytest.raises(WeightsInvalid, match="mm_spatial_pool_mode"):
         VilampConfig.read(tmp_path / "sig").keyframe_tokens(729)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import torch
 from index.errors import BudgetExceeded, EngineMissing, ModelError, UsageError
 from model.language.engine import LanguageModel
 from model.language.loader import load_language
+from model.language.sampling import Sampling, TokenPicker
 from model.language.vllm_engine import VllmLanguage, export_language, load_vllm, open_engine
 from model.profiles.profile import LanguageModelSpec, Source
 from tests.support import tiny_checkpoints as tiny
@@ -29,6 +30,10 @@ class SamplingParams:
     """The fields that are used, with the defaults they have there."""
 
     temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
     max_tokens: int | None = 16
     stop_token_ids: list[int] | None = None
     logprobs: int | None = None
@@ -91,7 +96,6 @@ class LLM:
         assert set(prompt) == {"prompt_embeds"}
         embeddings = prompt["prompt_embeds"]
         assert (embeddings.ndim, embeddings.device.type, embeddings.dtype) == (2, "cpu", torch.float32)
-        assert params.temperature == 0.0
         assert params.max_tokens is not None
         self.asked.append((len(embeddings), params))
         prefilled = self.language.prefill(embeddings)
@@ -100,11 +104,15 @@ class LLM:
         if params.logprob_token_ids is not None:
             wanted = {*params.logprob_token_ids, int(logs.argmax())}
             given = [{token: Logprob(float(logs[token])) for token in wanted}]
-        tokens = [int(prefilled.logits.argmax())]
+        config = SimpleNamespace(
+            repetition_penalty=params.repetition_penalty, top_k=params.top_k or None, top_p=params.top_p
+        )
+        picker = TokenPicker(Sampling(params.temperature, params.seed), config)
+        tokens = [picker.pick(prefilled.logits)]
         stops = set(params.stop_token_ids or ())
         while tokens[-1] not in stops and len(tokens) < params.max_tokens:
             longer = torch.cat([embeddings, self.language.embed(tokens)])
-            tokens.append(int(self.language.prefill(longer).logits.argmax()))
+            tokens.append(picker.pick(self.language.prefill(longer).logits))
         return RequestOutput(str(number), [CompletionOutput(0, "", tokens, None, given)])
 
 

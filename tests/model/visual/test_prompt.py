@@ -61,7 +61,7 @@ def test_the_text_of_the_prompt_keeps_its_line_breaks() -> None:
     ("question", "expected"),
     [
         ("Where was it?", "Where was it?. Please choose the right answer from the following options: ['a', \"b's\"]."),
-        (" Name it. ", "Name it. Please choose the right answer from the following options: ['a', \"b's\"]."),
+        (" Name it. ", "Name it.. Please choose the right answer from the following options: ['a', \"b's\"]."),
         ("Name it", "Name it. Please choose the right answer from the following options: ['a', \"b's\"]."),
     ],
 )
