@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
-from model.answers import Answer, AnswerPiece
+from model.answers import GREEDY, Answer, AnswerPiece, Sampling
 from model.encoders.encoder import Encoders, pick_device
 from model.language.engine import LanguageModel
 from model.language.loader import load_language
@@ -61,6 +61,8 @@ class AnswerRequest:
     thread."""
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
     """Vectors of the frame encoder for a slice of rows, float32[n, Df]; only `single_token` weights need them."""
+    sampling: Sampling = GREEDY
+    """How an open answer is decoded; options are compared by likelihood, whatever it is."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -186,7 +188,8 @@ class Answerer:
             yield AnswerPiece("", finish(text, best, tuple(torch.softmax(scores, 0).tolist())))
             return
         sent, tokens = "", list[int]()
-        for token in self.language.decode(prompt, max_new_tokens=self.profile.language_model.max_new_tokens):
+        limit = self.profile.language_model.max_new_tokens
+        for token in self.language.decode(prompt, max_new_tokens=limit, sampling=request.sampling):
             if not tokens:
                 clock.add("first_token", clock.began)
             tokens.append(token)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Answer", "AnswerPiece"]
+from index.errors import UsageError
+
+__all__ = ["GREEDY", "Answer", "AnswerPiece", "Sampling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,27 @@ class AnswerPiece:
     """The next part of the text; may be empty in the last piece."""
     answer: Answer | None = None
     """The complete answer, in the last piece alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an open answer is decoded.
+
+    Raises:
+        UsageError: the temperature is negative, above 5 or not a number, or the seed is negative or above 2⁶³ − 1.
+    """
+
+    temperature: float = 0.0
+    """Divides the logits; 0 for greedy decoding."""
+    seed: int | None = None
+    """Seed of the draws; a random one if None. The same seed gives the same answer on the same device."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 5.0:
+            raise UsageError(f"temperature must be from 0 to 5, got {self.temperature}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
+
+GREEDY = Sampling()
+"""Always the most likely token; the default."""

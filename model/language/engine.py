@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from index.errors import BudgetExceeded, UsageError
-from model.language.sampling import GREEDY, Sampling
+from model.answers import GREEDY, Sampling
 
 __all__ = ["LanguageModel", "PrefilledPrompt", "check_answers", "check_prompt"]
 

@@ -9,39 +9,14 @@ of embeddings has no token ids, for the authors' code as for ours. Does not know
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from index.errors import UsageError
+from model.answers import GREEDY, Sampling
 
-__all__ = ["GREEDY", "Sampling", "TokenPicker", "stop_ids"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How an open answer is decoded.
-
-    Raises:
-        UsageError: the temperature is negative, above 5 or not a number, or the seed is negative or above 2⁶³ − 1.
-    """
-
-    temperature: float = 0.0
-    """Divides the logits; 0 for greedy decoding."""
-    seed: int | None = None
-    """Seed of the draws; a random one if None. The same seed gives the same answer on the same device."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature <= 5.0:
-            raise UsageError(f"temperature must be from 0 to 5, got {self.temperature}")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
-
-
-GREEDY = Sampling()
-"""Always the most likely token; the default."""
+__all__ = ["TokenPicker", "stop_ids"]
 
 
 def stop_ids(config: Any, tokenizer: Any) -> set[int]:

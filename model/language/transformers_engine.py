@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from index.errors import BudgetExceeded
+from model.answers import GREEDY, Sampling
 from model.language.engine import PrefilledPrompt, check_answers, check_prompt
 from model.language.kv_cache import PreallocatedCache, cache_bytes
 from model.language.qwen2 import load_qwen2
-from model.language.sampling import GREEDY, Sampling, TokenPicker, stop_ids
+from model.language.sampling import TokenPicker, stop_ids
 from model.profiles.profile import LanguageModelSpec
 
 __all__ = ["PREFILL_TOKENS", "TransformersLanguage", "load_transformers"]

@@ -30,10 +30,11 @@ from torch import Tensor
 
 from index.errors import EngineMissing, ModelError, WeightsInvalid
 from index.files import cache_folder
+from model.answers import GREEDY, Sampling
 from model.checkpoints.files import stream_tensors, tensor_files
 from model.language.engine import PrefilledPrompt, check_answers, check_prompt
 from model.language.qwen2 import load_generation, load_qwen2, load_tokenizer, resolve_qwen2
-from model.language.sampling import GREEDY, Sampling, TokenPicker, stop_ids
+from model.language.sampling import TokenPicker, stop_ids
 from model.profiles.profile import LanguageModelSpec
 
 __all__ = ["VllmLanguage", "export_language", "load_vllm", "open_engine"]

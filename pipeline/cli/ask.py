@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from index.errors import UsageError
+from model.answers import Sampling
 from model.selection import check_selection
 from pipeline.cli.options import (
     Fill,
@@ -144,6 +145,13 @@ def ask(
             "--max-frames", help="Largest number of frames to read; default: 10,000, or as many as the model can hold."
         ),
     ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, max=5, help="Draw the words of an open answer, the freer the higher; 0: the likeliest."),
+    ] = 0.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of --temperature, to repeat an answer; default: a random one.")
+    ] = None,
     profile: ProfileName = None,
     service: Annotated[
         str | None, typer.Option("--service", help="URL of a model service that answers; loads no model here.")
@@ -165,6 +173,7 @@ def ask(
         question,
         options=options,
         max_frames=max_frames,
+        sampling=Sampling(temperature, seed),
         k=k,
         tau=tau,
         fill=fill,

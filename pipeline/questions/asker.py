@@ -23,6 +23,7 @@ from index.keyframes import relevance
 from index.records import Segment, Time, parse_time, rfc3339
 from index.store import Store
 from index.window import Window
+from model.answers import GREEDY, Sampling
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import Profile, load_profile
 from model.selection import check_selection, keyframe_mask, rows_to_read, select_rows
@@ -287,6 +288,7 @@ class Asker:
         *,
         options: Sequence[str] | None = None,
         max_frames: int | None = None,
+        sampling: Sampling = GREEDY,
         on_text: Callable[[str], None] = lambda _: None,
         **where: Any,
     ) -> Asked:
@@ -296,6 +298,7 @@ class Asker:
             question: the question.
             options: answers to choose from; an open question if None.
             max_frames: largest number of frames to read; 10,000 or the profile's budget if None.
+            sampling: how an open answer is decoded; greedy by default.
             on_text: called with each part of the answer as it is decoded.
             **where: arguments of `select`: streams, start, end, k, tau, fill.
 
@@ -306,7 +309,9 @@ class Asker:
         """
         check_reading(options, max_frames)
         selection = self.select(question, **where)
-        return self.answer(question, selection, options=options, max_frames=max_frames, on_text=on_text)
+        return self.answer(
+            question, selection, options=options, max_frames=max_frames, sampling=sampling, on_text=on_text
+        )
 
     def answer(
         self,
@@ -315,6 +320,7 @@ class Asker:
         *,
         options: Sequence[str] | None = None,
         max_frames: int | None = None,
+        sampling: Sampling = GREEDY,
         on_text: Callable[[str], None] = lambda _: None,
     ) -> Asked:
         """Answer a question from a selection that `select` made for it; arguments as in `ask`.
@@ -335,7 +341,7 @@ class Asker:
         rows = rows_to_read(len(window), selection.keyframes, limit)
         mask = keyframe_mask(selection.keyframes, len(window))
         read = window if len(rows) == len(window) else window.take(rows)
-        *pieces, last = _forward_text(self._pieces(question, choices, read, mask[rows]), on_text)
+        *pieces, last = _forward_text(self._pieces(question, choices, read, mask[rows], sampling), on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
         timings = {**selection.timings, "load": loading, **last.answer.timings}
@@ -355,10 +361,15 @@ class Asker:
         )
 
     def _pieces(
-        self, question: str, choices: tuple[str, ...], read: Window, keyframe: NDArray[np.bool_]
+        self,
+        question: str,
+        choices: tuple[str, ...],
+        read: Window,
+        keyframe: NDArray[np.bool_],
+        sampling: Sampling,
     ) -> Iterator[AnswerPiece]:
         if self.service is not None:
-            return self.service.answer(question, choices, read, keyframe)
+            return self.service.answer(question, choices, read, keyframe, sampling)
         from model import answerer
 
         request = answerer.AnswerRequest(
@@ -369,6 +380,7 @@ class Asker:
             keyframe=keyframe,
             read_patches=lambda part, out: self.store.patches(read.take(part), out),
             read_vectors=lambda part: read.frame_vectors[part],
+            sampling=sampling,
         )
         return self.answerer.answer(request)
 

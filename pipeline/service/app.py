@@ -202,7 +202,7 @@ class ModelService:
 
         def work(job: QueuedRequest) -> Iterator[str | FinishedAnswer]:
             """Answer the question, as a job."""
-            return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens)
+            return self.engine.answer(job, body.question, body.options, rows, body.max_new_tokens, body.sampling)
 
         return await self._answered(request, "answer", work, body.deadline_seconds, AnswerFormat(), stream=body.stream)
 
@@ -240,6 +240,7 @@ class ModelService:
             options=scope.options,
             max_new_tokens=limit,
             where=scope.model_dump(exclude={"options"}),
+            sampling=body.sampling,
         )
         return await self._answered(request, "chat", work, body.deadline_seconds, form, stream=bool(body.stream))
 

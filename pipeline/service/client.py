@@ -31,7 +31,7 @@ from index.errors import (
 )
 from index.records import EncoderIdentity
 from index.window import Window
-from model.answers import Answer, AnswerPiece
+from model.answers import GREEDY, Answer, AnswerPiece, Sampling
 from model.encoders.encoder import Encoders
 from pipeline.service.schemas import (
     AnswerBody,
@@ -166,7 +166,12 @@ class ServiceClient:
         return self._budget[1].unknown_words
 
     def answer(
-        self, question: str, options: tuple[str, ...], window: Window, keyframe: NDArray[np.bool_]
+        self,
+        question: str,
+        options: tuple[str, ...],
+        window: Window,
+        keyframe: NDArray[np.bool_],
+        sampling: Sampling = GREEDY,
     ) -> Iterator[AnswerPiece]:
         """Answer a question from the frames of `window`, whose keyframes are marked in `keyframe`, bool[N].
 
@@ -174,7 +179,14 @@ class ServiceClient:
             SightlineError: an error of the service, as the same class that this process would raise.
             ServiceUnavailable: the connection was lost before the answer was complete.
         """
-        body = _body(AnswerBody, question=question, options=list(options), frames=references(window, keyframe))
+        body = _body(
+            AnswerBody,
+            question=question,
+            options=list(options),
+            frames=references(window, keyframe),
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+        )
         until = time.monotonic() + self.deadline_seconds
         while True:
             body.deadline_seconds = max(0.001, until - time.monotonic())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from index.errors import BudgetExceeded, ModelError, OutOfMemory, SightlineError, mask_url
 from model.answerer import Answerer, AnswerRequest
-from model.answers import Answer, AnswerPiece
+from model.answers import GREEDY, Answer, AnswerPiece, Sampling
 from pipeline.service.admission import QueuedRequest, RequestCancelled
 from pipeline.service.schemas import Budget, ServedProfile, StreamFrames, Usage
 
@@ -175,6 +175,7 @@ class ServiceEngine:
         options: Sequence[str],
         rows: FrameReferences,
         max_new_tokens: int | None,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[str | FinishedAnswer]:
         """Yield the text as it is decoded, then one `FinishedAnswer`. Raises as `Answerer.answer` and `FrameSource`."""
         read = 0
@@ -194,6 +195,7 @@ class ServiceEngine:
             keyframe=rows.keyframe,
             read_patches=read_patches,
             read_vectors=lambda part: self.store.vectors(rows, part),
+            sampling=sampling,
         )
         self._job = job
         try:
@@ -223,6 +225,7 @@ class ServiceEngine:
         options: Sequence[str],
         max_new_tokens: int | None,
         where: dict[str, Any],
+        sampling: Sampling = GREEDY,
     ) -> Iterator[str | FinishedAnswer]:
         """As `answer`, for frames that the service selects; `where` holds arguments of `FrameSource.choose`."""
         rows = self.store.choose(
@@ -230,7 +233,7 @@ class ServiceEngine:
         )
         job.check()
         self.check(rows, question, options)
-        yield from self.answer(job, question, options, rows, max_new_tokens)
+        yield from self.answer(job, question, options, rows, max_new_tokens, sampling)
 
     def embed(self, texts: Sequence[str], encoder: Literal["frame", "patch"]) -> Iterator[NDArray[np.float32]]:
         """Yield one array of text vectors, float32[n, D] of unit norm."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from index.errors import SightlineError, mask_url
 from index.records import EncoderPair
+from model.answers import Sampling
 from model.profiles.profile import DfmSpec
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
     "NewTokens",
     "Options",
     "Problem",
+    "SamplingSeed",
     "Seconds",
     "ServedProfile",
     "StreamFrames",
     "StreamName",
+    "Temperature",
     "TokenText",
     "Usage",
     "code_of",
@@ -55,6 +58,8 @@ Options = Annotated[list[Option], Field(max_length=_MAX_OPTIONS)]
 StreamName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 NewTokens = Annotated[int, Field(ge=1, le=100_000)]
+Temperature = Annotated[float, Field(ge=0, le=5)]
+SamplingSeed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Request(BaseModel):
@@ -101,6 +106,15 @@ class AnswerBody(_Request):
     """Longest time of the request, the wait in the queue included; the service's own limit if null."""
     max_new_tokens: NewTokens | None = None
     """Largest number of tokens of an open answer; the profile's limit if null."""
+    temperature: Temperature = 0.0
+    """Divides the logits of an open answer before a token is drawn; 0 always takes the most likely token."""
+    seed: SamplingSeed | None = None
+    """Seed of the draws; a random one if null."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature and seed."""
+        return Sampling(self.temperature, self.seed)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from index.errors import UsageError
 from index.records import parse_time
-from pipeline.service.schemas import MAX_QUESTION, MAX_STREAMS, NewTokens, Options, Seconds, StreamName
+from model.answers import Sampling
+from pipeline.service.schemas import MAX_QUESTION, MAX_STREAMS, NewTokens, Options, SamplingSeed, Seconds, StreamName
 
 __all__ = ["ChatBody", "FootageScope", "Message", "StreamOptions", "TextPart"]
 
@@ -140,11 +141,11 @@ class ChatBody(_Strict):
     deadline_seconds: Seconds | None = None
     """Longest time of the request, the wait in the queue included; the service's own limit if null."""
     temperature: float | None = Field(default=None, ge=0, le=2)
-    """No effect: the most likely token is always chosen. The reply says so in `sightline.notices`."""
+    """Divides the logits of an open answer before a token is drawn; 0, the default here, takes the most likely one."""
     top_p: float | None = Field(default=None, ge=0, le=1)
-    """No effect, as `temperature`."""
-    seed: int | None = None
-    """No effect: the same request has the same answer."""
+    """No effect: the limit of the checkpoint applies. The reply says so in `sightline.notices`."""
+    seed: SamplingSeed | None = None
+    """Seed of the draws; without a temperature the same request has the same answer in any case."""
     user: str | None = Field(default=None, max_length=512)
     """No effect: the service keeps no record of users."""
     n: Literal[1] | None = None
@@ -206,11 +207,12 @@ class ChatBody(_Strict):
     @property
     def notices(self) -> list[str]:
         """What the user should know about parameters that have no effect."""
-        neutral = {"temperature": (None, 0), "top_p": (None, 1)}
-        unused = [name for name, values in neutral.items() if getattr(self, name) not in values]
-        if not unused:
-            return []
-        return [f"Decoding is greedy: {' and '.join(unused)} had no effect."]
+        return [] if self.top_p in (None, 1) else ["top_p had no effect: the limit of the checkpoint applies."]
+
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature and seed."""
+        return Sampling(self.temperature or 0.0, self.seed)
 
 
 def question_of(messages: list[Message]) -> str:

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from index.errors import UsageError, WeightsInvalid
+from model.answers import Sampling
 from model.language.loader import load_language
 from model.language.qwen2 import load_generation
-from model.language.sampling import Sampling, TokenPicker, stop_ids
+from model.language.sampling import TokenPicker, stop_ids
 from model.language.transformers_engine import TransformersLanguage
 from model.profiles.profile import LanguageModelSpec, Source
 from tests.support import tiny_checkpoints as tiny

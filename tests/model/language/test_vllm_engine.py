@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from index.errors import BudgetExceeded, EngineMissing, ModelError, UsageError
+from model.answers import Sampling
 from model.language.engine import LanguageModel
 from model.language.loader import load_language
-from model.language.sampling import Sampling, TokenPicker
+from model.language.sampling import TokenPicker
 from model.language.vllm_engine import VllmLanguage, export_language, load_vllm, open_engine
 from model.profiles.profile import LanguageModelSpec, Source
 from tests.support import tiny_checkpoints as tiny
