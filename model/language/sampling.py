@@ -3,7 +3,7 @@
     logits ─ repetition penalty ─▶ ─ temperature 0: the largest ──────────────▶ token
                                    └ temperature > 0: top-k, top-p, one draw ─┘
 
-The order and the formulas are those of transformers' `generate`. The penalty counts the generated tokens alone: a prompt
+The order and the formulas are those of transformers' `generate`. The penalty counts generated tokens alone: a prompt
 of embeddings has no token ids, for the authors' code as for ours. Does not know models.
 """
 

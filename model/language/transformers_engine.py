@@ -106,7 +106,7 @@ class TransformersLanguage:
 
     @torch.inference_mode()
     def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int, sampling: Sampling = GREEDY) -> Iterator[int]:
-        """Token ids one by one until the end of the turn, whose own token is not yielded; see `LanguageModel.decode`."""
+        """Token ids one by one until the end of the turn, whose own token is not yielded; see `LanguageModel`."""
         logits, picker = prompt.logits, TokenPicker(sampling, self.model.generation_config)
         for step in range(max_new_tokens):
             token = picker.pick(logits)
