@@ -28,12 +28,13 @@ coverage: setup  ## Measure which lines the tests of the packages run (system te
 demo: setup  ## Render two cameras, ingest them, ask, write demo-out/report.html
 	$(BIN)/sightline demo --out demo-out
 
-lint: setup  ## ruff, mypy --strict, the layers of the packages, and the structure of the tree
+lint: setup  ## ruff, mypy --strict, the layers, the structure of the tree, and the types of the desk's page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python infra/lint/structure.py
+	infra/web/check.sh
 
 docs: setup  ## Build the documentation into site/, without warnings
 	$(BIN)/mkdocs build --strict --quiet
