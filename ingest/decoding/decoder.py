@@ -36,7 +36,7 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import PacketInfo, PacketPlan
 from ingest.decoding.sampler import Sampler
 
-__all__ = ["OpenVideo", "RgbFrame", "decode", "open_video", "sections"]
+__all__ = ["OpenVideo", "RgbFrame", "StartProbe", "check_pixels", "decode", "open_video", "sections"]
 
 _PROBE_PACKETS, _PROBE_SECONDS, _PROBE_BYTES = 1500, 12.0, 64 * 2**20
 # Codecs in which each packet is one shown frame. VP8, for example, has hidden frames in packets of their own.
@@ -98,39 +98,64 @@ def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> OpenVi
         DecodeFailed: frames are larger than `limits.pixels`.
     """
     demuxer = Demuxer.open(source)
-    context = demuxer.stream.codec_context
-    if context.width * context.height > limits.pixels:
-        raise DecodeFailed(f"frames of {context.width} × {context.height} exceed the limit of {limits.pixels} pixels")
+    check_pixels(demuxer, limits)
     video = OpenVideo(demuxer, rest=demuxer.packets())
     _probe(video, fps)
     return video
 
 
+def check_pixels(demuxer: Demuxer, limits: DecodeLimits) -> None:
+    """Raise DecodeFailed if the header announces frames that are larger than `limits.pixels`."""
+    context = demuxer.stream.codec_context
+    if context.width * context.height > limits.pixels:
+        raise DecodeFailed(f"frames of {context.width} × {context.height} exceed the limit of {limits.pixels} pixels")
+
+
+@dataclass(slots=True)
+class StartProbe:
+    """The packets at the start of a file, as far as they tell when its first frame is shown."""
+
+    times: list[float] = field(default_factory=list)
+    """Seconds of each packet that is shown."""
+    hidden: list[float] = field(default_factory=list)
+    """Seconds of each packet that is not."""
+    _count: int = 0
+    _bytes: int = 0
+
+    @property
+    def first(self) -> float | None:
+        """Seconds of the first frame, None if no packet has a time."""
+        return min(self.times or self.hidden, default=None)
+
+    def add(self, packet: Any) -> bool:
+        """Add the next packet. Returns whether these are enough."""
+        self._count, self._bytes = self._count + 1, self._bytes + packet.size
+        at = packet_seconds(packet)
+        if at is not None:
+            (self.hidden if packet.is_discard else self.times).append(at)
+            if at - (self.times or self.hidden)[0] > _PROBE_SECONDS:
+                return True
+        return self._count > _PROBE_PACKETS or self._bytes > _PROBE_BYTES
+
+
 def _probe(video: OpenVideo, fps: float) -> None:
     """Determine mode and first pts from the packets at the start of the file, and keep those packets in `head`."""
     sync_points: list[float] = []
-    times: list[float] = []
-    hidden: list[float] = []
-    is_sync_point, size = _intra_test(video.demuxer.stream, _SYNC_POINT), 0
+    is_sync_point, start = _intra_test(video.demuxer.stream, _SYNC_POINT), StartProbe()
     try:
         for packet in video.rest:
             video.head.append(packet)
-            size += packet.size
             at = packet_seconds(packet)
-            if at is not None:
-                (hidden if packet.is_discard else times).append(at)
-                if not packet.is_discard and is_sync_point(packet):
-                    sync_points.append(at)
-                if at - (times or hidden)[0] > _PROBE_SECONDS:
-                    break
-            if len(video.head) > _PROBE_PACKETS or size > _PROBE_BYTES:
+            if at is not None and not packet.is_discard and is_sync_point(packet):
+                sync_points.append(at)
+            if start.add(packet):
                 break
     except (av.error.FFmpegError, OSError) as error:
         video.rest = _raising(error)
-    times = times or hidden
-    if not times:
+    first = start.first
+    if first is None:
         return
-    video.first_pts = first = min(times)
+    video.first_pts = first
     if (
         len(sync_points) >= 3
         and _widest_gap(sync_points) <= _max_sync_gap(video.demuxer.stream, fps)

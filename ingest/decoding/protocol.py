@@ -2,7 +2,8 @@
 
 Pixels go through shared memory, everything else through two pipes. From the worker: a header, then its body.
 
-    OPENED   JSON: mode, first (pts in seconds), duration (seconds or null), created (ISO 8601 or null)
+    OPENED   JSON; of a process that decodes or cuts: mode, first (pts in seconds), duration (seconds or null), created
+             (ISO 8601 or null)
     FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
     SEGMENT  `SEGMENT_BODY`; of a process that cuts, see `ingest.segments.cutter`: the segment is in the shared memory,
              and the process waits for one byte before it writes the next

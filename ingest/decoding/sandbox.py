@@ -35,7 +35,7 @@ from ingest.decoding.timeline import Discontinuity
 from ingest.sources.files import fetched
 from ingest.sources.start_time import find_start
 
-__all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames", "shared_memory"]
+__all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames", "receive_info", "shared_memory"]
 
 
 @dataclass(slots=True)
@@ -62,6 +62,22 @@ class VideoInfo:
         shown = "; ".join(str(step) for step in self.discontinuities[:3])
         more = self.discontinuity_count - len(self.discontinuities[:3])
         return f"{name}: {shown}" + (f"; and {more} more" if more else "")
+
+
+def receive_info(reader: MessageReader) -> VideoInfo:
+    """The first message of a confined process: what it found when it opened the file. Raises what it reports."""
+    kind, body = reader.receive()
+    if kind != OPENED:
+        reader.raise_reported(kind, body)
+    try:
+        values = json.loads(body)
+        mode, first, duration = values["mode"], float(values["first"]), values["duration"]
+        created = datetime.fromisoformat(values["created"]) if values["created"] else None
+        if mode not in MODES or not math.isfinite(first) or not (duration is None or math.isfinite(duration)):
+            raise ValueError(mode)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reader.raise_invalid()
+    return VideoInfo(mode, first, duration, created)
 
 
 class Decoding:
@@ -116,18 +132,7 @@ class Decoding:
     def info(self) -> VideoInfo:
         """What the process found when it opened the file. Raises as iteration does."""
         if self._info is None:
-            kind, body = self._reader.receive()
-            if kind != OPENED:
-                self._reader.raise_reported(kind, body)
-            try:
-                values = json.loads(body)
-                mode, first, duration = values["mode"], float(values["first"]), values["duration"]
-                created = datetime.fromisoformat(values["created"]) if values["created"] else None
-                if mode not in MODES or not math.isfinite(first) or not (duration is None or math.isfinite(duration)):
-                    raise ValueError(mode)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                self._reader.raise_invalid()
-            self._info = VideoInfo(mode, first, duration, created)
+            self._info = receive_info(self._reader)
         return self._info
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:

@@ -20,13 +20,12 @@ from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageErro
 from index.files import write_atomically
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.sandbox import Decoding
 from ingest.footage_plan import plan_footage
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
 from ingest.segments.cutter import CutSegment
-from ingest.segments.cutting import cut
+from ingest.segments.cutting import Cutting
 from ingest.sources.files import fetched
 from ingest.sources.naming import FileName, Overlap
 from ingest.sources.start_time import FoundStart, find_start
@@ -77,13 +76,13 @@ def segments_of(
         The time of the segment's first frame with the source of that time, and the segment.
 
     Raises:
-        NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutting` and `ingest.decoding.sandbox`.
+        NotVideo, NoFrames, DecodeFailed, MessageTooLarge: see `ingest.segments.cutting.Cutting`.
     """
-    with Decoding(path, name=name, limits=limits) as decoding:  # a malformed file must fail here, before it is cut
-        info = decoding.info()
+    with Cutting(path, name=name, seconds=seconds, max_bytes=max_bytes, limits=limits) as cutting:
+        info = cutting.info()  # a malformed file fails here, before it is cut
         began = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
-    for segment in cut(path, name=name, seconds=seconds, max_bytes=max_bytes, limits=limits):
-        yield began._replace(micros=began.micros + round((segment.pts - info.first) * 1e6)), segment
+        for segment in cutting:
+            yield began._replace(micros=began.micros + round((segment.pts - info.first) * 1e6)), segment
 
 
 def publish_segment(

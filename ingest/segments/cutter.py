@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,9 +21,10 @@ from typing import Any, Literal
 import av
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SightlineError, shown_text
+from ingest.decoding.decoder import OpenVideo, StartProbe, check_pixels
 from ingest.decoding.demuxer import Demuxer, frame_seconds
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.protocol import DONE, SEGMENT, SEGMENT_BODY
+from ingest.decoding.protocol import DONE, OPENED, SEGMENT, SEGMENT_BODY
 from ingest.decoding.worker import ParentPipes
 
 __all__ = ["FORMATS", "CutSegment", "Media", "SegmentFile", "cut_file", "fits"]
@@ -50,46 +52,117 @@ def cut_file(parent: ParentPipes, order: Any, source: int, memory: int, limits: 
     """Cut one file and send its segments to the parent: a task of `ingest.decoding.worker`.
 
     Args:
-        order: `seconds` and `max_bytes`, see `ingest.segments.cutting.cut`.
+        order: `seconds` and `max_bytes`, see `ingest.segments.cutting.Cutting`.
         source: descriptor of the file, open for reading.
-        memory: descriptor of the shared memory, which takes one segment at a time.
-        limits: not used.
+        memory: descriptor of the shared memory, in which one segment at a time is written.
+        limits: `pixels` is the largest size of a frame.
     """
-    formats, shared, first = list(FORMATS.values()), mmap.mmap(memory, 0), True
+    formats, shared = list(FORMATS.values()), _SharedFile(mmap.mmap(memory, 0))
+    demuxer = Demuxer.open(source)
     try:
-        for segment in _cut_source(source, order["seconds"], order["max_bytes"]):
-            if len(segment.payload) > len(shared):
-                raise MessageTooLarge(
-                    f"the segment at {segment.pts:.0f} s has {len(segment.payload)} bytes; cut shorter"
-                )
-            if not first:
-                parent.wait_copied()
-            first = False
-            shared[: len(segment.payload)] = segment.payload
-            values = (segment.pts, segment.duration, formats.index(segment.media_type), len(segment.payload))
-            parent.send(SEGMENT, SEGMENT_BODY.pack(*values))
+        check_pixels(demuxer, limits)
+        packets = _CountedPackets(demuxer)
+        video = OpenVideo(demuxer, first_pts=packets.probe())
+        created = demuxer.created.isoformat() if demuxer.created else None
+        parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
+        for segment in _cut_all(packets, order["seconds"], order["max_bytes"], shared):
+            duration, size = segment.finish(), shared.size
+            parent.send(
+                SEGMENT,
+                SEGMENT_BODY.pack(segment.began, duration, formats.index(FORMATS[segment.kind]), size),
+            )
+            parent.wait_copied()
+            shared.clear()
     except SightlineError:
         raise
     except Exception as error:  # of PyAV, which has its own for what a file contains
         raise DecodeFailed(
             f"cutting ended early ({type(error).__name__}: {shown_text(str(error))}); the segments before were cut"
         ) from error
+    finally:
+        demuxer.container.close()
     parent.send_json(DONE)
 
 
-def _cut_source(source: int, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
-    demuxer = Demuxer.open(source)
-    try:
-        while True:
-            stream = demuxer.stream
-            kind = next((name for name in FORMATS if fits(name, stream)), None)
-            if kind is None:
-                raise NotVideo(f"{stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first")
-            yield from _cut(demuxer, kind, seconds, max_bytes)
-            if not demuxer.next_program():
-                return
-    finally:
-        demuxer.container.close()
+class _SharedFile:
+    """A file in the shared memory, as PyAV writes to it."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory, self._at, self.size = memoryview(memory), 0, 0
+
+    def clear(self) -> None:
+        """Begin the next file."""
+        self._at = self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`. Raises MessageTooLarge where the memory ends."""
+        end = self._at + len(data)
+        if end > len(self._memory):
+            raise MessageTooLarge(f"a segment has more than {len(self._memory)} bytes; cut shorter")
+        self._memory[self._at : end] = data
+        self._at, self.size = end, max(self.size, end)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; returns the new position."""
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+
+class _CountedPackets:
+    """The packets of a file, each with the number of discontinuities up to it."""
+
+    def __init__(self, demuxer: Demuxer) -> None:
+        self.demuxer = demuxer
+        self._head: list[tuple[Any, int]] = []
+        self._rest = self._counted()
+        self._error: Exception | None = None
+
+    def _counted(self) -> Iterator[tuple[Any, int]]:
+        for packet in self.demuxer.packets():
+            yield packet, self.demuxer.timeline.count
+
+    def probe(self) -> float:
+        """Read the packets at the start and keep them; seconds of the first frame."""
+        start = StartProbe()
+        try:
+            for item in self._rest:
+                self._head.append(item)
+                if start.add(item[0]):
+                    break
+        except (av.error.FFmpegError, OSError) as error:
+            self._error = error
+        return start.first or 0.0
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Those that were kept, then the others. Raises av.error.FFmpegError and OSError."""
+        head, self._head = self._head, []
+        yield from head
+        if self._error is not None:
+            raise self._error
+        yield from self._rest
+
+    def next_program(self) -> bool:
+        """Continue with the file's next program, see `Demuxer.next_program`."""
+        if not self.demuxer.next_program():
+            return False
+        self._rest = self._counted()
+        return True
+
+
+def _cut_all(packets: _CountedPackets, seconds: float, max_bytes: int, file: _SharedFile) -> Iterator[SegmentFile]:
+    while True:
+        stream = packets.demuxer.stream
+        kind = next((name for name in FORMATS if fits(name, stream)), None)
+        if kind is None:
+            raise NotVideo(f"{stream.codec_context.name} fits neither MP4 nor Matroska; convert the file first")
+        yield from _cut(packets, kind, seconds, max_bytes, file)
+        if not packets.next_program():
+            return
 
 
 def fits(kind: str, stream: Any) -> bool:
@@ -102,27 +175,29 @@ def fits(kind: str, stream: Any) -> bool:
         return False
 
 
-def _cut(demuxer: Demuxer, kind: str, seconds: float, max_bytes: int) -> Iterator[CutSegment]:
-    """Segments of the present stream. None reaches across a gap in time: it ends before the first intra frame
-    behind."""
+def _cut(
+    packets: _CountedPackets, kind: str, seconds: float, max_bytes: int, file: _SharedFile
+) -> Iterator[SegmentFile]:
+    """Segments of the present stream, to be finished one after the other. None reaches across a gap in time: it ends
+    before the first intra frame behind."""
     segment: SegmentFile | None = None
-    stream, timeline, length = demuxer.stream, demuxer.timeline, frame_seconds(demuxer.stream)
-    gaps = timeline.count
+    demuxer = packets.demuxer
+    stream, most, length, gaps = demuxer.stream, demuxer.timeline.gap, frame_seconds(demuxer.stream), 0
     try:
-        for packet in demuxer.packets():
+        for packet, count in packets:
             if packet.pts is None:
                 packet.pts = packet.dts
             if packet.pts is None:
                 continue  # a packet without any time cannot be placed
             at = float(packet.pts * packet.time_base)
             full = segment is not None and (at - segment.began >= seconds - length / 2 or at < segment.began)
-            if packet.is_keyframe and (segment is None or full or timeline.count > gaps):
+            if packet.is_keyframe and (segment is None or full or count > gaps):
                 if segment is not None:
-                    yield segment.close()
-                segment, gaps = SegmentFile(kind, stream, packet, length), timeline.count
+                    yield segment
+                segment, gaps = SegmentFile(kind, stream, packet, length, file), count
             if segment is None or at < segment.began:
                 continue  # before the first intra frame, or shown before the intra frame that the segment begins with
-            if timeline.count > gaps and at - segment.ends > timeline.gap:
+            if count > gaps and at - segment.ends > most:
                 continue  # behind a gap and before an intra frame: it refers to frames from before the gap
             segment.add(packet, at)
             if segment.size > max_bytes:
@@ -132,10 +207,10 @@ def _cut(demuxer: Demuxer, kind: str, seconds: float, max_bytes: int) -> Iterato
                 )
     except (av.error.FFmpegError, OSError) as error:
         if segment is not None:
-            yield segment.close()
+            yield segment
         raise DecodeFailed(f"reading ended early ({error}); the segments before were cut") from error
     if segment is not None:
-        yield segment.close()
+        yield segment
 
 
 class SegmentFile:
@@ -146,6 +221,7 @@ class SegmentFile:
         stream: the `av.VideoStream` that packets come from.
         first: the first packet, an intra frame; `add` it too.
         frame_seconds: duration of packets that have none.
+        file: what it is written to; memory of its own when None.
 
     Attributes:
         began: pts of the first packet, in seconds.
@@ -153,12 +229,14 @@ class SegmentFile:
         size: bytes of all packets.
     """
 
-    def __init__(self, kind: str, stream: Any, first: Any, frame_seconds: float) -> None:
+    def __init__(
+        self, kind: str, stream: Any, first: Any, frame_seconds: float, file: _SharedFile | None = None
+    ) -> None:
         self.kind, self.frame_seconds, self.size = kind, frame_seconds, 0
         self.base, self.zero = first.time_base, first.pts
         self.began = self.ends = float(first.pts * first.time_base)
         self.file = io.BytesIO()
-        self.out: Any = av.open(self.file, "w", format=kind)
+        self.out: Any = av.open(file or self.file, "w", format=kind)
         self.stream = self.out.add_stream_from_template(stream)
         self.stream.time_base = self.base
 
@@ -175,7 +253,12 @@ class SegmentFile:
         packet.stream = self.stream
         self.out.mux(packet)
 
-    def close(self) -> CutSegment:
-        """Finish the file."""
+    def finish(self) -> float:
+        """Finish the file; seconds from its first frame to the end of its last."""
         self.out.close()
-        return CutSegment(self.began, self.ends - self.began, self.file.getvalue(), FORMATS[self.kind])
+        return self.ends - self.began
+
+    def close(self) -> CutSegment:
+        """Finish a file in memory of its own; the segment."""
+        duration = self.finish()
+        return CutSegment(self.began, duration, self.file.getvalue(), FORMATS[self.kind])

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import DecodeFailed, MessageTooLarge, NotVideo, SourceNotFound
+from index.records import to_micros
 from ingest.decoding.decoder_process import DecoderProcess
 from ingest.decoding.limits import DecodeLimits
-from ingest.decoding.protocol import FAILED, HEADER, SEGMENT, SEGMENT_BODY
+from ingest.decoding.protocol import FAILED, HEADER, OPENED, SEGMENT, SEGMENT_BODY
+from ingest.decoding.sandbox import Decoding
 from ingest.decoding.worker import ParentPipes
+from ingest.kafka.publisher import segments_of
 from ingest.segments.cutter import CutSegment, SegmentFile, cut_file
-from ingest.segments.cutting import cut
+from ingest.segments.cutting import Cutting, cut
 from tests.support.footage import make_video
 
 B_FRAMES = ":bframes=2:b-adapt=0"
@@ -172,7 +176,7 @@ def cut_here(path: Path) -> None:
     """Run the task of the confined process in this one."""
     with path.open("rb") as file, tempfile.TemporaryFile() as memory, open(os.devnull, "wb") as out:
         memory.truncate(2**20)
-        parent = ParentPipes(out, io.BytesIO())
+        parent = ParentPipes(out, io.BytesIO(bytes(10)))  # every segment is copied at once
         cut_file(parent, {"seconds": 1, "max_bytes": 2**20}, file.fileno(), memory.fileno(), DecodeLimits())
 
 
@@ -202,10 +206,15 @@ def packed(kind: bytes, body: bytes) -> bytes:
     return HEADER.pack(kind, len(body)) + body
 
 
+OPEN = packed(OPENED, b'{"mode": "all", "first": 0.0, "duration": null, "created": null}')
+
+
+@pytest.mark.parametrize("before", [b"", OPEN])
 @pytest.mark.parametrize(
     "sent",
     [
         packed(b"?", b""),
+        packed(OPENED, b'{"mode": "all", "first": Infinity, "duration": null, "created": null}'),
         packed(SEGMENT, b""),
         packed(SEGMENT, SEGMENT_BODY.pack(math.nan, 1, 0, 1)),
         packed(SEGMENT, SEGMENT_BODY.pack(0, math.inf, 0, 1)),
@@ -217,9 +226,11 @@ def packed(kind: bytes, body: bytes) -> bytes:
     ],
 )
 def test_messages_of_a_process_that_was_taken_over_are_refused(
-    sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: bytes, sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.segments.cutting.DecoderProcess", type("Sending", (TakenOver,), {"sent": sent}))
+    monkeypatch.setattr(
+        "ingest.segments.cutting.DecoderProcess", type("Sending", (TakenOver,), {"sent": before + sent})
+    )
     (tmp_path / "v.mp4").write_bytes(b"footage")
     with pytest.raises(DecodeFailed, match=r"^front: the decoder sent an invalid message"):
         list(cut(tmp_path / "v.mp4", name="front", max_bytes=1000))
@@ -252,3 +263,39 @@ def test_a_playlist_is_not_cut(tmp_path: Path) -> None:
     )
     with pytest.raises(NotVideo):
         list(cut(tmp_path / "v.mp4"))
+
+
+def test_one_process_opens_and_cuts_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "v.ts", seconds=30, gop=10, first=1.4, x264=B_FRAMES)
+    started: list[str] = []
+
+    class Started(DecoderProcess):
+        def __init__(self, order: Any, *, source: int, memory: int) -> None:
+            started.append(order["task"])
+            super().__init__(order, source=source, memory=memory)
+
+    with Decoding(tmp_path / "v.ts") as decoding:
+        expected = decoding.info()
+    monkeypatch.setattr("ingest.segments.cutting.DecoderProcess", Started)
+    monkeypatch.setattr("ingest.decoding.sandbox.DecoderProcess", Started)
+    began = datetime(2024, 3, 1, 8, tzinfo=UTC)
+    found = list(segments_of(tmp_path / "v.ts", "gate", start=began, seconds=10))
+    assert started == ["cut"]
+    assert [at.micros for at, _ in found] == [to_micros(began) + i * 10_000_000 for i in range(3)]
+    assert found[0][1].pts == pytest.approx(expected.first, abs=1e-6)
+    with Cutting(tmp_path / "v.ts") as cutting:
+        info = cutting.info()
+    assert (info.first, info.duration, info.created) == (expected.first, expected.duration, expected.created)
+
+
+@pytest.mark.parametrize("leap", [3.0, 40.0])
+def test_a_gap_at_the_start_ends_a_segment_and_one_later_does_too(tmp_path: Path, leap: float) -> None:
+    times = [i / 10 for i in range(30)]
+    times += [times[-1] + leap + i / 10 for i in range(300)]
+    times += [times[-1] + leap + i / 10 for i in range(30)]
+    make_video(tmp_path / "v.mkv", times=times, gop=10)
+    found = list(cut(tmp_path / "v.mkv", seconds=20))
+    lengths = [segment.duration for segment in found]
+    if leap > 10:  # longer than `Timeline.gap`: no segment reaches across it
+        assert [round(length) for length in lengths] == [3, 20, 10, 3]
+    assert sum(len(shown(segment)) for segment in found) == len(times)
