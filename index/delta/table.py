@@ -68,10 +68,11 @@ class StoreTable:
 
     Args:
         uri: path or URL of the table.
-        name: one of `schemas.TABLES`.
+        name: one of `schemas.TABLES`, or another name with `schema`, `writer` and `partitions`.
         options: options of the object store, as deltalake takes them.
         schema: the Arrow schema; that of `schemas.TABLES` when None.
         writer: how Parquet files are written; chosen by `name` when None.
+        partitions: the partition columns; those of `schemas.TABLES` when None.
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class StoreTable:
         *,
         schema: pa.Schema | None = None,
         writer: WriterProperties | None = None,
+        partitions: Sequence[str] | None = None,
     ) -> None:
         self.uri, self.name, self.options = uri, name, options
-        self.schema, self.partitions = schema or TABLES[name][0], TABLES[name][1]
+        self.schema = schema or TABLES[name][0]
+        self.partitions = list(TABLES[name][1] if partitions is None else partitions)
         self.writer = writer or _WRITER[name]
         self._lock = threading.Lock()
         self._handle: DeltaTable | None = None
