@@ -39,6 +39,9 @@ With `.<digest of a stream>`, of this stream. Without, as earlier versions count
 DELETION_KEY = "sightline.deletion"
 """Table property of `segments`, with `.<digest of a stream>`: a deletion in progress, see `index.commits.deletion`."""
 
+HOLDS_KEY = "sightline.holds"
+"""Table property of `segments`, with `.<digest of a stream>`: its evidence locks, see `index.commits.held`."""
+
 MAX_STREAM_CHARACTERS = 128
 """The largest number of characters of a stream id."""
 

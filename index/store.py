@@ -33,11 +33,13 @@ from numpy.typing import NDArray
 
 from index.columns import digest, to_matrix
 from index.commits.append import append
+from index.commits.held import Hold
 from index.delta.row_filter import in_window, of_streams
 from index.errors import EmptyWindow, StoreCorrupt, UsageError, mask_url
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
 from index.maintenance.expiry import Expired, apply_retention
+from index.maintenance.holds import list_holds, place, release
 from index.maintenance.retention import finish_deletions, forget
 from index.maintenance.rules import RetentionRule
 from index.maintenance.verification import verify
@@ -435,9 +437,21 @@ class Store:
         names = [n for name in streams for n in (match_streams([name], held) if is_pattern(name) else [name])]
         return list(dict.fromkeys(names))
 
-    def forget(self, stream_id: str, before: int | None = None) -> int:
+    def forget(self, stream_id: str, before: int | None = None, *, keep_held: bool = False) -> int:
         """Delete a stream's frames for good; see `index.maintenance.retention.forget`."""
-        return forget(self.tables, self.vectors.shards, stream_id, before)
+        return forget(self.tables, self.vectors.shards, stream_id, before, keep_held=keep_held)
+
+    def holds(self, stream_id: str | None = None) -> list[Hold]:
+        """The evidence locks of a stream, of all streams when None; by stream and start."""
+        return list_holds(self.tables, stream_id)
+
+    def hold(self, stream_id: str, start: int, end: int, *, reason: str, placed_by: str) -> Hold:
+        """Protect footage from deletion; see `index.maintenance.holds.place`."""
+        return place(self.tables, stream_id, start, end, reason=reason, placed_by=placed_by)
+
+    def release(self, hold_id: str, *, reason: str) -> Hold:
+        """End a hold; see `index.maintenance.holds.release`."""
+        return release(self.tables, hold_id, reason=reason)
 
 
 def _check_order(start: int | None, end: int | None) -> None:

@@ -6,10 +6,12 @@ The table `segments` has two properties for each stream that footage was deleted
                                                   deleted footage may be stored again
     sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows", then
                                                   "... files" while files are removed from the disk, and empty when
-                                                  all is done
+                                                  all is done; a fourth word lists held stretches, "<start>:<end>,…",
+                                                  UTC microseconds, that the deletion leaves
 
 1. `begin` sets both. From then on the deletion takes place: by the same process, or, if that is killed, by the next
    append to the stream, the next `forget` and the next `compact`.
+   A deletion of held footage (`index.commits.held`) is refused in that commit, or leaves what is held.
 2. `delete_rows` sets the generation of `frames` and `patches` too. Every append requires the generation that it began
    with, so an append that is in progress is refused at its next commit and begins again.
 3. Rows are deleted by one commit in each table, which carries the transaction ("sightline.deletion/<digest>",
@@ -30,8 +32,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.columns import digest, sql_string, sql_timestamp
+from index.commits.held import Stretch, holds_of, merged
 from index.delta.row_filter import of_streams
-from index.errors import CommitFenced, StoreBusy, mask_url
+from index.errors import CommitFenced, FootageHeld, StoreBusy, mask_url
+from index.records import rfc3339
 from index.schemas import DELETION_KEY, GENERATION_KEY
 from index.tables import Tables
 
@@ -39,10 +43,12 @@ __all__ = [
     "ATTEMPTS",
     "Deletion",
     "begin",
+    "check_held",
     "delete_rows",
     "deletion_in_progress",
     "finish",
     "generations_for_append",
+    "parse_deletion",
     "requirement",
 ]
 
@@ -65,9 +71,13 @@ class Deletion:
     has_rows: bool = True
     """Whether rows may be left; otherwise only files are."""
 
+    kept: tuple[Stretch, ...] = ()
+    """Held stretches before `before` that are not deleted, ascending and apart from each other."""
+
     def __str__(self) -> str:
         before = _ALL if self.before is None else self.before
-        return f"{self.generation} {before} {'rows' if self.has_rows else 'files'}"
+        kept = ",".join(f"{start}:{end}" for start, end in self.kept)
+        return f"{self.generation} {before} {'rows' if self.has_rows else 'files'} {kept}".rstrip()
 
 
 def requirement(stream_id: str, generation: int) -> dict[str, str]:
@@ -77,7 +87,12 @@ def requirement(stream_id: str, generation: int) -> dict[str, str]:
 
 def deletion_in_progress(tables: Tables, stream_id: str) -> Deletion | None:
     """The deletion of a stream's footage that was not completed, if there is one."""
-    return _parse(tables.segments.newest_configuration().get(_name(DELETION_KEY, stream_id), ""))
+    return parse_deletion(tables.segments.newest_configuration(), stream_id)
+
+
+def parse_deletion(configuration: Mapping[str, str], stream_id: str) -> Deletion | None:
+    """The deletion of a stream's footage in the properties of `segments`, None if all are complete."""
+    return _parse(configuration.get(_name(DELETION_KEY, stream_id), ""))
 
 
 def generations_for_append(tables: Tables, streams: Iterable[str]) -> dict[str, int]:
@@ -92,24 +107,52 @@ def generations_for_append(tables: Tables, streams: Iterable[str]) -> dict[str, 
     return generations
 
 
-def begin(tables: Tables, stream_id: str, before: int | None) -> Deletion:
+def begin(tables: Tables, stream_id: str, before: int | None, *, keep_held: bool = False) -> Deletion:
     """Record that the frames of a stream before `before`, UTC microseconds, are deleted; all frames when None.
+
+    Args:
+        keep_held: leave footage that is held, instead of refusing to delete any.
 
     Returns:
         The deletion: this one, or one that another process began in the meantime, which must be completed first.
+
+    Raises:
+        FootageHeld: footage before that time is held, and `keep_held` is False; nothing is deleted.
     """
     begun: list[Deletion] = []
 
     def change(held: Mapping[str, str]) -> dict[str, str]:
         pending = _parse(held.get(_name(DELETION_KEY, stream_id), ""))
         generation = int(held.get(_name(GENERATION_KEY, stream_id), "0")) + 1
-        begun.append(pending or Deletion(generation, before))
+        kept = check_held(held, stream_id, before, keep_held=keep_held)
+        begun.append(pending or Deletion(generation, before, kept=kept))
         if pending:
             return {}
         return {**requirement(stream_id, generation), _name(DELETION_KEY, stream_id): str(begun[-1])}
 
     tables.segments.change_configuration(change)
     return begun[-1]
+
+
+def check_held(
+    configuration: Mapping[str, str], stream_id: str, before: int | None, *, keep_held: bool
+) -> tuple[Stretch, ...]:
+    """The held stretches of a stream before `before`, UTC microseconds.
+
+    Raises:
+        FootageHeld: there are some, and `keep_held` is False.
+    """
+    holds = holds_of(configuration, stream_id)
+    kept = tuple(merged(((hold.start, hold.end) for hold in holds), before))
+    if kept and not keep_held:
+        first = next(hold for hold in holds if before is None or hold.start < before)
+        more = f" and {len(kept) - 1} more stretches" if len(kept) > 1 else ""
+        raise FootageHeld(
+            f"{stream_id}: {rfc3339(first.start)} to {rfc3339(first.end)}{more} is held as evidence by "
+            f"{first.placed_by} ({first.reason}); nothing was deleted: delete everything else with --except-held, or "
+            "let an administrator release it (`sightline evidence release`)"
+        )
+    return kept
 
 
 def delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
@@ -132,15 +175,17 @@ def _delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
     app, number = _application(stream_id), deletion.generation
     for table in (tables.frames, tables.patches):
         table.configure(requirement(stream_id, number))
-    where = _predicate(tables, stream_id, deletion.before)
-    if deletion.before is not None and (tables.patches.transaction_versions([app])[app] or 0) < number:
-        tables.patch_store.make_independent(stream_id, deletion.before, app)
+    where = _predicate(tables, stream_id, deletion)
+    if (tables.patches.transaction_versions([app])[app] or 0) < number:
+        begins = [start for start, _ in deletion.kept]
+        for time in begins if deletion.before is None else [*begins, deletion.before]:
+            tables.patch_store.make_independent(stream_id, time, app)
     removed = tables.frames.delete_once(where, app, number)
     tables.patches.delete_once(where, app, number)
-    if deletion.before is None:
+    if deletion.before is None and not deletion.kept:
         tables.segments.delete_once(where, app, number)
     else:
-        _correct_segments(tables, stream_id, deletion.before, number)
+        _correct_segments(tables, stream_id, deletion)
     return removed
 
 
@@ -161,39 +206,52 @@ def _advance(tables: Tables, stream_id: str, deletion: Deletion, then: Deletion 
     tables.segments.change_configuration(change)
 
 
-def _predicate(tables: Tables, stream_id: str, before: int | None) -> str:
+def _predicate(tables: Tables, stream_id: str, deletion: Deletion) -> str:
     """The rows of `frames` and `patches` that are deleted."""
     of_stream = f"stream_id = {sql_string(stream_id)}"
-    if before is None:
+    if deletion.before is None and not deletion.kept:
         return of_stream
     parts = [table.read(["segment"], of_streams([stream_id]))["segment"] for table in (tables.frames, tables.patches)]
     held = {key for part in parts for key in pc.unique(part.cast(pa.string())).to_pylist()}
     listed = tables.segments.read(["segment"], of_streams([stream_id]))["segment"].to_pylist()
-    early = f"captured_at < {sql_timestamp(before)}"
+    early = "TRUE" if deletion.before is None else f"captured_at < {sql_timestamp(deletion.before)}"
+    for start, end in deletion.kept:
+        early += f" AND NOT (captured_at >= {sql_timestamp(start)} AND captured_at < {sql_timestamp(end)})"
     if unlisted := sorted(held.difference(listed)):
         early = f"({early} OR segment IN ({', '.join(map(sql_string, unlisted))}))"
     return f"{of_stream} AND {early}"
 
 
-def _correct_segments(tables: Tables, stream_id: str, before: int, number: int) -> None:
-    """Delete the segments that end by `before`, and correct the number of frames of those that contain it."""
+def _correct_segments(tables: Tables, stream_id: str, deletion: Deletion) -> None:
+    """Delete the segments without footage that is left, and correct the number of frames of the others."""
     app, table = _application(stream_id), tables.segments
     reached = table.transaction_versions([app])[app]
-    if (reached or 0) >= number:
+    if (reached or 0) >= deletion.generation:
         return
-    time = pa.scalar(before, pa.timestamp("us", "UTC"))
     rows = table.read(table.schema.names, of_streams([stream_id]))
-    rows = rows.filter(pc.and_(pc.less(rows["start"], time), pc.greater(rows["end"], time)))
+    left = tables.frames.read(["segment"], of_streams([stream_id]))["segment"].cast(pa.string())
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
+    replace_where = f"stream_id = {sql_string(stream_id)}"
+    remaining = pc.is_in(rows["segment"].cast(pa.string()), pa.array(list(counts), pa.string()))
+    for first, last in deletion.kept:
+        remaining = pc.or_(
+            remaining, pc.and_(pc.less(rows["start"], _time(last)), pc.greater(rows["end"], _time(first)))
+        )
+    if deletion.before is not None:
+        replace_where += f" AND start < {sql_timestamp(deletion.before)}"
+        remaining = pc.or_(remaining, pc.greater(rows["end"], _time(deletion.before)))
+        remaining = pc.and_(remaining, pc.less(rows["start"], _time(deletion.before)))
+    rows = rows.filter(remaining)
     if len(rows):
-        left = tables.frames.read(["segment"], of_streams([stream_id]))["segment"].cast(pa.string())
-        counts = {row["values"]: row["counts"] for row in pc.value_counts(left).to_pylist()}
         frames = pa.array([counts.get(key, 0) for key in rows["segment"].to_pylist()], pa.int64())
         rows = rows.set_column(rows.schema.get_field_index("frames"), table.schema.field("frames"), frames)
     table.append_and_advance(
-        rows if len(rows) else table.schema.empty_table(),
-        {app: (reached, number)},
-        replace=f"stream_id = {sql_string(stream_id)} AND start < {sql_timestamp(before)}",
+        rows if len(rows) else table.schema.empty_table(), {app: (reached, deletion.generation)}, replace=replace_where
     )
+
+
+def _time(micros: int) -> pa.Scalar:
+    return pa.scalar(micros, pa.timestamp("us", "UTC"))
 
 
 def _name(key: str, stream_id: str) -> str:
@@ -208,5 +266,11 @@ def _application(stream_id: str) -> str:
 def _parse(text: str) -> Deletion | None:
     if not text:
         return None
-    generation, before, left = text.split()
-    return Deletion(int(generation), None if before == _ALL else int(before), left == "rows")
+    generation, before, left, *kept = text.split()
+    stretches = [each.split(":") for each in kept[0].split(",")] if kept else []
+    return Deletion(
+        int(generation),
+        None if before == _ALL else int(before),
+        left == "rows",
+        tuple((int(start), int(end)) for start, end in stretches),
+    )

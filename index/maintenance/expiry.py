@@ -5,6 +5,9 @@ hour (by a 24th of the time if that is less), so that a run every few minutes do
 time. Of a stream with too many bytes the oldest UTC days are deleted; if only one day is left, its oldest part, so that
 nine tenths of the allowed bytes remain. Sizes are those of the files that the newest version lists.
 
+What is held as evidence (`index.maintenance.holds`) stays and is reported. Its bytes, by its share of the frames of each
+day, do not count, so that a hold does not make other footage of the stream expire earlier.
+
 Deleting is done by `index.maintenance.retention`, which removes the files from the disk at once.
 """
 
@@ -17,8 +20,10 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from index.columns import day_of
+from index.commits.held import Stretch, merged
 from index.delta.failures import translate_errors
-from index.delta.row_filter import on_day
+from index.delta.row_filter import in_window, on_day
+from index.maintenance.holds import list_holds
 from index.maintenance.retention import forget
 from index.maintenance.rules import RetentionRule
 from index.search.faiss_shards import FaissShards
@@ -47,6 +52,8 @@ class Expired(BaseModel):
     """Number of frames."""
     bytes: int
     """Bytes of files that the stream has less than before."""
+    held: int = 0
+    """Number of frames before this time, one a second, that evidence locks keep."""
 
 
 def stream_bytes(tables: Tables) -> dict[str, dict[str, int]]:
@@ -76,7 +83,7 @@ def apply_retention(
         dry_run: delete nothing; the result has no frames and no bytes.
 
     Returns:
-        The streams that something was deleted of, by name.
+        The streams that something was deleted of, or is held of, by name.
 
     Raises:
         StoreError: a deletion failed; the same call completes it.
@@ -87,17 +94,35 @@ def apply_retention(
         pattern = next((each for each in rules if matches(stream, each)), None)
         if pattern is None:
             continue
-        cut = _cut(tables, stream, days, rules[pattern], now)
+        kept = merged((hold.start, hold.end) for hold in list_holds(tables, stream))
+        cut = _cut(tables, stream, days, rules[pattern], now, kept)
         if cut is None:
             continue
-        frames = 0 if dry_run else forget(tables, shards, stream, cut, staging=False)
-        after = 0 if dry_run else sum(stream_bytes(tables).get(stream, {}).values())
-        gone = 0 if dry_run else sum(days.values()) - after
-        expired.append(Expired(stream_id=stream, pattern=pattern, before=cut, frames=frames, bytes=gone))
+        held, free = _held_before(tables, stream, cut, kept)
+        frames = forget(tables, shards, stream, cut, staging=False, keep_held=True) if free and not dry_run else 0
+        after = sum(stream_bytes(tables).get(stream, {}).values()) if free and not dry_run else sum(days.values())
+        gone = sum(days.values()) - after
+        expired.append(Expired(stream_id=stream, pattern=pattern, before=cut, frames=frames, bytes=gone, held=held))
     return expired
 
 
-def _cut(tables: Tables, stream: str, days: Mapping[str, int], rule: RetentionRule, now: int) -> int | None:
+def _held_before(tables: Tables, stream: str, cut: int, kept: Sequence[Stretch]) -> tuple[int, bool]:
+    """How many frames before `cut` (UTC microseconds) are held, and whether any is not."""
+    if not kept:
+        return 0, True
+    rows = tables.frames.read(["captured_at"], in_window([stream], None, cut))
+    times = rows["captured_at"].cast(pa.int64()).to_pylist()
+    held = sum(_is_held(time, kept) for time in times)
+    return held, held < len(times)
+
+
+def _is_held(time: int, kept: Sequence[Stretch]) -> bool:
+    return any(start <= time < end for start, end in kept)
+
+
+def _cut(
+    tables: Tables, stream: str, days: Mapping[str, int], rule: RetentionRule, now: int, kept: Sequence[Stretch]
+) -> int | None:
     """The time before which frames of a stream are deleted, UTC microseconds; None if all may stay."""
     dates = sorted(day for day in days if day)
     cuts: list[int] = []
@@ -106,20 +131,37 @@ def _cut(tables: Tables, stream: str, days: Mapping[str, int], rule: RetentionRu
         limit = now - round(rule.days * _DAY)
         cuts.append(limit - limit % step)
     if rule.bytes is not None and sum(days.values()) > rule.bytes:
-        cuts.append(_cut_by_bytes(tables, stream, days, dates, rule.bytes))
+        counted = {day: round(size * _free_share(tables, stream, day, kept)) for day, size in days.items()}
+        if sum(counted.values()) > rule.bytes:
+            cuts.append(_cut_by_bytes(tables, stream, counted, dates, rule.bytes, kept))
     cut = max(cuts, default=None)
     if cut is None or not dates or dates[0] > day_of(cut):
         return None
     return cut if dates[0] < day_of(cut) or _times(tables, stream, dates[0])[0] < cut else None
 
 
-def _cut_by_bytes(tables: Tables, stream: str, days: Mapping[str, int], dates: Sequence[str], allowed: int) -> int:
+def _free_share(tables: Tables, stream: str, day: str, kept: Sequence[Stretch]) -> float:
+    """The share of a day's frames that is not held."""
+    if not day or not any(day_of(start) <= day <= day_of(end) for start, end in kept):
+        return 1.0
+    times = _times(tables, stream, day)
+    return sum(not _is_held(time, kept) for time in times) / max(1, len(times))
+
+
+def _cut_by_bytes(
+    tables: Tables,
+    stream: str,
+    days: Mapping[str, int],
+    dates: Sequence[str],
+    allowed: int,
+    held: Sequence[Stretch],
+) -> int:
     total = sum(days.values())
     for i, date in enumerate(dates[:-1]):
         total -= days[date]
         if total <= allowed:
             return _times(tables, stream, dates[i + 1])[0]
-    times = _times(tables, stream, dates[-1])
+    times = [time for time in _times(tables, stream, dates[-1]) if not _is_held(time, held)]
     kept = int(len(times) * min(1.0, _SHARE * allowed / max(1, total)))
     return times[len(times) - kept] if kept else times[-1] + 1
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 
 from index.columns import day_of
-from index.commits.deletion import Deletion, begin, delete_rows, deletion_in_progress, finish
+from index.commits.deletion import Deletion, begin, check_held, delete_rows, deletion_in_progress, finish
 from index.errors import UnknownStream
 from index.schemas import compose_stream_id, decode_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
@@ -25,7 +25,13 @@ __all__ = ["finish_deletions", "forget", "unfinished_deletions"]
 
 
 def forget(
-    tables: Tables, shards: FaissShards, stream_id: str, before: int | None = None, *, staging: bool = True
+    tables: Tables,
+    shards: FaissShards,
+    stream_id: str,
+    before: int | None = None,
+    *,
+    staging: bool = True,
+    keep_held: bool = False,
 ) -> int:
     """Delete a stream's frames captured before `before`, UTC microseconds; all frames when None.
 
@@ -43,16 +49,18 @@ def forget(
     Raises:
         UnknownStream: the store has no such stream.
         UsageError: not a valid name of a stream.
+        FootageHeld: footage before that time is held, and `keep_held` is False.
         StoreFull: no space is left. The deletion is recorded; `forget` completes it when there is space.
     """
     stream_id = compose_stream_id(stream_id)
     pending = deletion_in_progress(tables, stream_id)
     if not pending and not tables.read_segments(stream_id) and not _has_files(tables, stream_id):
         raise UnknownStream(f"{stream_id}: the store has no such stream; `sightline streams` lists those it has")
+    check_held(tables.segments.configuration(), stream_id, before, keep_held=keep_held)
     removed = 0
     while True:
         _drop_shards(shards, stream_id, before)  # first: what a shard contains is found by a search
-        deletion = pending or begin(tables, stream_id, before)
+        deletion = pending or begin(tables, stream_id, before, keep_held=keep_held)
         removed += _complete(tables, shards, stream_id, deletion, staging=staging)
         if deletion.before == before and (pending is None or pending.has_rows):
             return removed
@@ -87,7 +95,7 @@ def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Del
     standing = StandingQuestionStore(tables.url)
     if staging or deletion.before is None:
         standing.delete_state(stream_id)
-    if deletion.before is None:
+    if deletion.before is None and not deletion.kept:
         standing.forget_stream(stream_id)
     files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")
     if staging and files.exists(staged):

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,8 +35,9 @@ from hypothesis.stateful import (
 from index.columns import digest, segment_key
 from index.commits import bulk
 from index.commits.deletion import deletion_in_progress
+from index.commits.held import merged
 from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
-from index.errors import StoreFull, UnknownStream
+from index.errors import FootageHeld, StoreBusy, StoreFull, UnknownStream
 from index.patches.codec import PatchEncoding
 from index.records import FrameRecords, Segment
 from index.schemas import GENERATION_KEY
@@ -99,6 +99,12 @@ class Model:
     frames: dict[str, set[int]] = field(default_factory=lambda: {name: set() for name in STREAMS})
     segments: dict[str, Segment] = field(default_factory=dict)
     offset: int = 0
+    holds: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Stream, start and end of each hold, by id."""
+
+    def held(self, stream: str, before: int | None) -> list[tuple[int, int]]:
+        """The held stretches of a stream before a time."""
+        return merged([(start, end) for name, start, end in self.holds.values() if name == stream], before)
 
     def add(self, segment: Segment, frames: FrameRecords) -> None:
         """A segment was stored."""
@@ -108,12 +114,19 @@ class Model:
             self.frames[segment.stream_id].update(frames.captured_at.tolist())
 
     def forget(self, stream: str, before: int | None) -> None:
-        """Footage was deleted."""
-        self.frames[stream] = {t for t in self.frames[stream] if before is not None and t >= before}
+        """Footage was deleted, except what is held."""
+        kept = self.held(stream, before)
+
+        def stays(time: int) -> bool:
+            return (before is not None and time >= before) or any(start <= time < end for start, end in kept)
+
+        self.frames[stream] = {t for t in self.frames[stream] if stays(t)}
         self.segments = {
             key: segment
             for key, segment in self.segments.items()
-            if segment.stream_id != stream or (before is not None and segment.end > before)
+            if segment.stream_id != stream
+            or (before is not None and segment.end > before)
+            or any(segment.start < end and segment.end > start for start, end in kept)
         }
 
 
@@ -246,18 +259,35 @@ class StoreMachine(RuleBasedStateMachine):
             }
             self.stopped["consume"] = left
 
-    @rule(stream=st.sampled_from(STREAMS), second=st.one_of(st.none(), st.integers(0, 24)), plan=FAULTS)
-    def forget(self, stream: str, second: int | None, plan: tuple[str, int] | None) -> None:
+    @rule(
+        stream=st.sampled_from(STREAMS),
+        second=st.one_of(st.none(), st.integers(0, 24)),
+        keep_held=st.booleans(),
+        plan=FAULTS,
+    )
+    def forget(self, stream: str, second: int | None, keep_held: bool, plan: tuple[str, int] | None) -> None:
         before = None if second is None else BEGAN + second * SECOND
         began = deletion_in_progress(self.store.tables, stream)
         held = {(stream, t) for t in self.model.frames[stream]}
+        refused = []
 
         def act() -> None:
-            with suppress(UnknownStream):
-                self.store.forget(stream, before)
+            try:
+                self.store.forget(stream, before, keep_held=keep_held)
+            except UnknownStream:
+                pass
+            except FootageHeld:
+                refused.append(stream)
 
         generation = self.generation(stream)
-        if self.run("forget", plan, act):
+        whole = self.run("forget", plan, act)
+        if refused:
+            assert self.model.held(stream, before), "a deletion is refused although nothing is held"
+            assert not keep_held
+            assert self.generation(stream) == generation
+            self.counts["refused deletions"] += 1
+            return
+        if whole:
             self.stopped.pop(f"forget {stream}", None)
             self.model.forget(stream, before)
             return
@@ -265,6 +295,31 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.forget(stream, before)
         if began or self.generation(stream) != generation:
             self.stopped.setdefault(f"forget {stream}", set()).update(held)
+
+    @rule(stream=st.sampled_from(STREAMS), first=st.integers(0, 24), length=st.integers(1, 8), plan=FAULTS)
+    def hold(self, stream: str, first: int, length: int, plan: tuple[str, int] | None) -> None:
+        start, end = BEGAN + first * SECOND, BEGAN + (first + length) * SECOND
+        pending = deletion_in_progress(self.store.tables, stream)
+
+        def act() -> None:
+            try:
+                self.store.hold(stream, start, end, reason="case 7", placed_by="ada")
+            except UnknownStream:
+                assert not any(segment.stream_id == stream for segment in self.model.segments.values())
+            except StoreBusy:
+                assert pending is not None, "a hold is refused although no deletion is in progress"
+                assert pending.has_rows
+                self.counts["refused holds"] += 1
+
+        self.run("hold", plan, act)
+        self.model.holds = {each.id: (each.stream_id, each.start, each.end) for each in self.store.holds()}
+
+    @precondition(lambda self: self.model.holds)
+    @rule(data=st.data(), plan=FAULTS)
+    def release(self, data: st.DataObject, plan: tuple[str, int] | None) -> None:
+        chosen = data.draw(st.sampled_from(sorted(self.model.holds)))
+        if self.run("release", plan, lambda: self.store.release(chosen, reason="closed")):
+            del self.model.holds[chosen]
 
     def generation(self, stream: str) -> int:
         """The number of deletions of a stream that were begun."""
@@ -300,6 +355,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = list(zip(rows["stream_id"].to_pylist(), times, strict=True))
         expected = {(stream, t) for stream, some in self.model.frames.items() for t in some}
         maybe: set[tuple[str, int]] = set().union(*self.stopped.values())
+        assert {each.id for each in self.store.holds()} == set(self.model.holds)
         assert len(found) == len(set(found)), "a frame is stored twice"
         assert expected - maybe <= set(found), "a frame is lost"
         assert set(found) <= expected | maybe, "a frame that was deleted, or never stored, is there"
