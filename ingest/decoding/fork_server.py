@@ -37,6 +37,8 @@ _TASKS = {
     "decode": ("ingest.decoding.worker", "decode_file"),
     "cut": ("ingest.segments.cutter", "cut_file"),
     "clip": ("ingest.segments.joiner", "write_clip"),
+    "encode": ("ingest.segments.transcoder", "encode_clip"),
+    "probe": ("ingest.segments.transcoder", "probe_file"),
 }
 """Module and function of each task. They are imported by name, since this package must not depend on others."""
 

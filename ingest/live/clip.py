@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
@@ -21,10 +22,10 @@ from index.records import rfc3339
 from index.schemas import check_stream_id
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import open_regular
-from ingest.segments.clipping import ClipWriter, clip_kind
+from ingest.segments.clipping import ClipKind, ClipSpan, ClipWriter, Encoding, clip_kind
 from ingest.segments.names import NamedSegment, day_of, parse_name
 
-__all__ = ["ClipReport", "clip", "recorded"]
+__all__ = ["ClipReport", "clip", "clip_recorded", "fetch_segment", "recorded"]
 
 _DAY = 86_400_000_000  # microseconds
 _MAX_SEGMENT = 3600 * 1_000_000  # the longest segment in microseconds, see `ingest.messages`
@@ -106,25 +107,8 @@ def clip(place: str, stream: str, start: int, end: int, out: Path, *, limits: De
             f"{stream}: nothing is recorded in {mask_url(place)} between {rfc3339(start)} and {rfc3339(end)}"
         )
     try:
-        with (
-            tempfile.TemporaryFile(prefix="sightline-") as part,
-            atomic_file(out) as path,
-            path.open("xb+") as file,
-            ClipWriter(
-                part.fileno(),
-                file.fileno(),
-                kind=kind,
-                start=start,
-                end=end,
-                name=stream,
-                limits=limits,
-                input_bytes=len(segments) * _SEGMENT_BYTES,
-            ) as writer,
-        ):
-            for segment in segments:
-                _fetch(f"{place}/{segment.name}", part)
-                writer.add(segment.start, segment.end)
-            span = writer.finish()
+        with atomic_file(out) as path, path.open("xb+") as file:
+            span = clip_recorded(place, segments, file.fileno(), kind=kind, start=start, end=end, limits=limits)
     except OSError as error:
         raise SourceNotFound(f"{out}: cannot be written ({error.strerror or error})") from None
     return ClipReport(
@@ -138,8 +122,60 @@ def clip(place: str, stream: str, start: int, end: int, out: Path, *, limits: De
     )
 
 
-def _fetch(uri: str, part: IO[bytes]) -> None:
-    """Replace the content of the open file `part` by a segment's."""
+def clip_recorded(
+    place: str,
+    segments: Sequence[NamedSegment],
+    out: int,
+    *,
+    kind: ClipKind,
+    start: int,
+    end: int,
+    limits: DecodeLimits | None = None,
+    encoding: Encoding | None = None,
+    on_start: Callable[[ClipWriter], None] = lambda writer: None,
+) -> ClipSpan:
+    """Write the footage of recorded segments between two times to an open file.
+
+    Args:
+        place: the URL of the recording's folder or bucket.
+        segments: of one stream, ascending, at least one; see `recorded`.
+        out: descriptor of the file, open for reading and writing.
+        kind: the clip's container.
+        start, end: UTC microseconds.
+        limits: limits of the process that reads the segments.
+        encoding: how the clip is encoded; packets are copied when None.
+        on_start: called with the writer before the first segment is read.
+
+    Raises:
+        EmptyWindow, SourceNotFound, NotVideo, DecodeFailed, OSError: as `clip`.
+    """
+    with (
+        tempfile.TemporaryFile(prefix="sightline-") as part,
+        ClipWriter(
+            part.fileno(),
+            out,
+            kind=kind,
+            start=start,
+            end=end,
+            name=segments[0].stream,
+            limits=limits,
+            input_bytes=len(segments) * _SEGMENT_BYTES,
+            encoding=encoding,
+        ) as writer,
+    ):
+        on_start(writer)
+        for segment in segments:
+            fetch_segment(f"{place}/{segment.name}", part)
+            writer.add(segment.start, segment.end)
+        return writer.finish()
+
+
+def fetch_segment(uri: str, part: IO[bytes]) -> None:
+    """Replace the content of the open file `part` by that of a recorded segment.
+
+    Raises:
+        SourceNotFound: the segment cannot be read.
+    """
     part.seek(0)
     part.truncate()
     if uri.startswith("file://"):

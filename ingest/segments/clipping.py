@@ -13,17 +13,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from index.errors import EmptyWindow, UsageError, mask_url
 from index.records import rfc3339
 from ingest.decoding.decoder_process import DecoderProcess, MessageReader
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import CLIPPED, DONE
+from ingest.segments.redaction import Box
 
-__all__ = ["ClipSpan", "ClipWriter", "clip_file", "clip_kind"]
+__all__ = ["ClipKind", "ClipSpan", "ClipWriter", "Encoding", "Redaction", "clip_file", "clip_kind"]
 
-ClipKind = Literal["mp4", "matroska"]
+ClipKind = Literal["mp4", "matroska", "webm"]
 _MOST_BYTES = 2**40
 """Largest clip that a process may write, if nothing else bounds it."""
 
@@ -42,6 +43,39 @@ class ClipSpan:
     """The number of parts it was cut from."""
     missing_seconds: float
     """Seconds between parts that no footage covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A box that is removed from the frames of a stretch of time, see `ingest.segments.redaction`."""
+
+    start: int
+    """UTC microseconds."""
+    end: int
+    """UTC microseconds, exclusive."""
+    box: Box
+    """Left, top, right and bottom, as shares of the picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How a clip is encoded again, instead of being copied."""
+
+    codec: str
+    """FFmpeg's name of the encoder, see `ingest.segments.transcoder.video_encoder`."""
+    fps: float = 25.0
+    """Most frames a second."""
+    width: int = 1280
+    """Largest width, in pixels."""
+    fragments: bool = False
+    """Whether the file can be read before it is complete."""
+    redactions: tuple[Redaction, ...] = ()
+    """What is removed."""
+
+    def order(self) -> dict[str, Any]:
+        """The fields of the order for `ingest.segments.transcoder.encode_clip`."""
+        boxes = [[each.start, each.end, list(each.box)] for each in self.redactions]
+        return {**{name: getattr(self, name) for name in ("codec", "fps", "width", "fragments")}, "boxes": boxes}
 
 
 def clip_kind(path: str | Path) -> ClipKind:
@@ -67,6 +101,8 @@ class ClipWriter:
         name: of the footage, in error messages; credentials in it are masked.
         limits: limits of the process.
         input_bytes: size of all parts together, which bounds the CPU time; that of `source` by default.
+        output_bytes: most bytes of a clip that is written to a file.
+        encoding: how the clip is encoded; packets are copied when None.
 
     Raises:
         UsageError: `start` is not before `end`.
@@ -84,6 +120,7 @@ class ClipWriter:
         limits: DecodeLimits | None = None,
         input_bytes: int = 0,
         output_bytes: int = _MOST_BYTES,
+        encoding: Encoding | None = None,
     ) -> None:
         if start >= end:
             raise UsageError(f"{rfc3339(start)} is not before {rfc3339(end)}")
@@ -98,6 +135,8 @@ class ClipWriter:
             "input_bytes": input_bytes,
             "output_bytes": output_bytes,
         }
+        if encoding is not None:
+            order |= {"task": "encode", **encoding.order()}
         self._process = DecoderProcess(order, source=source, memory=out)
         self._messages = MessageReader(self._process, name=self.name, stall_seconds=limits.stall_seconds)
 
@@ -151,6 +190,10 @@ class ClipWriter:
         self.span = ClipSpan(first, end, frames, parts, missing / 1e6)
         return read
 
+    def stop(self) -> None:
+        """End the process now, from another thread; what waits for it raises DecodeFailed."""
+        self._process.kill()
+
     def __enter__(self) -> ClipWriter:
         return self
 
@@ -170,8 +213,9 @@ def clip_file(
     kind: ClipKind = "mp4",
     name: str,
     limits: DecodeLimits | None = None,
+    encoding: Encoding | None = None,
 ) -> ClipSpan:
-    """Write the footage of one ordinary file between two times, without encoding it again.
+    """Write the footage of one ordinary file between two times, without encoding it again unless `encoding` says how.
 
     The clip begins with the last intra frame at or before `start`, so up to one group of pictures earlier. The file is
     not read before it, where its format has an index. Times are those under which `ingest` stores the file's frames.
@@ -185,6 +229,7 @@ def clip_file(
         kind: the clip's container.
         name: of the file, in error messages; credentials in it are masked.
         limits: limits of the process.
+        encoding: how the clip is encoded; packets are copied when None.
 
     Raises:
         UsageError: `start` is not before `end`.
@@ -192,6 +237,8 @@ def clip_file(
         NotVideo, DecodeFailed: the file cannot be read, or the process fails. What was written is not usable.
         SandboxUnavailable: `limits.require_sandbox`, and the process is not confined.
     """
-    with ClipWriter(source, out, kind=kind, start=start, end=end, name=name, limits=limits) as writer:
+    with ClipWriter(
+        source, out, kind=kind, start=start, end=end, name=name, limits=limits, encoding=encoding
+    ) as writer:
         writer.add(began)
         return writer.finish()
