@@ -33,18 +33,20 @@ from numpy.typing import NDArray
 
 from index.columns import digest, to_matrix
 from index.commits.append import append
+from index.commits.deletion import check_held
 from index.commits.held import Hold
 from index.delta.row_filter import in_window, of_streams
 from index.errors import EmptyWindow, StoreCorrupt, UsageError, mask_url
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
 from index.maintenance.expiry import Expired, apply_retention
-from index.maintenance.holds import list_holds, place, release
+from index.maintenance.holds import held_frames, list_holds, place, release
 from index.maintenance.retention import finish_deletions, forget
 from index.maintenance.rules import RetentionRule
 from index.maintenance.verification import verify
 from index.patches.codec import PatchEncoding
 from index.records import ClockFold, ClockSource, EncoderPair, FrameRecords, Segment, rfc3339
+from index.schemas import compose_stream_id
 from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 from index.search.scores import ScoredFrames
@@ -440,6 +442,14 @@ class Store:
     def forget(self, stream_id: str, before: int | None = None, *, keep_held: bool = False) -> int:
         """Delete a stream's frames for good; see `index.maintenance.retention.forget`."""
         return forget(self.tables, self.vectors.shards, stream_id, before, keep_held=keep_held)
+
+    def check_held(self, stream_id: str, before: int | None = None, *, keep_held: bool = False) -> None:
+        """Raise FootageHeld where `forget` with these arguments would, before anything else is deleted."""
+        check_held(self.tables.segments.configuration(), compose_stream_id(stream_id), before, keep_held=keep_held)
+
+    def held_seconds(self, stream_id: str, before: int | None = None) -> int:
+        """Number of frames, one a second, before `before` (UTC microseconds) that evidence locks keep."""
+        return held_frames(self.tables, compose_stream_id(stream_id), before)
 
     def holds(self, stream_id: str | None = None) -> list[Hold]:
         """The evidence locks of a stream, of all streams when None; by stream and start."""

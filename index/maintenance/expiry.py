@@ -5,8 +5,8 @@ hour (by a 24th of the time if that is less), so that a run every few minutes do
 time. Of a stream with too many bytes the oldest UTC days are deleted; if only one day is left, its oldest part, so that
 nine tenths of the allowed bytes remain. Sizes are those of the files that the newest version lists.
 
-What is held as evidence (`index.maintenance.holds`) stays and is reported. Its bytes, by its share of the frames of each
-day, do not count, so that a hold does not make other footage of the stream expire earlier.
+What is held as evidence (`index.maintenance.holds`) stays and is reported. Its bytes, by its share of the frames of
+each day, do not count, so that a hold does not make other footage of the stream expire earlier.
 
 Deleting is done by `index.maintenance.retention`, which removes the files from the disk at once.
 """

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 
 from index.commits.deletion import parse_deletion
-from index.commits.held import Hold, all_holds, holds_name, holds_of, holds_text, uncovered
+from index.commits.held import Hold, all_holds, holds_name, holds_of, holds_text, merged, uncovered
 from index.delta.row_filter import in_window
 from index.errors import StoreBusy, UnknownStream, UsageError, mask_url
 from index.records import rfc3339
@@ -41,9 +41,10 @@ def list_holds(tables: Tables, stream_id: str | None = None) -> list[Hold]:
     return all_holds(held) if stream_id is None else holds_of(held, stream_id)
 
 
-def held_frames(tables: Tables, hold: Hold) -> int:
-    """Number of frames, one a second, that a hold keeps at present."""
-    return len(tables.frames.read(["captured_at"], in_window([hold.stream_id], hold.start, hold.end)))
+def held_frames(tables: Tables, stream_id: str, before: int | None = None) -> int:
+    """Number of frames of a stream, one a second, before `before` (UTC microseconds) that holds keep at present."""
+    stretches = merged(((hold.start, hold.end) for hold in list_holds(tables, stream_id)), before)
+    return sum(len(tables.frames.read(["captured_at"], in_window([stream_id], *each))) for each in stretches)
 
 
 def place(

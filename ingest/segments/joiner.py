@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import av
@@ -96,6 +98,9 @@ class _Clip:
     base: Any = None
     shape: tuple[Any, ...] = ()
     last_dts: int = -(2**62)
+    guesses: bool = False  # whether the container has no times of decoding of its own
+    depth: int = 0  # packets that come before one that is shown earlier
+    waiting: list[int] = field(default_factory=list)  # times of presentation of as many packets
     spoke: float = 0.0
 
     def add(self, source: int, start: int, end: int | None, limits: DecodeLimits) -> None:
@@ -107,10 +112,15 @@ class _Clip:
         """
         video = open_video(source, limits)
         first, used = video.first_pts, False
+        self.guesses = self.guesses or video.demuxer.counts_from_zero  # Matroska has times of presentation alone
         for stream, packets in sections(video, max(0.0, (self.start - start) / 1e6)):
             length = frame_seconds(stream)
             shape = _shape(stream)
-            for packet, at in self._wanted(packets, start, first, end, length):
+            wanted = self._wanted(packets, start, first, end, length)
+            if self.guesses and not self.frames:
+                head = list(islice(wanted, _REORDER_PACKETS))
+                self.depth, wanted = _reordering([at for _, at in head]), chain(head, wanted)
+            for packet, at in wanted:
                 if self.out is None:
                     self._open(stream, shape, at)
                 elif shape != self.shape:
@@ -184,11 +194,14 @@ class _Clip:
     def _mux(self, packet: Any, at: int, frame_seconds: float) -> None:
         scale = packet.time_base / self.base
         pts = round((at - self.first) / 1e6 / self.base)
-        behind = 0 if packet.dts is None or packet.pts is None else round((packet.pts - packet.dts) * scale)
         length = float(packet.duration * packet.time_base) if packet.duration else frame_seconds
         packet.duration = max(1, round(length / self.base))
+        if self.guesses:
+            dts = self._decoding_time(pts, packet.duration)
+        else:
+            dts = pts if packet.dts is None or packet.pts is None else pts - round((packet.pts - packet.dts) * scale)
         packet.pts = pts
-        packet.dts = self.last_dts = max(self.last_dts + 1, pts - behind)
+        packet.dts = self.last_dts = max(self.last_dts + 1, dts)
         packet.time_base = self.base
         packet.stream = self.stream
         self.out.mux(packet)
@@ -196,6 +209,17 @@ class _Clip:
         self.reached = max(self.reached, at + round(length * 1e6))
         if time.monotonic() - self.spoke > _BEAT_SECONDS:
             self.report()
+
+    def _decoding_time(self, pts: int, length: int) -> int:
+        """A time of decoding for the next packet of a format that has none: never after `pts`, and ascending.
+
+        It is the smallest of the last d + 1 times of presentation, where at most d packets come before one that is
+        shown earlier.
+        """
+        if not self.waiting:
+            self.waiting = [pts - (self.depth + 1 - i) * length for i in range(1, self.depth + 1)]
+        insort(self.waiting, pts)
+        return self.waiting.pop(0)
 
     def report(self, *, read: bool = False) -> None:
         """Tell the parent how far the clip is, and whether its part was read."""
@@ -214,6 +238,12 @@ class _Clip:
         """Finish the file."""
         if self.out is not None:
             self.out.close()
+
+
+def _reordering(times: Sequence[int]) -> int:
+    """The most packets that come before one that is shown earlier, for the times of packets in the order of
+    decoding."""
+    return max((sum(before > at for before in times[:i]) for i, at in enumerate(times)), default=0)
 
 
 def _shape(stream: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Removal of parts of pictures: what a box covers becomes a few flat cells, from which it cannot be restored.
 
-A cell has the mean colour of what it covers. There are at most `CELLS` × `CELLS` of them in a box, whatever its size, so
-that at most that many colours remain of a face. This module does not know where faces are.
+A cell has the mean colour of what it covers. There are at most `CELLS` × `CELLS` of them in a box, whatever its size,
+so that at most that many colours remain of a face. This module does not know where faces are.
 """
 
 from __future__ import annotations

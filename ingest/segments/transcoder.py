@@ -1,7 +1,7 @@
 """Decoding and encoding of footage for a browser: H.264 in MP4 (VP9 in WebM without an H.264 encoder), boxes removed.
 
-This module reads untrusted files and runs in a confined process. `ingest.segments.clipping.ClipWriter` starts it with an
-`Encoding`, and gives it the parts of the footage one after the other, as it does for `ingest.segments.joiner`.
+This module reads untrusted files and runs in a confined process. `ingest.segments.clipping.ClipWriter` starts it with
+an `Encoding`, and gives it the parts of the footage one after the other, as it does for `ingest.segments.joiner`.
 `ingest.segments.playing` asks for `probe_file`.
 
 Frames are those of `ingest.decoding.decoder.decode`: at most as many a second as ordered, with square pixels and

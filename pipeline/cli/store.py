@@ -157,6 +157,8 @@ def _report_expired(expired: Expired, *, as_json: bool, dry_run: bool) -> None:
         line = f"{where}: would be deleted"
     else:
         line = f"{where}: {expired.frames} frames deleted, {expired.bytes / 1e6:.1f} MB"
+    if expired.held:
+        line += f"; {expired.held} seconds are held as evidence and stay"
     print_note(line) if as_json else print_line(line)
 
 
@@ -196,6 +198,9 @@ def forget(
         Path | None,
         typer.Option("--folder", help="Folder of an ended `watch` or `record`, whose spool is searched too."),
     ] = None,
+    except_held: Annotated[
+        bool, typer.Option("--except-held", help="Leave what is held as evidence, and delete everything else.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -204,7 +209,8 @@ def forget(
     Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone; the
     state of its alerts; the staged frames of a stopped backfill; and its segments in the spool of an ended `watch` or
     `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not
-    the store's, and stay.
+    the store's, and stay. Footage that is held as evidence is not deleted: the command is refused, or leaves it with
+    --except-held.
     """
     cut = point_in_time(before, "--before", zone_of(timezone))
     opened = open_store(context, store)
@@ -218,9 +224,11 @@ def forget(
     place = folder or settings_of(context, store=store).live.folder
     done = []
     for name in names:
-        done.append(_forget(opened, name, cut, place))
+        done.append(_forget(opened, name, cut, place, except_held))
         if not as_json:
             print_line(f"{done[-1]['frames']} frames of {name} deleted")
+            if done[-1]["held"]:
+                print_line(f"{done[-1]['held']} seconds of {name} are held as evidence and stay")
             if done[-1]["spooled"]:
                 print_line(f"{done[-1]['spooled']} segments in the spool deleted")
             if done[-1]["questions"]:
@@ -232,13 +240,15 @@ def forget(
         print_note(f"not deleted, because they are not the store's: {'; '.join(done[-1]['not_deleted'])}")
 
 
-def _forget(store: Store, stream: str, before: int | None, folder: Path) -> dict[str, Any]:
+def _forget(store: Store, stream: str, before: int | None, folder: Path, except_held: bool) -> dict[str, Any]:
     """Delete a stream from the store and from the spool in `folder`; returns what `--json` prints.
 
     Raises:
+        FootageHeld: footage of it is held as evidence, and `except_held` is False; nothing is deleted.
         UnknownStream: neither the store nor the spool has the stream.
     """
     kept, spooled = list(_NOT_OWNED), 0
+    store.check_held(stream, before, keep_held=except_held)
     try:
         spooled = forget_spooled(folder, stream, before)
     except UsageError:
@@ -246,10 +256,12 @@ def _forget(store: Store, stream: str, before: int | None, folder: Path) -> dict
     standing = StandingQuestionStore(store.url)
     asked = {question.name for question in standing.questions() if stream in question.streams}
     try:
-        removed = store.forget(stream, before)
+        removed = store.forget(stream, before, keep_held=except_held)
     except UnknownStream:
         if not spooled:
             raise
         removed = 0
     changed = sorted(asked - {question.name for question in standing.questions() if stream in question.streams})
-    return {"stream_id": stream, "frames": removed, "spooled": spooled, "questions": changed, "not_deleted": kept}
+    held = store.held_seconds(stream, before)
+    done = {"stream_id": stream, "frames": removed, "held": held, "spooled": spooled, "questions": changed}
+    return {**done, "not_deleted": kept}

@@ -12,7 +12,7 @@ def test_no_frame_is_lost_or_doubled_in_any_order_of_operations_kills_and_full_d
     result = fuzz_sequences(seed=7, cases=100)
     assert result.failures == []
     assert result.outcomes["sequences"] >= 100
-    assert result.kills > 50
+    assert result.kills > 20
     for name in ("ingest", "backfill", "consume", "forget", "compact", "hold"):
         assert result.outcomes[f"kills of {name}"] > 0, result.outcomes
     assert result.outcomes["refused deletions"] > 0, result.outcomes

@@ -24,9 +24,10 @@ __all__ = ["decoded", "jpeg", "record_segments", "render_pattern", "store_file"]
 def render_pattern(path: Path, *, seconds: int, codec: str = "libx264", size: str = "160x120", rate: int = 10) -> Path:
     """A file in which the grey of the picture tells the second: 8 × (second + 1), by the ffmpeg of this machine."""
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    options = {"libx264": ["-g", str(rate)], "libx265": ["-g", str(rate), "-x265-params", "log-level=none"]}.get(
-        codec, []
-    )
+    options = {
+        "libx264": ["-g", str(rate), *(["-bf", "0"] if path.suffix == ".mp4" else [])],
+        "libx265": ["-g", str(rate), "-x265-params", "log-level=none:bframes=0"],
+    }.get(codec, [])
     source = f"color=black:size={size}:rate={rate}:duration={seconds},format=gray,geq=lum='8*(floor(T)+1)'"
     subprocess.run(
         ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, "-pix_fmt", pixels, "-c:v", codec, *options, path],
@@ -66,7 +67,18 @@ def record_segments(folder: Path, path: Path, stream: str, seconds: int, *, leng
         kind = "video/mp4"
         name = folder / segment_name(stream, BEGAN + first * SECOND, float(length), kind)  # type: ignore[arg-type]
         name.parent.mkdir(parents=True, exist_ok=True)
-        cut = ["-ss", str(first), "-t", str(length), "-i", path, "-c", "copy", "-avoid_negative_ts", "make_zero"]
+        cut: list[str | Path] = [
+            "-ss",
+            str(first),
+            "-t",
+            str(length),
+            "-i",
+            path,
+            "-c",
+            "copy",
+            "-avoid_negative_ts",
+            "make_zero",
+        ]
         subprocess.run(["ffmpeg", "-v", "error", "-y", *cut, name], check=True, timeout=120)
     return folder.as_uri()
 

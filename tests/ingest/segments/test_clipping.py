@@ -52,7 +52,13 @@ def grey(path: Path) -> list[tuple[float, int]]:
 
 @pytest.mark.parametrize(
     ("suffix", "kind", "x264"),
-    [("mp4", "mp4", ""), ("mkv", "matroska", ""), ("mp4", "mp4", ":bframes=3"), ("ts", "mp4", ":bframes=3")],
+    [
+        ("mp4", "mp4", ""),
+        ("mkv", "matroska", ""),
+        ("mp4", "mp4", ":bframes=3"),
+        ("ts", "mp4", ":bframes=3"),
+        ("mkv", "mp4", ":bframes=3"),
+    ],
 )
 def test_a_clip_of_a_file_is_the_frames_from_the_intra_frame_before(
     tmp_path: Path, suffix: str, kind: Any, x264: str
