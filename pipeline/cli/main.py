@@ -56,6 +56,7 @@ COMMANDS = {
     "forget": CommandSource("store", "Delete streams, or their older part, permanently"),
     "demo": CommandSource("demo", "Try Sightline on rendered footage, and write a report"),
     "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
+    "serve": CommandSource("web.serve", "Serve the investigator's desk: a web page and an API over one store"),
     "model-service": CommandSource("service", "Serve the model over HTTP, for `ask --service`"),
     "alerts": CommandSource("alerts", "Manage standing questions, and follow their alerts"),
     "deadletter": CommandSource("kafka", "List, show and replay the messages that could not be stored"),

@@ -119,6 +119,10 @@ class ModelService:
         """Wait up to `limits.stop_seconds` for the admitted requests, cancel the rest; returns whether all finished."""
         return self.admission.stop(self.limits.stop_seconds)
 
+    def close(self) -> None:
+        """Cancel what still runs, after the server has stopped."""
+        self.admission.stop(0.0)
+
     # ---- routes ------------------------------------------------------------------------------------------------
 
     def _routes(self) -> FastAPI:

@@ -1,4 +1,6 @@
-"""The model service as a process: the uvicorn server, its listening socket, its connections, and its stop on SIGTERM.
+"""A service as a process: the uvicorn server, its listening socket, its connections, and its stop on SIGTERM.
+
+The model service and the desk run on it; `Served` is what it needs of them.
 
 Connections are bounded in number and time, so that clients that send nothing, or half a request, cannot keep others
 out: the head of a request must arrive in time, and a connection above the limit takes the place of the oldest one whose
@@ -14,25 +16,56 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import h11
 import uvicorn
 from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from index.errors import ServiceUnavailable, UsageError
 from pipeline.http.hosts import is_loopback
-from pipeline.service.app import ModelService
-from pipeline.service.guard import RequestGuard
+from pipeline.service.limits import ServiceLimits
 
-__all__ = ["check_address", "run_service", "server_config"]
+__all__ = ["GuardedApp", "Served", "check_address", "run_service", "server_config"]
 
 _BACKLOG = 1024
 _HEALTH_CONNECTIONS = 64  # above the limit, for health checks
 _OTHER_FILES = 256  # file descriptors that are no connections
 _UNREAD_SECONDS = 60  # for a client to acknowledge what was sent to it
 _CLOSE_SECONDS = 5  # for the errors of cancelled requests to be sent
+
+
+class GuardedApp(Protocol):
+    """A complete ASGI application, with one for the connections above the limit."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+    async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer health checks, and refuse all else."""
+
+
+class Served(Protocol):
+    """A service that `run_service` runs."""
+
+    @property
+    def app(self) -> GuardedApp:
+        """The complete ASGI application."""
+
+    @property
+    def limits(self) -> ServiceLimits:
+        """Limits of its connections."""
+
+    def drain(self) -> None:
+        """Refuse new requests; admitted ones continue. A signal handler calls it."""
+
+    def stop(self) -> bool:
+        """Wait up to `limits.stop_seconds` for the admitted requests, cancel the rest; whether all finished."""
+
+    def close(self) -> None:
+        """Release what the service holds, after the server has stopped."""
 
 
 def check_address(host: str, token: SecretStr | None) -> None:
@@ -47,7 +80,7 @@ def check_address(host: str, token: SecretStr | None) -> None:
 class _Connection(H11Protocol):
     """A connection whose requests must arrive in time; the module's docstring describes the limits."""
 
-    guard: ClassVar[RequestGuard]
+    guard: ClassVar[GuardedApp]
     head_seconds: ClassVar[float]
     limit: ClassVar[int]
 
@@ -101,7 +134,7 @@ class _Connection(H11Protocol):
             self._timer = None
 
 
-def server_config(service: ModelService) -> uvicorn.Config:
+def server_config(service: Served) -> uvicorn.Config:
     """The configuration of uvicorn for a service, with the limits of its connections."""
     limits = service.limits
 
@@ -140,7 +173,7 @@ def _allowed_files() -> int:
 class _Server(uvicorn.Server):
     """Uvicorn's server, which drains the service on the first signal."""
 
-    def __init__(self, config: uvicorn.Config, service: ModelService) -> None:
+    def __init__(self, config: uvicorn.Config, service: Served) -> None:
         super().__init__(config)
         self._service = service
         self._stopper: threading.Thread | None = None
@@ -155,9 +188,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run_service(
-    service: ModelService, *, host: str, port: int, token: SecretStr | None, on_listen: Callable[[int], None]
-) -> None:
+def run_service(service: Served, *, host: str, port: int, on_listen: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     After the signal new requests are refused. Admitted requests have `limits.stop_seconds` to finish; those that do not
@@ -167,14 +198,11 @@ def run_service(
         service: the service.
         host: address to listen on.
         port: port to listen on; 0 picks a free one.
-        token: the service's token, if it has one.
         on_listen: called with the port once the service listens.
 
     Raises:
-        UsageError: there is no token, and the address is not a loopback address.
         ServiceUnavailable: the address is in use, or not an address of this machine.
     """
-    check_address(host, token)
     config = server_config(service)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -201,4 +229,4 @@ def run_service(
         for number, handler in previous.items():
             signal.signal(number, handler)
         listening.close()
-        service.admission.stop(0.0)
+        service.close()

@@ -151,6 +151,5 @@ def serve(
         service,
         host=host,
         port=port,
-        token=token,
         on_listen=lambda real: on_listen(mask_url(f"http://{shown}:{real}")),
     )

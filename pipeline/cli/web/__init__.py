@@ -1,0 +1,1 @@
+"""Commands of the web desk: serve and what belongs to it."""

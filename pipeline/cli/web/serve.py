@@ -1,0 +1,95 @@
+"""`sightline serve`: the investigator's desk, a web page and an API over one store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from platformdirs import user_state_path
+
+from index.columns import digest
+from index.extras import require_extra
+from index.tables import normalize_url
+from ingest.shutdown import commit_under_way
+from pipeline.cli.options import ProfileName, StoreUrl, settings_of
+from pipeline.console import print_line
+from pipeline.service.client import ServiceClient
+from pipeline.service.limits import ServiceLimits
+from pipeline.service.token import read_token
+from pipeline.times import zone_of
+
+__all__ = ["app", "serve", "state_folder"]
+
+app = typer.Typer(rich_markup_mode=None)
+_CLOSE_SECONDS = 10.0  # after the stop, before the process is ended
+_STOP_SECONDS = 15.0
+_UPLOAD_BYTES = 20 * 2**20
+_HELD_BYTES = 128 * 2**20
+
+
+def state_folder(store: str, chosen: Path | None) -> Path:
+    """The folder of users, sessions, history and keys: `chosen`, or one of this user for the store.
+
+    Raises:
+        UsageError: `store` is not the URL or path of a store.
+    """
+    return chosen or user_state_path("sightline") / digest(normalize_url(store))
+
+
+@app.command("serve")
+def serve(
+    context: typer.Context,
+    store: StoreUrl = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; users are required unless it is a loopback address.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 8080,
+    recordings: Annotated[
+        list[str] | None,
+        typer.Option("--recordings", help="Folder or URL of recordings to play moments from, repeatable."),
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option("--service", help="URL of a model service that runs the models.")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="Folder of users, history and keys; default: one for the store in your home."),
+    ] = None,
+    profile: ProfileName = None,
+    timezone: Annotated[
+        str | None, typer.Option("--timezone", help="Zone in which the page shows times at first; default: UTC.")
+    ] = None,
+) -> None:
+    """Serve the investigator's desk: a web page and an API over one store.
+
+    Without --service the models run in this process. SIGTERM stops it when the running question is answered.
+    """
+    require_extra("web", "sightline serve")
+    require_extra("service", "sightline serve")
+    settings = settings_of(context, store=store, profile=profile)
+    zone_of(timezone)
+    url = service or settings.service
+    token = read_token(settings.service_token_file, settings.service_token) if url is not None else None
+
+    from pipeline.desk import desk  # loads faiss and the store
+    from pipeline.web import server  # loads FastAPI
+
+    with commit_under_way(_STOP_SECONDS + _CLOSE_SECONDS):
+        server.serve(
+            desk.DeskSettings(
+                store=settings.store,
+                profile=settings.profile,
+                device=settings.device,
+                recordings=tuple(recordings or ()),
+                state=state_folder(settings.store, state),
+                live=settings.live.folder,
+                retention=settings.retention,
+                timezone=timezone or "UTC",
+            ),
+            host=host,
+            port=port,
+            limits=ServiceLimits(max_body_bytes=_UPLOAD_BYTES, max_held_bytes=_HELD_BYTES, stop_seconds=_STOP_SECONDS),
+            on_listen=lambda address: print_line(f"the desk is at {address}; stop it with Ctrl-C"),
+            connect=None if url is None else lambda: ServiceClient(url, token),
+        )

@@ -1,0 +1,1 @@
+"""What the web page, the API, the MCP server and scripts do with a store: one implementation."""

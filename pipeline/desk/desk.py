@@ -1,0 +1,157 @@
+"""The desk: one opened store with its models and caches, for the web page, the API, the MCP server and scripts.
+
+The functions of this folder take the desk and the caller, and reduce the streams to those that the caller may see
+before they read anything: `Desk.scope`. Caches hold data of the store, never of a caller, and are looked up after that.
+Who did what is recorded by `Desk.audit`, which those call that dispatch into these functions.
+
+Does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from index.errors import SightlineError
+from index.maintenance.rules import RetentionRule
+from index.search.resident_frames import FrameSnapshot, ResidentFrames, ResidentStream
+from index.store import Store
+from pipeline.access.caller import Caller
+from pipeline.access.roles import Action
+from pipeline.desk.memo import Memo
+from pipeline.desk.models import DeskModels
+from pipeline.service.client import ServiceClient
+
+__all__ = ["AuditSink", "Desk", "DeskSettings"]
+
+_log = structlog.get_logger("sightline.desk")
+AuditSink = Callable[[Caller, Action, Sequence[str], Mapping[str, object]], None]
+"""Receives the caller, the action, the streams and details of what was done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskSettings:
+    """What a desk is started with."""
+
+    store: str
+    """URL or path of the store."""
+    profile: str = "micro"
+    """Model profile."""
+    device: str | None = None
+    """Device of the models; a GPU if there is one if None."""
+    recordings: tuple[str, ...] = ()
+    """Folders or URLs with recordings, from which moments are played."""
+    state: Path | None = None
+    """Folder of users, sessions, history and keys; without it nothing of these is kept."""
+    live: Path | None = None
+    """Folder of a running `watch` or `record`, whose status is shown."""
+    retention: Mapping[str, RetentionRule] = field(default_factory=dict)
+    """How long footage is kept, by pattern of streams."""
+    timezone: str = "UTC"
+    """Zone in which the page shows times at first, an IANA name."""
+
+
+class Desk:
+    """One store, its models and its caches. Any number of threads may use it.
+
+    Args:
+        settings: what the desk is started with.
+        connect: returns the client of a model service; None to run the models in this process.
+        audit: receives what callers do; nothing is recorded if None.
+
+    Attributes:
+        store: the store.
+        frames: its frames in memory.
+        models: its models.
+        days: days of streams, by the files of the stream.
+        rankings: searches whose moments are read page by page.
+        verified: what the language model said about moments, by text, stream, start and end.
+        thumbnails: small pictures, by stream, time and width.
+
+    Raises:
+        StoreError: the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        settings: DeskSettings,
+        *,
+        connect: Callable[[], ServiceClient] | None = None,
+        audit: AuditSink | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store = Store.open(settings.store)
+        self.frames = ResidentFrames(self.store.tables.frames, dimension=self.store.encoders.frame.dimension)
+        self.models = DeskModels(self.store, settings.profile, settings.device, connect)
+        self.audit_sink = audit
+        self.days: Memo[Any] = Memo(4_096)
+        self.rankings: Memo[Any] = Memo(64, 256 * 2**20, lambda ranking: int(ranking.nbytes))
+        self.verified: Memo[Any] = Memo(10_000)
+        self.thumbnails: Memo[bytes] = Memo(20_000, 128 * 2**20, len)
+        self._warming: threading.Thread | None = None
+
+    def snapshot(self) -> FrameSnapshot:
+        """The frames of the store, as they were at most a second ago. Raises StoreError."""
+        return self.frames.refresh()
+
+    def scope(
+        self, caller: Caller, wanted: Sequence[str] | None = None, action: Action = Action.VIEW
+    ) -> dict[str, ResidentStream]:
+        """The streams that names and patterns mean for a caller, by name; all visible ones if None.
+
+        Raises:
+            UnknownStream: a name or pattern matches no stream that the caller may see.
+            Forbidden: the caller may see a stream that is named, but not do this with it.
+            StoreError: the store cannot be read.
+        """
+        held = self.snapshot().streams
+        return {name: held[name] for name in caller.scope(wanted, held, action)}
+
+    def stream(self, caller: Caller, stream_id: str, action: Action = Action.VIEW) -> ResidentStream:
+        """One stream by its name, which is not taken as a pattern. Raises as `scope`."""
+        held = self.snapshot().streams
+        (name,) = caller.scope([stream_id.replace("[", "[[]") if "[" in stream_id else stream_id], held, action)[:1]
+        return held[name]
+
+    def audit(
+        self, caller: Caller, action: Action, *, streams: Sequence[str] = (), detail: Mapping[str, object] | None = None
+    ) -> None:
+        """Record what a caller did.
+
+        Args:
+            caller: who.
+            action: what.
+            streams: on which streams.
+            detail: further facts, which must not contain credentials.
+        """
+        if self.audit_sink is not None:
+            self.audit_sink(caller, action, streams, detail or {})
+
+    def warm(self) -> None:
+        """Read frames and load the encoders in the background, so that the first search is not slower than the next."""
+
+        def work() -> None:
+            """Load what a search needs; an error appears again, and is reported, when it is used."""
+            try:
+                self.frames.warm()
+                self.models.text_vector("ready")
+            except SightlineError as error:
+                _log.warning("not ready yet", problem=str(error))
+
+        self._warming = threading.Thread(target=work, name="sightline-warm", daemon=True)
+        self._warming.start()
+
+    def drain(self) -> None:
+        """Refuse new questions; admitted ones continue. Takes no lock, so a signal handler may call it."""
+
+    def stop(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the admitted questions, then cancel the rest; whether all finished."""
+        return True
+
+    def close(self) -> None:
+        """Release what the desk holds."""

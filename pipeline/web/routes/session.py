@@ -1,0 +1,52 @@
+"""Routes about the caller and the process: `GET /session`, `GET /healthz`."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import Request
+
+from pipeline.access.roles import Action
+from pipeline.web.routes.guarded import DeskOf, GuardedRouter, OptionalCaller
+from pipeline.web.schemas.session import Health, Session
+
+__all__ = ["health", "routes"]
+
+routes = GuardedRouter(tag="session")
+health = GuardedRouter(tag="session")
+
+
+@health.get("/healthz", public=True)
+async def healthz() -> Health:
+    """Whether the process answers."""
+    return Health()
+
+
+@routes.get("/session", public=True)
+def get_session(request: Request, desk: DeskOf, caller: OptionalCaller) -> Session:
+    """Who the caller is, and what the desk offers."""
+    role = (
+        None
+        if caller is None
+        else max((grant.role for grant in caller.grants), key=list(type(caller.grants[0].role)).index)
+    )
+    return Session(
+        name=None if caller is None else caller.name,
+        role=role,
+        via=None if caller is None else caller.via,
+        csrf=getattr(request.state, "csrf", None),
+        users_required=bool(getattr(request.app.state, "users_required", False)),
+        timezone=desk.settings.timezone,
+        actions=[] if caller is None else [action for action in Action if caller.may_somewhere(action)],
+        version=_version(),
+        profile=desk.settings.profile,
+        model=desk.models.state,
+        notices=desk.models.notices,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("sightline")
+    except PackageNotFoundError:
+        return "unknown"
