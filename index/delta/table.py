@@ -23,24 +23,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
 from index.delta.failures import retry_conflicts, translate_errors
+from index.delta.files import TableFiles, listed_files
 from index.delta.row_filter import RowFilter
 from index.errors import CommitFenced, mask_url
 from index.schemas import TABLES, partition_folder
 
-__all__ = ["GRACE_HOURS", "THREADS", "RequirementFailed", "StoreTable", "TableFiles", "patch_writer"]
+__all__ = ["GRACE_HOURS", "THREADS", "RequirementFailed", "StoreTable", "patch_writer"]
 
 Result = TypeVar("Result")
 
@@ -64,16 +62,6 @@ _PURGING = dict.fromkeys(("delta.logRetentionDuration", "delta.deletedFileRetent
 
 class RequirementFailed(CommitFenced):
     """A property of the table has another value than a commit requires; nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableFiles:
-    """The files of one version of a table."""
-
-    version: int
-    """The version of the table."""
-    streams: Mapping[str, str]
-    """The stream of each file, by its path below the table."""
 
 
 class StoreTable:
@@ -309,23 +297,9 @@ class StoreTable:
             return sorted({values[column] for values in self.open().partitions()})
 
     def files(self) -> TableFiles:
-        """The files of the newest version, through a handle that is kept: cheap if little changed since the last call.
-
-        A file is never changed after it was committed, so what was read of one stays true while it is listed.
-        """
+        """The files of the newest version, through a handle that is kept: cheap if little changed since."""
         with self._newest() as table:
-            actions = pa.table(table.get_add_actions(flatten=True))
-            streams = actions["partition.stream_id"].to_pylist()
-            paths = [unquote(path) for path in actions["path"].to_pylist()]
-            return TableFiles(table.version(), dict(zip(paths, streams, strict=True)))
-
-    def parquet_file(self, path: str) -> pq.ParquetFile:
-        """A file that `files` listed, opened. Raises StoreCorrupt, StoreUnavailable."""
-        with translate_errors(self.uri):
-            if "://" not in self.uri:
-                return pq.ParquetFile(f"{self.uri}/{path}", memory_map=True)
-            system, root = fsspec.core.url_to_fs(self.uri)
-            return pq.ParquetFile(system.open(f"{root}/{path}", "rb"))
+            return listed_files(table)
 
     def dataset(self, where: RowFilter | None = None) -> pads.Dataset:
         """The newest version as an Arrow dataset, of those files only whose partitions `where` can match.

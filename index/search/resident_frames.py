@@ -24,9 +24,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import to_matrix
+from index.delta.files import open_file
 from index.delta.table import StoreTable
 from index.errors import UnknownFrame
 from index.records import rfc3339
+from index.search.scores import cosines
 
 __all__ = ["FrameSnapshot", "ResidentFrames", "ResidentStream"]
 
@@ -99,7 +101,7 @@ class ResidentStream:
         Raises:
             StoreError: a file that is not in memory cannot be read.
         """
-        parts = [self._source.vectors(path) @ query for path in self.paths]
+        parts = [cosines(self._source.vectors(path), query) for path in self.paths]
         found: NDArray[np.float32] = np.concatenate([np.zeros(0, np.float32), *parts])[self._order]
         return found
 
@@ -186,7 +188,7 @@ class ResidentFrames:
             if found is not None:
                 self._vectors.move_to_end(path)
                 return found
-        rows = self._table.parquet_file(path).read(columns=["frame_vector"])
+        rows = open_file(self._table.uri, path).read(columns=["frame_vector"])
         found = np.ascontiguousarray(to_matrix(rows["frame_vector"], self._dimension), np.float32)
         with self._lock:
             if path not in self._vectors and found.nbytes <= self._vector_bytes:
@@ -218,7 +220,7 @@ class ResidentFrames:
             if column is not None:
                 self._pictures.move_to_end((path, group))
         if column is None:
-            column = self._table.parquet_file(path).read_row_group(group, columns=["picture"])["picture"]
+            column = open_file(self._table.uri, path).read_row_group(group, columns=["picture"])["picture"]
             with self._lock:
                 self._pictures[path, group] = column
                 while len(self._pictures) > 1 and (
@@ -255,7 +257,7 @@ class ResidentFrames:
         return FrameSnapshot(version, streams)
 
     def _read_file(self, path: str, stream_id: str) -> _FrameFile:
-        file = self._table.parquet_file(path)
+        file = open_file(self._table.uri, path)
         rows = file.read(columns=["captured_at", "pts_seconds", "clock_source"])
         counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         return _FrameFile(

@@ -1,8 +1,10 @@
 """Search of the desk: moments that match a text, a picture, a frame, a part of a frame, or several of these together.
 
-The scores of all frames of a stream are computed at once, exactly. They say what a score means for that camera: the
-share of its frames that match less, and how far the score is above the usual one. Moments are ranked as they are read
-(`pipeline.desk.ranking`), and a ranking is kept for the next pages: of one search, a page never repeats a moment.
+The moments are those of `pipeline.questions.search.find_page`, from the frames in memory. A ranking is kept for the
+next pages: of one search, a page never repeats a moment, also while the store grows.
+
+A part of a picture is compared patch by patch. Its scores are cosines of the patch encoder, those of a text are cosines
+of the frame encoder; with both, the score is their weighted mean.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from pydantic import BaseModel, ConfigDict
 
 from index.columns import digest
 from index.errors import UsageError
-from index.records import from_micros, rfc3339
+from index.records import rfc3339
 from index.search.moments import Moment
 from index.search.resident_frames import ResidentStream
+from index.search.scores import ScoredFrames
 from index.window import Window
 from model.vocabulary import unknown_words_notice
 from pipeline.access.caller import Caller
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import decode_cursor, encode_cursor, thumbnail_url
-from pipeline.desk.ranking import RankedMoments, ScoredStream
+from pipeline.questions.query import combine
+from pipeline.questions.ranking import SAMPLE, RankedMoments, meaning_of
 from pipeline.times import DayTime
 
 __all__ = ["Box", "Found", "FoundPage", "Likeness", "SearchQuery", "Searched", "Verification", "search"]
@@ -36,8 +40,6 @@ Box = tuple[float, float, float, float]
 _MOST = 10_000
 _BOX_FRAMES = 20_000
 _READ_FRAMES = 256
-_QUARTER = 900_000_000
-_MINUTE = 60_000_000
 
 
 class _Reply(BaseModel):
@@ -72,7 +74,7 @@ class Found(_Reply):
     score: float
     """How well that frame matches: a cosine, or a weighted mean of cosines."""
     percentile: float
-    """Share of the stream's frames that match less, in percent."""
+    """Share of a sample of the stream's frames that match less, in percent."""
     meaning: str
     """What the score means for this camera, in a sentence."""
     thumbnail: str
@@ -137,7 +139,7 @@ class SearchQuery:
     """Last time, exclusive, UTC microseconds."""
     time_of_day: DayTime | None = None
     """A stretch of every day."""
-    min_percentile: float | None = None
+    min_percentile: float = 0.0
     """Least percentile of a moment's best frame."""
 
 
@@ -166,39 +168,30 @@ def search(desk: Desk, caller: Caller, query: SearchQuery, *, limit: int = 50, c
         raise UsageError(f"start {rfc3339(query.start)} is not before end {rfc3339(query.end)}")
     place = decode_cursor(cursor, version=int, place=int, score=float, stream=str, best=int)
     streams = desk.scope(caller, query.streams)
-    if query.like is not None:
-        desk.stream(caller, query.like.stream)
-    snapshot = desk.snapshot()
-    version = snapshot.version if place is None else place["version"]
-    key = (_identity(query), tuple(streams), version)
-    ranking = desk.rankings.find(key)
+    liked = None if query.like is None else desk.stream(caller, query.like.stream)
+    newest = desk.snapshot().version
+    identity, names = _identity(query), tuple(streams)
+    ranking = desk.rankings.find((identity, names, newest if place is None else place["version"]))
     first = 0 if place is None else place["place"]
+    version = newest if place is None or ranking is None else place["version"]
     if ranking is None:
-        version = snapshot.version
-        ranking = _rank(desk, caller, query, streams)
-        desk.rankings.put((_identity(query), tuple(streams), version), ranking)
+        ranking = _rank(desk, query, streams, liked)
+        desk.rankings.put((identity, names, version), ranking)
         if place is not None:
-            first = ranking.moments.after(place["score"], place["stream"], place["best"])
+            first = ranking.moments.after((-place["score"], place["stream"], place["best"]))
     found = ranking.moments.slice(first, limit + 1)
     following = None
     if len(found) > limit:
         last = found[limit - 1]
-        following = encode_cursor(
-            {
-                "version": version,
-                "place": first + limit,
-                "score": float(last.score),
-                "stream": last.stream_id,
-                "best": last.best,
-            }
-        )
-    items = [_found(desk, query, ranking, moment) for moment in found[:limit]]
-    took = round(perf_counter() - began, 4)
+        mark = {"score": float(last.score), "stream": last.stream_id, "best": last.best}
+        following = encode_cursor({"version": version, "place": first + limit, **mark})
     return FoundPage(
-        items=items,
+        items=[_found(desk, query, ranking, moment) for moment in found[:limit]],
         next=following,
         notices=_notices(desk, query, ranking),
-        searched=Searched(frames=ranking.frames, streams=list(streams), seconds=took),
+        searched=Searched(
+            frames=ranking.moments.frames, streams=list(streams), seconds=round(perf_counter() - began, 4)
+        ),
     )
 
 
@@ -208,19 +201,10 @@ class Ranking:
 
     moments: RankedMoments
     """The moments."""
-    scores: Mapping[str, NDArray[np.float32]]
-    """The scores of all frames of each stream, for percentiles."""
-    usual: Mapping[str, float]
-    """Median of the scores of each stream."""
-    frames: int
-    """Number of frames that were compared."""
+    nbytes: int
+    """Size in memory, in bytes."""
     notices: tuple[str, ...]
     """Remarks about how the search was done."""
-
-    @property
-    def nbytes(self) -> int:
-        """Size in memory, in bytes."""
-        return self.moments.nbytes + sum(each.nbytes for each in self.scores.values())
 
 
 def _identity(query: SearchQuery) -> str:
@@ -238,78 +222,101 @@ def _identity(query: SearchQuery) -> str:
     )
 
 
-def _rank(desk: Desk, caller: Caller, query: SearchQuery, streams: Mapping[str, ResidentStream]) -> Ranking:
-    parts = _queries(desk, caller, query)
-    box = _box_vector(desk, caller, query.like) if query.like is not None and query.like.box is not None else None
-    scored: list[ScoredStream] = []
-    scores: dict[str, NDArray[np.float32]] = {}
-    usual: dict[str, float] = {}
-    frames, notices = 0, []
+def _rank(
+    desk: Desk, query: SearchQuery, streams: Mapping[str, ResidentStream], liked: ResidentStream | None
+) -> Ranking:
+    parts = _parts(desk, query, liked)
+    scored: list[ScoredFrames] = []
+    whole: dict[str, NDArray[np.float32]] = {}
+    notices: list[str] = []
     for name, stream in streams.items():
-        rows = _allowed(stream, query)
-        if not len(rows):
+        rows = stream.between(query.start, query.end)
+        times = stream.captured_at[rows]
+        keep = np.ones(len(times), bool) if query.time_of_day is None else query.time_of_day.contains(times)
+        if not keep.any():
             continue
-        values = sum((np.float32(weight) * stream.scores(vector) for vector, weight in parts), np.float32(0))
-        values = np.asarray(values, np.float32) if parts else np.zeros(len(stream), np.float32)
-        if box is not None:
-            vector, weight, frame_vector = box
-            chosen = rows
-            if len(rows) > _BOX_FRAMES:
-                near = stream.scores(frame_vector)[rows]
-                chosen = np.sort(rows[np.argsort(-near, kind="stable")[:_BOX_FRAMES]])
-                notices.append(
-                    f"{name}: the part of the picture was looked for in the {_BOX_FRAMES:,} of {len(rows):,} frames "
-                    "that are most like the whole picture; choose a shorter time to look into all"
-                )
-            best = np.full(len(stream), -1, np.float32)
-            best[chosen] = _patch_scores(desk, stream, chosen, vector)
-            values = values + np.float32(weight) * best
-            rows = chosen
-            base = values[chosen]
+        if parts.box is None:
+            assert parts.vector is not None
+            values = stream.scores(parts.vector)
+            whole[name] = values
         else:
-            base = values
-        frames += len(rows)
-        scores[name] = base
-        usual[name] = float(np.median(base))
-        least = -np.inf if query.min_percentile is None else float(np.quantile(base, query.min_percentile / 100))
-        whole = len(rows) == len(stream)
-        scored.append(
-            ScoredStream(
-                name,
-                stream.captured_at if whole else stream.captured_at[rows],
-                values if whole else values[rows],
-                least,
-            )
-        )
-    return Ranking(RankedMoments(scored, _MOST), scores, usual, frames, tuple(notices))
+            allowed = np.arange(rows.start, rows.stop)[keep]
+            chosen, remark = _near_rows(stream, allowed, parts.box)
+            notices += remark
+            keep = np.isin(np.arange(rows.start, rows.stop), chosen)
+            values = np.zeros(len(stream), np.float32)
+            values[chosen] = np.float32(1 - parts.text_share) * _patch_scores(desk, stream, chosen, parts.box.vector)
+            if parts.vector is not None:
+                values[chosen] += np.float32(parts.text_share) * stream.scores(parts.vector)[chosen]
+            whole[name] = values[chosen]
+        scored.append(ScoredFrames(name, times, values[rows]).where(keep))
+    moments = RankedMoments(
+        scored, lambda name: _background(whole[name]), min_percentile=query.min_percentile, most=_MOST
+    )
+    size = moments.nbytes + sum(each.nbytes for each in whole.values())
+    return Ranking(moments, size, tuple(notices))
 
 
-def _queries(desk: Desk, caller: Caller, query: SearchQuery) -> list[tuple[NDArray[np.float32], float]]:
-    """The vectors of the frame encoder to compare with, and the weight of each."""
-    pictures: list[NDArray[np.float32]] = []
-    if query.like is not None and query.like.box is None:
-        stream = desk.stream(caller, query.like.stream)
-        pictures.append(stream.vector(stream.row(query.like.at)))
-    if query.picture is not None:
-        pictures.append(query.picture)
-    shown = len(pictures) + (query.like is not None and query.like.box is not None)
-    share = 0.0 if not shown else (query.weight if query.text is not None else 1.0) / shown
-    found = [(vector, share) for vector in pictures]
-    if query.text is not None:
-        found.append((desk.models.text_vector(query.text), 1.0 - query.weight if shown else 1.0))
-    return found
+def _background(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of an even selection of the frames, ascending: those that `VectorSearch.sample` selects."""
+    return np.sort(scores[:: max(1, -(-len(scores) // SAMPLE))])
 
 
-def _box_vector(desk: Desk, caller: Caller, like: Likeness) -> tuple[NDArray[np.float32], float, NDArray[np.float32]]:
-    """The mean of the patches in the box, float32[Dp] of unit norm; its weight is 1; and the vector of the frame."""
-    assert like.box is not None
-    stream = desk.stream(caller, like.stream)
-    row = stream.row(like.at)
+@dataclass(frozen=True, slots=True)
+class _Box:
+    vector: NDArray[np.float32]
+    """Mean of the patches in the box, float32[Dp] of unit norm."""
+    frame: NDArray[np.float32]
+    """Vector of the whole frame, float32[Df]."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What frames are compared with."""
+
+    vector: NDArray[np.float32] | None
+    """The query of the frame encoder; None if a box alone is searched for."""
+    box: _Box | None
+    """A part of a picture."""
+    text_share: float
+    """Weight of `vector` beside the box."""
+
+
+def _parts(desk: Desk, query: SearchQuery, liked: ResidentStream | None) -> _Parts:
+    text = None if query.text is None else desk.models.text_vector(query.text)
+    pictures = [] if query.picture is None else [query.picture]
+    box = None
+    if query.like is not None and liked is not None:
+        row = liked.row(query.like.at)
+        if query.like.box is None:
+            pictures.append(liked.vector(row))
+        else:
+            box = _Box(_box_vector(desk, liked, row, query.like.box), liked.vector(row))
+    if box is not None and text is None and not pictures:
+        return _Parts(None, box, 0.0)
+    share = 1 - query.weight if text is not None else 0.5
+    return _Parts(combine(text, pictures, query.weight), box, share)
+
+
+def _near_rows(stream: ResidentStream, rows: NDArray[np.int64], box: _Box) -> tuple[NDArray[np.int64], list[str]]:
+    """The rows whose patches are compared: all, or of very many those most like the whole frame; and a remark."""
+    if len(rows) <= _BOX_FRAMES:
+        return rows, []
+    near = stream.scores(box.frame)[rows]
+    remark = (
+        f"{stream.stream_id}: the part of the picture was looked for in the {_BOX_FRAMES:,} of {len(rows):,} frames "
+        "that are most like the whole picture; choose a shorter time to look into all."
+    )
+    return np.sort(rows[np.argsort(-near, kind="stable")[:_BOX_FRAMES]]), [remark]
+
+
+def _box_vector(desk: Desk, stream: ResidentStream, row: int, box: Box) -> NDArray[np.float32]:
+    """The mean of the patches of a frame in the box, float32[Dp] of unit norm."""
     patches = _read_patches(desk, stream, np.array([row]))[0].astype(np.float32)
     side = round(len(patches) ** 0.5)
     if side * side != len(patches):
         raise UsageError("like.box: the patches of this store's encoder are not a square grid; leave the box out")
-    left, top, right, bottom = like.box
+    left, top, right, bottom = box
     centre = (np.arange(side) + 0.5) / side
     columns = (centre >= left) & (centre <= right)
     lines = (centre >= top) & (centre <= bottom)
@@ -319,7 +326,7 @@ def _box_vector(desk: Desk, caller: Caller, like: Likeness) -> tuple[NDArray[np.
         lines[min(side - 1, int((top + bottom) / 2 * side))] = True
     mean = patches.reshape(side, side, -1)[np.ix_(lines, columns)].reshape(-1, patches.shape[1])
     mean = (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-6)).mean(0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-6), 1.0, stream.vector(row)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-6), np.float32)
 
 
 def _read_patches(desk: Desk, stream: ResidentStream, rows: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -347,36 +354,8 @@ def _patch_scores(
     return found
 
 
-def _allowed(stream: ResidentStream, query: SearchQuery) -> NDArray[np.int64]:
-    """The rows of a stream in the window and the time of day."""
-    part = stream.between(query.start, query.end)
-    rows = np.arange(part.start, part.stop)
-    if query.time_of_day is None or not len(rows):
-        return rows
-    times, day = stream.captured_at[part], query.time_of_day
-    quarters, which = np.unique(times // _QUARTER, return_inverse=True)  # offsets of zones change at whole quarters
-    offsets = np.array([_offset(day, int(quarter) * _QUARTER) for quarter in quarters.tolist()])[which]
-    minutes = ((times + offsets) // _MINUTE) % 1_440
-    after, before = minutes >= day.start, minutes < day.end
-    found: NDArray[np.int64] = rows[after & before if day.start < day.end else after | before]
-    return found
-
-
-def _offset(day: DayTime, at: int) -> int:
-    """Microseconds of the zone's offset from UTC at a time."""
-    offset = from_micros(at).astimezone(day.zone).utcoffset()
-    return 0 if offset is None else round(offset.total_seconds() * 1e6)
-
-
 def _found(desk: Desk, query: SearchQuery, ranking: Ranking, moment: Moment) -> Found:
-    scores = ranking.scores[moment.stream_id]
-    below = int(np.count_nonzero(scores < moment.score))
-    percentile = 100.0 * below / len(scores)
-    usual = ranking.usual[moment.stream_id]
-    meaning = (
-        f"Matches better than {percentile:.2f} % of the {len(scores):,} frames of {moment.stream_id}, "
-        f"whose median score is {usual:.2f}."
-    )
+    share = ranking.moments.percentile(moment)
     return Found(
         id=encode_cursor({"stream": moment.stream_id, "best": moment.best}),
         stream_id=moment.stream_id,
@@ -384,8 +363,8 @@ def _found(desk: Desk, query: SearchQuery, ranking: Ranking, moment: Moment) -> 
         end=rfc3339(moment.end),
         best=rfc3339(moment.best),
         score=round(moment.score, 6),
-        percentile=round(percentile, 4),
-        meaning=meaning,
+        percentile=round(share, 2),
+        meaning=meaning_of(share, moment.stream_id),
         thumbnail=thumbnail_url(moment.stream_id, moment.best),
         verification=_verification(desk, query, moment),
     )

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -27,13 +26,14 @@ from pydantic import BaseModel, ConfigDict
 
 from index.errors import UsageError
 from index.records import Time, parse_time, rfc3339
-from index.search.moments import Moment, merged_moments, moments_of
-from index.search.scores import cosines, percentile
+from index.search.moments import Moment
+from index.search.scores import cosines
 from index.store import Store
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
 from model.vocabulary import unknown_words_notice
 from pipeline.questions.query import query_vector, stored_vector
+from pipeline.questions.ranking import SAMPLE, Position, RankedMoments, meaning_of, position_of
 from pipeline.questions.verification import Verification
 from pipeline.times import DayTime
 
@@ -41,11 +41,7 @@ __all__ = ["FoundMoment", "Page", "SearchResult", "find", "find_page", "search"]
 
 MAX_PAGE = 10_000
 """The largest number of moments of one page."""
-_SAMPLE = 2000  # frames of a stream that its percentiles are measured with
 _MAX_CURSOR = 1024
-
-Position = tuple[float, str, int]
-"""The place of a moment in the order of results: −score, stream, time of the best frame."""
 
 
 class FoundMoment(BaseModel):
@@ -145,61 +141,39 @@ def find_page(
     scored = store.score(query, streams, start=start, end=end)
     if day_time is not None:
         scored = [part for each in scored if len(part := each.where(day_time.contains(each.captured_at)))]
-    ranks = _Ranks(store, query)
-    found = merged_moments(ranks.at_least(moments_of(frames), min_percentile) for frames in scored)
-    if after is not None:
-        found = itertools.dropwhile(lambda moment: _position(moment) <= after, found)
-    page = list(itertools.islice(found, offset, offset + limit + 1))
+    ranked = RankedMoments(
+        scored,
+        lambda stream: np.sort(cosines(store.vectors.sample(stream, SAMPLE), query)),
+        min_percentile=min_percentile,
+    )
+    first = offset + (0 if after is None else ranked.after(after))
+    page = ranked.slice(first, limit + 1)
     return Page(
-        moments=[ranks.found(moment) for moment in page[:limit]],
+        moments=[_found(ranked, moment) for moment in page[:limit]],
         next=_cursor(page[limit - 1]) if len(page) > limit else None,
-        frames=sum(map(len, scored)),
-        streams=len(scored),
+        frames=ranked.frames,
+        streams=ranked.streams,
         seconds=perf_counter() - since,
     )
 
 
-class _Ranks:
-    """Percentiles of one query: the scores of a sample of each stream, which is read when it is first needed."""
-
-    def __init__(self, store: Store, query: NDArray[np.float32]) -> None:
-        self._store, self._query = store, query
-        self._backgrounds: dict[str, NDArray[np.float32]] = {}
-
-    def of(self, moment: Moment) -> float:
-        """The percentile of a moment's best frame."""
-        background = self._backgrounds.get(moment.stream_id)
-        if background is None:
-            sample = self._store.vectors.sample(moment.stream_id, _SAMPLE)
-            background = np.sort(cosines(sample, self._query))
-            self._backgrounds[moment.stream_id] = background
-        return percentile(moment.score, background)
-
-    def at_least(self, moments: Iterator[Moment], least: float) -> Iterator[Moment]:
-        """The moments of a stream, best first, up to the first one below `least`."""
-        return moments if least <= 0 else itertools.takewhile(lambda moment: self.of(moment) >= least, moments)
-
-    def found(self, moment: Moment) -> FoundMoment:
-        """A moment as callers get it."""
-        share = self.of(moment)
-        return FoundMoment(
-            stream_id=moment.stream_id,
-            start=rfc3339(moment.start),
-            end=rfc3339(moment.end),
-            best=rfc3339(moment.best),
-            score=round(moment.score, 6),
-            percentile=round(share, 2),
-            meaning=f"higher than {math.floor(share * 10) / 10:g} % of the frames of {moment.stream_id}",
-        )
-
-
-def _position(moment: Moment) -> Position:
-    return -moment.score, moment.stream_id, moment.best
+def _found(ranked: RankedMoments, moment: Moment) -> FoundMoment:
+    """A moment as callers get it."""
+    share = ranked.percentile(moment)
+    return FoundMoment(
+        stream_id=moment.stream_id,
+        start=rfc3339(moment.start),
+        end=rfc3339(moment.end),
+        best=rfc3339(moment.best),
+        score=round(moment.score, 6),
+        percentile=round(share, 2),
+        meaning=meaning_of(share, moment.stream_id),
+    )
 
 
 def _cursor(moment: Moment) -> str:
     """The cursor of the moments after this one: text that is safe in a URL."""
-    return base64.urlsafe_b64encode(json.dumps(_position(moment)).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(json.dumps(position_of(moment)).encode()).decode().rstrip("=")
 
 
 def _read_cursor(cursor: str) -> Position:

@@ -1,6 +1,6 @@
 """The ASGI application of the desk: the API below `/api/v1`, and the files of the page.
 
-    request ─▶ RequestGuard (ids, size and time of bodies, Host) ─▶ guard (who is it) ─▶ routes ─▶ functions of the desk
+    request ─▶ DeskGuard (host, caller, body) ─▶ routes (action) ─▶ functions of the desk (streams)
 
 Every route names an action or is public, which is checked when the application is made. Every error is a problem
 document. Does not know the process that it runs in.
@@ -8,8 +8,7 @@ document. Does not know the process that it runs in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,24 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.access.caller import Caller
+from pipeline.access.authentication import Authentication
 from pipeline.access.roles import Action
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import API
-from pipeline.service.guard import RequestGuard, is_loopback
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.reference_page import reference_page
-from pipeline.web.problems import ProblemDocument, add_handlers, problem_response
+from pipeline.web.address import DeskAddress
+from pipeline.web.guard import DeskGuard
+from pipeline.web.problems import ProblemDocument, add_handlers
 from pipeline.web.routes import moments, search, session, streams
 from pipeline.web.routes.guarded import GuardedRouter, check_routes
 
-__all__ = ["ASSETS", "Guard", "local_guard", "make_app", "make_routes"]
+__all__ = ["ASSETS", "make_app", "make_routes"]
 
 ASSETS = Path(__file__).parent / "assets"
 """Folder with the files of the page."""
-Guard = Callable[[ASGIApp], ASGIApp]
-"""Wraps an application so that `request.state.caller` is set for requests with credentials."""
-_HEADERS = {
-    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    b"media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"same-origin",
-    b"cross-origin-opener-policy": b"same-origin",
-    b"cross-origin-resource-policy": b"same-origin",
-}
+_BODY_BYTES = 2**20  # of all requests but uploads of pictures
 
 
 def routers() -> Sequence[GuardedRouter]:
@@ -70,69 +60,25 @@ def make_routes(desk: Desk) -> FastAPI:
     return app
 
 
-def make_app(desk: Desk, *, limits: ServiceLimits, guard: Guard | None = None) -> RequestGuard:
+def make_app(desk: Desk, *, authentication: Authentication, address: DeskAddress, limits: ServiceLimits) -> DeskGuard:
     """The complete application.
 
     Args:
         desk: the desk.
+        authentication: its users, sessions and tokens.
+        address: where it listens.
         limits: limits of requests.
-        guard: sets the caller of each request; `local_guard` if None.
     """
-    guarded = _SecureReplies((guard or local_guard)(make_routes(desk)))
-    return RequestGuard(
-        guarded,
-        token=None,
-        max_body_bytes=limits.max_body_bytes,
+    routes = make_routes(desk)
+    routes.state.authentication, routes.state.address = authentication, address
+    return DeskGuard(
+        routes,
+        authentication=authentication,
+        address=address,
+        max_body_bytes=lambda path: limits.max_body_bytes if path == f"{API}/pictures" else _BODY_BYTES,
         max_held_bytes=max(limits.max_held_bytes, limits.max_body_bytes),
         body_seconds=limits.body_seconds,
-        refuse=_foreign_host if guard is None else lambda _: None,
-        answer=problem_response,
     )
-
-
-def local_guard(app: ASGIApp) -> ASGIApp:
-    """The guard of a desk on loopback without users: every request is the only user's."""
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        """Set the caller."""
-        if scope["type"] == "http":
-            origin = (scope.get("client") or ("local", 0))[0]
-            scope.setdefault("state", {})["caller"] = replace(Caller.local(), origin=origin)
-        await app(scope, receive, send)
-
-    return guarded
-
-
-def _foreign_host(headers: Mapping[bytes, bytes]) -> Response | None:
-    """The refusal of a request to another name than loopback's (DNS rebinding), or from a page of another site."""
-    host = headers.get(b"host", b"").decode("latin-1")
-    name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
-    if not is_loopback(name):
-        return problem_response(421, "misdirected_request", "this desk has no users, so it answers loopback names only")
-    origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
-        return problem_response(403, "forbidden", "the request comes from a page of another site")
-    return None
-
-
-class _SecureReplies:
-    """Adds the headers that protect the page to every reply that does not set them."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_secure(message: Message) -> None:
-            """Send a message; the first one with the headers."""
-            if message["type"] == "http.response.start":
-                held = {name.lower() for name, _ in message.get("headers", ())}
-                missing = [(name, value) for name, value in _HEADERS.items() if name not in held]
-                if b"cache-control" not in held:
-                    missing.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": [*message.get("headers", ()), *missing]}
-            await send(message)
-
-        await self._app(scope, receive, send_secure)
 
 
 class _PageFiles(StaticFiles):

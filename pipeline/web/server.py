@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from index.errors import UsageError, mask_url
-from pipeline.desk.desk import Desk, DeskSettings
-from pipeline.service.client import ServiceClient
-from pipeline.service.guard import RequestGuard, is_loopback
+from index.errors import mask_url
+from pipeline.access.authentication import Authentication
+from pipeline.desk.desk import Desk
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.server import run_service
-from pipeline.web.app import Guard, make_app
+from pipeline.web.address import DeskAddress
+from pipeline.web.app import make_app
+from pipeline.web.guard import DeskGuard
 
-__all__ = ["DeskService", "check_users", "serve"]
+__all__ = ["DeskService", "serve"]
 
 
 class DeskService:
     """The application over one desk, as `pipeline.service.server` runs it."""
 
-    def __init__(self, desk: Desk, *, limits: ServiceLimits, guard: Guard | None = None) -> None:
-        self.desk, self.limits = desk, limits
-        self.app: RequestGuard = make_app(desk, limits=limits, guard=guard)
+    def __init__(
+        self, desk: Desk, *, authentication: Authentication, address: DeskAddress, limits: ServiceLimits
+    ) -> None:
+        self.desk, self.limits, self.authentication = desk, limits, authentication
+        self.app: DeskGuard = make_app(desk, authentication=authentication, address=address, limits=limits)
 
     def drain(self) -> None:
         """Refuse new questions; admitted ones continue. A signal handler calls it."""
@@ -33,51 +36,39 @@ class DeskService:
     def close(self) -> None:
         """Release what the desk holds."""
         self.desk.close()
-
-
-def check_users(host: str, *, users: bool) -> None:
-    """Check that a desk without users listens on a loopback address only. Raises UsageError."""
-    if not users and not is_loopback(host):
-        raise UsageError(
-            f"--host {host} is reachable from other machines, so users are required: add the first with "
-            "`sightline users add`, or listen on 127.0.0.1"
-        )
+        self.authentication.close()
 
 
 def serve(
-    settings: DeskSettings,
+    desk: Desk,
     *,
-    host: str,
+    authentication: Authentication,
+    address: DeskAddress,
     port: int,
     limits: ServiceLimits,
     on_listen: Callable[[str], None],
-    connect: Callable[[], ServiceClient] | None = None,
-    guard: Guard | None = None,
 ) -> None:
-    """Open the store and serve until SIGTERM.
+    """Serve a desk until SIGTERM.
 
     Args:
-        settings: what the desk is started with.
-        host: address to listen on.
+        desk: the desk.
+        authentication: its users, sessions and tokens.
+        address: address to listen on, and how clients reach it.
         port: port to listen on; 0 picks a free one.
         limits: limits of requests.
         on_listen: called with the URL once the desk listens.
-        connect: returns the client of a model service; None to run the models in this process.
-        guard: sets the caller of each request; without it there is one user, on loopback.
 
     Raises:
-        UsageError: there are no users, and the address is not a loopback address.
+        UsageError: others could reach the desk without a password, or passwords would be sent unencrypted.
         ServiceUnavailable: the address is in use.
-        StoreError: the store cannot be opened.
     """
-    check_users(host, users=guard is not None)
-    desk = Desk(settings, connect=connect)
-    service = DeskService(desk, limits=limits, guard=guard)
-    shown = f"[{host}]" if ":" in host else host
+    address.check(users=authentication.required)
+    service = DeskService(desk, authentication=authentication, address=address, limits=limits)
+    shown = f"[{address.host}]" if ":" in address.host else address.host
 
     def listening(real: int) -> None:
         """Announce the address, and prepare the first search."""
         on_listen(mask_url(f"http://{shown}:{real}"))
         desk.warm()
 
-    run_service(service, host=host, port=port, on_listen=listening)
+    run_service(service, host=address.host, port=port, on_listen=listening)

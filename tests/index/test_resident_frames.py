@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.delta.table import StoreTable
+from index.delta.files import open_file
 from index.errors import UnknownFrame
+from index.search import resident_frames
 from index.search.resident_frames import ResidentFrames
 from index.store import Store
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
@@ -60,13 +61,12 @@ def test_a_new_version_reads_the_new_files_alone(store: Store, monkeypatch: pyte
     frames = resident(store)
     before = frames.refresh()
     opened: list[str] = []
-    real = StoreTable.parquet_file
 
-    def noted(table: StoreTable, path: str) -> Any:
+    def noted(uri: str, path: str) -> Any:
         opened.append(path)
-        return real(table, path)
+        return open_file(uri, path)
 
-    monkeypatch.setattr(StoreTable, "parquet_file", noted)
+    monkeypatch.setattr(resident_frames, "open_file", noted)
     assert frames.refresh() is before
     records = make_records("tür", BEGAN + 100 * SECOND, 5, 7)
     store.append(make_segment(records, 0, "later"), records)

@@ -56,6 +56,13 @@ def serve(
         Path | None,
         typer.Option("--state", help="Folder of users, history and keys; default: one for the store in your home."),
     ] = None,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", help="Name under which browsers reach the desk, repeatable."),
+    ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy that speaks TLS is in front of the desk.")
+    ] = False,
     profile: ProfileName = None,
     timezone: Annotated[
         str | None, typer.Option("--timezone", help="Zone in which the page shows times at first; default: UTC.")
@@ -72,24 +79,34 @@ def serve(
     url = service or settings.service
     token = read_token(settings.service_token_file, settings.service_token) if url is not None else None
 
+    from pipeline.access import authentication  # loads argon2
     from pipeline.desk import desk  # loads faiss and the store
-    from pipeline.web import server  # loads FastAPI
+    from pipeline.web import address, server  # loads FastAPI
+
+    place = state_folder(settings.store, state)
+    where = address.DeskAddress(host=host, allowed_hosts=tuple(allowed_hosts or ()), behind_proxy=behind_proxy)
+    users = authentication.Authentication(place)
+    where.check(users=users.required)
 
     with commit_under_way(_STOP_SECONDS + _CLOSE_SECONDS):
-        server.serve(
+        opened = desk.Desk(
             desk.DeskSettings(
                 store=settings.store,
                 profile=settings.profile,
                 device=settings.device,
                 recordings=tuple(recordings or ()),
-                state=state_folder(settings.store, state),
+                state=place,
                 live=settings.live.folder,
                 retention=settings.retention,
                 timezone=timezone or "UTC",
             ),
-            host=host,
+            connect=None if url is None else lambda: ServiceClient(url, token),
+        )
+        server.serve(
+            opened,
+            authentication=users,
+            address=where,
             port=port,
             limits=ServiceLimits(max_body_bytes=_UPLOAD_BYTES, max_held_bytes=_HELD_BYTES, stop_seconds=_STOP_SECONDS),
             on_listen=lambda address: print_line(f"the desk is at {address}; stop it with Ctrl-C"),
-            connect=None if url is None else lambda: ServiceClient(url, token),
         )

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Request
 
-from pipeline.access.roles import Action
+from pipeline.access.roles import Action, Role
 from pipeline.web.routes.guarded import DeskOf, GuardedRouter, OptionalCaller
 from pipeline.web.schemas.session import Health, Session
 
@@ -25,17 +25,14 @@ async def healthz() -> Health:
 @routes.get("/session", public=True)
 def get_session(request: Request, desk: DeskOf, caller: OptionalCaller) -> Session:
     """Who the caller is, and what the desk offers."""
-    role = (
-        None
-        if caller is None
-        else max((grant.role for grant in caller.grants), key=list(type(caller.grants[0].role)).index)
-    )
     return Session(
         name=None if caller is None else caller.name,
-        role=role,
+        role=None
+        if caller is None
+        else max((grant.role for grant in caller.grants), key=list(Role).index, default=None),
         via=None if caller is None else caller.via,
         csrf=getattr(request.state, "csrf", None),
-        users_required=bool(getattr(request.app.state, "users_required", False)),
+        users_required=bool(getattr(request.state, "users_required", False)),
         timezone=desk.settings.timezone,
         actions=[] if caller is None else [action for action in Action if caller.may_somewhere(action)],
         version=_version(),

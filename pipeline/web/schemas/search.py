@@ -51,7 +51,7 @@ class SearchBody(Body):
     """A stretch of every day, in the zone of `timezone`."""
     timezone: Annotated[str, StringConstraints(max_length=64)] | None = Field(default=None, examples=["Europe/Berlin"])
     """IANA name of the zone of `time_of_day`; UTC without it."""
-    min_percentile: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    min_percentile: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
     """Least share of the camera's frames, in percent, that a moment's best frame must match better than."""
     limit: int = Field(default=50, ge=1, le=200)
     """Largest number of moments."""
