@@ -47,6 +47,7 @@ __all__ = [
     "delete_rows",
     "deletion_in_progress",
     "finish",
+    "finish_nameless",
     "generations_for_append",
     "parse_deletion",
     "requirement",
@@ -192,6 +193,21 @@ def _delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
 def finish(tables: Tables, stream_id: str, deletion: Deletion) -> None:
     """Record that a deletion is complete: no file is left either."""
     _advance(tables, stream_id, deletion, None)
+
+
+def finish_nameless(tables: Tables, known: Iterable[str]) -> None:
+    """Record that the deletions of all streams but `known` are complete.
+
+    A record does not hold the name of its stream. One of a stream that nothing in the store names any more is of a process
+    that was killed after its last removal.
+    """
+    names = {_name(DELETION_KEY, stream) for stream in known}
+
+    def change(held: Mapping[str, str]) -> dict[str, str]:
+        pending = [name for name, value in held.items() if name.startswith(f"{DELETION_KEY}.") and value]
+        return dict.fromkeys(set(pending) - names, "")
+
+    tables.segments.change_configuration(change)
 
 
 def _advance(tables: Tables, stream_id: str, deletion: Deletion, then: Deletion | None) -> None:

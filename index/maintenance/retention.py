@@ -14,7 +14,15 @@ from pathlib import Path
 import fsspec
 
 from index.columns import day_of
-from index.commits.deletion import Deletion, begin, check_held, delete_rows, deletion_in_progress, finish
+from index.commits.deletion import (
+    Deletion,
+    begin,
+    check_held,
+    delete_rows,
+    deletion_in_progress,
+    finish,
+    finish_nameless,
+)
 from index.errors import UnknownStream
 from index.schemas import compose_stream_id, decode_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
@@ -77,6 +85,7 @@ def finish_deletions(tables: Tables, shards: FaissShards) -> None:
     """Complete every deletion that was stopped."""
     for stream_id, deletion in unfinished_deletions(tables).items():
         _complete(tables, shards, stream_id, deletion)
+    finish_nameless(tables, _names(tables))
 
 
 def _drop_shards(shards: FaissShards, stream_id: str, before: int | None) -> None:
@@ -85,12 +94,11 @@ def _drop_shards(shards: FaissShards, stream_id: str, before: int | None) -> Non
 
 
 def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Deletion, *, staging: bool = True) -> int:
-    """Do what is left of a deletion; returns the number of frames."""
+    """Do what is left of a deletion; returns the number of frames.
+
+    The files of the tables come last: by them `finish_deletions` knows the names of streams.
+    """
     removed = delete_rows(tables, stream_id, deletion) if deletion.has_rows else 0
-    for table in tables.all():
-        table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
-        if not is_remote(tables.url):
-            _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     _drop_shards(shards, stream_id, deletion.before)
     standing = StandingQuestionStore(tables.url)
     if staging or deletion.before is None:
@@ -100,6 +108,10 @@ def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Del
     files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")
     if staging and files.exists(staged):
         files.rm(staged, recursive=True)
+    for table in tables.all():
+        table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
+        if not is_remote(tables.url):
+            _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     finish(tables, stream_id, deletion)
     return removed
 

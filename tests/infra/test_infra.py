@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from datetime import UTC, datetime
@@ -286,12 +288,46 @@ def test_every_command_of_ours_parses(name: str) -> None:
 
 def test_images_are_pinned_and_short() -> None:
     for name, service in SERVICES.items():
-        image, _, tag = service["image"].partition(":")
+        image, _, tag = service["image"].partition("@")[0].partition(":")
         assert re.fullmatch(r"[A-Za-z0-9.v-]*\d[\w.-]*", tag), f"{name}: {service['image']}"
         assert "." not in image.split("/")[0], f"{name}: the default registry, by its short name"
     for line in (INFRA / "image" / "Dockerfile").read_text().splitlines():
         if line.startswith("FROM "):
             assert re.search(r":\d+\.\d+\.\d+-", line), line
+
+
+def test_images_are_pinned_by_digest_with_one_command(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    for name in ("compose.yaml", "image/Dockerfile", "image/pin.sh"):
+        shutil.copy(INFRA / name, tmp_path / name)
+    digest = "sha256:" + "0a" * 32
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f"#!/bin/sh\necho {digest}\n")
+    docker.chmod(0o755)
+
+    def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+        command = [str(tmp_path / "image" / "pin.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert pin("check").returncode == 1  # none has a digest
+    assert pin().returncode == 0
+    pinned = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]
+    for name, service in pinned.items():
+        suffix = "" if name in OURS else f"@{digest}"
+        assert service["image"] == SERVICES[name]["image"].partition("@")[0] + suffix
+        assert {key: each for key, each in service.items() if key != "image"} == {
+            key: each for key, each in SERVICES[name].items() if key != "image"
+        }
+    before = (INFRA / "image" / "Dockerfile").read_text().splitlines()
+    after = (tmp_path / "image" / "Dockerfile").read_text().splitlines()
+    changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert len(changed) == 2
+    assert all(one.startswith("FROM ") and f"@{digest}" in other for one, other in changed)
+    assert pin("check").returncode == 0
+    docker.write_text("#!/bin/sh\necho sha256:" + "0b" * 32 + "\n")  # the tag was moved
+    assert pin("check").returncode == 1
 
 
 def test_mounts_secrets_networks_and_dependencies_are_there() -> None:
@@ -371,9 +407,50 @@ def test_only_what_people_open_is_published_and_on_loopback() -> None:
 def test_no_secret_stands_in_the_open() -> None:
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", key):
+            if key == "AWS_ACCESS_KEY_ID":  # the name of a user
+                assert value == name
+            elif re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", key):
                 assert key.endswith(("_FILE", "__FILE")), f"{name}: {key}"
                 assert str(value).startswith("/run/secrets/"), f"{name}: {key}"
+
+
+def test_no_container_has_the_credentials_of_another() -> None:
+    """Root's of the object store are known to it and to the job that makes its users."""
+    passwords = {name: {s for s in service.get("secrets", ()) if "password" in s} for name, service in SERVICES.items()}
+    root = {name for name, held in passwords.items() if "object_password_root" in held}
+    assert root == {"objects", "bucket"}
+    for name, held in passwords.items():
+        own = {"object_password_root"} if name == "objects" else {f"object_password_{name}", f"kafka_password_{name}"}
+        if name == "bucket":
+            own = {f"object_password_{path.stem}" for path in (INFRA / "objects").glob("*.json")} | {
+                "object_password_root"
+            }
+        assert held <= own | {f"{name}_password"}, name
+    for name in ("cameras", "consume", "compact", "model-service"):
+        assert f"object_password_{name}" in passwords[name]
+        environment = OURS[name]["environment"]
+        assert environment["AWS_SECRET_ACCESS_KEY_FILE"] == f"/run/secrets/object_password_{name}"
+    kafka = {name for name, service in OURS.items() if "SIGHTLINE_KAFKA_USERNAME" in service["environment"]}
+    assert kafka == {"cameras", "consume"}
+    entrypoint = (INFRA / "image" / "entrypoint.sh").read_text()
+    for name in kafka:
+        environment = OURS[name]["environment"]
+        assert environment["SIGHTLINE_KAFKA_USERNAME"] == name
+        assert environment["SIGHTLINE_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+        files = {key.removesuffix("_FILE") for key in environment if key.endswith(("KEY_FILE", "PASSWORD_FILE"))}
+        assert files <= set(re.findall(r"[A-Z_]{8,}", entrypoint.partition("for name in")[2].partition(";")[0]))
+
+
+def test_kafka_has_no_listener_without_tls_beyond_its_own_loopback() -> None:
+    text = (INFRA / "kafka" / "server.properties").read_text()
+    lines = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    protocols = dict(each.split(":") for each in lines["listener.security.protocol.map"].split(","))
+    for listener in lines["listeners"].split(","):
+        name, _, place = listener.partition("://")
+        assert protocols[name] == "SASL_SSL" or place.startswith("localhost:"), listener
+    for secret in re.findall(r"/run/secrets[:/](\w[\w.]*)", text):
+        assert secret in SERVICES["kafka"]["secrets"]
+    assert lines["advertised.listeners"].split(",")[0] == "CLIENTS://kafka:9092"
 
 
 def test_prometheus_scrapes_what_is_served() -> None:
@@ -413,10 +490,10 @@ def test_the_settings_that_are_mounted_load(monkeypatch: pytest.MonkeyPatch) -> 
     settings = load_settings(INFRA / "sightline.toml")
     assert settings.kafka.servers == "kafka:9092"
     bucket = settings.store.removeprefix("s3://").split("/")[0]
-    assert f"objects/{bucket}" in SERVICES["bucket"]["command"][0]
+    assert f"objects/{bucket}\n" in (INFRA / "objects" / "setup.sh").read_text()
     kept = _option(SERVICES["cameras"]["command"], "--to")
     assert f"{kept}/" in settings.kafka.objects  # workers may fetch what cameras keep
-    assert str(settings.kafka.partitions) == SERVICES["kafka"]["environment"]["KAFKA_NUM_PARTITIONS"]
+    assert f"\nnum.partitions={settings.kafka.partitions}\n" in (INFRA / "kafka" / "server.properties").read_text()
     assert tomllib.loads((INFRA / "secrets.example" / "cameras.toml").read_text())["cameras"]
 
 

@@ -25,59 +25,47 @@ from tests.support.tools import need
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 PASSWORD = "correct-horse"
-
-
-def _certificate(folder: Path) -> None:
-    """A certificate authority, and a server's certificate by it for 127.0.0.1, as the broker wants it."""
-    folder.mkdir()
-
-    def openssl(*arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    key = ["-newkey", "rsa:2048", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=yard-ca")
-    openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=yard")
-    (folder / "names.cnf").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl(
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-days", "2", "-extfile", "names.cnf", "-out", "server.crt"),
-    )
-    openssl("pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.p8")
-    (folder / "server.pem").write_text((folder / "server.p8").read_text() + (folder / "server.crt").read_text())
+INFRA = Path(__file__).parents[2] / "infra"
 
 
 EXTRA = """
-listeners=SASL_SSL://127.0.0.1:{port},INSIDE://127.0.0.1:{inside},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=SASL_SSL://127.0.0.1:{port},INSIDE://127.0.0.1:{inside}
-listener.security.protocol.map=SASL_SSL:SASL_SSL,INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=INSIDE
-sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN
-listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
-listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\
-    user_yard="{password}";
-ssl.keystore.type=PEM
-ssl.keystore.location={pem}
+listener.name.clients.sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN
+listener.name.clients.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 """
+"""What the broker of these tests has besides the configuration of Compose."""
+
+
+def _as_in_compose(server: Broker, secrets: Path) -> str:
+    """The broker's configuration in Compose, with addresses and paths of a test."""
+    text = (INFRA / "kafka" / "server.properties").read_text()
+    changes = {
+        "CLIENTS://:9092": f"CLIENTS://127.0.0.1:{server.port}",
+        "CLIENTS://kafka:9092": f"CLIENTS://127.0.0.1:{server.port}",
+        "localhost:9093": f"127.0.0.1:{server.controller}",
+        "localhost:9094": f"127.0.0.1:{free_ports(1)[0]}",
+        "/run/secrets": str(secrets),
+        "/var/lib/kafka/data": str(server.folder / "data"),
+    }
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text + EXTRA
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
-    """A broker that speaks TLS with SASL only, and the certificate of its authority."""
+    """The broker of Compose, which speaks TLS with SASL only, and the certificate of its authority."""
     need("java", "mvn")
     folder = tmp_path_factory.mktemp("secured")
-    _certificate(folder / "tls")
+    secrets = folder / "secrets"
+    secrets.mkdir()
+    (secrets / "kafka_password_yard").write_text(PASSWORD)
+    done = subprocess.run([INFRA / "secrets.sh", secrets], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     server = Broker(folder / "kafka", KAFKA_SCRAM=f"SCRAM-SHA-256=[name=yard,password={PASSWORD}]")
-    extra = EXTRA.format(
-        port=server.port,
-        controller=server.controller,
-        inside=free_ports(1)[0],
-        password=PASSWORD,
-        pem=folder / "tls" / "server.pem",
-    )
-    (server.folder / "extra.properties").write_text(extra)
+    (server.folder / "extra.properties").write_text(_as_in_compose(server, secrets))
     server.start()
-    ca = folder / "tls" / "ca.pem"
+    ca = secrets / "kafka_ca.pem"
     try:
         server.wait(_settings(server, ca, prefix="ready", partitions=1))
         yield server, ca

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from index.commits.deletion import deletion_in_progress
 from index.delta.table import StoreTable
 from index.errors import UnknownStream
 from index.records import FrameRecords
+from index.standing_questions import StandingQuestionStore
 from index.store import Store
-from tests.support.records import BEGAN, SECOND, make_records, make_segment
+from tests.support.faults import Killed, fault
+from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
 Fill = Callable[..., list[FrameRecords]]
 
@@ -103,3 +106,32 @@ def test_staged_frames_of_a_backfill_are_deleted_too(store: Store, fill: Fill) -
     waiting.write_bytes(b"frames")
     store.forget("front")
     assert not waiting.exists()
+
+
+def test_after_a_kill_at_any_removal_compact_completes_the_deletion(tmp_path: Path) -> None:
+    """Also where the process was killed after its last removal: only the record of the deletion is left then."""
+    records, after, killed = make_records("yard", mark="KEEPNOT"), 14, True
+    while killed:
+        store = Store.create(tmp_path / str(after), PAIR)
+        store.append(make_segment(records), records)
+        store.seal(today="1970-01-01")
+        StandingQuestionStore(store.url).write_state("yard", b"state")
+        try:
+            with fault("kill", after):
+                store.forget("yard")
+            killed = False
+        except Killed:
+            again = Store.open(store.url)
+            began = bool(deletion_in_progress(again.tables, "yard"))
+            again.compact()
+            if began:
+                files = [path for path in Path(store.url).rglob("*") if path.is_file()]
+                assert not [path for path in files if "yard" in str(path) or b"KEEPNOT" in path.read_bytes()], after
+                assert deletion_in_progress(again.tables, "yard") is None, after
+            else:
+                again.forget("yard")
+        again = Store.open(store.url)
+        assert again.append(make_segment(records), records), after
+        assert again.verify() == [], after
+        after += 1
+    assert after > 18
