@@ -26,6 +26,7 @@ EXTRA_OF_MODULE = {
     "grpc": "beam",
     "kafka": "kafka",
     "itsdangerous": "web",
+    "joserfc": "web",
     "lz4": "kafka",
     "matplotlib": "train",
     "mcp": "mcp",

@@ -18,6 +18,7 @@ from index.maintenance.rules import RetentionRule
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.live.config import LiveSettings
+from pipeline.access.oidc_settings import OidcSettings
 
 __all__ = ["Settings", "load_settings"]
 
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
     """Settings of every command, in the order of precedence: options, environment variables, settings file, defaults.
 
     Each field is a key of the settings file and an environment variable, such as `SIGHTLINE_STORE`; the fields of
-    `kafka`, `consume` and `live` are keys of a table, and variables such as `SIGHTLINE_KAFKA_SERVERS`.
+    `kafka`, `consume`, `live` and `oidc` are keys of a table, and variables such as `SIGHTLINE_KAFKA_SERVERS`.
     """
 
     model_config = SettingsConfigDict(
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
     """Table of the limits of a Kafka worker, which `watch` uses as well."""
     live: LiveSettings = Field(default_factory=LiveSettings)
     """Table of the settings of live cameras."""
+    oidc: OidcSettings = Field(default_factory=OidcSettings)
+    """Table of the OpenID Connect provider that users of the desk may come from."""
 
     @property
     def decode_limits(self) -> DecodeLimits:
@@ -89,7 +92,12 @@ class Settings(BaseSettings):
         )
 
 
-_TABLES: dict[str, type[BaseModel]] = {"kafka": KafkaSettings, "consume": ConsumeSettings, "live": LiveSettings}
+_TABLES: dict[str, type[BaseModel]] = {
+    "kafka": KafkaSettings,
+    "consume": ConsumeSettings,
+    "live": LiveSettings,
+    "oidc": OidcSettings,
+}
 
 
 def load_settings(path: Path | None = None) -> Settings:

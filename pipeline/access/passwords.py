@@ -18,7 +18,7 @@ from index.errors import UsageError
 
 __all__ = ["MAX_PASSWORD_CHARACTERS", "MIN_PASSWORD_CHARACTERS", "check_password", "hash_password"]
 
-MIN_PASSWORD_CHARACTERS = 10
+MIN_PASSWORD_CHARACTERS = 12
 """Least characters of a new password."""
 
 MAX_PASSWORD_CHARACTERS = 1024

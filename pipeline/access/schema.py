@@ -45,4 +45,8 @@ MIGRATIONS = (
     ) STRICT;
     CREATE INDEX tokens_of_user ON tokens (user);
     """,
+    """
+    ALTER TABLE users ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN logged_in REAL;
+    """,
 )

@@ -68,11 +68,16 @@ class User:
     """Whether the user can log in with a password."""
     issuer: str | None = None
     """URL of the OpenID Connect provider that the user comes from; None for a user with a password."""
+    disabled: bool = False
+    """Whether the user is refused: no log-in, no session, no token."""
+    logged_in: float | None = None
+    """Seconds since 1970 of the last log-in; None if there was none."""
 
     @property
     def administers_users(self) -> bool:
         """Whether the user manages all users."""
-        return any(grant.pattern == "*" and allows(grant.role, Action.USERS) for grant in self.grants)
+        own = any(grant.pattern == "*" and allows(grant.role, Action.USERS) for grant in self.grants)
+        return own and not self.disabled
 
 
 class Users:
@@ -113,7 +118,9 @@ class Users:
         hashed = hash_password(password)
         with self._database.transaction():
             try:
-                self._database.execute("INSERT INTO users VALUES (?, ?, NULL, NULL, ?)", name, hashed, time.time())
+                self._database.execute(
+                    "INSERT INTO users (name, password, created) VALUES (?, ?, ?)", name, hashed, time.time()
+                )
             except sqlite3.IntegrityError:
                 raise UsageError(f"{name}: there is already a user of this name") from None
             self._set_grants(name, grants, "admin")
@@ -123,17 +130,21 @@ class Users:
         """The user that an OpenID Connect provider has authenticated, added if new; its grants replace those before.
 
         Raises:
-            UsageError: another user, of another subject, has the name.
+            UsageError: the user is disabled, or another one, of another subject, has the name.
         """
         with self._database.transaction():
-            row = self._database.row("SELECT name FROM users WHERE issuer = ? AND subject = ?", issuer, subject)
+            row = self._database.row("SELECT * FROM users WHERE issuer = ? AND subject = ?", issuer, subject)
             if row is not None:
                 name = row["name"]
+                if row["disabled"]:
+                    raise UsageError(f"{name}: an administrator has disabled this user")
             elif self._database.row("SELECT 1 FROM users WHERE name = ?", name) is not None:
                 raise UsageError(f"{name}: another user of the provider has this name; ask an administrator")
             else:
                 values = (name, issuer, subject, time.time())
-                self._database.execute("INSERT INTO users VALUES (?, NULL, ?, ?, ?)", *values)
+                self._database.execute(
+                    "INSERT INTO users (name, issuer, subject, created) VALUES (?, ?, ?, ?)", *values
+                )
             self._set_grants(name, grants, "oidc")
             return self._get(name)
 
@@ -183,6 +194,25 @@ class Users:
             self._database.execute("UPDATE users SET password = ? WHERE name = ?", hashed, name)
             self._database.execute("DELETE FROM sessions WHERE user = ?", name)
 
+    def disable(self, name: str, disabled: bool) -> User:
+        """Refuse a user, and end all of its sessions; or admit it again.
+
+        Raises:
+            UsageError: there is no such user, or no user would be left who manages users.
+        """
+        with self._database.transaction():
+            user = self._get(name)
+            self._database.execute("UPDATE users SET disabled = ? WHERE name = ?", int(disabled), name)
+            if disabled:
+                self._database.execute("DELETE FROM sessions WHERE user = ?", name)
+                if user.administers_users:
+                    self._check_administrator()
+            return self._get(name)
+
+    def logged_in(self, name: str) -> None:
+        """Note that a user has logged in."""
+        self._database.execute("UPDATE users SET logged_in = ? WHERE name = ?", time.time(), name)
+
     def remove(self, name: str, *, last: bool = False) -> None:
         """Remove a user, with all sessions and tokens.
 
@@ -205,7 +235,7 @@ class Users:
 
     def authenticate(self, name: str, password: str) -> User | None:
         """The user, if the password is right; takes the same time for a name that does not exist."""
-        row = self._database.row("SELECT password FROM users WHERE name = ?", name)
+        row = self._database.row("SELECT password FROM users WHERE name = ? AND NOT disabled", name)
         stored = None if row is None else row["password"]
         right, renewed = check_password(password, stored)
         if not right:
@@ -224,7 +254,8 @@ class Users:
     def _user(self, row: sqlite3.Row) -> User:
         found = self._database.rows("SELECT pattern, role FROM grants WHERE user = ? ORDER BY pattern", row["name"])
         grants = tuple(Grant(each["pattern"], Role(each["role"])) for each in found)
-        return User(row["name"], grants, row["created"], row["password"] is not None, row["issuer"])
+        own = (row["created"], row["password"] is not None, row["issuer"], bool(row["disabled"]), row["logged_in"])
+        return User(row["name"], grants, *own)
 
     def _set_grants(self, name: str, grants: Sequence[Grant], source: str) -> None:
         if len(grants) > _MAX_GRANTS:
@@ -236,6 +267,9 @@ class Users:
             self._database.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", *values)
 
     def _check_administrator(self) -> None:
-        statement = "SELECT 1 FROM grants WHERE pattern = '*' AND role = ? LIMIT 1"
+        statement = (
+            "SELECT 1 FROM grants JOIN users ON users.name = grants.user "
+            "WHERE pattern = '*' AND role = ? AND NOT disabled LIMIT 1"
+        )
         if self._database.row(statement, Role.ADMIN.value) is None:
             raise UsageError("no user would be left who manages users; make another one an administrator first")

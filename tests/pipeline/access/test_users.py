@@ -134,9 +134,9 @@ def test_an_unknown_name_takes_the_same_work(desk: Authentication, monkeypatch: 
 
 
 def test_a_password_may_be_typed_in_either_form_of_unicode() -> None:
-    stored = passwords.hash_password("pässwörter")
-    assert passwords.check_password("pa\u0308sswo\u0308rter", stored)[0]
-    with pytest.raises(UsageError, match="10 to 1024"):
+    stored = passwords.hash_password("pässwörter!?")
+    assert passwords.check_password("pa\u0308sswo\u0308rter!?", stored)[0]
+    with pytest.raises(UsageError, match="12 to 1024"):
         passwords.hash_password("short")
     assert not passwords.check_password("\ud800" * 10, None)[0]
 
@@ -182,6 +182,26 @@ def test_roles_change_at_once_and_the_last_administrator_stays(desk: Authenticat
         desk.users.remove("eve")
     desk.users.remove("eve", last=True)
     assert not desk.required
+
+
+def test_a_disabled_user_is_refused_until_it_is_admitted_again(desk: Authentication) -> None:
+    session = desk.sessions.begin("eve", "session")
+    _, token = desk.tokens.make("eve", "script", ["view"], 1)
+    assert desk.users.disable("eve", True).disabled
+    assert desk.of_session(session, "") is None
+    assert desk.of_token(token, "") is None
+    assert desk.users.authenticate("eve", PASSWORD) is None
+    with pytest.raises(UsageError, match="no user would be left"):
+        desk.users.disable("ann", True)
+    desk.users.disable("eve", False)
+    assert desk.of_session(session, "") is None, "the session has ended"
+    assert desk.of_token(token, "") is not None
+
+
+def test_the_last_log_in_is_kept(desk: Authentication) -> None:
+    assert desk.users.get("eve").logged_in is None
+    desk.log_in("eve", PASSWORD, "10.0.0.1")
+    assert desk.users.get("eve").logged_in is not None
 
 
 def test_a_name_is_taken_once(desk: Authentication) -> None:
@@ -286,7 +306,7 @@ def test_invalid_tokens_are_not_made(desk: Authentication, label: str, scopes: l
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Tokens]:
     database = StateDatabase(tmp_path_factory.mktemp("token") / DATABASE, MIGRATIONS)
-    database.execute("INSERT INTO users VALUES ('ann', NULL, NULL, NULL, 0)")
+    database.execute("INSERT INTO users (name, created) VALUES ('ann', 0)")
     tokens = Tokens(database)
     return tokens.make("ann", "x", ["view"], 1)[1], tokens
 
