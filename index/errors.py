@@ -13,6 +13,7 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── SourceStalled       a connected camera sends nothing
     │   ├── StartImplausible    footage that begins in the future
     │   ├── NotVideo            empty, text, or no video stream inside
+    │   ├── PictureInvalid      a picture is damaged, too large, or of an unknown format
     │   ├── NoFrames            a video stream without a decodable frame
     │   └── DecodeFailed        the decoder crashed, stalled or exceeded a limit
     ├── StoreError              the store cannot be used
@@ -98,6 +99,7 @@ __all__ = [
     "NotVideo",
     "OffsetsExpired",
     "OutOfMemory",
+    "PictureInvalid",
     "ProfileInvalid",
     "SandboxUnavailable",
     "ServiceBusy",
@@ -180,6 +182,10 @@ class StartImplausible(SourceError):
 
 class NotVideo(SourceError):
     """The file has no video: it is empty, text, or of another format."""
+
+
+class PictureInvalid(SourceError):
+    """A picture is damaged, too large, or of a format that is not read."""
 
 
 class NoFrames(SourceError):

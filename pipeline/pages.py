@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from index.files import write_atomically
 
-__all__ = ["page", "write_page"]
+__all__ = ["data_uri", "page", "write_page"]
 
 
 def page(template: str, **values: Any) -> str:
@@ -23,6 +24,11 @@ def page(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as a URI that holds it, for pages that need no other file."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def write_page(path: Path, text: str) -> Path:

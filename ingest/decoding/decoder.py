@@ -30,7 +30,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from index.errors import DecodeFailed, NoFrames
-from ingest.decoding.demuxer import Demuxer, frame_seconds, packet_seconds
+from ingest.decoding.demuxer import FOOTAGE_FORMATS, Demuxer, frame_seconds, packet_seconds
 from ingest.decoding.h264 import h264_disposable, h264_kind, length_bytes
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import PacketInfo, PacketPlan
@@ -90,14 +90,14 @@ class OpenVideo:
         return announced - max(0.0, self.first_pts)
 
 
-def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0) -> OpenVideo:
+def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0, formats: str = FOOTAGE_FORMATS) -> OpenVideo:
     """Open a file, given as a descriptor, and choose the mode in which it is decoded.
 
     Raises:
         NotVideo: not a media file, or one without a video stream.
         DecodeFailed: frames are larger than `limits.pixels`.
     """
-    demuxer = Demuxer.open(source)
+    demuxer = Demuxer.open(source, formats)
     check_pixels(demuxer, limits)
     video = OpenVideo(demuxer, rest=demuxer.packets())
     _probe(video, fps)

@@ -19,7 +19,7 @@ import av
 from index.errors import NotVideo
 from ingest.decoding.timeline import Timeline
 
-__all__ = ["FOOTAGE_FORMATS", "Demuxer", "frame_seconds", "packet_seconds"]
+__all__ = ["FOOTAGE_FORMATS", "PICTURE_FORMATS", "Demuxer", "frame_seconds", "packet_seconds"]
 
 FOOTAGE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,av1,m4v,mjpeg,"
@@ -29,6 +29,8 @@ FOOTAGE_FORMATS = (
     "kux,smjpeg,mpjpeg,cavsvideo,evc,ifv,hxvs,lvf,lmlm4,nuv,pva,ty,iv8,mpegtsraw"
 )
 """Formats of footage. Playlists (HLS, DASH, concat, image lists) name other files and are not among them."""
+PICTURE_FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe"
+"""Formats of single pictures, which are not footage."""
 # Formats whose timestamps ascend, because they follow from an index or the file is written in one go.
 _ASCENDING = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mxf", "asf", "ogg", "ivf", "gif", "apng"})
 # Twice the cores: a thread that waits for a reference frame leaves its core to another thread.
@@ -69,22 +71,27 @@ class Demuxer:
     """Latest end of a packet of any stream, sound included, in seconds of the container's own time."""
     program_ended: bool = False
     """The stream has ended, and streams follow that began later in the file."""
+    formats: str = FOOTAGE_FORMATS
+    """FFmpeg's names of the formats that the file may have."""
     _position: int = 0
 
     @classmethod
-    def open(cls, source: int) -> Demuxer:
+    def open(cls, source: int, formats: str = FOOTAGE_FORMATS) -> Demuxer:
         """Open a media file from its first byte.
 
         The stream is the one marked as default, else the largest: thumbnails and previews are neither.
 
+        Args:
+            source: descriptor of the file.
+            formats: FFmpeg's names of the formats that it may have, separated by commas.
+
         Raises:
             NotVideo: not a media file, or one without a video stream.
         """
-        container, stream = _open(source)
+        container, stream = _open(source, formats)
         timeline = _timeline(container, stream)
-        return cls(
-            source, container, stream, _duration(container, stream), _creation_time(container.metadata), timeline
-        )
+        created = _creation_time(container.metadata)
+        return cls(source, container, stream, _duration(container, stream), created, timeline, formats=formats)
 
     @property
     def counts_from_zero(self) -> bool:
@@ -174,7 +181,7 @@ class Demuxer:
             if found is not None and at is not None and at <= target + 1e-6:
                 return chain([found], packets)
         self.container.close()
-        self.container, self.stream = _open(self.source)
+        self.container, self.stream = _open(self.source, self.formats)
         self.timeline = _timeline(self.container, self.stream)
         return _from_intra(self.packets(), target, intra(self.stream))
 
@@ -204,8 +211,8 @@ def _from_intra(packets: Iterator[Any], target: float, is_intra: Callable[[Any],
     return chain(held, packets)
 
 
-def _open(source: int) -> tuple[Any, Any]:
-    options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": FOOTAGE_FORMATS}
+def _open(source: int, formats: str) -> tuple[Any, Any]:
+    options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": formats}
     try:
         os.lseek(source, 0, os.SEEK_SET)
         container = av.open("fd:", metadata_errors="ignore", options=options)

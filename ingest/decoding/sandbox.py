@@ -90,6 +90,7 @@ class Decoding:
         fps: frames a second of stream time.
         after: seconds of stream time to skip. Can be set until iteration begins, for instance after `info`.
         phase: offset of the first frame within its second, for a part of a stream; see `index.second_grid`.
+        pictures: read a single picture (JPEG, PNG, WebP, BMP) and no footage.
 
     Attributes:
         until: seconds of stream time to stop at, None for the end. Can be set like `after`.
@@ -110,6 +111,7 @@ class Decoding:
         after: float = 0.0,
         phase: float = 0.0,
         limits: DecodeLimits | None = None,
+        pictures: bool = False,
     ) -> None:
         self.path, self.after, self.phase, self.limits = str(path), after, phase, limits or DecodeLimits()
         self.name = mask_url(name or self.path)
@@ -119,7 +121,7 @@ class Decoding:
             memory = shared_memory(self.limits.pixels * 3)
             try:
                 self._memory = np.frombuffer(mmap.mmap(memory, 0, prot=mmap.PROT_READ), np.uint8)
-                order = {"task": "decode", "fps": fps, "limits": asdict(self.limits)}
+                order = {"task": "decode", "fps": fps, "pictures": pictures, "limits": asdict(self.limits)}
                 self.process = DecoderProcess(order, source=source, memory=memory)
             finally:
                 os.close(memory)

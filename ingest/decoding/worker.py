@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture, require
 from ingest.decoding.decoder import RgbFrame, decode, open_video  # before the limits, which forbid writing .pyc files
+from ingest.decoding.demuxer import FOOTAGE_FORMATS, PICTURE_FORMATS
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
 
@@ -108,12 +109,13 @@ def decode_file(parent: ParentPipes, order: Any, source: int, memory: int, limit
     """Decode one file and send its frames to the parent.
 
     Args:
-        order: `fps`.
+        order: `fps`, and `pictures` if the file is a single picture and no footage.
         source: descriptor of the file, open for reading.
         memory: descriptor of the shared memory.
     """
     ring = _FrameRing(mmap.mmap(memory, 0), parent)
-    video = open_video(source, limits, fps=order["fps"])
+    formats = PICTURE_FORMATS if order.get("pictures") else FOOTAGE_FORMATS
+    video = open_video(source, limits, fps=order["fps"], formats=formats)
     demuxer = video.demuxer
     created = demuxer.created.isoformat() if demuxer.created else None
     parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)

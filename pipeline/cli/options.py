@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fill",
+    "Force",
+    "FrameFolder",
     "From",
+    "HtmlFile",
     "Json",
     "KeyframeCount",
     "MetricsAddress",
@@ -39,6 +42,7 @@ __all__ = [
     "Quiet",
     "RequireSandbox",
     "Servers",
+    "SheetFile",
     "StoreUrl",
     "StreamIds",
     "Tau",
@@ -77,6 +81,16 @@ Zone = Annotated[
     str | None,
     typer.Option("--timezone", help="Zone of times without an offset, such as Europe/Amsterdam; output stays in UTC."),
 ]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", help="HTML file for the result with its pictures; it opens without a network.")
+]
+SheetFile = Annotated[
+    Path | None, typer.Option("--sheet", help="JPEG file for a contact sheet of the frames of the result.")
+]
+FrameFolder = Annotated[
+    Path | None, typer.Option("--save-frames", help="Folder for the frames of the result, <stream>_<time>.jpg.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files of --html, --sheet and --save-frames.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Names = Annotated[

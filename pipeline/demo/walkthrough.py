@@ -24,7 +24,7 @@ from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.console import print_note, progress
 from pipeline.demo.render import render
-from pipeline.demo.report import Reported, StageTime, write_report
+from pipeline.pictures.answer_report import Reported, StageTime, write_report
 from pipeline.questions.asker import Asker
 
 __all__ = ["DemoAnswer", "DemoResult", "DemoStage", "demo", "pick_questions", "show"]

@@ -6,29 +6,26 @@ template escapes every text.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from index.records import from_micros, rfc3339
-from pipeline.pages import page, write_page
+from index.records import parse_rfc3339, rfc3339
+from index.search.scores import ScoredFrames
+from pipeline.pages import data_uri, page, write_page
+from pipeline.pictures.stored import FrameKey
+from pipeline.pictures.timeline import WIDTH, Mark, Span, Timeline, clock, timeline
 
 if TYPE_CHECKING:
     from pipeline.questions.asker import Asked, Selection
 
-__all__ = ["Reported", "StageTime", "heat_strip", "render_report", "write_report"]
+__all__ = ["Reported", "StageTime", "answer_report", "render_report", "write_report"]
 
-WIDTH = 1000  # width of a timeline in its own units, which the page scales
-CELLS = 250
-_TICKS = 6
 _SHOWN = 6
 _COLOURS = 5
-_RAMP = ((241, 245, 249), (199, 210, 254), (129, 140, 248), (79, 70, 229), (49, 46, 129))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,78 +69,21 @@ class Reported:
         return any(start <= at <= end for start, end in self.evidence)
 
 
-def _colour(level: float) -> str:
-    place = min(max(level, 0.0), 1.0) * (len(_RAMP) - 1)
-    low = min(int(place), len(_RAMP) - 2)
-    mixed = (round(a + (b - a) * (place - low)) for a, b in zip(_RAMP[low], _RAMP[low + 1], strict=True))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
-
-
-def heat_strip(
-    captured_at: NDArray[np.int64], scores: NDArray[np.float32], *, start: int, end: int, low: float, high: float
-) -> list[dict[str, Any]]:
-    """Return the largest R_f in each of CELLS equal intervals of [start, end), as x, width and colour.
-
-    An interval without a frame has no cell, so that gaps in the footage are visible.
-
-    Args:
-        captured_at: capture times, UTC microseconds, int64[N].
-        scores: relevance R_f of the frames, float32[N].
-        start: start of the strip, UTC microseconds.
-        end: end of the strip, UTC microseconds.
-        low: score of the lightest colour.
-        high: score of the darkest colour.
-    """
-    width = WIDTH / CELLS
-    cell = np.minimum((captured_at - start) * CELLS // max(1, end - start), CELLS - 1)
-    best = np.full(CELLS, -np.inf, np.float32)
-    np.maximum.at(best, cell, scores)
-    span = max(high - low, 1e-9)
-    return [
-        {"x": round(i * width, 2), "width": round(width + 0.5, 2), "colour": _colour((float(best[i]) - low) / span)}
-        for i in np.flatnonzero(np.isfinite(best)).tolist()
-    ]
-
-
-def _clock(micros: int, *, days: bool = False) -> str:
-    return from_micros(micros).strftime("%d %b %H:%M:%S" if days else "%H:%M:%S")
-
-
-def _lanes(item: Reported) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return one lane for each stream, and the labels of their common time axis."""
+def _timeline(item: Reported) -> Timeline:
+    """The timeline of one question."""
     window, scores = item.selection.window, item.selection.scores
-    start, end = int(window.captured_at.min()), int(window.captured_at.max()) + 1_000_000
-    low, high = float(scores.min()), float(scores.max())
-
-    def place(micros: int) -> float:
-        """The horizontal position of a time on the timeline, in pixels."""
-        return round((min(max(micros, start), end) - start) / (end - start) * WIDTH, 2)
-
-    spans = [
-        {"x": place(a), "width": max(4.0, round(place(b) - place(a), 2))}
-        for a, b in item.evidence
-        if a < end and b >= start
-    ]
-    lanes: list[dict[str, Any]] = []
+    scored = []
     for number in np.unique(window.stream_index).tolist():
-        rows = np.flatnonzero(window.stream_index == number)
-        times = window.captured_at[np.intersect1d(item.selection.keyframes, rows)].tolist()
-        name = window.stream_ids[number]
-        lanes.append(
-            {
-                "stream": name,
-                "heat": heat_strip(window.captured_at[rows], scores[rows], start=start, end=end, low=low, high=high),
-                "marks": [{"x": place(at), "proof": item.proves(at)} for at in times],
-                "spans": spans if item.stream_id in (None, name) else [],
-            }
-        )
-    days = end - start > 20 * 3600 * 1_000_000
-    anchors = ["start", *["middle"] * (_TICKS - 1), "end"]
-    axis = [
-        {"x": WIDTH * i / _TICKS, "text": _clock(start + (end - start) * i // _TICKS, days=days), "anchor": anchor}
-        for i, anchor in enumerate(anchors)
+        rows = window.stream_index == number
+        scored.append(ScoredFrames(window.stream_ids[number], window.captured_at[rows], scores[rows]))
+    keyframes = item.selection.keyframes
+    marks = [
+        Mark(window.stream_ids[window.stream_index[row]], at, item.proves(at))
+        for row, at in zip(keyframes.tolist(), window.captured_at[keyframes].tolist(), strict=True)
     ]
-    return lanes, axis
+    names = window.stream_ids if item.stream_id is None else [item.stream_id]
+    spans = [Span(name, a, b) for name in names for a, b in item.evidence]
+    return timeline(scored, marks, spans)
 
 
 def _keyframes(item: Reported, *, several: bool) -> list[dict[str, Any]]:
@@ -156,8 +96,8 @@ def _keyframes(item: Reported, *, several: bool) -> list[dict[str, Any]]:
         if picture is not None:
             result.append(
                 {
-                    "src": "data:image/jpeg;base64," + base64.b64encode(picture).decode(),
-                    "time": _clock(at),
+                    "src": data_uri(picture),
+                    "time": clock(at),
                     "stream": name if several else "",
                     "score": f"{scores[row]:.3f}",
                     "proof": item.proves(at),
@@ -169,8 +109,8 @@ def _keyframes(item: Reported, *, several: bool) -> list[dict[str, Any]]:
 def _view(number: int, item: Reported) -> dict[str, Any]:
     """Return the values of one question for the template."""
     asked = item.asked
-    lanes, axis = _lanes(item)
-    keyframes = _keyframes(item, several=len(lanes) > 1)
+    drawn = _timeline(item)
+    keyframes = _keyframes(item, several=len(drawn.lanes) > 1)
     options = [
         {"text": text, "share": share, "chosen": text == asked.answer, "true": text == item.truth}
         for text, share in asked.probabilities.items()
@@ -184,9 +124,8 @@ def _view(number: int, item: Reported) -> dict[str, Any]:
         "truth": item.truth,
         "right": item.right,
         "options": options,
-        "lanes": lanes,
-        "axis": axis,
-        "evidence": [f"{_clock(a)} to {_clock(b)}" for a, b in item.evidence],
+        "timeline": drawn,
+        "evidence": [f"{clock(a)} to {clock(b)}" for a, b in item.evidence],
         "shown": keyframes[:_SHOWN],
         "more": keyframes[_SHOWN:],
         "frames": asked.frames,
@@ -194,7 +133,7 @@ def _view(number: int, item: Reported) -> dict[str, Any]:
         "seconds": [(name, value) for name, value in seconds.items() if name != "total" and value >= 0.005],
         "total": seconds.get("total", sum(seconds.values())),
         "notices": asked.notices,
-        "streams": ", ".join(lane["stream"] for lane in lanes),
+        "streams": ", ".join(lane.stream for lane in drawn.lanes),
     }
 
 
@@ -248,3 +187,23 @@ def write_report(
 ) -> Path:
     """Write `render_report` to `path`, all or nothing."""
     return write_page(path, render_report(items, title=title, subtitle=subtitle, stages=stages, facts=facts))
+
+
+def answer_report(
+    asked: Asked, selection: Selection, pictures: Mapping[FrameKey, bytes], *, title: str, subtitle: str = ""
+) -> str:
+    """The report of an answer, or of keyframes if the answer is empty, as one HTML text.
+
+    Args:
+        asked: question and answer.
+        selection: the keyframes and the relevance of every frame.
+        pictures: pictures of the keyframes.
+        title: title of the report.
+        subtitle: a sentence below it.
+    """
+    keyed = {
+        (frame.stream_id, frame.captured_at): jpeg
+        for frame in asked.keyframes
+        if (jpeg := pictures.get((frame.stream_id, parse_rfc3339(frame.captured_at)))) is not None
+    }
+    return render_report([Reported(asked, selection, keyed)], title=title, subtitle=subtitle)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from index.window import Window
-from pipeline.demo.report import CELLS, WIDTH, Reported, StageTime, heat_strip, render_report, write_report
+from pipeline.pictures.answer_report import Reported, StageTime, render_report, write_report
+from pipeline.pictures.timeline import CELLS, WIDTH, heat_strip
 from pipeline.questions.asker import Asked, Selection
 
 BEGAN = 1_709_280_000_000_000
@@ -89,11 +90,11 @@ def test_the_heat_strip_takes_the_best_of_each_cell_and_leaves_gaps_open() -> No
     times = BEGAN + np.array([0, 1, 2, 500, 999], np.int64) * SECOND
     scores = np.array([0.0, 1.0, 0.5, 0.2, 0.0], np.float32)
     cells = heat_strip(times, scores, start=BEGAN, end=BEGAN + 1000 * SECOND, low=0.0, high=1.0)
-    assert [cell["x"] for cell in cells] == [0.0, WIDTH / 2, WIDTH - WIDTH / CELLS]
-    assert cells[0]["colour"] == "#312e81"  # the darkest: a score of 1
-    assert cells[2]["colour"] == "#f1f5f9"
+    assert [cell.x for cell in cells] == [0.0, WIDTH / 2, WIDTH - WIDTH / CELLS]
+    assert cells[0].colour == "#312e81"  # the darkest: a score of 1
+    assert cells[2].colour == "#f1f5f9"
     flat = heat_strip(times, np.full(5, 0.5, np.float32), start=BEGAN, end=BEGAN + 1000 * SECOND, low=0.5, high=0.5)
-    assert {cell["colour"] for cell in flat} == {"#f1f5f9"}
+    assert {cell.colour for cell in flat} == {"#f1f5f9"}
 
 
 def test_stages_fill_the_bar() -> None:
@@ -106,7 +107,23 @@ def test_stages_fill_the_bar() -> None:
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr("pipeline.demo.report.render_report", lambda *_, **__: "\udcff")
+    monkeypatch.setattr("pipeline.pictures.answer_report.render_report", lambda *_, **__: "\udcff")
     with pytest.raises(UnicodeEncodeError):
         write_report(path, [], title="T")
     assert path.read_text() == "old"
+
+
+def test_footage_without_gaps_has_a_timeline_without_gaps() -> None:
+    for seconds in (1, 2, 3, 60, 240, 251, 3600):
+        times = BEGAN + np.arange(seconds, dtype=np.int64) * SECOND
+        scores = np.zeros(seconds, np.float32)
+        cells = heat_strip(times, scores, start=BEGAN, end=BEGAN + seconds * SECOND, low=0.0, high=1.0)
+        edges = [cell.x for cell in cells] + [float(WIDTH)]
+        assert all(edge <= cell.x + cell.width for cell, edge in zip(cells, edges[1:], strict=True)), seconds
+
+
+def test_a_single_question_has_no_number_and_an_empty_head_no_card() -> None:
+    one = render_report([item(truth=None)], title="T")
+    assert "<h2>What colour?</h2>" in one
+    assert one.count('class="card"') == 1
+    assert "<h2>2. What colour?</h2>" in render_report([item(), item()], title="T")
