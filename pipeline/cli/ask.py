@@ -223,7 +223,7 @@ def search(
     if not outputs.wanted:
         return
     opened = open_store(context, store)
-    keys = {(m.stream_id, parse_rfc3339(m.best)): f"{m.score:.3f}, {m.meaning}" for m in moments}
+    keys = {(m.stream_id, parse_rfc3339(m.best)): f"{m.score:.3f}, {_share(m)}" for m in moments}
     pictures = frame_pictures(opened, list(keys))
     title = f"Search: {text or 'a picture'}"
     if html is not None:
@@ -271,10 +271,14 @@ def _verified(
 
 
 def _moment_line(found: FoundMoment) -> str:
-    share = found.meaning.partition(" of the frames of ")[0]
     line = f"{found.score:6.3f}  {found.stream_id}  {found.start} to {found.end}  best {found.best}"
     look = "" if found.verification is None else f"; {found.verification}"
-    return f"{line}  {share} of its stream{look}"
+    return f"{line}  {_share(found)}{look}"
+
+
+def _share(found: FoundMoment) -> str:
+    """The meaning of a score where the stream is named beside it."""
+    return found.meaning.replace(f" of the frames of {found.stream_id}", " of its stream")
 
 
 def _window_text(streams: Sequence[str], first: int, last: int) -> str:
