@@ -14,16 +14,18 @@ This module does not know how frames are scored nor when an alert is raised.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated
 
-import fsspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index.columns import digest
-from index.errors import StoreCorrupt, StoreFull, UnknownQuestion, UsageError, mask_url, validation_message
+from index.delta.failures import translate_errors
+from index.delta.objects import file_system
+from index.errors import UnknownQuestion, UsageError, mask_url, validation_message
 from index.files import write_atomically
 from index.records import EncoderIdentity
 from index.schemas import check_stream_id, compose_stream_id, encode_stream_id
@@ -187,7 +189,8 @@ class StandingQuestionStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._files, root = fsspec.core.url_to_fs(f"{url}/alerts")
+        with translate_errors(url):
+            self._files, root = file_system(f"{url}/alerts")
         self._root = root.rstrip("/")
         self._local = "://" not in url
 
@@ -197,7 +200,7 @@ class StandingQuestionStore:
         """All questions, the oldest first. An invalid object is left out, with a warning in the log.
 
         Raises:
-            StoreCorrupt: the folder cannot be read.
+            StoreError: the folder cannot be read.
         """
         found: list[StandingQuestion] = []
         for path in self._list("questions")[:MAX_QUESTIONS]:
@@ -217,7 +220,7 @@ class StandingQuestionStore:
 
         Raises:
             UsageError: the store has `MAX_QUESTIONS` already.
-            StoreFull: it cannot be written.
+            StoreError: it cannot be written.
         """
         held = self._list("questions")
         if len(held) >= MAX_QUESTIONS and not any(path.endswith(f"/{question.id}.json") for path in held):
@@ -231,7 +234,7 @@ class StandingQuestionStore:
 
         Raises:
             UnknownQuestion: no question has this id or name, or several have the name.
-            StoreCorrupt: it cannot be removed.
+            StoreError: it cannot be removed.
         """
         held = self.questions()
         found = [question for question in held if which in (question.id, question.name)]
@@ -248,7 +251,7 @@ class StandingQuestionStore:
         """Remove the questions that apply to this stream alone, and the stream from questions about several.
 
         Raises:
-            StoreCorrupt, StoreFull: a question cannot be removed or replaced.
+            StoreError: a question cannot be removed or replaced.
         """
         for question in self.questions():
             if stream not in question.streams:
@@ -270,55 +273,44 @@ class StandingQuestionStore:
     # ---- alert states ----------------------------------------------------------------------------------------------
 
     def read_state(self, stream: str) -> bytes | None:
-        """The stored state of a stream, None if there is none. Raises StoreCorrupt."""
+        """The stored state of a stream, None if there is none. Raises StoreError."""
         return self._read(f"{self._root}/state/{encode_stream_id(check_stream_id(stream))}.json")
 
     def write_state(self, stream: str, state: bytes) -> None:
-        """Replace the state of a stream. Raises StoreFull."""
+        """Replace the state of a stream. Raises StoreError."""
         self._write(f"state/{encode_stream_id(check_stream_id(stream))}.json", state)
 
     def delete_state(self, stream: str) -> None:
-        """Delete the state of a stream, if there is one. Raises StoreCorrupt."""
+        """Delete the state of a stream, if there is one. Raises StoreError."""
         self._delete(f"state/{encode_stream_id(check_stream_id(stream))}.json")
 
     # ---- objects ---------------------------------------------------------------------------------------------------
 
     def _list(self, folder: str) -> list[str]:
-        try:
-            self._files.invalidate_cache()
-            names = self._files.ls(f"{self._root}/{folder}", detail=False)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._unreadable(error) from error
+        with translate_errors(f"{self.url}/alerts"):
+            try:
+                self._files.invalidate_cache()
+                names = self._files.ls(f"{self._root}/{folder}", detail=False)
+            except FileNotFoundError:
+                return []
         return sorted(str(name) for name in names if str(name).endswith(".json"))
 
     def _read(self, path: str) -> bytes | None:
-        try:
-            data = self._files.cat_file(path, start=0, end=_MAX_OBJECT_BYTES)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unreadable(error) from error
+        with translate_errors(f"{self.url}/alerts"):
+            try:
+                data = self._files.cat_file(path, start=0, end=_MAX_OBJECT_BYTES)
+            except FileNotFoundError:
+                return None
         return bytes(data)
-
-    def _unreadable(self, error: OSError) -> StoreCorrupt:
-        return StoreCorrupt(f"{mask_url(self.url)}: alerts cannot be read ({error}); check the permissions")
 
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
-        try:
+        with translate_errors(f"{self.url}/alerts"):
             if self._local:
                 write_atomically(path, data, parents=True)
             else:
                 self._files.pipe_file(path, data)  # an object store shows an object only when it is whole
-        except OSError as error:
-            raise StoreFull(f"{mask_url(self.url)}: alerts cannot be written ({error}); free some space") from error
 
     def _delete(self, name: str) -> None:
-        try:
+        with translate_errors(f"{self.url}/alerts"), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise StoreCorrupt(f"{mask_url(self.url)}: alerts cannot be removed ({error})") from error

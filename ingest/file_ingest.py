@@ -35,6 +35,7 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import encode_records
 from ingest.footage_plan import PlannedFile, plan_footage
+from ingest.footage_report import FootageReport
 from ingest.sources.files import fetched
 from ingest.sources.naming import Overlap
 from model.encoders.encoder import Encoders
@@ -104,6 +105,8 @@ class FileReport(BaseModel):
     """The store held all of it."""
     problem: str | None = None
     """The error that ended decoding, now or when the file was stored."""
+    footage: FootageReport = Field(default_factory=FootageReport)
+    """What was stored, what repeated and what was dropped, each with its seconds."""
 
 
 class IngestReport(BaseModel):
@@ -117,6 +120,8 @@ class IngestReport(BaseModel):
     """Frames stored."""
     repeated: int = 0
     """Frames decoded and not stored, because their seconds were stored already."""
+    footage: FootageReport = Field(default_factory=FootageReport)
+    """What was stored, what repeated and what was dropped, each with its seconds."""
     layout: str | None = None
     """The recorder whose layout of names all files have."""
     skipped: list[str] = Field(default_factory=list)
@@ -187,6 +192,7 @@ def ingest_sources(
         layout=plan.layout,
         skipped=plan.skipped,
     )
+    report.footage.add("dropped", files=len(plan.problems))
     began = perf_counter()
     ingest = _FileIngest(store, encoders, segment_seconds, limits or DecodeLimits(), report)
     for number, planned in enumerate(plan.files):
@@ -204,10 +210,13 @@ def ingest_sources(
                 ingest.run(path, planned, began_at, file, advance)
         except SourceError as error:
             file.problem = str(error)
+            if not file.footage.dropped.files:
+                file.footage.add("dropped", files=1)
             _log.info("file not ingested", file=planned.shown, problem=file.problem)
         report.frames += file.frames
         report.repeated += file.repeated
         report.footage_seconds += file.seconds
+        report.footage.include(file.footage)
     store.seal()
     report.wall_seconds = perf_counter() - began
     report.frames_per_second = report.frames / max(report.wall_seconds, 1e-9)
@@ -239,6 +248,7 @@ class _FileIngest:
             file.start, file.clock = rfc3339(footage.began), clock_text(footage.clock, footage.zone, footage.fold)
             if any(s.final for s in stored.values()):
                 file.skipped = True
+                file.footage.add("repeated", frames=sum(s.frames for s in stored.values()))
                 file.problem = next((s.problem for s in stored.values() if s.problem), None)
                 return
             chunk = first_missing_chunk(stored, self.segment_seconds)
@@ -257,11 +267,15 @@ class _FileIngest:
                 advance(file.seconds, info.duration, writer.frames)
                 since = perf_counter()
             file.decode_mode = info.mode
+            if failure is not None:
+                file.footage.add("dropped", files=1, seconds=max(0.0, (info.duration or 0.0) - file.seconds))
             if failure is not None and writer.empty and not stored:
                 raise failure
             file.problem = decoding_problem(failure) or info.clock_problem(name)
             writer.finish(file.problem)
             file.frames, file.repeated = writer.stored, writer.frames - writer.stored
+            file.footage.add("stored", frames=file.frames)
+            file.footage.add("repeated", frames=file.repeated)
             if file.problem:
                 _log.info("file incomplete", file=name, problem=file.problem)
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,6 +29,7 @@ from index.columns import frame_rows, segment_row
 from index.commits.append import find_new
 from index.commits.deletion import generations_for_append, requirement
 from index.delta.failures import translate_errors
+from index.delta.objects import file_system
 from index.delta.table import StoreTable
 from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
@@ -158,7 +158,7 @@ def _write_files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
 
 def _write_file(table: StoreTable, path: str, rows: pa.Table) -> int:
     with translate_errors(table.uri):
-        system, root = fsspec.core.url_to_fs(table.uri)
+        system, root = file_system(table.uri)
         place = f"{root}/{path}"
         if not is_remote(table.uri):
             Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,12 @@ def _add_action(file: DataFile) -> AddAction:
 
 
 def _check_present(table: StoreTable, files: Sequence[DataFile]) -> None:
-    system, root = fsspec.core.url_to_fs(table.uri)
-    for file in files:
-        if not system.exists(f"{root}/{file.path}") or system.size(f"{root}/{file.path}") != file.size:
-            raise StoreCorrupt(f"{mask_url(table.uri)}/{file.path}: written and now gone; run the same backfill again")
+    with translate_errors(table.uri):
+        system, root = file_system(table.uri)
+        gone = [
+            file
+            for file in files
+            if not system.exists(f"{root}/{file.path}") or system.size(f"{root}/{file.path}") != file.size
+        ]
+    for file in gone:
+        raise StoreCorrupt(f"{mask_url(table.uri)}/{file.path}: written and now gone; run the same backfill again")

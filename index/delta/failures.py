@@ -20,7 +20,7 @@ from index.errors import (
     mask_url,
 )
 
-__all__ = ["retry_conflicts", "translate_errors"]
+__all__ = ["reason_of", "retry_conflicts", "translate_errors"]
 
 _NO_SPACE = (
     "no space left",
@@ -115,7 +115,7 @@ def _translate(uri: str, error: BaseException, text: str) -> StoreError:
             return StoreDenied(
                 f"{uri}: the endpoint is http, which is not encrypted; set AWS_ALLOW_HTTP=true if that is intended"
             )
-        if says(_NO_CREDENTIALS):
+        if isinstance(error, PermissionError) or says(_NO_CREDENTIALS):
             return StoreDenied(
                 f"{uri}: the object store refuses access, or there are no credentials; set those of its client, for S3 "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -129,8 +129,48 @@ def _translate(uri: str, error: BaseException, text: str) -> StoreError:
             f"{uri}: the store is read-only for this user, or may not be read (permission denied); check owner and "
             "mode of its folder"
         )
-    lines = " ".join(text_of_line.strip() for text_of_line in str(error).replace(_ARROW, "").splitlines())
-    return StoreCorrupt(f"{uri}: cannot be read or written ({lines[:300]}); run `sightline verify`")
+    return StoreCorrupt(f"{uri}: cannot be read or written ({_own_words(error)}); run `sightline verify`")
+
+
+def reason_of(error: BaseException) -> str:
+    """What a failure of a file system means for an object, as a short phrase without the text of a library."""
+    number, text = getattr(error, "errno", None), str(error).lower()
+
+    def says(phrases: tuple[str, ...]) -> bool:
+        return any(phrase in text for phrase in phrases)
+
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or says(_NO_SPACE):
+        return "no space left"
+    if says(_NO_BUCKET):
+        return "the object store has no such bucket"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, ImportError):
+        return "the package for this kind of object store is not installed"
+    if isinstance(error, ValueError) and "protocol" in text:
+        return "not a kind of object store"
+    if isinstance(error, PermissionError) or says(_NO_CREDENTIALS):
+        return "access is refused, or there are no credentials"
+    if number == errno.EROFS or says(_READ_ONLY):
+        return "read-only"
+    if says(_NO_ANSWER) or isinstance(error, TimeoutError | ConnectionError):
+        return "the object store does not answer; check the network, and for S3 AWS_ENDPOINT_URL"
+    return _own_words(error)
+
+
+def _own_words(error: BaseException) -> str:
+    """What an error is, by its system's number or its class; only Delta and Arrow describe what is wrong in a table."""
+    if isinstance(error, OSError) and error.strerror and not _is_of_client(error):
+        return error.strerror
+    if isinstance(error, DeltaError | pa.ArrowException):
+        lines = " ".join(text_of_line.strip() for text_of_line in str(error).replace(_ARROW, "").splitlines())
+        return mask_url(lines[:300])
+    return type(error).__name__
+
+
+def _is_of_client(error: BaseException) -> bool:
+    cause = error.__cause__
+    return any(type(each).__module__.split(".")[0] in _CLIENTS for each in (error, cause) if each is not None)
 
 
 _ARROW = "\x1b[31m↳\x1b[0m"

@@ -26,7 +26,6 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
@@ -34,6 +33,7 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.files import TableFiles, listed_files
+from index.delta.objects import delta_options, file_system
 from index.delta.row_filter import RowFilter
 from index.errors import CommitFenced, mask_url
 from index.schemas import TABLES, partition_folder
@@ -70,7 +70,7 @@ class StoreTable:
     Args:
         uri: path or URL of the table.
         name: one of `schemas.TABLES`, or another name with `schema`, `writer` and `partitions`.
-        options: options of the object store, as deltalake takes them.
+        options: options of the object store, as deltalake takes them; those of `index.delta.objects` when None.
         schema: the Arrow schema; that of `schemas.TABLES` when None.
         writer: how Parquet files are written; chosen by `name` when None.
         partitions: the partition columns; those of `schemas.TABLES` when None.
@@ -86,13 +86,18 @@ class StoreTable:
         writer: WriterProperties | None = None,
         partitions: Sequence[str] | None = None,
     ) -> None:
-        self.uri, self.name, self.options = uri, name, options
+        self.uri, self.name, self._options = uri, name, options
         self.schema = schema or TABLES[name][0]
         self.partitions = list(TABLES[name][1] if partitions is None else partitions)
         self.writer = writer or _WRITER[name]
         self._lock = threading.Lock()
         self._handle: DeltaTable | None = None
         self._handle_at = 0.0
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """The options of the object store, as deltalake takes them."""
+        return delta_options(self.uri) if self._options is None else self._options
 
     # ---- opening -----------------------------------------------------------------------------------------------------
 
@@ -400,7 +405,7 @@ class StoreTable:
         with translate_errors(self.uri):
             self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
             listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
-            files, folder = fsspec.core.url_to_fs(f"{self.uri}/{partition_folder(stream_id)}")
+            files, folder = file_system(f"{self.uri}/{partition_folder(stream_id)}")
             for path in files.find(folder):
                 day = path.rpartition("/date=")[2].split("/")[0] if "/date=" in path else ""
                 if path.rsplit("/", 1)[-1] not in listed and (until is None or day <= until):

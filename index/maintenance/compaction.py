@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import fsspec
 from deltalake import PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 from pydantic import BaseModel, ConfigDict
 
 from index.delta.failures import retry_conflicts, translate_errors
+from index.delta.objects import file_system
 from index.delta.table import StoreTable
 from index.errors import StoreBusy, UnknownStream, mask_url
 from index.maintenance.compaction_lock import CompactionLock
@@ -196,5 +196,6 @@ def _merge(table: StoreTable, partition: Sequence[tuple[str, str]], target_bytes
 
 def count_log_entries(table: StoreTable) -> int:
     """Number of commits in the folder of the table's log, including those before its checkpoint."""
-    files, folder = fsspec.core.url_to_fs(f"{table.uri}/_delta_log")
-    return sum(str(path).endswith(".json") for path in files.ls(folder, detail=False))
+    with translate_errors(table.uri):
+        files, folder = file_system(f"{table.uri}/_delta_log")
+        return sum(str(path).endswith(".json") for path in files.ls(folder, detail=False))

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fsspec
-
 from index.columns import day_of
 from index.commits.deletion import (
     Deletion,
@@ -23,6 +21,8 @@ from index.commits.deletion import (
     finish,
     finish_nameless,
 )
+from index.delta.failures import translate_errors
+from index.delta.objects import file_system
 from index.errors import UnknownStream
 from index.schemas import compose_stream_id, decode_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
@@ -105,9 +105,10 @@ def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Del
         standing.delete_state(stream_id)
     if deletion.before is None and not deletion.kept:
         standing.forget_stream(stream_id)
-    files, staged = fsspec.core.url_to_fs(f"{tables.url}/staging")
-    if staging and files.exists(staged):
-        files.rm(staged, recursive=True)
+    with translate_errors(tables.url):
+        files, staged = file_system(f"{tables.url}/staging")
+        if staging and files.exists(staged):
+            files.rm(staged, recursive=True)
     for table in tables.all():
         table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
         if not is_remote(tables.url):
@@ -120,8 +121,10 @@ def _names(tables: Tables) -> set[str]:
     """The streams that any table has rows or files of."""
     names = {name for table in tables.all() for name in table.partition_values("stream_id")}
     for table in tables.all():
-        files, root = fsspec.core.url_to_fs(table.uri)
-        for path in files.ls(root, detail=False):
+        with translate_errors(table.uri):
+            files, root = file_system(table.uri)
+            listed = files.ls(root, detail=False)
+        for path in listed:
             _, found, name = str(path).rstrip("/").rpartition("/stream_id=")
             if found:
                 names.add(decode_stream_id(name))
@@ -132,9 +135,10 @@ def _has_files(tables: Tables, stream_id: str) -> bool:
     """Whether any table has files of a stream, listed or not: those of a `forget` that was killed before it deleted
     them."""
     for table in tables.all():
-        files, folder = fsspec.core.url_to_fs(f"{table.uri}/{partition_folder(stream_id)}")
-        if files.exists(folder):
-            return True
+        with translate_errors(table.uri):
+            files, folder = file_system(f"{table.uri}/{partition_folder(stream_id)}")
+            if files.exists(folder):
+                return True
     return False
 
 

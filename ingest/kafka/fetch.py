@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-
+from index.delta.objects import object_reason, open_object
 from index.errors import MessageInvalid, SourceDenied, SourceNotFound, mask_url, shown_text
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
@@ -115,7 +114,7 @@ def _download(message: SegmentMessage, settings: KafkaSettings, path: Path) -> N
     except FileNotFoundError:
         raise SourceNotFound(f"{mask_url(uri)}: no such object; it was deleted or never written") from None
     except Exception as error:  # each fsspec file system raises its own exception types
-        raise SourceNotFound(f"{mask_url(uri)}: cannot be fetched ({shown_text(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(uri)}: cannot be fetched ({object_reason(error)})") from None
     if size != message.size or digest.hexdigest() != message.sha256:
         raise MessageInvalid(
             f"{mask_url(uri)}: the object does not have the {message.size} bytes of its message, or their checksum "
@@ -162,5 +161,4 @@ def _open(source: str | Path, prefixes: tuple[str, ...]) -> IO[bytes]:
         hosts = tuple(host for prefix in prefixes if (host := urlsplit(prefix).hostname))
         policy = UrlPolicy(schemes=frozenset({"http", "https"}), hosts=hosts, private=True)
         return cast(IO[bytes], PinnedHttp(policy, timeout=_TIMEOUT_SECONDS).open(source))
-    opened: IO[bytes] = fsspec.open(source, "rb").open()
-    return opened
+    return cast(IO[bytes], open_object(source))

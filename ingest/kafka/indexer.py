@@ -53,6 +53,7 @@ from index.errors import (
 from index.records import Segment, from_micros
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
+from ingest.footage_report import FootageReport
 from ingest.kafka.dead_letters import attempt_of
 from ingest.kafka.fetch import check_clock, read_segment
 from ingest.kafka.metrics import ConsumerMetrics
@@ -85,6 +86,8 @@ class ConsumeReport(BaseModel):
     """Frames stored."""
     dead_letters: int = 0
     """Dead letters written."""
+    footage: FootageReport = Field(default_factory=FootageReport)
+    """What was stored, what repeated and what was dropped to the dead letters, each with its seconds."""
     commits: int = 0
     """Commits to the store."""
     alerts: int = 0
@@ -402,8 +405,13 @@ class KafkaIndexer:
                 newest = int(each.records.captured_at[-1])
                 self.metrics.newest_frame(each.row.stream_id, newest, each.row.clock_source)
         self.metrics.stored(batch.stored, decoded, batch.seconds)
+        repeated = [s for s in batch.stored if not s.frames and decoded.get((s.source, s.chunk))]
+        report.footage.add("stored", segments=len(batch.stored) - len(repeated), frames=batch.frames)
+        report.footage.add("repeated", segments=len(repeated), frames=sum(decoded.values()) - batch.frames)
         for result in done:
             if result.error is not None:
+                row = None if result.segment is None else result.segment.row
+                report.footage.add("dropped", segments=1, seconds=0.0 if row is None else (row.end - row.start) / 1e6)
                 self.metrics.dead_letters.labels(type(result.error).__name__, result.step).inc()
 
     # ---- messages ------------------------------------------------------------------------------------------------

@@ -12,15 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-import fsspec
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from index.delta.objects import object_reason, open_object
 from index.errors import MessageTooLarge, SourceError, SourceNotFound, UsageError, mask_url
 from index.files import write_atomically
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
+from ingest.decoding.sandbox import VideoInfo
 from ingest.footage_plan import plan_footage
+from ingest.footage_report import FootageReport
 from ingest.kafka.settings import KafkaSettings
 from ingest.messages import SegmentMessage, segment_message
 from ingest.outbox import Outbox
@@ -50,6 +52,8 @@ class PublishedFile(BaseModel):
     """Seconds of footage produced."""
     problem: str | None = None
     """The error that ended the file early; None when it was published completely."""
+    footage: FootageReport = Field(default_factory=FootageReport)
+    """What was stored, what repeated and what was dropped, each with its seconds."""
 
 
 def segments_of(
@@ -62,6 +66,7 @@ def segments_of(
     seconds: float = 10.0,
     max_bytes: int = 256 * 2**20,
     limits: DecodeLimits | None = None,
+    on_info: Callable[[VideoInfo], None] = lambda _: None,
 ) -> Iterator[tuple[FoundStart, CutSegment]]:
     """Cut a local file into segments.
 
@@ -71,6 +76,7 @@ def segments_of(
         named: what the source's name says; read from `path` when None.
         seconds: minimum length of a segment.
         max_bytes: maximum size of a segment.
+        on_info: called with what the container says, before the first segment.
 
     Yields:
         The time of the segment's first frame with the source of that time, and the segment.
@@ -80,6 +86,7 @@ def segments_of(
     """
     with Cutting(path, name=name, seconds=seconds, max_bytes=max_bytes, limits=limits) as cutting:
         info = cutting.info()  # a malformed file fails here, before it is cut
+        on_info(info)
         began = find_start(path, given=start, created=info.created, named=named, duration=info.duration)
         for segment in cutting:
             yield began._replace(micros=began.micros + round((segment.pts - info.first) * 1e6)), segment
@@ -146,10 +153,10 @@ def _write_object(objects: str, stream_id: str, start: int, segment: CutSegment)
         if uri.startswith("file://"):
             write_atomically(unquote(uri.removeprefix("file://")), segment.payload, parents=True)
         else:
-            with fsspec.open(uri, "wb") as remote:
+            with open_object(uri, "wb") as remote:
                 remote.write(segment.payload)
     except Exception as error:  # each file system of fsspec has its own exceptions
-        raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))}); check --objects") from None
+        raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({object_reason(error)}); check --objects") from None
     return uri
 
 
@@ -194,10 +201,13 @@ def publish_files(
         sources, stream=stream, start=start, names=names, timezone=timezone, overlap=overlap, limits=limits
     )
     report = [PublishedFile(file=name, problem=str(error)) for name, error in plan.problems]
+    for file in report:
+        file.footage.add("dropped", files=1)
     with sender() as outbox:
         for planned in plan.files:
             file = PublishedFile(file=planned.shown, stream_id=planned.name.stream)
             report.append(file)
+            lengths: list[float] = []  # that of the file, once it is known
             try:
                 with fetched(planned.source) as path:
                     each = segments_of(
@@ -209,6 +219,7 @@ def publish_files(
                         seconds=seconds,
                         max_bytes=settings.object_bytes,
                         limits=limits,
+                        on_info=lambda info, into=lengths: into.append(info.duration or 0.0),  # type: ignore[misc]
                     )
                     for began, segment in each:
                         message = publish_segment(
@@ -216,9 +227,13 @@ def publish_files(
                         )
                         file.segments += 1
                         file.seconds += segment.duration
+                        file.footage.add("stored", segments=1, seconds=segment.duration)
                         on_segment(file.file, message)
             except (SourceError, MessageTooLarge, UsageError) as error:
                 file.problem = str(error)
+                file.footage.add(
+                    "dropped", files=1, seconds=max(0.0, (lengths.pop() if lengths else 0.0) - file.seconds)
+                )
                 _log.info("file not published completely", file=file.file, problem=file.problem)
             outbox.flush()
     return report

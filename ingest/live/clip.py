@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
 
-import fsspec
 from pydantic import BaseModel, ConfigDict
 
+from index.delta.objects import file_system, object_reason, open_object
 from index.errors import EmptyWindow, SourceNotFound, UsageError, mask_url
 from index.files import atomic_file
 from index.records import rfc3339
@@ -67,7 +67,7 @@ def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment
     """
     check_stream_id(stream)
     try:
-        system, root = fsspec.core.url_to_fs(place)
+        system, root = file_system(place)
         days = [day_of(at) for at in range(start - _MAX_SEGMENT - (start - _MAX_SEGMENT) % _DAY, end, _DAY)]
         names: list[str] = []
         for day in days:
@@ -76,7 +76,7 @@ def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment
             except FileNotFoundError:
                 continue
     except Exception as error:  # each file system of fsspec has its own exceptions
-        raise SourceNotFound(f"{mask_url(place)}: cannot be listed ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(place)}: cannot be listed ({object_reason(error)})") from None
     found = [segment for name in names if (segment := parse_name(name)) is not None]
     return sorted(s for s in found if s.stream == stream and s.start < end and s.end > start)
 
@@ -184,8 +184,8 @@ def fetch_segment(uri: str, part: IO[bytes]) -> None:
             shutil.copyfileobj(local, part, _BLOCK_BYTES)
     else:
         try:
-            with fsspec.open(uri, "rb") as remote:
+            with open_object(uri) as remote:
                 shutil.copyfileobj(remote, part, _BLOCK_BYTES)
         except Exception as error:  # each file system of fsspec has its own exceptions
-            raise SourceNotFound(f"{mask_url(uri)}: cannot be read ({mask_url(str(error))})") from None
+            raise SourceNotFound(f"{mask_url(uri)}: cannot be read ({object_reason(error)})") from None
     part.flush()

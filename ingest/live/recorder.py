@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-import fsspec
 import structlog
 
+from index.delta.objects import object_reason, open_object
 from index.errors import MessageTooLarge, SourceNotFound, UsageError, mask_url
 from index.files import write_atomically
 from ingest.kafka.publisher import publish_segment
@@ -131,10 +131,10 @@ class Recorder:
             if uri.startswith("file://"):
                 _copy(spooled.path, Path(unquote(uri.removeprefix("file://"))))
             else:
-                with spooled.path.open("rb") as local, fsspec.open(uri, "wb") as remote:
+                with spooled.path.open("rb") as local, open_object(uri, "wb") as remote:
                     shutil.copyfileobj(local, remote, _COPY_BYTES)
         except Exception as error:  # each file system of fsspec has its own exceptions
-            raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))}); check --to") from None
+            raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({object_reason(error)}); check --to") from None
         self.kept += 1
         return uri
 

@@ -6,8 +6,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import fsspec
-
+from index.delta.objects import file_system, object_reason
 from index.errors import SourceNotFound, mask_url
 from index.files import PART
 from ingest.segments.names import NamedSegment, day_of, parse_name
@@ -32,7 +31,7 @@ def expire(place: str, before: int) -> list[NamedSegment]:
     """
     gone = []
     try:
-        system, root = fsspec.core.url_to_fs(place)
+        system, root = file_system(place)
         for stream in _folders(system, root):
             for day in _folders(system, stream):
                 if day.rstrip("/").rsplit("/", 1)[-1] > day_of(before):
@@ -45,7 +44,7 @@ def expire(place: str, before: int) -> list[NamedSegment]:
                 with suppress(Exception):  # it is not empty, or a bucket, which has no folders
                     system.rmdir(day)
     except Exception as error:  # each file system of fsspec has its own exceptions
-        raise SourceNotFound(f"{mask_url(place)}: old recordings cannot be deleted ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(place)}: old recordings cannot be deleted ({object_reason(error)})") from None
     return gone
 
 

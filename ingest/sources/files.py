@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from index.delta.objects import file_system, object_reason, open_object
 from index.errors import SourceDenied, SourceError, SourceNotFound, mask_url
 from ingest.sources.http_listing import http_glob
 from ingest.sources.pinned_http import PinnedHttp
@@ -133,18 +134,16 @@ def _expand_remote(source: str, scheme: str) -> list[str]:
         raise SourceDenied(f"{mask_url(source)}: chained URLs are not read; name the file itself")
     if scheme in _HTTP:
         return http_glob(source, _http_client()) if "*" in split_url(source).path else [source]
-    import fsspec
-
     try:
-        system, path = fsspec.core.url_to_fs(source)
+        system, path = file_system(source)
         if glob.has_magic(path) and not system.exists(path):
             names = system.glob(path)
         elif system.isdir(path):
             names = [n for n in system.find(path) if Path(n).suffix.lower() in VIDEO_SUFFIXES]
         else:
             names = [path]
-    except (OSError, ImportError, ValueError) as error:
-        raise SourceNotFound(f"{mask_url(source)}: cannot be listed ({mask_url(str(error))})") from None
+    except Exception as error:  # each file system of fsspec has its own exceptions
+        raise SourceNotFound(f"{mask_url(source)}: cannot be listed ({object_reason(error)})") from None
     if not names:
         raise SourceNotFound(f"{mask_url(source)}: no such file; check the address")
     return [name if "://" in name else f"{scheme}://{name}" for name in sorted(names)]
@@ -209,11 +208,9 @@ def _copy_http(source: str, path: Path) -> float | None:
 
 def _copy_object(source: str, path: Path) -> float | None:
     """Copy an object; its modification time, if that is known."""
-    import fsspec
-
     shown, copied = mask_url(source), 0
     try:
-        with fsspec.open(source, "rb") as remote, path.open("wb") as local:
+        with open_object(source) as remote, path.open("wb") as local:
             while block := remote.read(_BLOCK_BYTES):
                 copied += len(block)
                 if copied > _MAX_BYTES:
@@ -227,8 +224,7 @@ def _copy_object(source: str, path: Path) -> float | None:
     except PermissionError:
         raise SourceNotFound(f"{shown}: no permission to read it; check the credentials") from None
     except Exception as error:  # each fsspec file system raises its own exception types
-        reason = mask_url(str(error) or type(error).__name__).splitlines()[0]
-        raise SourceNotFound(f"{shown}: cannot be fetched ({reason}); try again") from None
+        raise SourceNotFound(f"{shown}: cannot be fetched ({object_reason(error)}); try again") from None
 
 
 def _modified(details: dict[str, Any]) -> float | None:

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
-from index.errors import SourceNotFound, UsageError, mask_url, validation_message
+from index.delta.objects import object_reason, open_object
+from index.errors import SightlineError, SourceNotFound, UsageError, mask_url, validation_message
 from index.records import ClockFold
 from index.schemas import check_stream_id
 from ingest.footage_plan import plan_footage
@@ -141,7 +141,7 @@ def _opened(source: str) -> Iterator[IO[bytes]]:
         with fetched(source) as path, path.open("rb") as file:
             yield file
     else:
-        with fsspec.open(source, "rb") as file:
+        with open_object(source) as file:
             yield file
 
 
@@ -167,8 +167,10 @@ def _rows(source: str) -> Iterator[Mapping[str, Any]]:
         raise SourceNotFound(f"{shown}: no manifest there ({error.strerror or error}); check --manifest") from None
     except (pa.ArrowException, csv.Error) as error:
         raise UsageError(f"{shown}: not a {suffix} manifest ({str(error).splitlines()[0]})") from None
-    except (OSError, ImportError) as error:
-        raise SourceNotFound(f"{shown}: not readable ({mask_url(str(error))})") from None
+    except SightlineError:
+        raise
+    except Exception as error:  # each file system of fsspec has its own exceptions
+        raise SourceNotFound(f"{shown}: not readable ({object_reason(error)})") from None
 
 
 def _json_lines(lines: Iterator[str] | io.TextIOWrapper, shown: str) -> Iterator[Mapping[str, Any]]:

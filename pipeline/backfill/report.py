@@ -7,6 +7,8 @@ from collections.abc import Container, Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingest.footage_report import FootageReport
+
 __all__ = ["BackfillReport", "FileResult", "summary", "table"]
 
 
@@ -27,6 +29,10 @@ class FileResult(BaseModel):
     """Frames of the file that the store holds now."""
     seconds: float = 0.0
     """Seconds of footage of the file that the store holds now."""
+    repeated: int = 0
+    """Frames decoded and not stored, because the stream has a frame of their second already."""
+    dropped_seconds: float = 0.0
+    """Seconds of footage that the container announces and that could not be read."""
     bytes: int = 0
     """Size of the file."""
     pieces: int = 1
@@ -56,6 +62,9 @@ class BackfillReport(BaseModel):
     """Files of which nothing could be read."""
     frames: int = 0
     """Frames that this run stored."""
+    footage: FootageReport = Field(default_factory=FootageReport)
+    """What was stored, what repeated (also of files that were stored before) and what was dropped, each with its
+    seconds."""
     hours: float = 0.0
     """Hours of footage that this run stored."""
     bytes: int = 0
@@ -99,7 +108,11 @@ def summary(results: Iterable[FileResult], *, runner: str, store: str, before: C
         setattr(report, result.state, getattr(report, result.state) + 1)
         if result.kind:
             errors[result.kind] += 1
+        report.footage.add("repeated", frames=result.frames if result.state == "skipped" else result.repeated)
+        dropped = result.state == "lost" or result.dropped_seconds > 0
+        report.footage.add("dropped", files=int(dropped), seconds=result.dropped_seconds)
         if result.state == "stored":
+            report.footage.add("stored", frames=result.frames)
             report.frames += result.frames
             report.hours += result.seconds / 3600
             report.bytes += result.bytes
@@ -116,6 +129,7 @@ def table(report: BackfillReport) -> str:
             "frames",
             f"{report.frames} ({report.frames_per_second:.0f} a second, {report.realtime_factor:.0f}× real time)",
         ),
+        ("seconds", str(report.footage)),
         ("problems", ", ".join(f"{count} {kind}" for kind, count in report.errors.items()) or "none"),
         ("runner", f"{report.runner}, {report.wall_seconds:.0f} s"),
     ]

@@ -14,12 +14,13 @@ import json
 import shutil
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.columns import digest, to_matrix
+from index.delta.failures import translate_errors
+from index.delta.objects import file_system, open_object
 from index.errors import StoreCorrupt, mask_url
 from index.files import write_atomically
 from index.records import EncoderPair, FrameRecords, Segment
@@ -31,20 +32,22 @@ __all__ = ["Staging", "get", "put", "remove"]
 
 def put(url: str, data: bytes | memoryview) -> None:
     """Write a file, all or nothing; missing local folders are created."""
-    if "://" in url:
-        with fsspec.open(url, "wb") as file:
-            file.write(data)
-    else:
-        write_atomically(url, lambda file: file.write(data), parents=True)
+    with translate_errors(url):
+        if "://" in url:
+            with open_object(url, "wb") as file:
+                file.write(data)
+        else:
+            write_atomically(url, lambda file: file.write(data), parents=True)
 
 
 def get(url: str) -> bytes | None:
     """Return the content of a file, or None if there is no such file."""
-    try:
-        with fsspec.open(url, "rb") as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        return None
+    with translate_errors(url):
+        try:
+            with open_object(url) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
 
 
 def remove(url: str) -> None:
@@ -52,9 +55,10 @@ def remove(url: str) -> None:
     if "://" not in url:
         shutil.rmtree(url, ignore_errors=True)
         return
-    system, path = fsspec.core.url_to_fs(url)
-    if system.exists(path):
-        system.rm(path, recursive=True)
+    with translate_errors(url):
+        system, path = file_system(url)
+        if system.exists(path):
+            system.rm(path, recursive=True)
 
 
 class Staging:

@@ -125,6 +125,7 @@ class _OpenPiece:
     writer: ChunkWriter
     info: VideoInfo
     resumed: bool
+    first: int  # chunk
     chunks: list[tuple[int, str]] = field(default_factory=list)
     pending: int = 0  # frames decoded and not embedded
     ended: bool = False
@@ -157,7 +158,7 @@ class Indexer:
         self._bytes = 0  # of the pixels of `_frames`
         self._open: list[_OpenPiece] = []
         self._buffer = _CommitBuffer(store)
-        self._written: list[tuple[ProbedFile, str | None]] = []
+        self._written: list[tuple[_OpenPiece, int]] = []
 
     def add(self, piece: ChunkRange) -> Iterator[FileResult | StagedRange]:
         """Decode a piece. Its last frames may wait until frames of other pieces fill their batch."""
@@ -218,7 +219,7 @@ class Indexer:
 
         append = self._buffer.append if piece.alone else stage
         writer = ChunkWriter(append, footage, info, segment_seconds=self._settings.segment_seconds, chunk=first)
-        opened = _OpenPiece(piece, writer, info, resumed)
+        opened = _OpenPiece(piece, writer, info, resumed, first)
         self._open.append(opened)
         return opened
 
@@ -256,8 +257,8 @@ class Indexer:
         """Commit the written chunks and yield the results of the files that are complete with them."""
         self._buffer.commit()
         written, self._written = self._written, []
-        for file, kind in written:
-            yield _stored(self._store, file, kind)
+        for opened, first in written:
+            yield _stored(self._store, opened.piece.file, opened.kind, opened.writer.frames, first)
 
     def _finish(self, opened: _OpenPiece) -> FileResult | StagedRange | None:
         """Return the outcome of a piece, or None for a file that is written and not committed yet."""
@@ -271,7 +272,7 @@ class Indexer:
         if opened.kind and writer.empty and not opened.resumed:
             return _lost(piece.file, opened.kind, opened.problem)
         writer.finish(opened.problem)
-        self._written.append((piece.file, opened.kind))
+        self._written.append((opened, opened.first))
         return None
 
 
@@ -346,16 +347,31 @@ def _commit(
     info.mode = last.mode
     writer.finish(last.problem)
     group.commit()  # before the next file, so that its frames of the same moments are left out
-    return _stored(store, file, last.kind)
+    return _stored(store, file, last.kind, writer.frames, first)
 
 
 def _lost(file: ProbedFile, kind: str, problem: str | None) -> FileResult:
     name, stream = file.footage.name, file.footage.stream_id
-    return FileResult(uri=name, stream_id=stream, state="lost", bytes=file.size, kind=kind, problem=problem)
+    return FileResult(
+        uri=name,
+        stream_id=stream,
+        state="lost",
+        dropped_seconds=file.duration or 0.0,
+        bytes=file.size,
+        kind=kind,
+        problem=problem,
+    )
 
 
-def _stored(store: Store, file: ProbedFile, kind: str | None) -> FileResult:
-    return _result(file.footage, stored_chunks(store, file.footage).values(), file.size, kind=kind)
+def _stored(store: Store, file: ProbedFile, kind: str | None, decoded: int, first: int) -> FileResult:
+    """The result of a file of which `decoded` frames were decoded from chunk `first` on."""
+    held = stored_chunks(store, file.footage)
+    result = _result(file.footage, held.values(), file.size, kind=kind)
+    new = sum(segment.frames for chunk, segment in held.items() if chunk >= first)
+    result.repeated = max(0, decoded - new)
+    if kind is not None:
+        result.dropped_seconds = max(0.0, (file.duration or 0.0) - result.seconds)
+    return result
 
 
 def _result(

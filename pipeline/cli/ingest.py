@@ -124,6 +124,7 @@ def ingest(
         print_line(
             f"{report.frames} frames, {report.frames_per_second:.0f} a second, {report.realtime_factor:.0f}× real time"
         )
+        print_line(str(report.footage))
     lost = [file for file in report.failed if not file.frames and not file.skipped]
     for file in report.failed:
         print_error(str(file.problem) if file in lost else f"warning: {file.problem}")

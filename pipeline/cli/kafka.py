@@ -9,6 +9,7 @@ import typer
 from index.errors import UsageError
 from index.records import from_micros, parse_time
 from index.store import Store
+from ingest.footage_report import FootageReport
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.publisher import publish_files
 from ingest.kafka.reachability import check_brokers
@@ -110,6 +111,10 @@ def publish(
     else:
         for file in report:
             print_line(f"{file.file}: {file.segments} segments of {file.stream_id}, {file.seconds:.1f} s")
+        total = FootageReport()
+        for file in report:
+            total.include(file.footage)
+        print_line(str(total))
     for file in report:
         if file.problem:
             print_error(file.problem)
@@ -174,6 +179,7 @@ def consume(
             f"{report.segments} segments, {report.frames} frames, {report.commits} commits, "
             f"{report.dead_letters} dead letters"
         )
+        print_line(str(report.footage))
 
 
 def _letter_fields(letter: DeadLetter) -> dict[str, object]:

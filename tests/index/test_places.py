@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ import pytest
 import index.delta.failures
 from index.commits import bulk
 from index.delta.failures import translate_errors
+from index.delta.objects import S3Access, delta_options, s3_access
 from index.errors import (
     EmptyWindow,
+    SourceNotFound,
     StoreCorrupt,
     StoreDenied,
     StoreError,
@@ -28,7 +32,16 @@ from index.errors import (
     UsageError,
 )
 from index.patches.codec import PatchEncoding
+from index.standing_questions import StandingQuestionStore
 from index.store import Store
+from ingest.live.clip import recorded
+from ingest.live.recorder import Recorder
+from ingest.live.retention import expire
+from ingest.live.spool import SpooledSegment
+from ingest.segments.names import NamedSegment
+from ingest.sources.files import fetched
+from pipeline.backfill import staging
+from pipeline.backfill.manifest import read_manifest
 from tests.support.processes import ROOT
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
@@ -163,11 +176,20 @@ def test_urls_that_name_no_store(url: str, why: str) -> None:
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """The address of an S3 server with the bucket "footage"."""
+    with s3_server() as address:
+        yield address
+
+
+@contextmanager
+def s3_server(**environment: str) -> Iterator[str]:
+    """The address of an S3 server with the bucket "footage"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         began = time.monotonic()
         while True:
@@ -234,6 +256,155 @@ def test_an_object_store_that_cannot_be_used(
             act(url, encoders=PAIR)
         assert str(caught.value).isprintable()
         assert "secret" not in str(caught.value).lower().replace("aws_secret_access_key", "")
+
+
+PROFILE = """
+[profile vault]
+region = us-east-1
+services = local
+[services local]
+s3 =
+  endpoint_url = {endpoint}
+"""
+KEYS = """
+[default]
+aws_access_key_id = nobody
+aws_secret_access_key = nothing
+[vault]
+aws_access_key_id = key
+aws_secret_access_key = secret
+aws_session_token = token
+"""
+
+
+@pytest.fixture
+def profile(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Access:
+    """Where S3 is, and its keys, stand in the files of the AWS command line alone."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(PROFILE.format(endpoint=endpoint))
+    (tmp_path / "credentials").write_text(KEYS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "vault")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    return S3Access(endpoint, "us-east-1", "key", "secret", "token")
+
+
+@pytest.mark.system
+def test_a_profile_serves_every_client(profile: S3Access, tmp_path: Path) -> None:
+    """Delta, its Arrow file system and s3fs."""
+    assert s3_access() == profile
+    use(Store.create("s3://footage/by-profile", PAIR))
+    StandingQuestionStore("s3://footage/by-profile").write_state("front", b"{}")
+    staging.put("s3://footage/staging/one", b"1")
+    assert staging.get("s3://footage/staging/one") == b"1"
+    # Keys that are replaced count from the next use.
+    (tmp_path / "credentials").write_text(KEYS.replace("= key", "= another"))
+    os.utime(tmp_path / "credentials", (1, 1))
+    assert s3_access().key == "another"
+
+
+def test_the_environment_comes_before_the_profile(profile: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own")
+    expected = S3Access("https://s3.example", "eu-west-1", "mine", "own", None)
+    assert s3_access() == expected
+    assert delta_options("s3://bucket/store") == {
+        "AWS_ENDPOINT_URL": "https://s3.example",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "mine",
+        "AWS_SECRET_ACCESS_KEY": "own",
+    }
+    assert delta_options("gs://bucket/store") is delta_options("/a/path") is None
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert s3_access().region == "eu-north-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"AWS_PROFILE": "none"}, "the profile 'none' cannot be read"),
+        ({"AWS_ACCESS_KEY_ID": "half"}, "the keys of S3 are incomplete"),
+    ],
+)
+@pytest.mark.usefixtures("profile")
+def test_a_profile_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, change: dict[str, str], why: str) -> None:
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    for act in (lambda: Store.open("s3://footage/other"), lambda: StandingQuestionStore("s3://footage/other")):
+        with pytest.raises(StoreDenied, match=why):
+            act()
+
+
+def segment(folder: Path) -> SpooledSegment:
+    path = folder / "segment.mp4"
+    path.write_bytes(b"footage")
+    return SpooledSegment(NamedSegment("gate", BEGAN, 10.0, "video/mp4", "gate/2024-03-01/a.mp4"), path, 7, 0)
+
+
+def uses(url: str, folder: Path) -> dict[str, Callable[[], object]]:
+    """Everything that reads or writes objects."""
+    standing = StandingQuestionStore(url)
+    return {
+        "open": lambda: Store.open(url),
+        "create": lambda: Store.create(url, PAIR),
+        "questions": standing.questions,
+        "write state": lambda: standing.write_state("front", b"{}"),
+        "stage": lambda: staging.put(f"{url}/staging/one", b"1"),
+        "staged": lambda: staging.get(f"{url}/staging/one"),
+        "remove staged": lambda: staging.remove(f"{url}/staging"),
+        "record": lambda: Recorder(url).write([segment(folder)]),
+        "expire": lambda: expire(url, BEGAN),
+        "recorded": lambda: recorded(url, "gate", BEGAN, BEGAN + SECOND),
+        "fetch": lambda: fetched(f"{url}/a.mp4").__enter__(),
+        "manifest": lambda: read_manifest(f"{url}/a.csv"),
+    }
+
+
+QUIET = {"questions", "staged", "remove staged", "expire", "recorded"}
+"""What an absent bucket has nothing for."""
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    ("change", "bucket", "kind", "why"),
+    [
+        ({}, "nothere", StoreNotFound, "no such bucket|no such file|no manifest there"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "footage", StoreUnavailable, "the object store does not answer"),
+        ({"keys": "wrong"}, "footage", StoreDenied, "access is refused|refuses access|no permission|credentials"),
+    ],
+)
+def test_no_text_of_a_library_reaches_a_user(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    bucket: str,
+    kind: type[StoreError],
+    why: str,
+) -> None:
+    with ExitStack() as stack:
+        if "keys" in change:  # a server that knows no key: after one action, which makes the bucket
+            strict = stack.enter_context(s3_server(INITIAL_NO_AUTH_ACTION_COUNT="1"))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", strict)
+        else:
+            for name, value in change.items():
+                monkeypatch.setenv(name, value)
+        for name, act in uses(f"s3://{bucket}/place", tmp_path).items():
+            try:
+                act()
+            except (kind, SourceNotFound) as error:
+                text = str(error)
+                assert re.search(why, text), (name, text)
+                assert text.isprintable()
+                assert not re.search(r"Errno|botocore|Error\(|operation|HTTP|secret\b(?!_)", text), (name, text)
+            else:
+                assert bucket == "nothere", name
+                assert name in QUIET, name
 
 
 def test_every_phrase_of_a_failure_is_lower_case() -> None:

@@ -16,6 +16,7 @@ from index.errors import StoreFull, UsageError
 from index.records import FrameRecords, Segment, rfc3339
 from index.store import Store
 from ingest.file_ingest import IngestProgress, ingest_sources
+from ingest.footage_report import FootageAmount
 from tests.support.footage import make_video
 from tests.support.records import PAIR
 
@@ -70,6 +71,11 @@ def test_a_file_becomes_segments(store: Store, encoders: Any, film: Path) -> Non
         "decode_mode": "keyframes",
         "skipped": False,
         "problem": None,
+        "footage": {
+            "stored": {"files": 0, "segments": 0, "frames": 25, "seconds": 25.0},
+            "repeated": {"files": 0, "segments": 0, "frames": 0, "seconds": 0.0},
+            "dropped": {"files": 0, "segments": 0, "frames": 0, "seconds": 0.0},
+        },
     }
     assert [(s.chunk, s.frames, s.final) for s in store.segments()] == [(0, 10, False), (1, 10, False), (2, 5, True)]
     window = store.window()
@@ -158,3 +164,26 @@ def test_the_zone_of_a_clock_is_stored(
     (segment,) = store.segments()
     assert (rfc3339(segment.start), segment.clock) == (begins, f"filename ({clock})")
     assert (report.files[0].start, report.files[0].clock) == (begins, f"filename ({clock})")
+
+
+def test_what_was_stored_what_repeated_and_what_was_dropped(store: Store, encoders: Any, tmp_path: Path) -> None:
+    """Each with its seconds: a second file with some of the seconds, one that ends early, one that is no video."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    make_video(folder / "front_2024-03-01T08-00-00Z.mp4", seconds=10)
+    make_video(folder / "front_2024-03-01T08-00-06Z.mp4", seconds=10)
+    make_video(tmp_path / "whole.mkv", seconds=40, gop=10)
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (folder / "yard_2024-03-01T08-00-00Z.mkv").write_bytes(whole[: len(whole) * 6 // 10])
+    (folder / "text.mp4").write_text("no video\n" * 50)
+    report = ingest_sources([folder], store=store, encoders=encoders, overlap="first")
+    yard = next(file for file in report.files if file.stream_id == "yard")
+    assert 0 < yard.frames < 40
+    assert yard.footage.dropped.seconds == pytest.approx(40 - yard.seconds, abs=0.2)
+    assert report.footage.stored == FootageAmount(frames=16 + yard.frames, seconds=16 + yard.frames)
+    assert report.footage.repeated == FootageAmount(frames=4, seconds=4)
+    assert (report.footage.dropped.files, report.footage.dropped.seconds) == (2, yard.footage.dropped.seconds)
+    again = ingest_sources([folder], store=store, encoders=encoders, overlap="first")
+    assert again.footage.stored == FootageAmount()
+    assert again.footage.repeated.frames == report.footage.stored.frames
+    assert str(again.footage).startswith(f"stored: nothing; repeated: {16 + yard.frames} frames, {16 + yard.frames} s")

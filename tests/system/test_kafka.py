@@ -21,6 +21,7 @@ import pytest
 from index.errors import BrokerUnavailable, OffsetsExpired, TopicRecreated
 from index.records import rfc3339
 from index.store import Store
+from ingest.footage_report import FootageAmount
 from ingest.kafka.clients import Sender, make_topics, native, new_consumer
 from ingest.kafka.dead_letters import list_letters, replay
 from ingest.kafka.indexer import ConsumeReport
@@ -155,10 +156,18 @@ def test_segments_of_many_cameras_share_a_commit_and_are_announced(
     report = drain(store, topics, consume={"commit_segments": 100, "commit_seconds": 5})
     assert (report.segments, report.frames, report.dead_letters) == (12, 48, 0)
     assert report.commits < 12
+    assert report.footage.stored == FootageAmount(segments=12, frames=48, seconds=48)
+    assert report.footage.repeated == report.footage.dropped == FootageAmount()
+    publish(topics, files[:1])
+    assert (
+        str(drain(store, topics).footage) == "stored: nothing; repeated: 3 segments, 12 frames, 12 s; dropped: nothing"
+    )
     assert all(seconds(store, f"cam{camera}") == list(range(12)) for camera in range(4))
     assert store.verify() == []
     announced = [IndexedMessage.model_validate_json(record.value) for record in read_all(topics, topics.indexed)]
-    assert sorted((m.stream, m.frames) for m in announced) == sorted((f"cam{c}", 4) for c in range(4) for _ in range(3))
+    assert sorted((m.stream, m.frames) for m in announced) == sorted(
+        [*((f"cam{c}", 4) for c in range(4) for _ in range(3)), *[("cam0", 0)] * 3]
+    )
     # Lag tools see the group where the store is.
     consumer = new_consumer(topics, group_id="g")
     partitions = native((topics.segments, n) for n in range(4))

@@ -27,6 +27,7 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
 from ingest.embedding import encode_records
 from ingest.file_ingest import ingest_sources
+from ingest.footage_report import FootageAmount
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
 from pipeline.backfill import work
@@ -95,6 +96,11 @@ def test_a_backfill_is_what_ingest_writes_and_a_second_one_changes_nothing(
     before = versions(store)
     again = run(archive, store, profile)
     assert (again.stored, again.skipped) == (0, 6)
+    total = report.frames
+    assert (report.footage.stored.frames, report.footage.stored.seconds) == (total, total)
+    assert report.footage.repeated.frames > 20  # the clip that shows again what others show
+    assert report.footage.dropped == FootageAmount()
+    assert (again.footage.stored.frames, again.footage.repeated.frames) == (0, total)
     report = ingest_sources([archive], store=Store.open(store), encoders=encoders, segment_seconds=SECONDS)
     assert all(file.skipped for file in report.files)
     assert versions(store) == before
@@ -172,6 +178,10 @@ def test_bad_files_are_dead_letters_and_too_many_fail_the_job(
     assert_same(Store.open(tmp_path / "store"), expected)
     assert report.errors == {"DecodeFailed": 1, "NotVideo": 1, "SourceNotFound": 1}
     assert (report.lost, report.lost_ratio) == (2, 0.5)
+    assert report.footage.dropped.files == 3
+    cut = next(file for file in told.files if file.stream_id == "cut")
+    assert report.footage.dropped.seconds == pytest.approx(47 - cut.seconds, abs=0.2)
+    assert report.footage.model_dump()["stored"] == told.footage.model_dump()["stored"]
     letters = [json.loads(line) for line in Path(str(report.dead_letters)).read_text().splitlines()]
     assert {(Path(r["uri"]).name[:4], r["state"], r["kind"]) for r in letters} == {
         ("text", "lost", "NotVideo"),
