@@ -1,8 +1,8 @@
 """What became of footage: stored, repeated or dropped, in segments, frames and seconds; the same for every command.
 
 `ingest` and `backfill` count frames of files, `publish` counts segments, `consume` counts both. A stored or repeated
-frame is one second of footage. What could not be read has no frames; its seconds are those that the container or message
-announces, and 0 where nothing does.
+frame is one second of footage. What could not be read has no frames; its seconds are those that the container or
+message announces, and 0 where nothing does.
 """
 
 from __future__ import annotations

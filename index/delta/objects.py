@@ -8,9 +8,9 @@ Delta's client and s3fs each look for them in their own way: the one ignores pro
     keys         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, with AWS_SESSION_TOKEN; those of the profile
 
 The profile is AWS_PROFILE, or `default`, of the files of the AWS command line (AWS_SHARED_CREDENTIALS_FILE and
-AWS_CONFIG_FILE). The files are read again when they change, so that keys may be replaced while a worker runs. Keys that a
-service hands out (instance roles, web identity, single sign-on) are left to each client, which renews them. An endpoint
-with http needs AWS_ALLOW_HTTP=true.
+AWS_CONFIG_FILE). The files are read again when they change, so that keys may be replaced while a worker runs. Keys that
+a service hands out (instance roles, web identity) are left to each client, which renews them. An endpoint with http
+needs AWS_ALLOW_HTTP=true.
 
 `object_reason` says what went wrong in words of this project. The module does not know what the objects mean.
 """
@@ -121,7 +121,7 @@ def object_reason(error: BaseException) -> str:
 @lru_cache(maxsize=8)
 def _s3_access(settings: tuple[tuple[str, str], ...], changed: tuple[int, ...]) -> S3Access:
     """`s3_access` for this environment and these times of change of the files."""
-    import botocore.configprovider  # half a second, which a store on a disk does without
+    import botocore.configprovider  # which a store on a disk does without
     import botocore.credentials
     import botocore.session
 
