@@ -164,7 +164,8 @@ def _rows(source: str) -> Iterator[Mapping[str, Any]]:
     except UnicodeDecodeError:
         raise UsageError(f"{shown}: not UTF-8 text; save the manifest as UTF-8") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise SourceNotFound(f"{shown}: no manifest there ({error.strerror or error}); check --manifest") from None
+        reason = object_reason(error) if "://" in source else error.strerror or type(error).__name__
+        raise SourceNotFound(f"{shown}: no manifest there ({reason}); check --manifest") from None
     except (pa.ArrowException, csv.Error) as error:
         raise UsageError(f"{shown}: not a {suffix} manifest ({str(error).splitlines()[0]})") from None
     except SightlineError:
