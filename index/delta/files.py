@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from index.delta.failures import translate_errors
+from index.delta.objects import file_system
 
 __all__ = ["TableFiles", "listed_files", "open_file"]
 
@@ -38,5 +38,5 @@ def open_file(uri: str, path: str) -> pq.ParquetFile:
     with translate_errors(uri):
         if "://" not in uri:
             return pq.ParquetFile(f"{uri}/{path}", memory_map=True)
-        system, root = fsspec.core.url_to_fs(uri)
+        system, root = file_system(uri)
         return pq.ParquetFile(system.open(f"{root}/{path}", "rb"))
