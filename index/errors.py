@@ -43,6 +43,7 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── LoginRequired       no valid session or token, or a wrong name or password
     │   ├── Forbidden           the caller's role does not include the action
     │   └── TooManyAttempts     too many requests or failed log-ins in a short time
+    ├── UnknownItem             the desk has no such question, job or picture
     ├── EvidenceInvalid         a bundle that is incomplete, changed, or signed with another key
     ├── AuditBroken             the hash chain of the audit trail is broken
     ├── MessageInvalid          an invalid message
@@ -128,6 +129,7 @@ __all__ = [
     "TrainingDataInvalid",
     "TrainingFailed",
     "UnknownFrame",
+    "UnknownItem",
     "UnknownQuestion",
     "UnknownStream",
     "UsageError",
@@ -370,16 +372,15 @@ class Forbidden(AccessError):
 
 
 class TooManyAttempts(AccessError):
-    """Too many requests or failed log-ins in a short time.
-
-    Args:
-        message: see the module's docstring.
-        retry_after: seconds after which another attempt may succeed.
-    """
+    """Too many requests or failed log-ins in a short time; another may succeed after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class UnknownItem(SightlineError):
+    """The desk has no such question, job or picture, or it belongs to another user."""
 
 
 class EvidenceInvalid(SightlineError):

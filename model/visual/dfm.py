@@ -38,6 +38,7 @@ __all__ = [
     "merge",
     "merge_frames",
     "merge_mean",
+    "merge_weights",
     "pool_grid",
 ]
 
@@ -90,6 +91,24 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
     parts = torch.split(patches, step)
     tokens = [_merge_wide(part.to(dtype), direction, alpha).to(patches.dtype) for part in parts]
     return torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+
+
+def merge_weights(
+    patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+) -> Tensor:
+    """The weights w of the patches in `merge` (equation 10), [n, M]; those of a frame sum to 1. Arguments as `merge`.
+
+    Raises:
+        UsageError: see `merge`.
+    """
+    _check(patches, reference, query, alpha, lam)
+    dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
+    if reference is not None:
+        dtype = torch.promote_types(dtype, reference.dtype)
+    direction = _unit(query.to(dtype)).expand(patches.shape[1:])
+    if reference is not None:
+        direction = direction - lam * _unit(reference.to(dtype))
+    return _weights(patches.to(dtype), direction, alpha)
 
 
 def merge_mean(
@@ -278,11 +297,15 @@ def checked_kernel(device: torch.device) -> Kernel | None:
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:
     """Tokens [n, d] of patches [n, M, d] and directions [M, d], both in the dtype of the arithmetic."""
+    # softmax already sums to one, which is the division by Σ w in equation 9.
+    return torch.bmm(_weights(patches, direction, alpha).unsqueeze(1), patches).squeeze(1)
+
+
+def _weights(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:
+    """Weights [n, M] of patches [n, M, d] and directions [M, d], both in the dtype of the arithmetic."""
     length: Tensor = torch.linalg.vector_norm(patches, dim=-1)
     differential = torch.einsum("nmd,md->nm", patches, direction) / length.masked_fill(length == 0, 1.0)
-    # softmax already sums to one, which is the division by Σ w in equation 9.
-    weights = torch.softmax(differential / alpha, dim=-1)
-    return torch.bmm(weights.unsqueeze(1), patches).squeeze(1)
+    return torch.softmax(differential / alpha, dim=-1)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The tables of users, grants, sessions and tokens, as the scripts that `StateDatabase` runs in order.
+"""The tables of users, sessions, tokens and questions, as the scripts that `StateDatabase` runs in order.
 
 Times are seconds since 1970. Ids of sessions and secrets of tokens are stored as SHA-256 digests: both are random with
 256 bits, so that a slow hash would protect nothing.
@@ -48,5 +48,28 @@ MIGRATIONS = (
     """
     ALTER TABLE users ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE users ADD COLUMN logged_in REAL;
+    """,
+    """
+    CREATE TABLE questions (
+        id TEXT PRIMARY KEY,
+        user TEXT NOT NULL,
+        asked INTEGER NOT NULL,
+        streams TEXT NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX questions_of_user ON questions (user, asked);
+    CREATE TABLE standing (
+        id TEXT PRIMARY KEY,
+        muted INTEGER NOT NULL DEFAULT 0,
+        webhook TEXT,
+        secret TEXT
+    ) STRICT;
+    CREATE TABLE fired (
+        question TEXT NOT NULL,
+        stream TEXT NOT NULL,
+        start INTEGER NOT NULL,
+        document TEXT NOT NULL,
+        PRIMARY KEY (question, stream, start)
+    ) STRICT;
     """,
 )

@@ -22,15 +22,20 @@ from index.maintenance.rules import RetentionRule
 from index.search.resident_frames import FrameSnapshot, ResidentFrames, ResidentStream
 from index.store import Store
 from pipeline.access.caller import Caller
+from pipeline.access.database import StateDatabase
 from pipeline.access.roles import Action
+from pipeline.desk.history import History
+from pipeline.desk.jobs import Jobs
 from pipeline.desk.memo import Memo
 from pipeline.desk.models import DeskModels
+from pipeline.service.admission import Admission
 from pipeline.service.client import ServiceClient
 
-__all__ = ["AuditSink", "Desk", "DeskSettings"]
+__all__ = ["AuditSink", "Desk", "DeskSettings", "RunningQuestions"]
 
 _log = structlog.get_logger("sightline.desk")
-AuditSink = Callable[[Caller, Action, Sequence[str], Mapping[str, object]], None]
+_WAITING = 16  # questions in the queue of the language model
+AuditSink = Callable[[Caller, str, Sequence[str], Mapping[str, object]], None]
 """Receives the caller, the action, the streams and details of what was done."""
 
 
@@ -56,6 +61,14 @@ class DeskSettings:
     """Zone in which the page shows times at first, an IANA name."""
 
 
+class RunningQuestions:
+    """The questions that are being answered, by id."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs: dict[str, Any] = {}
+
+
 class Desk:
     """One store, its models and its caches. Any number of threads may use it.
 
@@ -63,11 +76,17 @@ class Desk:
         settings: what the desk is started with.
         connect: returns the client of a model service; None to run the models in this process.
         audit: receives what callers do; nothing is recorded if None.
+        on_close: called when the desk is closed, to store what was recorded.
+        database: the database of the state folder; without it questions are kept in memory.
 
     Attributes:
         store: the store.
         frames: its frames in memory.
         models: its models.
+        admission: the queue of the language model.
+        running: the questions that are being answered.
+        history: the questions of callers.
+        jobs: work that outlasts a request.
         days: days of streams, by the files of the stream.
         rankings: searches whose moments are read page by page.
         verified: what the language model said about moments, by text, stream, start and end.
@@ -83,12 +102,18 @@ class Desk:
         *,
         connect: Callable[[], ServiceClient] | None = None,
         audit: AuditSink | None = None,
+        on_close: Callable[[], None] = lambda: None,
+        database: StateDatabase | None = None,
     ) -> None:
         self.settings = settings
         self.store = Store.open(settings.store)
         self.frames = ResidentFrames(self.store.tables.frames, dimension=self.store.encoders.frame.dimension)
         self.models = DeskModels(self.store, settings.profile, settings.device, connect)
-        self.audit_sink = audit
+        self.audit_sink, self.database, self._on_close = audit, database, on_close
+        self.admission = Admission(waiting=_WAITING)
+        self.running = RunningQuestions()
+        self.history = History(database)
+        self.jobs = Jobs()
         self.days: Memo[Any] = Memo(4_096)
         self.rankings: Memo[Any] = Memo(64, 256 * 2**20, lambda ranking: int(ranking.nbytes))
         self.verified: Memo[Any] = Memo(10_000)
@@ -119,13 +144,13 @@ class Desk:
         return held[name]
 
     def audit(
-        self, caller: Caller, action: Action, *, streams: Sequence[str] = (), detail: Mapping[str, object] | None = None
+        self, caller: Caller, action: str, *, streams: Sequence[str] = (), detail: Mapping[str, object] | None = None
     ) -> None:
         """Record what a caller did.
 
         Args:
             caller: who.
-            action: what.
+            action: what, such as `search`.
             streams: on which streams.
             detail: further facts, which must not contain credentials.
         """
@@ -148,10 +173,14 @@ class Desk:
 
     def drain(self) -> None:
         """Refuse new questions; admitted ones continue. Takes no lock, so a signal handler may call it."""
+        self.admission.drain()
 
     def stop(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the admitted questions, then cancel the rest; whether all finished."""
-        return True
+        return self.admission.stop(timeout)
 
     def close(self) -> None:
-        """Release what the desk holds."""
+        """End the jobs and the questions, and release what the desk holds."""
+        self.jobs.close()
+        self.admission.stop(0.0)
+        self._on_close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,23 @@ ModelState = Literal["embedded", "service", "down"]
 _VECTORS = 256
 
 
-@dataclass(slots=True)
-class _Loaded:
-    asker: Asker
-    error: Exception | None = None
+class _OneAtATime:
+    """An encoder whose methods wait for each other: tokenizers are not made for several threads."""
+
+    def __init__(self, encoder: Any, lock: threading.RLock) -> None:
+        self._encoder, self._lock = encoder, lock
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._encoder, name)
+        if not callable(found) or name.startswith("_"):
+            return found
+
+        def locked(*args: Any, **options: Any) -> Any:
+            """Call the method when no other runs."""
+            with self._lock:
+                return found(*args, **options)
+
+        return locked
 
 
 class DeskModels:
@@ -49,7 +62,7 @@ class DeskModels:
         self.store, self.profile_name, self._device, self._connect = store, profile, device, connect
         self._asker: Asker | None = None
         self._lock = threading.RLock()
-        self._encoding = threading.Lock()
+        self._encoding = threading.RLock()
         self._vectors: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
         self._down: str | None = None
 
@@ -68,8 +81,13 @@ class DeskModels:
                 except ServiceError as error:
                     self._down = str(error)
                     raise
-                self._asker = Asker(self.store, self.profile_name, self._device, service=service)
-                self._down = None
+                asker = Asker(self.store, self.profile_name, self._device, service=service)
+                asker.encoders = replace(
+                    asker.encoders,
+                    frame=_OneAtATime(asker.encoders.frame, self._encoding),
+                    patch=_OneAtATime(asker.encoders.patch, self._encoding),
+                )
+                self._asker, self._down = asker, None
             return self._asker
 
     @property
@@ -103,8 +121,7 @@ class DeskModels:
                 return found
         encoders = self.asker.encoders
         try:
-            with self._encoding:
-                vector = np.asarray(getattr(encoders, encoder).encode_text([text])[0], np.float32)
+            vector = np.asarray(getattr(encoders, encoder).encode_text([text])[0], np.float32)
         except ServiceError as error:
             self.note_service(error)
             raise
@@ -124,8 +141,7 @@ class DeskModels:
         if not self.embedded:
             raise UsageError("a desk with --service cannot search by an uploaded picture; start it without --service")
         encoders = self.asker.encoders
-        with self._encoding:
-            return np.asarray(encoders.frame.encode_frames([picture])[0], np.float32)
+        return np.asarray(encoders.frame.encode_frames([picture])[0], np.float32)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the frame encoder does not know."""

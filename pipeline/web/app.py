@@ -26,7 +26,7 @@ from pipeline.service.reference_page import reference_page
 from pipeline.web.address import DeskAddress
 from pipeline.web.guard import DeskGuard
 from pipeline.web.problems import ProblemDocument, add_handlers
-from pipeline.web.routes import moments, search, session, streams
+from pipeline.web.routes import jobs, moments, questions, search, session, streams
 from pipeline.web.routes.guarded import GuardedRouter, check_routes
 
 __all__ = ["ASSETS", "make_app", "make_routes"]
@@ -38,7 +38,15 @@ _BODY_BYTES = 2**20  # of all requests but uploads of pictures
 
 def routers() -> Sequence[GuardedRouter]:
     """The routes of the API, by subject."""
-    return (session.health, session.routes, streams.routes, search.routes, moments.routes)
+    return (
+        session.health,
+        session.routes,
+        streams.routes,
+        search.routes,
+        moments.routes,
+        questions.routes,
+        jobs.routes,
+    )
 
 
 def make_routes(desk: Desk) -> FastAPI:

@@ -13,7 +13,7 @@ from index.extras import require_extra
 from index.tables import normalize_url
 from ingest.shutdown import commit_under_way
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
-from pipeline.console import print_line
+from pipeline.console import print_line, print_note
 from pipeline.service.client import ServiceClient
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.token import read_token
@@ -80,6 +80,7 @@ def serve(
     token = read_token(settings.service_token_file, settings.service_token) if url is not None else None
 
     from pipeline.access import authentication  # loads argon2
+    from pipeline.audit import log
     from pipeline.desk import desk  # loads faiss and the store
     from pipeline.web import address, server  # loads FastAPI
 
@@ -87,6 +88,9 @@ def serve(
     where = address.DeskAddress(host=host, allowed_hosts=tuple(allowed_hosts or ()), behind_proxy=behind_proxy)
     users = authentication.Authentication(place)
     where.check(users=users.required)
+    trail = log.AuditLog.open(settings.store, place)
+    if trail.notice:
+        print_note(trail.notice)
 
     with commit_under_way(_STOP_SECONDS + _CLOSE_SECONDS):
         opened = desk.Desk(
@@ -101,6 +105,9 @@ def serve(
                 timezone=timezone or "UTC",
             ),
             connect=None if url is None else lambda: ServiceClient(url, token),
+            audit=trail.record,
+            on_close=trail.close,
+            database=users.database,
         )
         server.serve(
             opened,

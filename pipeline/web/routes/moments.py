@@ -59,7 +59,7 @@ def get_thumbnail(
 def get_frame(desk: DeskOf, caller: CallerOf, stream: _Stream, at: _At, if_none_match: _IfNoneMatch = None) -> Response:
     """The whole stored picture of a frame, JPEG."""
     data = desk_moments.picture(desk, caller, stream, parse_rfc3339(at))
-    desk.audit(caller, Action.VIEW, streams=[stream], detail={"frame": at})
+    desk.audit(caller, "frame", streams=[stream], detail={"at": at})
     return cached_reply(data, "image/jpeg", if_none_match)
 
 
@@ -97,5 +97,5 @@ def get_moment(
 ) -> MomentView:
     """The frames around a time, the other streams at that time, and how it can be played."""
     found = desk_moments.moment(desk, caller, stream, parse_rfc3339(at), span_seconds=span)
-    desk.audit(caller, Action.VIEW, streams=[stream], detail={"moment": at})
+    desk.audit(caller, "moment", streams=[stream], detail={"at": at})
     return found

@@ -34,5 +34,5 @@ def search(desk: DeskOf, caller: CallerOf, body: SearchBody) -> FoundPage:
     found = desk_search.search(desk, caller, query, limit=body.limit, cursor=body.cursor)
     if body.cursor is None:
         detail = {"search": body.text, "like": None if like is None else f"{like.stream} {like.at}"}
-        desk.audit(caller, Action.VIEW, streams=found.searched.streams, detail=detail)
+        desk.audit(caller, "search", streams=found.searched.streams, detail=detail)
     return found
