@@ -4,13 +4,21 @@ HLS and plain HTTP never reach FFmpeg's network code: every playlist, segment an
 playlist entry that names a file or a private address is rejected before anything is opened. What is a playlist is
 decided by its content, not by its name or type, and no other format that names further sources is read. The other
 protocols receive the address that was checked, and a whitelist without `file`.
+
+FFmpeg follows redirects of RTSP and RTMP servers by itself. A source whose connection leads to another address than the
+one that was checked is closed before a packet of it is read.
 """
 
 from __future__ import annotations
 
+import os
+import resource
+import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +41,7 @@ _WHITELIST = {
     "srt": "srt,udp",
 }
 _PLAYLIST = b"#EXTM3U"
+_MOST_DESCRIPTORS = 4096
 
 
 class LiveSource:
@@ -119,7 +128,11 @@ class LiveSource:
                 return self._open_file(**options)
             if self.scheme in ("http", "https"):
                 return self._open_http(options)
-            return av.open(checked.pinned, options=self._options(checked.pinned), **options)
+            before = _connections()
+            container = av.open(checked.pinned, options=self._options(checked.pinned), **options)
+            if self.scheme in ("rtsp", "rtsps", "rtmp", "rtmps"):
+                self._check_peers(container, before, checked.address)
+            return container
         except av.error.ProtocolNotFoundError:
             raise SourceUnsupported(
                 f"{self.shown}: this build of PyAV cannot read {self.scheme}://; install one whose FFmpeg can, "
@@ -133,6 +146,18 @@ class LiveSource:
             raise SourceNotFound(
                 f"{self.shown}: cannot be opened ({_reason(error)}); check the address and the camera"
             ) from None
+
+    def _check_peers(self, container: Any, before: Mapping[int, str], address: str) -> None:
+        """Close the source and raise SourceDenied if a connection since `before` leads to another address."""
+        others = sorted(
+            {peer for inode, peer in _connections().items() if inode not in before} - {str(ip_address(address or "::"))}
+        )
+        if others:
+            container.close()
+            raise SourceDenied(
+                f"{self.shown}: redirects to {', '.join(others)}, which is not the address of its name; nothing of it "
+                "was read. If that is right, name that address as the camera's URL"
+            )
 
     def _options(self, url: str) -> dict[str, str]:
         micros = str(round(max(self._times) * 1e6))  # PyAV's own time-outs are the precise ones
@@ -236,3 +261,21 @@ def _is_playlist(head: bytes) -> bool:
 
 def _reason(error: BaseException) -> str:
     return mask_url(str(getattr(error, "strerror", None) or error))
+
+
+def _connections() -> dict[int, str]:
+    """The TCP connections of this process: the address of the peer by the number of the socket's inode."""
+    found: dict[int, str] = {}
+    for descriptor in range(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MOST_DESCRIPTORS)):
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as copy:
+                if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
+                    peer = ip_address(copy.getpeername()[0].partition("%")[0])
+                    mapped = getattr(peer, "ipv4_mapped", None)
+                    found[status.st_ino] = str(mapped or peer)
+        except OSError:  # no such descriptor, or not connected
+            continue
+    return found
