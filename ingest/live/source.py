@@ -147,7 +147,7 @@ class LiveSource:
                 f"{self.shown}: cannot be opened ({_reason(error)}); check the address and the camera"
             ) from None
 
-    def _check_peers(self, container: Any, before: Mapping[int, str], address: str) -> None:
+    def _check_peers(self, container: Any, before: Mapping[int, str], address: str | None) -> None:
         """Close the source and raise SourceDenied if a connection since `before` leads to another address."""
         others = sorted(
             {peer for inode, peer in _connections().items() if inode not in before} - {str(ip_address(address or "::"))}
