@@ -28,6 +28,8 @@ _NAME = re.compile(
     r"(?P<h>\d\d)-(?P<m>\d\d)-(?P<s>\d\d)\.(?P<us>\d{6})Z"
     r"_(?P<seconds>\d+\.\d{6})\.(?P<suffix>mp4|mkv)"
 )
+_MOST_CHARACTERS = 1024
+"""Characters at the end of a path that are read; a stream id has at most 128."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,8 +77,8 @@ def segment_name(stream: str, start: int, duration: float, media_type: Media) ->
 
 def parse_name(path: str) -> NamedSegment | None:
     """What the end of a path or URL tells; None if it is not the name of a segment."""
-    found = _NAME.search(path)
-    if found is None or found.end() != len(path):
+    found = _NAME.fullmatch("/".join(path[-_MOST_CHARACTERS:].rsplit("/", 3)[-3:]))
+    if found is None:
         return None
     text = f"{found['date']}T{found['h']}:{found['m']}:{found['s']}+00:00"
     try:
