@@ -47,6 +47,8 @@ Overlap = Literal["error", "first", "last"]
 _MAX_ENCODED = 200
 """Bytes of a percent-encoded stream id; it becomes the name of a folder, which most file systems bound at 255 bytes."""
 
+_MAX_PATH = 4096
+"""Characters at the end of a path that a pattern reads."""
 _MAX_NAME = 512
 """Characters of a name that are read. File systems bound names at 255 bytes; a manifest may not."""
 
@@ -249,7 +251,7 @@ class NamePattern:
         """
         parts: list[str] = []
         names: list[str] = []
-        for piece in re.split(r"(\{[^}]*\}|\*)", text):
+        for piece in re.split(r"(\{[^{}]*\}|\*)", text):
             if piece == "*":
                 parts.append(r"[^/]*")
             elif piece.startswith("{start:"):
@@ -278,6 +280,9 @@ class NamePattern:
         Raises:
             UsageError: it matches, and the time that it reads does not exist.
         """
+        path = path[-_MAX_PATH:]
+        if any(len(step) > _MAX_NAME for step in path.split("/")):
+            return None  # no recorder writes such a name; the time of matching grows with the square of its length
         found = self.regex.search(path)
         if found is None:
             return None
