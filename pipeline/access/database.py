@@ -86,6 +86,9 @@ class StateDatabase:
     def snapshot(self) -> Iterator[StateDatabase]:
         """Have all queries of the block see one state of the database."""
         with self._lock:
+            if self._connection.in_transaction:
+                yield self
+                return
             self._connection.execute("BEGIN")
             try:
                 yield self
@@ -94,8 +97,14 @@ class StateDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[StateDatabase]:
-        """Have all statements of the block take effect together when it ends, or none if it raises."""
+        """Have all statements of the block take effect together when it ends, or none if it raises.
+
+        A transaction inside another one is a part of it.
+        """
         with self._lock:
+            if self._connection.in_transaction:
+                yield self
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self

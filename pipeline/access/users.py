@@ -113,10 +113,17 @@ class Users:
         return found
 
     def add(self, name: str, password: str, grants: Sequence[Grant]) -> User:
-        """Add a user with a password. Raises UsageError: the name is invalid or taken, or the password is too short."""
+        """Add a user with a password.
+
+        Raises:
+            UsageError: the name is invalid or taken, the password is too short, or the first user has not the role
+                admin for all streams.
+        """
         check_user_name(name)
         hashed = hash_password(password)
         with self._database.transaction():
+            if not self.any() and not any(grant == Grant("*", Role.ADMIN) for grant in grants):
+                raise UsageError(f"{name} would be the only user, and must manage the users: give it the role admin")
             try:
                 self._database.execute(
                     "INSERT INTO users (name, password, created) VALUES (?, ?, ?)", name, hashed, time.time()

@@ -17,8 +17,17 @@ __all__ = ["export_trail"]
 _ROWS = 10_000
 
 
-def export_trail(table: AuditTable, path: Path) -> int:
-    """Write all records of a trail, by sequence; returns their number.
+def export_trail(
+    table: AuditTable, path: Path, *, start: int | None = None, end: int | None = None, user: str | None = None
+) -> int:
+    """Write the records of a trail, by sequence; returns their number. Only the whole trail can be verified.
+
+    Args:
+        table: the trail.
+        path: the file, which is replaced.
+        start: UTC microseconds of the first record, inclusive.
+        end: UTC microseconds, exclusive.
+        user: name of the user.
 
     Raises:
         StoreError: the trail cannot be read.
@@ -27,7 +36,13 @@ def export_trail(table: AuditTable, path: Path) -> int:
     count = 0
     try:
         with atomic_file(path) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            rest = iter(table.read())
+            rest = (
+                record
+                for record in table.read()
+                if (start is None or record.at >= start)
+                and (end is None or record.at < end)
+                and (user is None or record.user == user)
+            )
             while records := list(islice(rest, _ROWS)):
                 writer.write_table(record_rows(records))
                 count += len(records)

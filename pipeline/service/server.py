@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar, Protocol
 
@@ -134,8 +135,13 @@ class _Connection(H11Protocol):
             self._timer = None
 
 
-def server_config(service: Served) -> uvicorn.Config:
-    """The configuration of uvicorn for a service, with the limits of its connections."""
+def server_config(service: Served, tls: tuple[Path, Path] | None = None) -> uvicorn.Config:
+    """The configuration of uvicorn for a service, with the limits of its connections.
+
+    Args:
+        service: the service.
+        tls: files with the certificate and the key; plain HTTP without them.
+    """
     limits = service.limits
 
     class Connection(_Connection):
@@ -154,6 +160,8 @@ def server_config(service: Served) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(limits.stop_seconds) + _CLOSE_SECONDS,
     )
@@ -188,7 +196,14 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run_service(service: Served, *, host: str, port: int, on_listen: Callable[[int], None]) -> None:
+def run_service(
+    service: Served,
+    *,
+    host: str,
+    port: int,
+    tls: tuple[Path, Path] | None = None,
+    on_listen: Callable[[int], None],
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     After the signal new requests are refused. Admitted requests have `limits.stop_seconds` to finish; those that do not
@@ -198,12 +213,19 @@ def run_service(service: Served, *, host: str, port: int, on_listen: Callable[[i
         service: the service.
         host: address to listen on.
         port: port to listen on; 0 picks a free one.
+        tls: files with the certificate and the key; plain HTTP without them.
         on_listen: called with the port once the service listens.
 
     Raises:
         ServiceUnavailable: the address is in use, or not an address of this machine.
+        UsageError: the certificate or the key cannot be read.
     """
-    config = server_config(service)
+    config = server_config(service, tls)
+    if tls is not None:
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(f"{tls[0]}, {tls[1]}: no certificate with its key ({error.strerror or error})") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

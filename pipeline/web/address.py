@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 from index.errors import UsageError
 from pipeline.http.hosts import is_loopback
@@ -23,8 +24,8 @@ class DeskAddress:
     """Address to listen on."""
     allowed_hosts: tuple[str, ...] = ()
     """Names, besides loopback ones, under which clients reach the desk."""
-    tls: bool = False
-    """Whether the desk itself speaks TLS."""
+    tls: tuple[Path, Path] | None = None
+    """Files with the certificate and the key with which the desk itself speaks TLS."""
     behind_proxy: bool = False
     """Whether all requests come through a proxy that speaks TLS, and adds the client's address to
     `X-Forwarded-For`."""
@@ -32,7 +33,7 @@ class DeskAddress:
     @property
     def secure(self) -> bool:
         """Whether browsers reach the desk over https."""
-        return self.tls or self.behind_proxy
+        return self.tls is not None or self.behind_proxy
 
     @property
     def private(self) -> bool:

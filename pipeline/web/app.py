@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from pipeline.access.authentication import Authentication
 from pipeline.access.roles import Action
+from pipeline.audit.log import AuditLog
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import API
 from pipeline.service.limits import ServiceLimits
@@ -26,7 +27,7 @@ from pipeline.service.reference_page import reference_page
 from pipeline.web.address import DeskAddress
 from pipeline.web.guard import DeskGuard
 from pipeline.web.problems import ProblemDocument, add_handlers
-from pipeline.web.routes import jobs, moments, questions, search, session, streams
+from pipeline.web.routes import audit, jobs, login, moments, questions, search, session, streams, users
 from pipeline.web.routes.guarded import GuardedRouter, check_routes
 
 __all__ = ["ASSETS", "make_app", "make_routes"]
@@ -41,11 +42,14 @@ def routers() -> Sequence[GuardedRouter]:
     return (
         session.health,
         session.routes,
+        login.routes,
         streams.routes,
         search.routes,
         moments.routes,
         questions.routes,
         jobs.routes,
+        users.routes,
+        audit.routes,
     )
 
 
@@ -68,17 +72,20 @@ def make_routes(desk: Desk) -> FastAPI:
     return app
 
 
-def make_app(desk: Desk, *, authentication: Authentication, address: DeskAddress, limits: ServiceLimits) -> DeskGuard:
+def make_app(
+    desk: Desk, *, authentication: Authentication, audit_log: AuditLog, address: DeskAddress, limits: ServiceLimits
+) -> DeskGuard:
     """The complete application.
 
     Args:
         desk: the desk.
         authentication: its users, sessions and tokens.
+        audit_log: its audit trail.
         address: where it listens.
         limits: limits of requests.
     """
     routes = make_routes(desk)
-    routes.state.authentication, routes.state.address = authentication, address
+    routes.state.authentication, routes.state.audit_log, routes.state.address = authentication, audit_log, address
     return DeskGuard(
         routes,
         authentication=authentication,

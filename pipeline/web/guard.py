@@ -44,6 +44,7 @@ PUBLIC_PATHS = frozenset(
         "/",
         "/favicon.ico",
         "/healthz",
+        "/api/v1/healthz",
         "/api/v1/session",
         "/api/v1/session/oidc",
         "/api/v1/session/oidc/callback",

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from index.errors import mask_url
 from pipeline.access.authentication import Authentication
+from pipeline.audit.log import AuditLog
+from pipeline.audit.record import AuditRecord
 from pipeline.desk.desk import Desk
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.server import run_service
@@ -20,10 +22,18 @@ class DeskService:
     """The application over one desk, as `pipeline.service.server` runs it."""
 
     def __init__(
-        self, desk: Desk, *, authentication: Authentication, address: DeskAddress, limits: ServiceLimits
+        self,
+        desk: Desk,
+        *,
+        authentication: Authentication,
+        audit_log: AuditLog,
+        address: DeskAddress,
+        limits: ServiceLimits,
     ) -> None:
-        self.desk, self.limits, self.authentication = desk, limits, authentication
-        self.app: DeskGuard = make_app(desk, authentication=authentication, address=address, limits=limits)
+        self.desk, self.limits, self.authentication, self.audit_log = desk, limits, authentication, audit_log
+        self.app: DeskGuard = make_app(
+            desk, authentication=authentication, audit_log=audit_log, address=address, limits=limits
+        )
 
     def drain(self) -> None:
         """Refuse new questions; admitted ones continue. A signal handler calls it."""
@@ -36,6 +46,7 @@ class DeskService:
     def close(self) -> None:
         """Release what the desk holds."""
         self.desk.close()
+        self.audit_log.close()
         self.authentication.close()
 
 
@@ -43,6 +54,7 @@ def serve(
     desk: Desk,
     *,
     authentication: Authentication,
+    audit_log: AuditLog,
     address: DeskAddress,
     port: int,
     limits: ServiceLimits,
@@ -53,6 +65,7 @@ def serve(
     Args:
         desk: the desk.
         authentication: its users, sessions and tokens.
+        audit_log: its audit trail.
         address: address to listen on, and how clients reach it.
         port: port to listen on; 0 picks a free one.
         limits: limits of requests.
@@ -61,14 +74,16 @@ def serve(
     Raises:
         UsageError: others could reach the desk without a password, or passwords would be sent unencrypted.
         ServiceUnavailable: the address is in use.
+        StoreError: the audit trail cannot be written.
     """
     address.check(users=authentication.required)
-    service = DeskService(desk, authentication=authentication, address=address, limits=limits)
+    audit_log.append(AuditRecord("local", "serve", (), {"host": address.host, "port": port}, via="command"))
+    service = DeskService(desk, authentication=authentication, audit_log=audit_log, address=address, limits=limits)
     shown = f"[{address.host}]" if ":" in address.host else address.host
 
     def listening(real: int) -> None:
         """Announce the address, and prepare the first search."""
-        on_listen(mask_url(f"http://{shown}:{real}"))
+        on_listen(mask_url(f"{'https' if address.tls else 'http'}://{shown}:{real}"))
         desk.warm()
 
-    run_service(service, host=address.host, port=port, on_listen=listening)
+    run_service(service, host=address.host, port=port, tls=address.tls, on_listen=listening)

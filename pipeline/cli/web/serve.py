@@ -9,6 +9,7 @@ import typer
 from platformdirs import user_state_path
 
 from index.columns import digest
+from index.errors import UsageError
 from index.extras import require_extra
 from index.tables import normalize_url
 from ingest.shutdown import commit_under_way
@@ -63,6 +64,12 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="A proxy that speaks TLS is in front of the desk.")
     ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="File with the certificate, PEM; the desk then speaks TLS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="File with the key of the certificate, PEM.")
+    ] = None,
     profile: ProfileName = None,
     timezone: Annotated[
         str | None, typer.Option("--timezone", help="Zone in which the page shows times at first; default: UTC.")
@@ -76,20 +83,28 @@ def serve(
     require_extra("service", "sightline serve")
     settings = settings_of(context, store=store, profile=profile)
     zone_of(timezone)
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together")
     url = service or settings.service
     token = read_token(settings.service_token_file, settings.service_token) if url is not None else None
 
-    from pipeline.access import authentication  # loads argon2
-    from pipeline.audit import log
+    from pipeline.access import authentication, oidc  # loads argon2 and authlib
+    from pipeline.audit import log  # loads deltalake
     from pipeline.desk import desk  # loads faiss and the store
     from pipeline.web import address, server  # loads FastAPI
 
     place = state_folder(settings.store, state)
-    where = address.DeskAddress(host=host, allowed_hosts=tuple(allowed_hosts or ()), behind_proxy=behind_proxy)
-    users = authentication.Authentication(place)
+    where = address.DeskAddress(
+        host=host,
+        allowed_hosts=tuple(allowed_hosts or ()),
+        tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
+        behind_proxy=behind_proxy,
+    )
+    provider = oidc.OidcLogin(settings.oidc) if settings.oidc.issuer else None
+    users = authentication.Authentication(place, oidc=provider)
     where.check(users=users.required)
     trail = log.AuditLog.open(settings.store, place)
-    if trail.notice:
+    if trail.notice is not None:
         print_note(trail.notice)
 
     with commit_under_way(_STOP_SECONDS + _CLOSE_SECONDS):
@@ -112,6 +127,7 @@ def serve(
         server.serve(
             opened,
             authentication=users,
+            audit_log=trail,
             address=where,
             port=port,
             limits=ServiceLimits(max_body_bytes=_UPLOAD_BYTES, max_held_bytes=_HELD_BYTES, stop_seconds=_STOP_SECONDS),

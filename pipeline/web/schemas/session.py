@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.web.schemas.fields import Reply
 
 __all__ = ["Health", "Session"]
@@ -12,27 +14,29 @@ __all__ = ["Health", "Session"]
 class Session(Reply):
     """Who the caller is, and what the desk offers."""
 
-    name: str | None
+    name: str | None = None
     """Name of the caller; null without a log-in."""
-    role: str | None
+    role: str | None = None
     """The caller's highest role; null without a log-in."""
-    via: str | None
+    via: str | None = None
     """How the caller was authenticated: local, session, oidc, token or mcp."""
-    csrf: str | None
+    csrf: str | None = None
     """Token for the header `X-CSRF-Token` of requests that change something; null if none is needed."""
     users_required: bool
     """Whether the desk has users, so that a log-in is needed."""
-    timezone: str
+    oidc: bool = False
+    """Whether users may come from an OpenID Connect provider."""
+    timezone: str = "UTC"
     """Zone in which the page shows times at first, an IANA name."""
-    actions: list[str]
+    actions: list[str] = Field(default_factory=list)
     """What the caller may do with at least one stream."""
-    version: str
-    """Version of Sightline."""
-    profile: str
+    version: str = ""
+    """Version of Sightline; empty without a log-in, as what follows."""
+    profile: str = ""
     """Name of the model profile."""
-    model: Literal["embedded", "service", "down"]
+    model: Literal["embedded", "service", "down"] | None = None
     """Where the language model runs; down if it cannot be used."""
-    notices: list[str]
+    notices: list[str] = Field(default_factory=list)
     """Remarks that limit the trust in the models."""
 
 

@@ -19,6 +19,7 @@ from pipeline.web.address import DeskAddress
 from pipeline.web.guard import PUBLIC_PATHS, is_public_path, session_cookie
 from tests.support.desk_access import Guarded, guarded, with_users
 
+FILES = (Path("cert.pem"), Path("key.pem"))
 LAN = DeskAddress(host="0.0.0.0", allowed_hosts=("desk.example",), behind_proxy=True)
 COOKIE = session_cookie(secure=False, port=8080)
 
@@ -53,7 +54,7 @@ def test_the_first_user_ends_access_without_a_password_at_once(tmp_path: Path) -
     assert not opened.seen
 
 
-@pytest.mark.parametrize("address", [DeskAddress(host="0.0.0.0", tls=True), DeskAddress(behind_proxy=True)])
+@pytest.mark.parametrize("address", [DeskAddress(host="0.0.0.0", tls=FILES), DeskAddress(behind_proxy=True)])
 def test_a_desk_that_others_reach_needs_users(tmp_path: Path, address: DeskAddress) -> None:
     with pytest.raises(UsageError, match="sightline users add"):
         address.check(users=False)
@@ -64,7 +65,7 @@ def test_a_desk_that_others_reach_needs_users(tmp_path: Path, address: DeskAddre
 
 def test_passwords_do_not_cross_a_network_unencrypted() -> None:
     DeskAddress().check(users=True)
-    DeskAddress(host="10.0.0.5", tls=True).check(users=True)
+    DeskAddress(host="10.0.0.5", tls=FILES).check(users=True)
     with pytest.raises(UsageError, match="--tls-cert"):
         DeskAddress(host="10.0.0.5").check(users=True)
 
@@ -117,7 +118,8 @@ def test_every_other_path_needs_a_caller(closed: Guarded, method: str, start: st
 
 
 def test_the_public_paths_are_the_page_the_health_check_and_the_log_in() -> None:
-    assert all(path in ("/", "/favicon.ico", "/healthz") or path.startswith("/api/v1/session") for path in PUBLIC_PATHS)
+    plain = {"/", "/favicon.ico", "/healthz", "/api/v1/healthz"}
+    assert all(path in plain or path.startswith("/api/v1/session") for path in PUBLIC_PATHS)
     for path in ("/api/v1/streams", "/api/v1/sessions", "/assets", "/openapi.json", "/api", "//", "/healthz/"):
         assert not is_public_path(path)
 
