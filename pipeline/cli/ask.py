@@ -49,7 +49,6 @@ from pipeline.questions.asker import Asked, Asker, Keyframe, Selection, check_re
 from pipeline.questions.query import NEAR_SECONDS
 from pipeline.questions.search import FoundMoment, SearchResult, find
 from pipeline.questions.verification import Verification, not_looked, verify_moments
-from pipeline.service.client import ServiceClient
 from pipeline.service.token import read_token
 from pipeline.times import parse_day_time, zone_of
 
@@ -73,6 +72,8 @@ def _service_asker(
     context: typer.Context, store: str | None, profile: str | None, where: Mapping[str, Any], service: str
 ) -> Asker:
     """An asker that uses the models of a model service. Raises what `ServiceClient` raises."""
+    from pipeline.service.client import ServiceClient  # httpx would delay every command without a service
+
     opened = open_store(context, store)
     opened.check_window(**where)
     settings = settings_of(context)

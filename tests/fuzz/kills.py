@@ -158,7 +158,7 @@ def _killed(name: str, store: Path, folder: Path, after: int, result: KillsResul
         try:
             line = child.stdout.readline().strip()
             if not line.startswith(HALTED):
-                code = child.wait(60)
+                code = child.wait(300)
                 errors.seek(0)
                 assert (line, code) == ("done", 0), f"{line!r}, exit code {code}: {errors.read().decode()[-500:]}"
                 result.outcomes[f"{name}: ended before the kill"] += 1
@@ -166,7 +166,7 @@ def _killed(name: str, store: Path, folder: Path, after: int, result: KillsResul
             assert child.poll() is None, f"{name} ended by itself: {child.returncode}"
         finally:
             child.kill()
-            code = child.wait(60)
+            code = child.wait(300)
             child.stdout.close()
     assert code == -signal.SIGKILL, f"exit code {code}"
     result.kills += 1

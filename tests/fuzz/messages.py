@@ -115,7 +115,7 @@ def feed(indexer: KafkaIndexer, owned: OwnedPartition, records: list[Any]) -> No
     """Hand records to the indexer, as the poller does."""
     for record in records:
         item = SegmentRecord(owned, record.offset, record.key, record.value, record.headers)
-        indexer.queue.put(item, timeout=60)
+        indexer.queue.put(item, timeout=600)
 
 
 def settled(indexer: KafkaIndexer) -> None:

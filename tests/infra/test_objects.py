@@ -61,6 +61,12 @@ def _users(boto3: Any, url: str) -> dict[str, tuple[str, str]]:
     iam, made = boto3.client("iam", **root), {}
     for name, policy in POLICIES.items():
         plain = [{key: value for key, value in each.items() if key != "Condition"} for each in policy["Statement"]]
+        for each in plain:  # the server compares the removal of several objects with the bucket
+            each["Resource"] = (
+                [*each["Resource"], "arn:aws:s3:::sightline"]
+                if "s3:DeleteObject" in each["Action"]
+                else each["Resource"]
+            )
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=json.dumps({**policy, "Statement": plain}))
         key = iam.create_access_key(UserName=name)["AccessKey"]
