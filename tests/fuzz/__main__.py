@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.messages import errors_only
+
 DRIVERS: dict[str, tuple[int, Callable[[Any, Path, argparse.Namespace], Any]]] = {
     "http": (5000, lambda m, folder, o: m.fuzz_http(folder, seed=o.seed, cases=o.cases, first=o.first)),
     "kills": (60, lambda m, folder, o: m.fuzz_kills(folder, seed=o.seed, cases=o.cases)),
@@ -35,7 +37,7 @@ def main() -> int:
     given = parser.parse_args()
     cases, run = DRIVERS[given.driver]
     given.cases = given.cases or cases
-    with tempfile.TemporaryDirectory() as folder:
+    with errors_only(), tempfile.TemporaryDirectory() as folder:  # standard output is for the result
         result = run(importlib.import_module(f"tests.fuzz.{given.driver}"), Path(folder), given)
     print(json.dumps({**asdict(replace(result, outcomes=Counter())), "outcomes": result.outcomes}, indent=1))  # noqa: T201
     return int(bool(result.failures))
