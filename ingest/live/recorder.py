@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 import structlog
 
+from index.commits.held import Hold
 from index.delta.objects import object_reason, open_object
-from index.errors import MessageTooLarge, SourceNotFound, UsageError, mask_url
+from index.errors import MessageTooLarge, SourceNotFound, StoreError, UsageError, mask_url
 from index.files import write_atomically
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
@@ -59,12 +60,14 @@ class Recorder:
         kafka: the topics and sizes of messages.
         gather_seconds: seconds to wait for more segments before they are written.
         keep_seconds: the maximum age of a segment in `place`; None for no limit.
+        holds: the evidence locks of a store, whose segments stay longer. Nothing is deleted while it raises StoreError.
 
     Attributes:
         kept: segments written to `place`.
         sent: segments sent to Kafka.
         refused: segments too large for a message.
         expired: segments deleted because of their age.
+        held: segments that are old enough and that evidence locks kept when segments were deleted last.
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class Recorder:
         kafka: KafkaSettings | None = None,
         gather_seconds: float = 0.2,
         keep_seconds: float | None = None,
+        holds: Callable[[], Sequence[Hold]] = list,
     ) -> None:
         self.place, self.aside, self.outbox, self.kafka = place, aside, outbox, kafka or KafkaSettings()
         self.gather_seconds, self.max_segments = gather_seconds, 64
         self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
-        self.kept = self.sent = self.refused = self.expired = 0
+        self._holds = holds
+        self.kept = self.sent = self.refused = self.expired = self.held = 0
 
     def write(self, segments: Sequence[SpooledSegment]) -> None:
         """Keep and send segments.
@@ -104,10 +109,14 @@ class Recorder:
             return
         self._expired_at = time.monotonic()
         try:
-            gone = expire(self.place, round((time.time() - self.keep_seconds) * 1e6))
-        except SourceNotFound as error:
+            gone, held = expire(self.place, round((time.time() - self.keep_seconds) * 1e6), held=self._holds())
+        except (SourceNotFound, StoreError) as error:
             _log.warning("old recordings were not deleted; retrying later", problem=str(error))
             return
+        if held and len(held) != self.held:
+            seconds = round(sum(segment.duration for segment in held), 3)
+            _log.info("old recordings are held as evidence and stay", segments=len(held), seconds=seconds)
+        self.held = len(held)
         self.expired += len(gone)
         if gone:
             _log.info("old recordings are deleted", segments=len(gone))

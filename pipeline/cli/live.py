@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from index.errors import UsageError
+from index.commits.held import Hold
+from index.errors import UsageError, mask_url
 from index.store import Store
+from index.tables import normalize_url, store_exists
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
 from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
@@ -148,6 +150,15 @@ def watch(
         print_line(f"{sink.frames} frames, {sink.commits} commits, {sink.alerts} alerts")
 
 
+def _holds_of(store: str) -> Callable[[], Sequence[Hold]]:
+    """Reads the evidence locks of a store that exists when `record` begins; none otherwise."""
+    url = normalize_url(store)
+    if not store_exists(url):
+        return list
+    print_note(f"recordings that {mask_url(url)} holds as evidence are not deleted")
+    return lambda: Store.open(url).holds()
+
+
 @app.command("record")
 def record(
     context: typer.Context,
@@ -171,7 +182,8 @@ def record(
     """Keep the compressed video of live cameras.
 
     Writes to a folder or bucket (--to), to Kafka (--publish), or to both. Runs until it is interrupted. The video is
-    not encoded again.
+    not encoded again. With --keep-days, what is held as evidence stays: by the store of the settings, if there is one,
+    and by the markers that `evidence hold --recordings` writes into the folder.
     """
     if to is None and not publish:
         raise UsageError("record needs --to FOLDER, --publish, or both")
@@ -188,6 +200,7 @@ def record(
             outbox=outbox,
             kafka=kafka,
             keep_seconds=None if keep_days is None else keep_days * 86_400,
+            holds=_holds_of(settings.store) if keep_days is not None else list,
         )
         _run(listed, live, recorder, "record", metrics_port, metrics_address)
     if as_json:

@@ -54,6 +54,7 @@ COMMANDS = {
     "reindex": CommandSource("store", "Build the FAISS shards again from the Parquet tables"),
     "compact": CommandSource("store", "Merge the small files of a store, and delete what the retention does not allow"),
     "forget": CommandSource("store", "Delete streams, or their older part, permanently"),
+    "evidence": CommandSource("web.evidence", "Make and verify bundles of evidence, and hold footage"),
     "demo": CommandSource("demo", "Try Sightline on rendered footage, and write a report"),
     "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
     "serve": CommandSource("web.serve", "Serve the investigator's desk: a web page and an API over one store"),

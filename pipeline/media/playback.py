@@ -26,20 +26,20 @@ from index.errors import EmptyWindow, ServiceBusy, SightlineError, SourceError, 
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
 from ingest.live.clip import clip_recorded, fetch_segment
-from ingest.segments.clipping import ClipSpan, ClipWriter, Encoding
+from ingest.segments.clipping import ClipKind, ClipSpan, ClipWriter, Encoding
 from ingest.segments.playing import MediaFacts, probe
 from ingest.segments.transcoder import video_encoder
 from pipeline.media.footage import Footage, FootageFinder, RecordedFootage, SourceFile
 
-__all__ = ["JOBS", "WINDOW_SECONDS", "PlayPlan", "Playable", "Player"]
+__all__ = ["JOBS", "WINDOW_SECONDS", "PlayPlan", "Playable", "Player", "write_footage"]
 
 WINDOW_SECONDS = 120
 """Most seconds of a file that is made to be played."""
 JOBS = 2
 """Files that are made at once."""
 _MADE_BYTES = 512 * 2**20
-_FILE_BYTES = 256 * 2**20
 _MADE_FILES = 32
+_FILE_BYTES = 256 * 2**20
 _WAIT_SECONDS = 30.0
 _SECONDS_A_SECOND = 8.0
 """Seconds that encoding a second may take, before it is stopped."""
@@ -270,6 +270,7 @@ class Player:
                 kind=self._container if encode else "mp4",
                 limits=self.limits,
                 encoding=encoding,
+                output_bytes=_FILE_BYTES,
                 on_start=lambda writer: _started(made, writer),
             )
         except SightlineError as error:
@@ -329,10 +330,11 @@ def write_footage(
     kind: str,
     limits: DecodeLimits,
     encoding: Encoding | None,
+    output_bytes: int = 2**40,
     on_start: Callable[[ClipWriter], None] = lambda writer: None,
 ) -> ClipSpan:
     """Write the footage of a stretch of time to an open file; see `ingest.segments.clipping.ClipWriter`."""
-    container: Literal["mp4", "webm"] = "webm" if kind == "webm" else "mp4"
+    container: ClipKind = "webm" if kind == "webm" else "matroska" if kind == "matroska" else "mp4"
     if isinstance(footage, RecordedFootage):
         wider = finder.find_recording(footage.stream_id, start, end) or footage
         return clip_recorded(
@@ -356,7 +358,7 @@ def write_footage(
             end=end,
             name=footage.path.name,
             limits=limits,
-            output_bytes=_FILE_BYTES,
+            output_bytes=output_bytes,
             encoding=encoding,
         ) as writer,
     ):

@@ -304,6 +304,7 @@ class StoreMachine(RuleBasedStateMachine):
         def act() -> None:
             try:
                 self.store.hold(stream, start, end, reason="case 7", placed_by="ada")
+                self.counts["holds"] += 1
             except UnknownStream:
                 assert not any(segment.stream_id == stream for segment in self.model.segments.values())
             except StoreBusy:

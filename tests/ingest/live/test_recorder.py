@@ -134,11 +134,11 @@ def test_old_segments_go_and_nothing_else_does(tmp_path: Path, scheme: str) -> N
     times = [START, START + 4_000_000, START + DAY, START + 2 * DAY]
     for at in times:
         recorder.write([waiting(tmp_path, at)])
-    assert [s.start for s in expire(tape, START + 4_000_000)] == [START]  # the second one ends later
+    assert [s.start for s in expire(tape, START + 4_000_000).gone] == [START]  # the second one ends later
     assert [s.start for s in recorded(tape, "gate", START, START + 3 * DAY)] == times[1:]
-    assert [s.start for s in expire(tape, START + 2 * DAY)] == times[1:3]
+    assert [s.start for s in expire(tape, START + 2 * DAY).gone] == times[1:3]
     assert [s.start for s in recorded(tape, "gate", START, START + 3 * DAY)] == times[3:]
-    assert expire(tape, START + 2 * DAY) == []
+    assert expire(tape, START + 2 * DAY) == ([], [])
     if scheme == "file":
         assert len(list((tmp_path / "tape" / "gate").iterdir())) == 1  # days that are empty go too
 
@@ -157,4 +157,4 @@ def test_a_recorder_with_an_age_deletes_what_is_older(tmp_path: Path) -> None:
 
 
 def test_a_place_without_a_recording_has_nothing_to_delete(tmp_path: Path) -> None:
-    assert expire(folder_url(str(tmp_path / "nowhere")), START) == []
+    assert expire(folder_url(str(tmp_path / "nowhere")), START) == ([], [])

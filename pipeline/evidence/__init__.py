@@ -1,0 +1,1 @@
+"""Evidence bundles: footage, pictures and answers with a signed list of their digests."""
