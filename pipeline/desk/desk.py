@@ -21,6 +21,7 @@ from index.errors import SightlineError
 from index.maintenance.rules import RetentionRule
 from index.search.resident_frames import FrameSnapshot, ResidentFrames, ResidentStream
 from index.store import Store
+from ingest.live.recorder import folder_url
 from pipeline.access.caller import Caller
 from pipeline.access.database import StateDatabase
 from pipeline.access.roles import Action
@@ -28,6 +29,8 @@ from pipeline.desk.history import History
 from pipeline.desk.jobs import Jobs
 from pipeline.desk.memo import Memo
 from pipeline.desk.models import DeskModels
+from pipeline.media.footage import FootageFinder
+from pipeline.media.playback import Player
 from pipeline.service.admission import Admission
 from pipeline.service.client import ServiceClient
 
@@ -51,6 +54,8 @@ class DeskSettings:
     """Device of the models; a GPU if there is one if None."""
     recordings: tuple[str, ...] = ()
     """Folders or URLs with recordings, from which moments are played."""
+    footage: tuple[Path, ...] | None = None
+    """Folders below which ingested files may be opened; None for everywhere, which suits a single user."""
     state: Path | None = None
     """Folder of users, sessions, history and keys; without it nothing of these is kept."""
     live: Path | None = None
@@ -91,6 +96,9 @@ class Desk:
         rankings: searches whose moments are read page by page.
         verified: what the language model said about moments, by text, stream, start and end.
         thumbnails: small pictures, by stream, time and width.
+        footage: finds the footage behind frames.
+        player: plays it.
+        played: when a caller began to play a moment, so that its parts are one record of the audit trail.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -118,6 +126,9 @@ class Desk:
         self.rankings: Memo[Any] = Memo(64, 256 * 2**20, lambda ranking: int(ranking.nbytes))
         self.verified: Memo[Any] = Memo(10_000)
         self.thumbnails: Memo[bytes] = Memo(20_000, 128 * 2**20, len)
+        self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
+        self.player = Player(self.footage)
+        self.played: Memo[float] = Memo(4_096)
         self._warming: threading.Thread | None = None
 
     def snapshot(self) -> FrameSnapshot:
@@ -183,4 +194,5 @@ class Desk:
         """End the jobs and the questions, and release what the desk holds."""
         self.jobs.close()
         self.admission.stop(0.0)
+        self.player.close()
         self._on_close()

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from index.errors import UsageError
 from index.records import rfc3339
 
-__all__ = ["API", "decode_cursor", "encode_cursor", "frame_url", "thumbnail_url"]
+__all__ = ["API", "decode_cursor", "encode_cursor", "frame_url", "play_url", "thumbnail_url"]
 
 API = "/api/v1"
 """Prefix of the API's routes."""
@@ -57,3 +57,9 @@ def thumbnail_url(stream_id: str, at: int, width: int = 320) -> str:
 def frame_url(stream_id: str, at: int) -> str:
     """Address of a frame's whole picture; `at` in UTC microseconds."""
     return f"{API}/frame?{urlencode({'stream': stream_id, 'at': rfc3339(at)})}"
+
+
+def play_url(stream_id: str, at: int, *, transcode: bool = False) -> str:
+    """Address of the video of a stream from `at` on, UTC microseconds."""
+    query = {"stream": stream_id, "at": rfc3339(at), **({"transcode": 1} if transcode else {})}
+    return f"{API}/play?{urlencode(query)}"

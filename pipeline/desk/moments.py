@@ -15,7 +15,7 @@ from index.records import rfc3339
 from index.search.resident_frames import ResidentStream
 from pipeline.access.caller import Caller
 from pipeline.desk.desk import Desk
-from pipeline.desk.links import API, decode_cursor, encode_cursor, thumbnail_url
+from pipeline.desk.links import API, decode_cursor, encode_cursor, play_url, thumbnail_url
 
 __all__ = [
     "Clock",
@@ -88,8 +88,12 @@ class Play(_Reply):
     """Media type of the video."""
     start_offset_seconds: float
     """Position of the moment in the video."""
+    start: str | None = None
+    """Time of the first frame of the video, RFC 3339 UTC."""
+    end: str | None = None
+    """Time at which the video ends before the footage does, RFC 3339 UTC; null where it lasts as long."""
     why: str
-    """The reason, if it is not a video; empty otherwise."""
+    """The reason, if it is not a video or is encoded anew; empty otherwise."""
 
 
 class Clock(_Reply):
@@ -232,16 +236,28 @@ def moment(desk: Desk, caller: Caller, stream_id: str, at: int, *, span_seconds:
         at=rfc3339(middle),
         frames=[_frame(stream, each, None) for each in rows.tolist()],
         others=others,
-        play=_play(stream, middle),
+        play=_play(desk, stream, middle),
         clock=Clock(source=", ".join(stream.clock_sources), zone=desk.settings.timezone),
     )
 
 
-def _play(stream: ResidentStream, at: int) -> Play:
-    """The pictures of the store, one after the other."""
+def _play(desk: Desk, stream: ResidentStream, at: int) -> Play:
+    """The footage of a moment; else the pictures of the store, one after the other."""
+    plan = desk.player.plan(stream.stream_id, at)
+    if plan.kind == "video" and plan.start is not None:
+        url = play_url(stream.stream_id, at, transcode=plan.transcoded)
+        return Play(
+            kind="video",
+            url=url,
+            type=plan.media_type,
+            start_offset_seconds=round(plan.start_offset_seconds, 6),
+            start=rfc3339(plan.start),
+            end=None if plan.end is None else rfc3339(plan.end),
+            why=plan.why,
+        )
     query = urlencode({"stream": stream.stream_id, "from": rfc3339(at), "to": rfc3339(at + _STEPPER_SECONDS * _SECOND)})
-    why = "No recording of this time is configured; the stored pictures, one a second, are shown."
-    return Play(kind="stepper", url=f"{API}/frames?{query}", type=None, start_offset_seconds=0.0, why=why)
+    why = f"{plan.why} The stored pictures, one a second, are shown."
+    return Play(kind="stepper", url=f"{API}/stepper?{query}", type=None, start_offset_seconds=0.0, why=why)
 
 
 def _frame(stream: ResidentStream, row: int, score: float | None) -> FrameEntry:

@@ -41,6 +41,7 @@ _MADE_BYTES = 512 * 2**20
 _MADE_FILES = 32
 _FILE_BYTES = 256 * 2**20
 _WAIT_SECONDS = 30.0
+"""Longest time in which a file does not grow, before it is stopped."""
 _SECONDS_A_SECOND = 8.0
 """Seconds that encoding a second may take, before it is stopped."""
 _BLOCK = 256 * 1024
@@ -85,17 +86,23 @@ class Playable:
     done: Callable[[], None] = field(default=lambda: None)
     """Called when it is closed."""
 
+    def read_some(self, at: int, most: int = _BLOCK) -> bytes | None:
+        """At most `most` bytes from an offset on; none at the end, and None where more may come within a second."""
+        data = os.pread(self.descriptor, most, at)
+        if data or self.size() is not None:
+            return data or os.pread(self.descriptor, most, at)  # it may have grown just before it was complete
+        self.wait(at)
+        return None
+
     def read(self, start: int = 0, count: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` on, `count` of them or all."""
         at, left = start, count
         while left is None or left > 0:
-            data = os.pread(self.descriptor, _BLOCK if left is None else min(_BLOCK, left), at)
-            if not data:
-                if self.size() is not None and at >= (self.size() or 0):
-                    return
-                if self.wait(at) <= at and self.size() is not None:
-                    return
+            data = self.read_some(at, _BLOCK if left is None else min(_BLOCK, left))
+            if data is None:
                 continue
+            if not data:
+                return
             at += len(data)
             left = None if left is None else left - len(data)
             yield data
@@ -116,6 +123,7 @@ class _Made:
         self.writer: ClipWriter | None = None
         self.readers = 0
         self.ended = self.stopped = False
+        self.grown = (0, time.monotonic())
 
     def size(self) -> int | None:
         """Bytes of the complete file, None while it grows."""
@@ -126,14 +134,29 @@ class _Made:
         return os.fstat(self.file.fileno()).st_size
 
     def wait_beyond(self, offset: int) -> int:
-        """Wait until there are more bytes than `offset`, or the file is complete; returns how many there are."""
-        deadline = time.monotonic() + _WAIT_SECONDS
+        """Wait up to a second until there are more bytes than `offset`, or the file is complete.
+
+        A file that does not grow for too long is stopped.
+
+        Returns:
+            How many bytes there are.
+        """
+        deadline = time.monotonic() + 1.0
         with self.changed:
-            while not self.ended and self.held() <= offset and time.monotonic() < deadline:
+            while not self.ended and (held := self.held()) <= offset and time.monotonic() < deadline:
+                if held > self.grown[0]:
+                    self.grown = (held, time.monotonic())
+                elif time.monotonic() - self.grown[1] > _WAIT_SECONDS:
+                    self.stop()
                 self.changed.wait(0.05)
-            if not self.ended and self.held() <= offset:
-                self.stop()
         return self.held()
+
+    def wait_begun(self) -> None:
+        """Wait until there are bytes. Raises what ended it before there were any."""
+        while not self.ended and not self.wait_beyond(0):
+            pass
+        if self.problem is not None and not self.held():
+            raise self.problem
 
     def wait_end(self) -> ClipSpan:
         """Wait until the file is complete. Raises what ended it."""
@@ -166,6 +189,7 @@ class Player:
         self._made: OrderedDict[Hashable, _Made] = OrderedDict()
         self._facts: OrderedDict[Hashable, MediaFacts] = OrderedDict()
         self._slots = threading.BoundedSemaphore(JOBS)
+        self._active = 0
 
     def plan(self, stream_id: str, at: int) -> PlayPlan:
         """How the footage of a stream is played from a time on, UTC microseconds. Never raises an error of footage."""
@@ -177,7 +201,11 @@ class Player:
             if isinstance(footage, SourceFile) and facts.plays:
                 return PlayPlan("video", "video/mp4", (at - footage.began) / _MICROS, footage.began)
             if facts.copies:
-                span = self._file_of(footage, at, encode=False).wait_end()
+                made = self._file_of(footage, at, encode=False)
+                try:
+                    span = made.wait_end()
+                finally:
+                    self._release(made)
                 return PlayPlan("video", "video/mp4", max(0.0, (at - span.first) / _MICROS), span.first, span.end)
             why = f"A browser cannot play {facts.codec} in {facts.format.split(',')[0]}, so it is encoded anew."
             return PlayPlan("video", _TYPES[self._container], 0.0, at, at + WINDOW_SECONDS * _MICROS, True, why)
@@ -206,12 +234,14 @@ class Player:
         if isinstance(footage, SourceFile) and facts.plays and not transcode:
             return _open_file(footage)
         made = self._file_of(footage, at, encode=transcode or not facts.copies)
-        if not transcode and facts.copies:
-            try:
+        try:
+            if not transcode and facts.copies:
                 made.wait_end()
-            except SightlineError:
-                self._release(made)
-                raise
+            else:
+                made.wait_begun()
+        except SightlineError:
+            self._release(made)
+            raise
         return Playable(
             made.media_type,
             made.file.fileno(),
@@ -227,6 +257,12 @@ class Player:
             for made in self._made.values():
                 made.stop()
             self._made.clear()
+
+    @property
+    def active(self) -> int:
+        """How many files are being made."""
+        with self._lock:
+            return self._active
 
     # ---- files that are made -----------------------------------------------------------------------------------------
 
@@ -250,6 +286,7 @@ class Player:
         made.readers = 1
         with self._lock:
             self._made[key] = made
+            self._active += 1
             self._trim()
         threading.Thread(target=self._make, args=(made, footage, at, encode), name="play", daemon=True).start()
         return made
@@ -280,6 +317,8 @@ class Player:
         finally:
             timer.cancel()
             self._slots.release()
+            with self._lock:
+                self._active -= 1
             with made.changed:
                 made.ended = True
                 made.changed.notify_all()

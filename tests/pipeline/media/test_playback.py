@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -130,17 +132,22 @@ def test_what_nobody_reads_is_stopped_and_its_slot_is_free_again(
         return write(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(playback, "write_footage", slow)
-    one, two = (player.open("h265", BEGAN + SECOND + n) for n in range(2))
-    assert begun.wait(30)
-    with pytest.raises(ServiceBusy, match="2 videos are being prepared already"):
-        player.open("h265", BEGAN + SECOND + 2)
-    assert player.plan("mkv", BEGAN + 1).kind == "none"
-    one.close()
-    two.close()
-    go.set()
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(player.open, "h265", BEGAN + SECOND + n) for n in range(2)]
+        try:
+            assert begun.wait(30)
+            while player.active < 2:
+                time.sleep(0.01)
+            with pytest.raises(ServiceBusy, match="2 videos are being prepared already"):
+                player.open("h265", BEGAN + SECOND + 2)
+            assert player.plan("mkv", BEGAN + 1).kind == "none"
+        finally:
+            go.set()
+        for each in opened:
+            each.result().close()  # before it is complete, or after
     monkeypatch.setattr(playback, "write_footage", write)
     assert decoded(whole(player.open("h265", BEGAN + 8 * SECOND)))[0] == "h264"
-    assert decoded(whole(player.open("h265", BEGAN + SECOND)))[0] == "h264", "the stopped one is made again"
+    assert decoded(whole(player.open("h265", BEGAN + SECOND)))[0] == "h264", "one that was stopped is made again"
 
 
 def test_footage_that_is_not_there_or_damaged(player: Player, tmp_path: Path) -> None:
