@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import fsspec
 from pydantic import ValidationError
 
 from index.commits.held import Hold
+from index.delta.objects import file_system, object_reason, open_object
 from index.errors import SourceNotFound, mask_url
 from index.files import write_atomically
 
@@ -43,23 +43,23 @@ def place_marker(place: str, hold: Hold) -> None:
         if uri.startswith("file://"):
             write_atomically(Path(unquote(uri.removeprefix("file://"))), hold.model_dump_json(), parents=True)
         else:
-            with fsspec.open(uri, "wb") as file:
+            with open_object(uri, "wb") as file:
                 file.write(hold.model_dump_json().encode())
     except Exception as error:  # each file system of fsspec has its own exceptions
-        raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({object_reason(error)})") from None
 
 
 def remove_marker(place: str, hold_id: str) -> bool:
     """Remove the marker of a hold; whether there was one. Raises SourceNotFound if it cannot be removed."""
     uri = f"{place.rstrip('/')}/{FOLDER}/{hold_id}.json"
     try:
-        system, path = fsspec.core.url_to_fs(uri)
+        system, path = file_system(uri)
         system.invalidate_cache()
         if not system.exists(path):
             return False
         system.rm_file(path)
     except Exception as error:  # each file system of fsspec has its own exceptions
-        raise SourceNotFound(f"{mask_url(uri)}: cannot be removed ({mask_url(str(error))})") from None
+        raise SourceNotFound(f"{mask_url(uri)}: cannot be removed ({object_reason(error)})") from None
     return True
 
 

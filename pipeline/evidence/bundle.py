@@ -225,7 +225,7 @@ class _Maker:
         ]
         if any(clock.source == "mtime" for clock in found):
             self.notices.append(
-                "The time is a guess: the file had none, so the time at which it was last changed was taken for its end."
+                "The time is a guess: the file had none, so the time at which it was last changed was taken instead."
             )
         return [Clock(source=clock.source, zone=clock.zone, fold=clock.fold) for clock in found]
 

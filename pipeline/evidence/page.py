@@ -1,4 +1,4 @@
-"""The page of an evidence bundle: one HTML file without scripts, which opens offline beside the clip and the pictures."""
+"""The page of an evidence bundle: one HTML file without scripts, which opens offline beside clip and pictures."""
 
 from __future__ import annotations
 

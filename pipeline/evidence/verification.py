@@ -46,8 +46,8 @@ class Verified:
     fingerprint: str
     """The fingerprint of the key that signed it."""
     key_given: bool
-    """Whether that key was given to the verification; otherwise it is the one in the bundle, and the fingerprint must be
-    compared with that of the installation."""
+    """Whether that key was given to the verification; otherwise it is the one in the bundle, and the fingerprint must
+    be compared with that of the installation."""
 
 
 class _Bundle(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,11 +56,11 @@ def at(second: float) -> str:
     return rfc3339(BEGAN + round(second * SECOND))
 
 
-def play_of(client: httpx.Client, stream: str, second: float) -> dict[str, str]:
+def play_of(client: httpx.Client, stream: str, second: float) -> dict[str, Any]:
     """What `/moment` says about playing."""
     reply = client.get("/moment", params={"stream": stream, "at": at(second)})
     assert reply.status_code == 200, reply.text
-    play: dict[str, str] = reply.json()["play"]
+    play: dict[str, Any] = reply.json()["play"]
     return play
 
 
