@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from pipeline.access.authentication import Authentication
+from pipeline.audit.log import AuditLog
 from pipeline.desk.desk import Desk, DeskSettings
 from pipeline.service.limits import ServiceLimits
 from pipeline.web.address import DeskAddress
@@ -34,7 +35,8 @@ def served_desk(store: str, state: Path, **settings: Any) -> Iterator[ServedDesk
     audited: list[tuple[Any, ...]] = []
     desk = Desk(DeskSettings(store=store, state=state, **settings), audit=lambda *record: audited.append(record))
     authentication = Authentication(state)
-    app = make_app(desk, authentication=authentication, address=DeskAddress(), limits=ServiceLimits())
+    log = AuditLog.open(store, state)
+    app = make_app(desk, authentication=authentication, audit_log=log, address=DeskAddress(), limits=ServiceLimits())
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
@@ -51,3 +53,4 @@ def served_desk(store: str, state: Path, **settings: Any) -> Iterator[ServedDesk
             thread.join(30)
             desk.close()
             authentication.close()
+            log.close()

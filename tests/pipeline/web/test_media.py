@@ -165,6 +165,7 @@ def test_a_stream_without_a_grant_does_not_exist(films: Path, tmp_path: Path) ->
     for name in ("gate", "gate-2"):
         store_file(store, films / "h264.mp4", name, 20)
     with served_desk(store.url, tmp_path / "state") as desk:
+        desk.authentication.users.add("root", "correct horse battery", (Grant("*", Role.ADMIN),))
         desk.authentication.users.add("ada", "correct horse battery", (Grant("gate", Role.VIEWER),))
         with httpx.Client(base_url=f"{desk.url}/api/v1", timeout=60) as client:
             assert client.get("/play", params={"stream": "gate", "at": at(1)}).status_code == 401
