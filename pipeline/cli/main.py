@@ -58,6 +58,8 @@ COMMANDS = {
     "demo": CommandSource("demo", "Try Sightline on rendered footage, and write a report"),
     "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
     "serve": CommandSource("web.serve", "Serve the investigator's desk: a web page and an API over one store"),
+    "users": CommandSource("web.users", "Manage the users of the desk"),
+    "audit": CommandSource("web.audit", "Read, export and verify the audit trail"),
     "model-service": CommandSource("service", "Serve the model over HTTP, for `ask --service`"),
     "alerts": CommandSource("alerts", "Manage standing questions, and follow their alerts"),
     "deadletter": CommandSource("kafka", "List, show and replay the messages that could not be stored"),

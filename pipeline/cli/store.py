@@ -16,6 +16,10 @@ from index.standing_questions import StandingQuestionStore
 from index.store import Store, StreamClock
 from index.stream_patterns import is_pattern
 from ingest.live.spool import forget_spooled
+from pipeline.access.state import state_folder
+from pipeline.audit.command import record_command
+from pipeline.audit.log import AuditTable
+from pipeline.audit.verification import verify_trails
 from pipeline.cli.options import Json, StoreUrl, StreamIds, Zone, open_store, point_in_time, settings_of
 from pipeline.console import print_error, print_json, print_line, print_note, stop_event
 from pipeline.times import zone_of
@@ -80,13 +84,21 @@ def _clock_fields(clock: StreamClock) -> dict[str, object]:
 
 
 @app.command("verify")
-def verify(context: typer.Context, store: StoreUrl = None, as_json: Json = False) -> None:
+def verify(
+    context: typer.Context,
+    store: StoreUrl = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="State folder of `serve`; default: the store's one in your home.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check a store for errors.
 
-    Checks that the tables, the FAISS shards and the encoders agree. Lists the problems and exits with code 1 if there
-    are any.
+    Checks that the tables, the FAISS shards and the encoders agree, and that no record of the audit trail was changed
+    or removed. Lists the problems and exits with code 1 if there are any.
     """
-    problems = open_store(context, store).verify()
+    opened = open_store(context, store)
+    problems = opened.verify() + verify_trails(opened.url, state_folder(opened.url, state))
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:
@@ -134,8 +146,13 @@ def compact(
         """Apply the retention and compact, once."""
         opened = open_store(context, store)
         for expired in opened.expire(rules, dry_run=dry_run):
+            if not dry_run:
+                removed = {"before": rfc3339(expired.before), "pattern": expired.pattern, "frames": expired.frames}
+                record_command(opened.url, "retention", [expired.stream_id], removed)
             _report_expired(expired, as_json=as_json, dry_run=dry_run)
         _print_compaction(opened.compact(stream, dry_run=dry_run), as_json=as_json, dry_run=dry_run)
+        if not dry_run:
+            AuditTable(f"{opened.url}/audit").compact()
         if heartbeat is not None:
             heartbeat.touch()
 
@@ -209,8 +226,8 @@ def forget(
     Deletes frames, vectors, patches and pictures, also from old versions of the tables, so this cannot be undone; the
     state of its alerts; the staged frames of a stopped backfill; and its segments in the spool of an ended `watch` or
     `record`. With the whole stream, its standing questions. Recordings, original files and messages in Kafka are not
-    the store's, and stay. Footage that is held as evidence is not deleted: the command is refused, or leaves it with
-    --except-held.
+    the store's, and stay. The audit trail keeps the record that the stream was deleted. Footage that is held as
+    evidence is not deleted: the command is refused, or leaves it with --except-held.
     """
     cut = point_in_time(before, "--before", zone_of(timezone))
     opened = open_store(context, store)
@@ -224,7 +241,15 @@ def forget(
     place = folder or settings_of(context, store=store).live.folder
     done = []
     for name in names:
-        done.append(_forget(opened, name, cut, place, except_held))
+        detail = {"before": None if cut is None else rfc3339(cut)}
+        record_command(opened.url, "forget", [name], detail, outcome="begun")
+        try:
+            done.append(_forget(opened, name, cut, place, except_held))
+        except BaseException as error:
+            record_command(opened.url, "forget", [name], {**detail, "why": type(error).__name__}, outcome="failed")
+            raise
+        counts = {each: done[-1][each] for each in ("frames", "held", "spooled")}
+        record_command(opened.url, "forget", [name], {**detail, **counts})
         if not as_json:
             print_line(f"{done[-1]['frames']} frames of {name} deleted")
             if done[-1]["held"]:

@@ -49,6 +49,7 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         yield run
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from platformdirs import user_state_path
 
-from index.columns import digest
 from index.errors import UsageError
 from index.extras import require_extra
-from index.tables import normalize_url
 from ingest.shutdown import commit_under_way
+from pipeline.access.state import state_folder
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
 from pipeline.console import print_line, print_note
 from pipeline.service.client import ServiceClient
@@ -20,22 +18,13 @@ from pipeline.service.limits import ServiceLimits
 from pipeline.service.token import read_token
 from pipeline.times import zone_of
 
-__all__ = ["app", "serve", "state_folder"]
+__all__ = ["app", "serve"]
 
 app = typer.Typer(rich_markup_mode=None)
 _CLOSE_SECONDS = 10.0  # after the stop, before the process is ended
 _STOP_SECONDS = 15.0
 _UPLOAD_BYTES = 20 * 2**20
 _HELD_BYTES = 128 * 2**20
-
-
-def state_folder(store: str, chosen: Path | None) -> Path:
-    """The folder of users, sessions, history and keys: `chosen`, or one of this user for the store.
-
-    Raises:
-        UsageError: `store` is not the URL or path of a store.
-    """
-    return chosen or user_state_path("sightline") / digest(normalize_url(store))
 
 
 @app.command("serve")
