@@ -173,6 +173,29 @@ class PinnedHttp:
             return Response(url, response, connection, self.max_bytes, policy)
         raise SourceNotFound(f"{mask_url(url)}: more than {_MAX_REDIRECTS} redirects; check the server's configuration")
 
+    def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+        """Send a POST request and return the status, whatever it is. Redirects are not followed, the reply is not read.
+
+        Raises:
+            SourceDenied: the policy forbids the URL.
+            SourceNotFound: the URL is not http(s), or there is no connection.
+        """
+        parts = split_url(url)
+        scheme = parts.scheme.lower()
+        if scheme not in ("http", "https"):
+            raise SourceNotFound(f"{mask_url(url)}: only http:// and https:// can be reached here")
+        checked = check_url(url, self.policy)
+        connection = (_PinnedTlsConnection if scheme == "https" else _PinnedConnection)(checked, self.timeout)
+        all_headers = {"User-Agent": "sightline", **_basic_authentication(parts), **headers}
+        path = parts.path or "/"
+        try:
+            connection.request("POST", f"{path}?{parts.query}" if parts.query else path, body, all_headers)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise SourceNotFound(f"{mask_url(url)}: cannot be reached ({error}); check the address") from None
+        finally:
+            connection.close()
+
 
 def _basic_authentication(parts: Any) -> dict[str, str]:
     if parts.username is None:

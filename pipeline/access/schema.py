@@ -72,4 +72,10 @@ MIGRATIONS = (
         PRIMARY KEY (question, stream, start)
     ) STRICT;
     """,
+    """
+    CREATE TABLE following (
+        stream TEXT PRIMARY KEY,
+        state TEXT NOT NULL
+    ) STRICT;
+    """,
 )

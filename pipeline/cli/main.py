@@ -60,6 +60,9 @@ COMMANDS = {
     "serve": CommandSource("web.serve", "Serve the investigator's desk: a web page and an API over one store"),
     "users": CommandSource("web.users", "Manage the users of the desk"),
     "audit": CommandSource("web.audit", "Read, export and verify the audit trail"),
+    "mcp": CommandSource(
+        "web.mcp", "Serve tools for language models (MCP): list_streams, search, ask, keyframes, moment"
+    ),
     "model-service": CommandSource("service", "Serve the model over HTTP, for `ask --service`"),
     "alerts": CommandSource("alerts", "Manage standing questions, and follow their alerts"),
     "deadletter": CommandSource("kafka", "List, show and replay the messages that could not be stored"),

@@ -25,6 +25,8 @@ from ingest.live.recorder import folder_url
 from pipeline.access.caller import Caller
 from pipeline.access.database import StateDatabase
 from pipeline.access.roles import Action
+from pipeline.desk.alerts.following import Follower
+from pipeline.desk.alerts.webhooks import WebhookSender, webhook_policy
 from pipeline.desk.history import History
 from pipeline.desk.jobs import Jobs
 from pipeline.desk.memo import Memo
@@ -62,6 +64,8 @@ class DeskSettings:
     """Folder of a running `watch` or `record`, whose status is shown."""
     retention: Mapping[str, RetentionRule] = field(default_factory=dict)
     """How long footage is kept, by pattern of streams."""
+    webhook_networks: tuple[str, ...] = ()
+    """Networks, besides the public Internet, in which webhooks may be sent, in CIDR notation."""
     timezone: str = "UTC"
     """Zone in which the page shows times at first, an IANA name."""
 
@@ -99,6 +103,9 @@ class Desk:
         footage: finds the footage behind frames.
         player: plays it.
         played: when a caller began to play a moment, so that its parts are one record of the audit trail.
+        webhooks: sends the alerts of standing questions.
+        follower: compares new frames with the standing questions; None without a database.
+        uploads: uploaded pictures, by caller and id.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -129,6 +136,9 @@ class Desk:
         self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
         self.player = Player(self.footage)
         self.played: Memo[float] = Memo(4_096)
+        self.uploads: Memo[Any] = Memo(1_000)
+        self.webhooks = WebhookSender(webhook_policy(settings.webhook_networks))
+        self.follower = None if database is None else Follower(self.store, database, self.webhooks)
         self._warming: threading.Thread | None = None
 
     def snapshot(self) -> FrameSnapshot:
@@ -179,6 +189,8 @@ class Desk:
             except SightlineError as error:
                 _log.warning("not ready yet", problem=str(error))
 
+        if self.follower is not None:
+            self.follower.start(lambda: self.snapshot().streams)
         self._warming = threading.Thread(target=work, name="sightline-warm", daemon=True)
         self._warming.start()
 
@@ -192,6 +204,9 @@ class Desk:
 
     def close(self) -> None:
         """End the jobs and the questions, and release what the desk holds."""
+        if self.follower is not None:
+            self.follower.close()
+        self.webhooks.close()
         self.jobs.close()
         self.admission.stop(0.0)
         self.player.close()

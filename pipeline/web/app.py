@@ -27,7 +27,19 @@ from pipeline.service.reference_page import reference_page
 from pipeline.web.address import DeskAddress
 from pipeline.web.guard import DeskGuard
 from pipeline.web.problems import ProblemDocument, add_handlers
-from pipeline.web.routes import audit, jobs, login, media, moments, questions, search, session, streams, users
+from pipeline.web.routes import (
+    audit,
+    jobs,
+    login,
+    media,
+    moments,
+    questions,
+    search,
+    session,
+    standing,
+    streams,
+    users,
+)
 from pipeline.web.routes.guarded import GuardedRouter, check_routes
 
 __all__ = ["ASSETS", "make_app", "make_routes"]
@@ -49,6 +61,7 @@ def routers() -> Sequence[GuardedRouter]:
         media.routes,
         questions.routes,
         jobs.routes,
+        standing.routes,
         users.routes,
         audit.routes,
     )

@@ -59,6 +59,10 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option("--tls-key", help="File with the key of the certificate, PEM.")
     ] = None,
+    webhook_networks: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-network", help="Network in CIDR notation that webhooks may reach, repeatable."),
+    ] = None,
     profile: ProfileName = None,
     timezone: Annotated[
         str | None, typer.Option("--timezone", help="Zone in which the page shows times at first; default: UTC.")
@@ -106,6 +110,7 @@ def serve(
                 state=place,
                 live=settings.live.folder,
                 retention=settings.retention,
+                webhook_networks=tuple(webhook_networks or ()),
                 timezone=timezone or "UTC",
             ),
             connect=None if url is None else lambda: ServiceClient(url, token),
