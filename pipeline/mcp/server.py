@@ -34,8 +34,8 @@ Result = TypeVar("Result")
 _INSTRUCTIONS = (
     "Sightline answers questions about hours of video and shows the moments that prove the answer. Begin with "
     "list_streams. Times are RFC 3339, UTC. A search always returns the best moments there are, also if nothing fits: "
-    "look at the pictures with moment before you rely on one. A score says how well a frame matches, not that the thing "
-    "is there."
+    "look at the pictures with moment before you rely on one. A score says how well a frame matches, not that the "
+    "thing is there."
 )
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ANSWER_SECONDS = 900.0

@@ -10,7 +10,9 @@ import typer
 
 from index.errors import LoginRequired, UsageError
 from index.extras import require_extra
+from pipeline.access.authentication import Authentication
 from pipeline.access.caller import Caller
+from pipeline.audit.log import AuditLog
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
 from pipeline.cli.web.serve import state_folder
 from pipeline.console import print_note
@@ -59,12 +61,10 @@ def mcp(
     url = service or settings.service
     key = read_token(settings.service_token_file, settings.service_token) if url is not None else None
 
-    from pipeline.access import authentication  # loads argon2
-    from pipeline.audit import log
     from pipeline.desk import desk  # loads faiss and the store
     from pipeline.mcp import server  # loads the SDK
 
-    users = authentication.Authentication(place)
+    users = Authentication(place)
     token = read_token(token_file, None) if token_file is not None else None
 
     def who() -> Caller:
@@ -79,7 +79,7 @@ def mcp(
         return replace(caller, via="mcp")
 
     who()
-    trail = log.AuditLog.open(settings.store, place)
+    trail = AuditLog.open(settings.store, place)
     opened = desk.Desk(
         desk.DeskSettings(store=settings.store, profile=settings.profile, device=settings.device, state=place),
         connect=None if url is None else lambda: ServiceClient(url, key),

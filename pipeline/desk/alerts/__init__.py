@@ -1,1 +1,1 @@
-"""Standing questions of the desk: what is asked, the frames that follow, and the webhooks."""
+"""Standing questions at work: the frames that follow, and the webhooks."""

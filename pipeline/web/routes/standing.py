@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Path
 
 from pipeline.access.roles import Action
-from pipeline.desk.alerts import standing
-from pipeline.desk.alerts.standing import NewStanding, Preview, StandingEntry, StandingHistory, StandingList
+from pipeline.desk import standing
+from pipeline.desk.standing import NewStanding, Preview, StandingEntry, StandingHistory, StandingList
 from pipeline.web.routes.guarded import CallerOf, DeskOf, GuardedRouter
 from pipeline.web.schemas.standing import PreviewBody, StandingBody, StandingChange
 
