@@ -29,10 +29,10 @@ from pipeline.desk.alerts.following import Follower
 from pipeline.desk.alerts.webhooks import WebhookSender, webhook_policy
 from pipeline.desk.history import History
 from pipeline.desk.jobs import Jobs
-from pipeline.desk.memo import Memo
 from pipeline.desk.models import DeskModels
 from pipeline.media.footage import FootageFinder
 from pipeline.media.playback import Player
+from pipeline.memo import Memo
 from pipeline.service.admission import Admission
 from pipeline.service.client import ServiceClient
 

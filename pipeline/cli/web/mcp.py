@@ -12,9 +12,9 @@ from index.errors import LoginRequired, UsageError
 from index.extras import require_extra
 from pipeline.access.authentication import Authentication
 from pipeline.access.caller import Caller
+from pipeline.access.state import state_folder
 from pipeline.audit.log import AuditLog
 from pipeline.cli.options import ProfileName, StoreUrl, settings_of
-from pipeline.cli.web.serve import state_folder
 from pipeline.console import print_note
 from pipeline.http.hosts import is_loopback
 from pipeline.service.client import ServiceClient
