@@ -1,6 +1,6 @@
 """Differential keyframe selection (DKS; ViLAMP, Algorithm 1), exact and without an N × N matrix; and its baselines.
 
-    R_n = cos(f_n, q)                                   relevance, equation 3
+    R_n = cos(f_n, q)                                   relevance, equations 2 and 3
     accept f in descending R while max cos(f, accepted) < τ, until K are accepted
 
 Exact means: the cosines are those of float64 arithmetic on the float32 values, rounded to 12 decimals, because the last
@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from index.errors import UsageError
 
-__all__ = ["fill_gaps", "relevance", "select_keyframes", "select_top_k", "select_uniform"]
+__all__ = ["fill_gaps", "relevance", "select_adaptive", "select_keyframes", "select_top_k", "select_uniform"]
 
 _BLOCK = 64  # candidates that are compared together
 _WIDE = 4096  # the same where nearly all of them are similar to an accepted frame
 _SCAN_BYTES = 1 << 19  # bytes of rows that stay in the CPU's cache between the two products computed from them
 _DECIMALS = 12
+_BISECTIONS = 8
 
 
 def relevance(frames: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Relevance of every frame, float32[N]: its cosine to the query (equation 3), 0 for a zero vector.
+    """Relevance of every frame, float32[N]: its cosine to the query (equations 2 and 3), 0 for a zero vector.
 
     Args:
         frames: float32[N, d]; rows need not be normalized.
@@ -70,15 +71,66 @@ def select_keyframes(
     Raises:
         UsageError: k, τ or floor is out of range, arrays have other shapes, or a value is not finite.
     """
+    _check(k, tau, floor)
+    scored = _ScoredFrames(frames, query)
+    selected = _select(scored, k, tau, floor, inclusive)
+    return fill_gaps(selected, len(scored), k) if fill else selected
+
+
+def select_adaptive(
+    frames: NDArray[np.float32],
+    query: NDArray[np.float32],
+    *,
+    k: int = 32,
+    tau: float = 0.85,
+    floor: float = -1.0,
+    inclusive: bool = False,
+    scores: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.int64], float]:
+    """Keyframes by Algorithm 1 with the smallest τ' ≥ τ that gives `k` of them, found by bisection.
+
+    The frames of a fixed camera are alike, so at τ itself Algorithm 1 may stop after one keyframe. The result is that of
+    `select_keyframes` wherever that finds `k`.
+
+    Args:
+        frames, query, k, tau, floor, inclusive: see `select_keyframes`.
+        scores: relevance of every frame, float32[N]; its cosine to the query if None.
+
+    Returns:
+        The positions, int64[n], n ≤ k, and τ', at most (1 − τ) / 256 above the smallest; 1.0 if even then fewer than
+        `k` frames differ from one another.
+
+    Raises:
+        UsageError: as `select_keyframes`.
+    """
+    _check(k, tau, floor)
+    scored = _ScoredFrames(frames, query) if scores is None else _GivenScores(frames, query, scores)
+    wanted = min(k, len(scored))
+    selected = _select(scored, k, tau, floor, inclusive)
+    if len(selected) >= wanted:
+        return selected, tau
+    low, high = tau, 1.0
+    selected = _select(scored, k, high, floor, inclusive)
+    if len(selected) < wanted:
+        return selected, high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        tried = _select(scored, k, middle, floor, inclusive)
+        if len(tried) >= wanted:
+            high, selected = middle, tried
+        else:
+            low = middle
+    return selected, high
+
+
+def _check(k: int, tau: float, floor: float) -> None:
+    """Raise UsageError for a parameter that is out of range."""
     if k < 1:
         raise UsageError(f"k must be at least 1, got {k}")
     if not -1.0 < tau <= 1.0:
         raise UsageError(f"tau must be above −1 and at most 1, got {tau}")
     if not -1.0 <= floor <= 1.0:
         raise UsageError(f"the relevance floor must be between −1 and 1, got {floor}")
-    scored = _ScoredFrames(frames, query)
-    selected = _select(scored, k, tau, floor, inclusive)
-    return fill_gaps(selected, len(scored), k) if fill else selected
 
 
 def _select(scored: _ScoredFrames, k: int, tau: float, floor: float, inclusive: bool) -> NDArray[np.int64]:
@@ -110,7 +162,7 @@ def _select(scored: _ScoredFrames, k: int, tau: float, floor: float, inclusive: 
         horizon = slack + (scored.scores[queue[0]] if len(queue) else ranking.best())
         nearest = scored.largest_cosines(candidates, accepted[: len(chosen)])
         candidates, nearest = candidates[nearest < tau + slack], nearest[nearest < tau + slack]
-        exact = _exact_cosines(scored.frames, candidates, scored.query)
+        exact = scored.exact_scores(candidates)
         settled = np.flatnonzero(exact > horizon)
         settled = settled[np.lexsort((candidates[settled], -exact[settled]))]
         for place, i in enumerate(settled.tolist()):
@@ -264,6 +316,10 @@ class _ScoredFrames:
         row: NDArray[np.float32] = self.frames[position] / self.norms[position]
         return row
 
+    def exact_scores(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The relevance of some rows, without the error of float32, float64[len(positions)]."""
+        return _exact_cosines(self.frames, positions, self.query)
+
     def largest_cosines(self, positions: NDArray[np.int64], accepted: NDArray[np.float32]) -> NDArray[np.float32]:
         """The largest cosine of each row to the rows of `accepted`, float32[k, d] of unit norm; −2 if k is 0."""
         result = np.full(len(positions), -2.0, np.float32)
@@ -272,6 +328,20 @@ class _ScoredFrames:
                 part = positions[first : first + _WIDE]
                 result[first : first + _WIDE] = (self.frames[part] @ accepted.T).max(axis=1) / self.norms[part]
         return result
+
+
+class _GivenScores(_ScoredFrames):
+    """Frames whose relevance is given, float32[N], and taken as exact; only their similarity is computed."""
+
+    def __init__(self, frames: NDArray[np.float32], query: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+        super().__init__(frames, query)
+        if scores.shape != (len(frames),) or not np.isfinite(scores).all():
+            raise UsageError(f"expected {len(frames)} finite scores, got an array of shape {scores.shape}")
+        self.scores = np.ascontiguousarray(scores, np.float32)
+
+    def exact_scores(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The given relevance of some rows, float64[len(positions)]."""
+        return self.scores[positions].astype(np.float64)
 
 
 class _Ranking:

@@ -3,8 +3,8 @@
     frame vectors, query vector ─ select_rows(profile) ─▶ keyframes ─ rows_to_read(limit) ─▶ every row that is read
 
 This is the one place where a profile's settings become a selection. Questions, the model service, training, evaluation
-and benchmarks all call it, so that they measure and train what is asked. Imports no torch. The algorithm itself is
-`index.keyframes`; this module does not know stores, time ranges or encoders.
+and benchmarks all call it, so that they measure and train what is asked. Imports no torch. The algorithms are in
+`index.selectors`; this module does not know stores, time ranges or encoders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import UsageError
-from index.keyframes import select_keyframes
+from index.selectors.registry import SELECTORS, SelectorName
+from index.selectors.selector import REDUNDANCIES, Candidates, Chosen, Redundancy, SelectionRule
 from model.profiles.profile import DfmSpec
 
 __all__ = ["SelectionSettings", "check_selection", "keyframe_mask", "rows_to_read", "select_rows"]
@@ -33,6 +34,14 @@ class SelectionSettings(Protocol):
         """Similarity threshold τ of Algorithm 1."""
 
     @property
+    def selector(self) -> SelectorName:
+        """The selector."""
+
+    @property
+    def redundancy(self) -> Redundancy:
+        """When two frames are alike."""
+
+    @property
     def dfm(self) -> DfmSpec:
         """Relevance floor, gap fill, and the mode that decides whether a cosine equal to τ is accepted."""
 
@@ -42,34 +51,41 @@ def select_rows(
     query: NDArray[np.float32],
     profile: SelectionSettings,
     *,
+    stream_index: NDArray[np.integer] | None = None,
     k: int | None = None,
     tau: float | None = None,
     fill: bool = False,
-) -> NDArray[np.int64]:
-    """Select keyframes by DKS (ViLAMP, Algorithm 1) with the settings of `profile`.
+    selector: SelectorName | None = None,
+    redundancy: Redundancy | None = None,
+) -> Chosen:
+    """Select keyframes with the settings of `profile`: by DKS (ViLAMP, Algorithm 1) unless it names another selector.
 
     Args:
         vectors: vectors of the frame encoder, float32[N, Df].
         query: the question's vector of the same encoder, float32[Df].
-        k: largest number of keyframes; the profile's if None.
-        tau: similarity threshold τ; the profile's if None.
+        profile: the settings; each of the following arguments replaces one of them.
+        stream_index: the stream of each row, int[N], rows of a stream together; one stream if None.
+        k: largest number of keyframes.
+        tau: similarity threshold τ.
         fill: fill the gaps between keyframes up to min(k, N), even if the profile does not.
+        selector: name of the selector.
+        redundancy: when two frames are alike.
 
     Returns:
-        Rows of the keyframes in the order of selection, int64[≤ k].
+        Rows of the keyframes in the order of selection, and the threshold that applied.
 
     Raises:
         UsageError: `k` or `tau` is out of range, or the arrays do not fit each other or are not finite.
     """
-    return select_keyframes(
-        vectors,
-        query,
+    rule = SelectionRule(
         k=profile.k if k is None else k,
         tau=profile.tau if tau is None else tau,
+        redundancy=redundancy or profile.redundancy,
         fill=fill or profile.dfm.gap_fill,
         floor=profile.dfm.relevance_floor,
         inclusive=profile.dfm.mode == "released",
     )
+    return SELECTORS[selector or profile.selector](Candidates(vectors, query, stream_index), rule)
 
 
 def keyframe_mask(rows: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
@@ -93,11 +109,13 @@ def rows_to_read(total: int, keyframes: NDArray[np.int64], limit: int) -> NDArra
     return np.sort(np.concatenate([keyframes, picked]))
 
 
-def check_selection(question: str, k: int | None, tau: float | None) -> None:
+def check_selection(
+    question: str, k: int | None, tau: float | None, selector: str | None = None, redundancy: str | None = None
+) -> None:
     """Check the inputs of a selection before anything is loaded.
 
     Raises:
-        UsageError: the question is empty, `k` is below 1, or `tau` is outside (−1, 1].
+        UsageError: the question is empty, `k` is below 1, `tau` is outside (−1, 1], or a name is unknown.
     """
     if not question.strip():
         raise UsageError("the question is empty; type what you want to know")
@@ -105,3 +123,7 @@ def check_selection(question: str, k: int | None, tau: float | None) -> None:
         raise UsageError(f"k must be at least 1, got {k}")
     if tau is not None and not -1.0 < tau <= 1.0:
         raise UsageError(f"tau must lie above −1 and be at most 1, got {tau}")
+    if selector is not None and selector not in SELECTORS:
+        raise UsageError(f"no selector {selector!r}; give one of {', '.join(SELECTORS)}")
+    if redundancy is not None and redundancy not in REDUNDANCIES:
+        raise UsageError(f"no redundancy {redundancy!r}; give one of {', '.join(REDUNDANCIES)}")

@@ -13,6 +13,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from index.errors import ProfileInvalid, validation_message
+from index.selectors.registry import SelectorName
+from index.selectors.selector import Redundancy
 
 __all__ = [
     "ConnectorSpec",
@@ -228,6 +230,10 @@ class Profile(_Data):
     """Largest number of keyframes, K of Algorithm 1."""
     tau: float = Field(default=0.85, gt=-1, le=1)
     """Similarity threshold τ of Algorithm 1."""
+    selector: SelectorName = "dks"
+    """How keyframes are selected; see `index.selectors`."""
+    redundancy: Redundancy = "fixed"
+    """When two frames are alike: `fixed` is the paper's rule, `background` the one for fixed cameras."""
     max_frames: int = Field(default=10_000, gt=0)
     """Most frames of one question."""
     timestamps: bool = False

@@ -163,7 +163,7 @@ class TrainableModel(nn.Module):
 
     def select(self, vectors: NDArray[np.float32], query: str, k: int) -> NDArray[np.bool_]:
         """Keyframes by DKS, as for an answer: bool[N] of `vectors` float32[N, Df]."""
-        rows = select_rows(vectors, self.frame_encoder.encode_text([query])[0], self.profile, k=k)
+        rows = select_rows(vectors, self.frame_encoder.encode_text([query])[0], self.profile, k=k).rows
         return keyframe_mask(rows, len(vectors))
 
     def forward(self, sample: Sample) -> SampleLoss:

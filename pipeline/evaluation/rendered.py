@@ -131,7 +131,7 @@ def _select(
 ) -> NDArray[np.int64]:
     """Rows of the keyframes that `method` selects; `dks` is the selection that a question with this profile makes."""
     if method == "dks":
-        return select_rows(vectors, query, profile, k=k, tau=tau)
+        return select_rows(vectors, query, profile, k=k, tau=tau).rows
     if method == "top-k":
         return select_top_k(vectors, query, k=k)
     return select_uniform(len(vectors), k=k)

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from index.errors import ModelError, UsageError
 from index.keyframes import relevance
 from index.records import Segment, Time, parse_time, rfc3339
+from index.selectors.registry import SelectorName
+from index.selectors.selector import Redundancy
 from index.store import Store
 from index.window import Window
 from model.answers import GREEDY, Sampling
@@ -87,6 +89,9 @@ class Asked(BaseModel):
     """Number of frames in the window, among which the keyframes were selected."""
     visual_tokens: int
     """Number of tokens that represent the frames."""
+    tau: float | None = None
+    """Similarity threshold that applied to the keyframes, τ or the larger one that K of them needed; None for a selector
+    without one."""
     timings_seconds: dict[str, float]
     """Time of each stage, and their `total`, in seconds."""
     notices: list[str] = Field(default_factory=list)
@@ -119,6 +124,29 @@ class Selection:
     """Relevance R_f of every frame, float32[N]."""
     timings: dict[str, float]
     """Time of each stage, in seconds."""
+    tau: float | None = None
+    """The threshold that applied: τ, or the larger one that K keyframes needed; None for a selector without one."""
+    distinct: int | None = None
+    """Keyframes before gaps were filled; None if none were filled."""
+    wanted: int = 0
+    """Number of keyframes that were wanted, at most the frames of the window."""
+
+    @property
+    def summary(self) -> str:
+        """How many keyframes were found, and at which threshold, for the user."""
+        found = f"{len(self.keyframes)} keyframes of {len(self.window)} frames"
+        return found if self.tau is None else f"{found} at τ = {self.tau:.3g}"
+
+    @property
+    def notice(self) -> str | None:
+        """A remark for the user if fewer keyframes differ from one another than were wanted; else None."""
+        differ = len(self.keyframes) if self.distinct is None else self.distinct
+        if self.tau is None or differ >= self.wanted:
+            return None
+        return (
+            f"Only {differ} of {self.wanted} keyframes differ from one another at τ = {self.tau:.3g}: the frames are "
+            "alike. --redundancy background compares them without the scene that they share."
+        )
 
 
 class FootageStarts:
@@ -229,6 +257,8 @@ class Asker:
         k: int | None = None,
         tau: float | None = None,
         fill: bool = False,
+        selector: SelectorName | None = None,
+        redundancy: Redundancy | None = None,
     ) -> Selection:
         """Select the keyframes for a question (DKS).
 
@@ -239,13 +269,15 @@ class Asker:
             k: largest number of keyframes; the profile's K if None.
             tau: similarity threshold τ (ViLAMP, Algorithm 1); the profile's if None.
             fill: fill the gaps between keyframes until there are min(k, N).
+            selector: name of the selector, see `index.selectors`; the profile's if None.
+            redundancy: when two frames are alike, `fixed`, `adaptive` or `background`; the profile's if None.
 
         Raises:
             UsageError: an argument is invalid.
             UnknownStream: the store has no such stream.
             EmptyWindow: the window has no frames.
         """
-        check_selection(question, k, tau)
+        check_selection(question, k, tau, selector, redundancy)
         since = perf_counter()
         window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
         timings = {"window": perf_counter() - since}
@@ -253,10 +285,21 @@ class Asker:
         query = self.encoders.frame.encode_text([question])[0]
         timings["text"] = perf_counter() - since
         since = perf_counter()
-        keyframes = select_rows(window.frame_vectors, query, self.profile, k=k, tau=tau, fill=fill)
+        chosen = select_rows(
+            window.frame_vectors,
+            query,
+            self.profile,
+            stream_index=window.stream_index,
+            k=k,
+            tau=tau,
+            fill=fill,
+            selector=selector,
+            redundancy=redundancy,
+        )
         scores = relevance(window.frame_vectors, query)
         timings["dks"] = perf_counter() - since
-        return Selection(window, keyframes, scores, timings)
+        wanted = min(self.profile.k if k is None else k, len(window))
+        return Selection(window, chosen.rows, scores, timings, chosen.tau, chosen.distinct, wanted)
 
     def keyframes(self, question: str, **where: Any) -> list[Keyframe]:
         """The keyframes for a question, stream by stream in the order of time; `where` holds arguments of `select`."""
@@ -357,7 +400,8 @@ class Asker:
             window_frames=len(window),
             visual_tokens=last.answer.visual_tokens,
             timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
-            notices=self._notices(question, len(window), len(rows)),
+            tau=selection.tau,
+            notices=self._notices(question, selection, len(rows)),
         )
 
     def _pieces(
@@ -384,11 +428,14 @@ class Asker:
         )
         return self.answerer.answer(request)
 
-    def _notices(self, question: str, frames: int, read: int) -> list[str]:
+    def _notices(self, question: str, selection: Selection, read: int) -> list[str]:
         reader = self._reader
         notices = [reader.notice] if reader.notice else []
         unknown = reader.unknown_words(question)
         notices += unknown_words_notice(self.profile.name, unknown, "the answer may be a guess")
+        frames = len(selection.window)
+        if selection.notice is not None:
+            notices.append(selection.notice)
         if read < frames:
             notices.append(
                 f"Keyframes were selected among all {frames} frames; of the other frames an even selection was read, "

@@ -144,6 +144,8 @@ class ServiceEngine:
             notice=self.answerer.notice,
             k=profile.k,
             tau=profile.tau,
+            selector=profile.selector,
+            redundancy=profile.redundancy,
             max_frames=profile.max_frames,
             dfm=profile.dfm,
             encoders=self.answerer.encoders.pair,

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from index.errors import SightlineError, mask_url
 from index.records import EncoderPair
+from index.selectors.registry import SelectorName
+from index.selectors.selector import Redundancy
 from model.answers import Sampling
 from model.profiles.profile import DfmSpec
 
@@ -195,6 +197,10 @@ class ServedProfile(_Reply):
     """Largest number of keyframes (DKS)."""
     tau: float
     """Similarity threshold τ (DKS)."""
+    selector: SelectorName = "dks"
+    """How keyframes are selected."""
+    redundancy: Redundancy = "fixed"
+    """When two frames are alike."""
     max_frames: int
     """Largest number of frames of a question."""
     dfm: DfmSpec

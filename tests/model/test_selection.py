@@ -18,26 +18,26 @@ VECTORS = (QUERY + 1.5 * RNG.standard_normal((200, 8))).astype(np.float32)
 
 
 def test_a_profile_gives_k_tau_floor_fill_and_the_rule_for_equality() -> None:
-    micro = load_profile("micro").model_copy(update={"k": 6, "tau": 0.6})
-    assert select_rows(VECTORS, QUERY, micro).tolist() == select_keyframes(VECTORS, QUERY, k=6, tau=0.6).tolist()
+    micro = load_profile("micro").model_copy(update={"k": 6, "tau": 0.6, "redundancy": "fixed"})
+    assert select_rows(VECTORS, QUERY, micro).rows.tolist() == select_keyframes(VECTORS, QUERY, k=6, tau=0.6).tolist()
     released = micro.model_copy(update={"dfm": DfmSpec(mode="released", relevance_floor=0.8, gap_fill=True)})
     expected = select_keyframes(VECTORS, QUERY, k=6, tau=0.6, fill=True, floor=0.8, inclusive=True)
-    assert select_rows(VECTORS, QUERY, released).tolist() == expected.tolist()
+    assert select_rows(VECTORS, QUERY, released).rows.tolist() == expected.tolist()
     assert len(select_keyframes(VECTORS, QUERY, k=6, tau=0.6, floor=0.8, inclusive=True)) < len(expected) == 6
 
 
 def test_a_cosine_equal_to_tau_is_accepted_in_released_mode_alone() -> None:
     vectors, query = np.array([[1, 0], [3, 4]], np.float32), np.array([1, 0], np.float32)
-    paper = load_profile("micro").model_copy(update={"tau": 0.6})
+    paper = load_profile("micro").model_copy(update={"tau": 0.6, "redundancy": "fixed"})
     released = paper.model_copy(update={"dfm": DfmSpec(mode="released")})
-    assert select_rows(vectors, query, paper).tolist() == [0]
-    assert select_rows(vectors, query, released).tolist() == [0, 1]
+    assert select_rows(vectors, query, paper).rows.tolist() == [0]
+    assert select_rows(vectors, query, released).rows.tolist() == [0, 1]
 
 
 def test_k_and_tau_override_the_profile() -> None:
-    micro = load_profile("micro")
+    micro = load_profile("micro").model_copy(update={"redundancy": "fixed"})
     expected = select_keyframes(VECTORS, QUERY, k=5, tau=0.5, fill=True)
-    assert select_rows(VECTORS, QUERY, micro, k=5, tau=0.5, fill=True).tolist() == expected.tolist()
+    assert select_rows(VECTORS, QUERY, micro, k=5, tau=0.5, fill=True).rows.tolist() == expected.tolist()
     with pytest.raises(UsageError, match="k must be at least 1"):
         select_rows(VECTORS, QUERY, micro, k=0)
 

@@ -200,7 +200,7 @@ def _prepare(
     """Keyframes and merged tokens for one question about the stream; None if DKS missed the evidence."""
     frames = len(stream.rows)
     vectors = features.vectors[stream.rows]
-    chosen = select_rows(vectors, features.frame_text([question.text])[0], _profile(), k=size.k)
+    chosen = select_rows(vectors, features.frame_text([question.text])[0], _profile(), k=size.k).rows
     keyframes = _fill_up(size.k, chosen, frames, rng)
     if not all(_during(keyframes, event).any() for event in question.evidence):
         return None

@@ -123,7 +123,7 @@ class _Truth:
         directions = encoders.patch.encode_text(texts).astype(np.float32)
         self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         self.keyframes = [
-            keyframe_mask(select_rows(self.window.frame_vectors, query, self.settings), len(self.window))
+            keyframe_mask(select_rows(self.window.frame_vectors, query, self.settings).rows, len(self.window))
             for query in encoders.frame.encode_text(texts)
         ]
         self.cosines = self._cosines(self.patches)
