@@ -18,6 +18,7 @@ from index.extras import require_extra
 from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import print_json, print_line
+from pipeline.evaluation import selectors
 from pipeline.figures import figures_page
 from pipeline.pages import write_page
 
@@ -66,6 +67,25 @@ def bench_dks(
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
+
+
+@app.command("selectors")
+def bench_selectors(
+    work: Annotated[Path, typer.Option(help="Folder for footage and stores, which a second run uses again.")] = Path(
+        "selectors-work"
+    ),
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Seed of a world; default: 101 to 103.")] = None,
+    minutes: Annotated[float, typer.Option(help="Length of each camera's footage.")] = 20.0,
+) -> None:
+    """Compare the selectors of keyframes on rendered footage.
+
+    A scene that all frames share is added in five strengths, with and without a change from day to night.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        task = pool.submit(selectors.bench_selectors, work, seeds=seeds or [101, 102, 103], minutes=minutes)
+        print_json(task.result())
 
 
 @app.command("ingest")
