@@ -14,6 +14,8 @@ from index.errors import ModelError, UsageError
 from index.records import parse_rfc3339, rfc3339
 from index.schemas import compose_stream_id
 from index.search.scores import ScoredFrames
+from index.selectors.registry import SelectorName
+from index.selectors.selector import Redundancy
 from index.store import Store
 from model.answers import Sampling
 from model.selection import check_selection
@@ -55,6 +57,18 @@ from pipeline.times import parse_day_time, zone_of
 __all__ = ["app", "ask", "keyframes", "search"]
 
 app = typer.Typer(rich_markup_mode=None)
+
+Selector = Annotated[
+    SelectorName | None, typer.Option("--selector", help="How keyframes are selected; default: that of the profile.")
+]
+RedundancyRule = Annotated[
+    Redundancy | None,
+    typer.Option(
+        "--redundancy",
+        help="When two frames are alike: fixed (the paper's rule), adaptive, or background, for fixed cameras; "
+        "default: that of the profile.",
+    ),
+]
 
 _LISTED_KEYFRAMES = 8
 _NAMED = 6  # streams that the head of a report names
@@ -319,6 +333,8 @@ def keyframes(
     k: KeyframeCount = None,
     tau: Tau = None,
     fill: Fill = False,
+    selector: Selector = None,
+    redundancy: RedundancyRule = None,
     html: HtmlFile = None,
     sheet: SheetFile = None,
     save_frames: FrameFolder = None,
@@ -330,16 +346,19 @@ def keyframes(
 
     They are listed stream by stream, in the order of time.
     """
-    check_selection(question, k, tau)
+    check_selection(question, k, tau, selector, redundancy)
     outputs = Outputs(html, sheet, save_frames, force).check()
     where = time_range(streams, start, end, timezone)
     asker = _local_asker(context, store, profile, where)
-    selection = asker.select(question, k=k, tau=tau, fill=fill, **where)
+    selection = asker.select(question, k=k, tau=tau, fill=fill, selector=selector, redundancy=redundancy, **where)
     selected = asker.listed(selection)
     if as_json:
         print_json(selected)
     else:
         _print_keyframes(selected)
+        print_line(selection.summary)
+    if selection.notice is not None:
+        print_note(selection.notice)
     if outputs.wanted:
         window = len(selection.window)
         asked = Asked(
@@ -383,6 +402,8 @@ def ask(
     k: KeyframeCount = None,
     tau: Tau = None,
     fill: Fill = False,
+    selector: Selector = None,
+    redundancy: RedundancyRule = None,
     max_frames: Annotated[
         int | None,
         typer.Option(
@@ -407,7 +428,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question, and list the keyframes behind it."""
-    check_selection(question, k, tau)
+    check_selection(question, k, tau, selector, redundancy)
     check_reading(options, max_frames)
     outputs = Outputs(html, sheet, save_frames, force).check()
     where = time_range(streams, start, end, timezone)
@@ -418,7 +439,7 @@ def ask(
             asker.load()
     else:
         asker = _service_asker(context, store, profile, where, remote)
-    selection = asker.select(question, k=k, tau=tau, fill=fill, **where)
+    selection = asker.select(question, k=k, tau=tau, fill=fill, selector=selector, redundancy=redundancy, **where)
     asked = asker.answer(
         question,
         selection,
@@ -437,12 +458,13 @@ def _print_answer(asked: Asked, *, as_json: bool) -> None:
         print_json(asked)
         return
     print_line("\n")
+    threshold = "" if asked.tau is None else f" at τ = {asked.tau:.3g}"
     best = sorted(asked.keyframes, key=lambda frame: -frame.score)
     _print_keyframes(best[:_LISTED_KEYFRAMES])
     if len(best) > _LISTED_KEYFRAMES:
         print_line(f"   and {len(best) - _LISTED_KEYFRAMES} more (--json lists all)")
     print_line(
-        f"{len(best)} keyframes of {asked.frames} frames, {asked.visual_tokens} visual tokens, "
+        f"{len(best)} keyframes of {asked.frames} frames{threshold}, {asked.visual_tokens} visual tokens, "
         f"{asked.timings_seconds['total']:.2f} s"
     )
     for notice in asked.notices:
