@@ -6,12 +6,13 @@ keyframe. For each stretch of about ten minutes of a stream, with mean μ of the
     m = ‖μ‖²                                        mean cosine of two frames of the stretch
     s = min(1, √(m₀ (1 − m) / (m (1 − m₀))))        share of the background that stays
     f' = f − (1 − s) μ                              so that the mean cosine becomes m₀, if it was larger
-    R' = ((f − μ) · q + s μ̄ · q) / √(1 − m + s² m)   relevance; μ̄ is the mean of the stream's μ, the denominator the
-                                                    root mean square of ‖f'‖
+    R' = ((f − μ) · q + s (μ̄ + s (μ − μ̄)) · q) / √(1 − m + s² m)
+                                                    relevance; μ̄ is the mean of the stream's μ, the denominator the root
+                                                    mean square of ‖f'‖
 
-Where m ≤ m₀, f' = f and R' = R: varied footage is selected exactly as the paper does. R' has the same background for all
-stretches of a stream, so that day and night are compared by what happens in them, while a stream whose scene fits the
-question stays ahead of others. Each ten minutes have a background of their own, so light that changes over the day is not
+Where m ≤ m₀, f' = f and R' = R: varied footage is selected exactly as the paper does. The more of the background goes, the
+more alike are the backgrounds of a stream's stretches in R', so that day and night are compared by what happens in them,
+while a stream whose scene fits the question stays ahead of others. Each ten minutes have a background of their own, so light that changes over the day is not
 mistaken for an event; what stays for most of ten minutes becomes background itself. `benchmarks/selectors.json` compares
 the rules.
 
@@ -86,7 +87,7 @@ def reduce_background(
         if reduced is frames:
             reduced = frames.copy()
         np.subtract(frames[first:last], np.float32(1 - stays) * mean, out=reduced[first:last])
-        scene = float(means[streams == streams[number]].mean(axis=0) @ direction)
-        scores[first:last] += np.float32(stays * scene) - np.float32(mean @ direction)
+        scene, own = float(means[streams == streams[number]].mean(axis=0) @ direction), float(mean @ direction)
+        scores[first:last] += np.float32(stays * (scene + stays * (own - scene)) - own)
         scores[first:last] /= np.float32(spread)
     return reduced, scores
