@@ -89,8 +89,8 @@ def select_adaptive(
 ) -> tuple[NDArray[np.int64], float]:
     """Keyframes by Algorithm 1 with the smallest τ' ≥ τ that gives `k` of them, found by bisection.
 
-    The frames of a fixed camera are alike, so at τ itself Algorithm 1 may stop after one keyframe. The result is that of
-    `select_keyframes` wherever that finds `k`.
+    The frames of a fixed camera are alike, so at τ itself Algorithm 1 may stop after one keyframe. The result is that
+    of `select_keyframes` wherever that finds `k`.
 
     Args:
         frames, query, k, tau, floor, inclusive: see `select_keyframes`.

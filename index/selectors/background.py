@@ -3,18 +3,18 @@
 The frames of a fixed camera share the scene, so all of them are alike for an encoder and Algorithm 1 stops after one
 keyframe. For each stretch of about ten minutes of a stream, with mean μ of the unit vectors f:
 
-    m = ‖μ‖²                                        mean cosine of two frames of the stretch
-    s = min(1, √(m₀ (1 − m) / (m (1 − m₀))))        share of the background that stays
-    f' = f − (1 − s) μ                              so that the mean cosine becomes m₀, if it was larger
-    R' = ((f − μ) · q + s (μ̄ + s (μ − μ̄)) · q) / √(1 − m + s² m)
-                                                    relevance; μ̄ is the mean of the stream's μ, the denominator the root
-                                                    mean square of ‖f'‖
+    m  = ‖μ‖²                                     mean cosine of two frames of the stretch
+    s  = min(1, √(m₀ (1 − m) / (m (1 − m₀))))     share of the background that stays
+    f' = f − (1 − s) μ                            so that the mean cosine becomes m₀, if it was larger
+    B  = μ̄ + s (μ − μ̄)                            background; μ̄ is the mean of the stream's μ
+    R' = ((f − μ) · q + s B · q) / √(1 − m + s² m)
+                                                  relevance; the denominator is the root mean square of ‖f'‖
 
-Where m ≤ m₀, f' = f and R' = R: varied footage is selected exactly as the paper does. The more of the background goes, the
-more alike are the backgrounds of a stream's stretches in R', so that day and night are compared by what happens in them,
-while a stream whose scene fits the question stays ahead of others. Each ten minutes have a background of their own, so light that changes over the day is not
-mistaken for an event; what stays for most of ten minutes becomes background itself. `benchmarks/selectors.json` compares
-the rules.
+Where m ≤ m₀, f' = f and R' = R: varied footage is selected exactly as the paper does. The more of the background goes,
+the more alike are the backgrounds of a stream's stretches in R', so that day and night are compared by what happens in
+them, while a stream whose scene fits the question stays ahead of others. Each ten minutes have a background of their
+own, so light that changes over the day is not mistaken for an event; what stays for most of ten minutes becomes
+background itself. `benchmarks/selectors.json` compares the rules.
 
 This is our own addition, not part of the paper. Does not know K or τ.
 """
@@ -35,8 +35,9 @@ STRETCH = 600
 
 
 def stretches(rows: int, stream_index: NDArray[np.integer] | None = None) -> NDArray[np.int64]:
-    """The edges of the stretches, int64[stretches + 1], from 0 to `rows`: equal parts of each stream, of about `STRETCH`
-    frames.
+    """The edges of the stretches, int64[stretches + 1], from 0 to `rows`: equal parts of each stream.
+
+    A part has about `STRETCH` frames.
 
     Args:
         rows: N.

@@ -1,7 +1,7 @@
 """DKS, the default: differential keyframe selection (ViLAMP, section 3.1 and Algorithm 1).
 
-With the redundancy `fixed` this is exactly the paper's; `adaptive` and `background` are for cameras whose frames are all
-alike. The algorithm itself is `index.keyframes`.
+With the redundancy `fixed` this is exactly the paper's; `adaptive` and `background` are for cameras whose frames are
+all alike. The algorithm itself is `index.keyframes`.
 """
 
 from __future__ import annotations

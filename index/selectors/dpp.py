@@ -2,9 +2,9 @@
 algorithm is that of Chen, Zhang and Zhou, arXiv 1709.05135, section 3).
 
     L = diag(r) S diag(r),   S = cosines of the frames,   r = normalized relevance in (0, 1]
-    take the row with the largest gain d² = L_ii − ‖c_i‖², K times; c_i is the row of the incremental Cholesky factor
+    take the row with the largest gain d² = L_ii − ‖c_i‖², K times; c_i is its row of the incremental Cholesky factor
 
-The gain of a row never grows, so an old value is an upper bound: only rows whose bound exceeds the best present gain are
+The gain of a row never grows, so an old value is a bound: only rows whose bound exceeds the best present gain are
 computed again. The result is that of the plain algorithm, with a fraction of its products.
 """
 

@@ -2,8 +2,8 @@
 
     w = ((R − min R) / (max R − min R))^α,   F = cumulative sum of w / Σ w,   rows F⁻¹((i + ½) / K)
 
-A sharper relevance (larger α) gathers the frames around its peaks, α = 0 spreads them evenly. If all scores are equal the
-frames are even too. A quantile that falls on a row that is taken is replaced by the heaviest row that is free.
+A sharper relevance (larger α) gathers the frames around its peaks, α = 0 spreads them evenly. If all scores are equal
+the frames are even too. A quantile that falls on a row that is taken is replaced by the heaviest row that is free.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ from index.selectors.background import reduce_background
 __all__ = ["REDUNDANCIES", "Candidates", "Chosen", "Redundancy", "SelectionRule", "Selector"]
 
 Redundancy = Literal["fixed", "adaptive", "background"]
-"""When two frames are alike. `fixed`: a cosine of τ, the paper's rule. `adaptive`: the smallest τ' ≥ τ that gives K
-keyframes. `background`: `adaptive`, with vectors without the stream's own background (see `index.selectors.background`)."""
+"""When two frames are alike.
+
+`fixed`: a cosine of τ, the paper's rule. `adaptive`: the smallest τ' ≥ τ that gives K keyframes. `background`: as
+`adaptive`, with vectors without the stream's own background (see `index.selectors.background`)."""
 
 REDUNDANCIES: tuple[Redundancy, ...] = ("fixed", "adaptive", "background")
 

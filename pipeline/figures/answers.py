@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.figures.charts import Bar, Interval, Line, bars, intervals, lines
 from pipeline.figures.section import Results, Section, SectionSpec, Table
+from pipeline.figures.selection import selectors_section
 from pipeline.figures.units import count, factor, flops, percent, points, seconds, signed, size, speed
 
 __all__ = ["SECTIONS"]
@@ -390,6 +391,15 @@ SECTIONS = (
         ("micro",),
         _keyframes,
         ("micro", "dks"),
+    ),
+    SectionSpec(
+        "selectors",
+        _QUALITY,
+        "Fixed cameras",
+        "Which keyframes does a fixed camera need?",
+        ("selectors",),
+        selectors_section,
+        ("keyframes", "dks"),
     ),
     SectionSpec("alerts", _QUALITY, "Alerts", "Can alerts be trusted?", ("alerts",), _alerts, ("live", "micro")),
     SectionSpec(

@@ -90,8 +90,8 @@ class Asked(BaseModel):
     visual_tokens: int
     """Number of tokens that represent the frames."""
     tau: float | None = None
-    """Similarity threshold that applied to the keyframes, τ or the larger one that K of them needed; None for a selector
-    without one."""
+    """Similarity threshold of the keyframes, τ or the larger one that K of them needed; None for a selector without
+    one."""
     timings_seconds: dict[str, float]
     """Time of each stage, and their `total`, in seconds."""
     notices: list[str] = Field(default_factory=list)
