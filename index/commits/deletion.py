@@ -198,7 +198,7 @@ def finish(tables: Tables, stream_id: str, deletion: Deletion) -> None:
 def finish_nameless(tables: Tables, known: Iterable[str]) -> None:
     """Record that the deletions of all streams but `known` are complete.
 
-    A record does not hold the name of its stream. If nothing in the store names the stream any more, the record is of a
+    A record does not hold the name of its stream. One of a stream that nothing in the store names any more is of a
     process that was killed after its last removal.
     """
     names = {_name(DELETION_KEY, stream) for stream in known}

@@ -135,8 +135,13 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         except Exception as error:  # each codec raises its own exceptions
             yield self._unreadable(self.last_offset, self._raw, f"the record batch cannot be read: {error}")
             return
+        room = self.last_offset - self.base_offset + 1
+        if not 0 <= self.records_count <= room:
+            reason = f"the record batch has {self.records_count} records for {room} offsets"
+            yield self._unreadable(self.last_offset, self._raw, reason)
+            return
         at, offset = 0, self.base_offset - 1
-        for _ in range(self.records_count):
+        for remaining in reversed(range(self.records_count)):
             try:
                 length, begin = decode_varint(data, at)
                 at = begin + length
@@ -146,21 +151,31 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
                 yield self._unreadable(self.last_offset, self._raw, f"the record batch ends within a record: {error}")
                 return
             try:
-                record = self._record(data[begin:at], offset)
+                record = self._record(data[begin:at], offset, self.last_offset - remaining)
             except Exception as error:
                 record = self._unreadable(offset + 1, data[begin:at], f"a malformed record: {error}")
             offset = record.offset
             yield record
 
-    def _record(self, data: memoryview, previous: int) -> DefaultRecord:
-        """Parse one record. Names of headers that are not UTF-8 are escaped. Raises ValueError or IndexError."""
+    def _record(self, data: memoryview, previous: int, last: int) -> DefaultRecord:
+        """Parse one record. Names of headers that are not UTF-8 are escaped.
+
+        Args:
+            data: the record, behind its length.
+            previous: offset of the record before it.
+            last: the largest offset that leaves one for each record behind it. A larger one would push those behind it
+                beyond the batch, where they would take the places of other records.
+
+        Raises:
+            ValueError, IndexError: the record is malformed.
+        """
         _, at = decode_varint(data, 0)  # attributes, unused
         delta, at = decode_varint(data, at)
         timestamp = self.max_timestamp if self.timestamp_type else self.first_timestamp + delta
         step, at = decode_varint(data, at)
         offset = self.base_offset + step
-        if not previous < offset <= self.last_offset:
-            raise ValueError(f"offset {offset} is not behind {previous} or beyond {self.last_offset}")
+        if not previous < offset <= last:
+            raise ValueError(f"offset {offset} is not behind {previous} or beyond {last}")
         key, at = _field(data, at)
         value, at = _field(data, at)
         count, at = decode_varint(data, at)

@@ -111,6 +111,19 @@ def test_a_batch_that_cannot_be_read_is_one_record(codec: int) -> None:
         assert got[0].value.reason
 
 
+def test_a_damaged_offset_takes_no_place_of_another_record() -> None:
+    good = batch([(b"gate", b"%d" % number, ()) for number in range(5)], first=100)
+    after = batch([(b"gate", b"next", ())], first=105)
+    for at in range(57, len(good)):  # the number of records, and the records
+        for change in (1, 2, 4, 8, 0x10, 0x20, 0x40, 0x80, 0xFF):
+            raw = bytearray(good)
+            raw[at] ^= change
+            offsets = [record.offset for record in polled(with_checksum(bytes(raw)) + after, 100)]
+            assert offsets[-1] == 105
+            assert offsets == sorted(set(offsets)), (at, change)
+            assert 100 <= offsets[0] <= offsets[-2] <= 104, (at, change)
+
+
 def test_a_batch_of_an_unknown_codec_is_one_record() -> None:
     raw = bytearray(batch([(b"gate", b"x", ())], first=3))
     raw[22] |= 7
