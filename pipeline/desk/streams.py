@@ -5,6 +5,7 @@ Everything is computed from the times of the frames in memory, once for each ver
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -151,7 +152,8 @@ def list_streams(desk: Desk, caller: Caller, *, limit: int = 100, cursor: str | 
     seen = desk.scope(caller)
     names = [name for name in seen if after is None or name > after["after"]]
     cameras = _cameras(desk)
-    items = [_entry(desk, seen[name], cameras.get(name)) for name in names[:limit]]
+    held = Counter(hold.stream_id for hold in desk.store.holds())
+    items = [_entry(desk, seen[name], cameras.get(name), held[name]) for name in names[:limit]]
     more = len(names) > limit
     return StreamPage(items=items, next=encode_cursor({"after": names[limit - 1]}) if more else None)
 
@@ -200,7 +202,7 @@ def _days_of(times: NDArray[np.int64]) -> list[StreamDay]:
     return found
 
 
-def _entry(desk: Desk, stream: ResidentStream, camera: CameraState | None) -> StreamEntry:
+def _entry(desk: Desk, stream: ResidentStream, camera: CameraState | None, holds: int) -> StreamEntry:
     first, last = int(stream.captured_at[0]), int(stream.captured_at[-1])
     encoders = desk.store.encoders
     return StreamEntry(
@@ -214,7 +216,7 @@ def _entry(desk: Desk, stream: ResidentStream, camera: CameraState | None) -> St
         live=None if camera is None else _live(camera, last),
         retention=_retention(desk, stream.stream_id),
         encoder=EncoderNames(frame=encoders.frame.name, patch=encoders.patch.name),
-        holds=0,
+        holds=holds,
     )
 
 

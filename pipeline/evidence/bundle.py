@@ -58,6 +58,7 @@ from pipeline.evidence.page import render_page
 from pipeline.evidence.signing import SigningKey
 from pipeline.media.footage import Footage, FootageFinder, RecordedFootage
 from pipeline.media.playback import write_footage
+from pipeline.pictures.sheet import Captioned, contact_sheet
 
 __all__ = ["MAX_SECONDS", "Draft", "make_bundle"]
 
@@ -240,21 +241,26 @@ class _Maker:
             rows = np.unique(np.linspace(0, len(window) - 1, _CHOSEN).round().astype(int))
         chosen = window.take(rows)
         (self.folder / "frames").mkdir()
-        result = []
+        result, cells = [], []
         for i, data in enumerate(self.store.pictures(chosen)):
             at = int(chosen.captured_at[i])
+            shown, score = cover(data, at, self.redactions), draft.pictures.get(at)
+            note = "" if score is None else f"score {score:.3f}"
+            cells.append(Captioned(shown, f"{draft.stream_id} {rfc3339(at)}", note))
             name = f"frames/{i + 1:03d}_{rfc3339(at).replace(':', '-').replace('+', '-')}.jpg"
-            (self.folder / name).write_bytes(cover(data, at, self.redactions))
+            (self.folder / name).write_bytes(shown)
             result.append(
                 Picture(
                     file=name,
                     stream_id=draft.stream_id,
                     captured_at=rfc3339(at),
                     pts_seconds=float(chosen.pts_seconds[i]),
-                    score=draft.pictures.get(at),
+                    score=score,
                     stored_sha256=hashlib.sha256(data).hexdigest(),
                 )
             )
+        if cells:
+            (self.folder / "sheet.jpg").write_bytes(contact_sheet(cells, title=draft.question or draft.stream_id))
         return result
 
     # ---- clip --------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class Player:
             footage = self.finder.find(stream_id, at, at + _MICROS)
             if footage is None:
                 return PlayPlan("none", why="There is no recording of this time, and the ingested file is not there.")
-            facts = self._facts_of(footage)
+            facts = self.facts(footage)
             if isinstance(footage, SourceFile) and facts.plays:
                 return PlayPlan("video", "video/mp4", (at - footage.began) / _MICROS, footage.began)
             if facts.copies:
@@ -230,7 +230,7 @@ class Player:
             raise EmptyWindow(
                 f"{stream_id} at {rfc3339(at)}: there is no recording, and the ingested file is not there"
             )
-        facts = self._facts_of(footage)
+        facts = self.facts(footage)
         if isinstance(footage, SourceFile) and facts.plays and not transcode:
             return _open_file(footage)
         made = self._file_of(footage, at, encode=transcode or not facts.copies)
@@ -340,7 +340,8 @@ class Player:
 
     # ---- what files are ----------------------------------------------------------------------------------------------
 
-    def _facts_of(self, footage: Footage) -> MediaFacts:
+    def facts(self, footage: Footage) -> MediaFacts:
+        """What footage has: container and codec. Raises SourceError."""
         key = _identity(footage)
         with self._lock:
             if (held := self._facts.get(key)) is not None:

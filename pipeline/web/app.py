@@ -29,6 +29,7 @@ from pipeline.web.guard import DeskGuard
 from pipeline.web.problems import ProblemDocument, add_handlers
 from pipeline.web.routes import (
     audit,
+    evidence,
     jobs,
     login,
     media,
@@ -59,6 +60,7 @@ def routers() -> Sequence[GuardedRouter]:
         search.routes,
         moments.routes,
         media.routes,
+        evidence.routes,
         questions.routes,
         jobs.routes,
         standing.routes,

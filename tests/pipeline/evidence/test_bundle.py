@@ -80,7 +80,7 @@ def test_a_bundle_holds_everything_and_verifies_anywhere(
     assert verify_bundle(moved, key.public).key_given
     assert sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file()) == [
         "clip.mp4", "frames/001_2024-03-01T08-00-05Z.jpg", "frames/002_2024-03-01T08-00-07Z.jpg", "index.html",
-        "manifest.json", "manifest.sig", "public-key.pem",
+        "manifest.json", "manifest.sig", "public-key.pem", "sheet.jpg",
     ]  # fmt: skip
     (footage,) = manifest.footage
     source = finder.find("gate", BEGAN, BEGAN + SECOND)
