@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from typing import IO, Protocol
 
 from pydantic import ValidationError
 
-from index.errors import EvidenceInvalid, SourceNotFound, validation_message
+from index.errors import EvidenceInvalid, SourceNotFound, shown_text, validation_message
 from pipeline.evidence.manifest import MANIFEST, PUBLIC_KEY, SIGNATURE, Manifest, canonical
 from pipeline.evidence.signing import VerifyingKey
 
@@ -79,10 +80,12 @@ def verify_bundle(path: str | Path, key: VerifyingKey | None = None) -> Verified
     try:
         with _opened(place) as bundle:
             return _verify(bundle, key, str(place))
-    except zipfile.BadZipFile as error:
-        raise EvidenceInvalid(f"{place}: a damaged archive ({error})") from None
-    except (OSError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise SourceNotFound(f"{place}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # an archive that names places before its start
+            raise EvidenceInvalid(f"{place}: a damaged archive") from None
+        raise SourceNotFound(f"{place}: cannot be read ({error.strerror or error})") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError) as error:
+        raise EvidenceInvalid(f"{place}: a damaged archive ({shown_text(str(error))})") from None
 
 
 def _verify(bundle: _Bundle, key: VerifyingKey | None, place: str) -> Verified:
