@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -99,8 +100,10 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
         raise WeightsNotFound(f"{what}: {repo} is not in the cache and the hub is switched off; {advice}")
     try:
         # One cheap request first: without a network the download itself would retry for half a minute.
-        model_info(repo, revision=revision, timeout=_PROBE_SECONDS)
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        listed = model_info(repo, revision=revision, timeout=_PROBE_SECONDS, files_metadata=True).siblings or []
+        wanted = _files_to_fetch([each.rfilename for each in listed], needs, takes)
+        # It shows its progress, and continues a download that was interrupted.
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted or patterns))
     except Exception as error:  # releases of the hub's client raise errors of three different HTTP libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsNotFound(
@@ -109,7 +112,24 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
     missing = _missing(folder, needs)
     if missing:
         raise WeightsNotFound(f"{what}: {repo} (revision {revision}) has no {missing}; name another source")
+    for each in listed:
+        digest = None if each.lfs is None else each.lfs.sha256
+        if each.rfilename in wanted and digest is not None and _file_digest(folder / each.rfilename) != digest:
+            raise WeightsInvalid(
+                f"{what}: {folder / each.rfilename} differs from the file of {repo}; delete it and try again"
+            )
     return folder
+
+
+def _files_to_fetch(names: Sequence[str], needs: Sequence[str], takes: Sequence[str]) -> list[str]:
+    """The files of a repository that are downloaded: of each of `needs` those of the first alternative that there is,
+    so that weights come in one format, and all of `takes`."""
+    wanted: set[str] = set()
+    for need in needs:
+        found = ([n for n in names if fnmatchcase(n, pattern)] for pattern in need.split("|"))
+        wanted.update(next((files for files in found if files), []))
+    wanted.update(name for name in names if any(fnmatchcase(name, pattern) for pattern in takes))
+    return sorted(wanted)
 
 
 def _missing(folder: Path, needs: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ Knows pretrained models as opaque modules with a tokenizer. Does not know which 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch.nn import functional
 from index.records import EncoderIdentity
 from model.checkpoints.files import resolve, weights_digest
 from model.encoders.preprocessing import Preprocessing
-from model.profiles.profile import EncoderSpec
+from model.profiles.profile import EncoderSpec, Source
 
 __all__ = ["PretrainedEncoder", "Tokenize", "identify", "resolve_tower", "unit_vectors"]
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")  # a folder of the hub's cache has the name of its commit
 Tokenize = Callable[[Sequence[str]], Tensor]
 
 
@@ -112,9 +114,16 @@ def identify(
     Raises:
         WeightsNotFound: a file cannot be read.
     """
+    commits = {path.parent.name for path in weights if _COMMIT.fullmatch(path.parent.name)}
+
+    def revision(source: Source) -> str:
+        """The revision of a source; the commit of the hub's cache where the profile names a branch."""
+        named = source.revision or "local"
+        return named if source.hub is None or _COMMIT.fullmatch(named) or len(commits) != 1 else min(commits)
+
     return EncoderIdentity(
         name=spec.name,
-        revision="+".join(source.revision or "local" for source in (spec.source, spec.tower) if source is not None),
+        revision="+".join(revision(source) for source in (spec.source, spec.tower) if source is not None),
         weights_digest=weights_digest(weights),
         preprocessing_digest=preprocessing_digest,
         dimension=dimension,
