@@ -44,6 +44,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="The same seed gives the same footage and questions.")] = 7,
     minutes: Annotated[float, typer.Option(help="Length of each of the two cameras' files.")] = 20.0,
     profile: ProfileName = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the desk over the demo's store at the end.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of --serve; 0 picks a free one.")] = 8080,
     as_json: Json = False,
 ) -> None:
     """Try Sightline on rendered footage, and write a report.
@@ -57,6 +59,11 @@ def demo(
         print_json(result)
     else:
         walkthrough.show(result)
+        print_line(f"Look for yourself: sightline serve --store {out / 'store'}")
+    if serve:
+        from pipeline.cli.web import serve as desk  # loads the client of the model service
+
+        desk.serve(context, store=str(out / "store"), port=port, profile=profile)
 
 
 @app.command("evaluate")

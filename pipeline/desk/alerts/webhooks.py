@@ -86,7 +86,11 @@ class WebhookSender:
 
     def check(self, url: str) -> None:
         """Check the address of a webhook. Raises SourceDenied, SourceNotFound."""
-        check_url(url, self.policy)
+        try:
+            check_url(url, self.policy)
+        except SourceDenied as error:
+            reason = str(error).partition(";")[0]
+            raise SourceDenied(f"{reason}; allow its network with --webhook-network if alerts may go there") from None
 
     def send(self, delivery: Delivery) -> bool:
         """Queue a delivery; returns whether there was room."""
