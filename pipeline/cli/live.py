@@ -44,6 +44,8 @@ from pipeline.cli.options import (
     validate,
 )
 from pipeline.console import print_json, print_line, print_note, stop_event
+from pipeline.media.clip import clip_ingested
+from pipeline.media.footage import FootageFinder
 from pipeline.settings import Settings
 
 __all__ = ["app", "cameras", "clip", "record", "watch"]
@@ -262,21 +264,34 @@ def clip(
     stream: Annotated[str, typer.Option("--stream", help="The camera.")],
     start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z or 'yesterday 14:00'.")],
     end: Annotated[str, typer.Option("--to", help="End, exclusive; written as --from.")],
-    recording: Annotated[str, typer.Option("--recording", help="Folder or bucket of `record --to`.")],
+    recording: Annotated[
+        str | None, typer.Option("--recording", help="Folder or bucket of `record --to`; default: the ingested file.")
+    ] = None,
+    store: StoreUrl = None,
+    footage: Annotated[
+        list[Path] | None,
+        typer.Option("--footage", help="Folder below which ingested files are searched and opened, repeatable."),
+    ] = None,
     timezone: Zone = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     require_sandbox: RequireSandbox = False,
     as_json: Json = False,
 ) -> None:
-    """Cut a playable clip from a recording.
+    """Cut a playable clip from a recording, or from the file that was ingested.
 
-    The clip starts at the last intra frame before the start; the video is not encoded again.
+    Without --recording the store says which file the stream was ingested from; it is used if it is still the same. The
+    clip starts at the last intra frame before the start; the video is not encoded again.
     """
     if out.exists() and not force:
         raise UsageError(f"{out}: the file exists; choose another name, or pass --force to replace it")
     window = time_range(None, start, end, timezone)
-    limits = settings_of(context, require_sandbox=require_sandbox).decode_limits
-    report = cut_clip(folder_url(recording), stream, window["start"], window["end"], out, limits=limits)
+    settings = settings_of(context, store=store, require_sandbox=require_sandbox)
+    low, high, limits = window["start"], window["end"], settings.decode_limits
+    if recording is not None:
+        report = cut_clip(folder_url(recording), stream, low, high, out, limits=limits)
+    else:
+        finder = FootageFinder(Store.open(settings.store), roots=footage)
+        report = clip_ingested(finder, stream, low, high, out, limits=limits)
     if as_json:
         print_json(report)
         return

@@ -45,7 +45,7 @@ COMMANDS = {
     "watch": CommandSource("live", "Index live cameras, one frame a second, and report alerts"),
     "record": CommandSource("live", "Keep the compressed video of live cameras"),
     "cameras": CommandSource("live", "Show the state of the cameras of `watch` or `record`"),
-    "clip": CommandSource("live", "Cut a playable clip from a recording"),
+    "clip": CommandSource("live", "Cut a playable clip from a recording, or from the file that was ingested"),
     "search": CommandSource("ask", "Find moments that match a text"),
     "keyframes": CommandSource("ask", "Select the keyframes for a question, without answering it"),
     "ask": CommandSource("ask", "Answer a question, and list the keyframes behind it"),

@@ -39,6 +39,13 @@ def serve(
         list[str] | None,
         typer.Option("--recordings", help="Folder or URL of recordings to play moments from, repeatable."),
     ] = None,
+    footage: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--footage",
+            help="Folder below which ingested files are opened, repeatable; default: any, or none if there are users.",
+        ),
+    ] = None,
     service: Annotated[
         str | None, typer.Option("--service", help="URL of a model service that runs the models.")
     ] = None,
@@ -107,6 +114,7 @@ def serve(
                 profile=settings.profile,
                 device=settings.device,
                 recordings=tuple(recordings or ()),
+                footage=tuple(footage) if footage else () if users.required else None,
                 state=place,
                 live=settings.live.folder,
                 retention=settings.retention,
