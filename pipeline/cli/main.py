@@ -46,7 +46,7 @@ COMMANDS = {
     "record": CommandSource("live", "Keep the compressed video of live cameras"),
     "cameras": CommandSource("live", "Show the state of the cameras of `watch` or `record`"),
     "clip": CommandSource("live", "Cut a playable clip from a recording, or from the file that was ingested"),
-    "search": CommandSource("ask", "Find moments that match a text"),
+    "search": CommandSource("ask", "Find moments that match a text or a picture"),
     "keyframes": CommandSource("ask", "Select the keyframes for a question, without answering it"),
     "ask": CommandSource("ask", "Answer a question, and list the keyframes behind it"),
     "streams": CommandSource("store", "List the streams of a store"),

@@ -256,6 +256,6 @@ def test_shell_completion() -> None:
         )
         return done.stdout.split()
 
-    assert completions("sightline se") == ["search"]
+    assert completions("sightline se") == ["search", "serve"]
     assert completions("sightline alerts ") == ["add", "list", "remove", "watch", "test"]
     assert "--max-frames" in completions("sightline ask --m")
