@@ -17,10 +17,11 @@ from typing import Any
 
 import structlog
 
-from index.errors import SightlineError
+from index.errors import SightlineError, UnknownStream, shown_text
 from index.maintenance.rules import RetentionRule
 from index.search.resident_frames import FrameSnapshot, ResidentFrames, ResidentStream
 from index.store import Store
+from index.stream_patterns import is_pattern
 from ingest.live.recorder import folder_url
 from pipeline.access.caller import Caller
 from pipeline.access.database import StateDatabase
@@ -159,9 +160,13 @@ class Desk:
         return {name: held[name] for name in caller.scope(wanted, held, action)}
 
     def stream(self, caller: Caller, stream_id: str, action: Action = Action.VIEW) -> ResidentStream:
-        """One stream by its name, which is not taken as a pattern. Raises as `scope`."""
+        """One stream by its name. Raises as `scope`; a pattern is no name, so there is no such stream."""
+        if is_pattern(stream_id):
+            raise UnknownStream(
+                f"{shown_text(stream_id)}: there is no such stream; one name is expected, not a pattern"
+            )
         held = self.snapshot().streams
-        (name,) = caller.scope([stream_id.replace("[", "[[]") if "[" in stream_id else stream_id], held, action)[:1]
+        (name,) = caller.scope([stream_id], held, action)
         return held[name]
 
     def audit(

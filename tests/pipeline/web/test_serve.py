@@ -184,6 +184,7 @@ def test_a_model_that_cannot_answer_confirms_nothing(desk: RunningDesk) -> None:
     ("path", "params", "status", "code"),
     [
         ("/streams/coverage", {"stream": "nope"}, 404, "unknown_stream"),
+        ("/streams/coverage", {"stream": "camera-*"}, 404, "unknown_stream"),
         ("/streams/coverage", {"stream": "camera-1", "from": "yesterday"}, 422, "invalid_request"),
         ("/streams", {"cursor": "!"}, 422, "usage_error"),
         ("/nothing", {}, 404, "http_404"),
