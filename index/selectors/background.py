@@ -4,13 +4,13 @@ The frames of a fixed camera share the scene, so all of them are alike for an en
 keyframe. For each stretch of about ten minutes of a stream, with mean μ of the unit vectors f:
 
     m  = ‖μ‖²                                     mean cosine of two frames of the stretch
-    s  = min(1, √(m₀ (1 − m) / (m (1 − m₀))))     share of the background that stays
-    f' = f − (1 − s) μ                            so that the mean cosine becomes m₀, if it was larger
+    s  = √(m₀ (1 − m) / (m (1 − m₀)))             share of the background that stays, if m > 0.6; else 1
+    f' = f − (1 − s) μ                            so that the mean cosine becomes m₀ = 0.5
     B  = μ̄ + s (μ − μ̄)                            background; μ̄ is the mean of the stream's μ
     R' = ((f − μ) · q + s B · q) / √(1 − m + s² m)
                                                   relevance; the denominator is the root mean square of ‖f'‖
 
-Where m ≤ m₀, f' = f and R' = R: varied footage is selected exactly as the paper does. The more of the background goes,
+Where m ≤ 0.6, f' = f and R' = R: varied footage is selected exactly as the paper does. The more of the background goes,
 the more alike are the backgrounds of a stream's stretches in R', so that day and night are compared by what happens in
 them, while a stream whose scene fits the question stays ahead of others. Each ten minutes have a background of their
 own, so light that changes over the day is not mistaken for an event; what stays for most of ten minutes becomes
@@ -26,10 +26,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEAN_COSINE", "STRETCH", "reduce_background", "stretches"]
+__all__ = ["ALIKE", "MEAN_COSINE", "STRETCH", "reduce_background", "stretches"]
 
 MEAN_COSINE = 0.5
 """m₀. Pictures of unrelated things have about this mean cosine in the encoders of the CLIP family."""
+ALIKE = 0.6
+"""Mean cosine of a stretch up to which its frames are left as they are."""
 STRETCH = 600
 """Frames that share one background: ten minutes at one frame a second."""
 
@@ -81,7 +83,7 @@ def reduce_background(
     for number, (first, last) in enumerate(pairwise(edges.tolist())):
         mean = means[number]
         alike = float(mean @ mean)
-        if alike <= MEAN_COSINE:
+        if alike <= ALIKE:
             continue
         stays = (MEAN_COSINE * max(0.0, 1 - alike) / (alike * (1 - MEAN_COSINE))) ** 0.5
         spread = max(1e-12, 1 - alike + stays * stays * alike) ** 0.5
