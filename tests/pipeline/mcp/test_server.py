@@ -64,6 +64,7 @@ def test_the_tools_over_standard_input_and_output(store: Path, tmp_path: Path) -
 def test_a_stream_that_the_token_may_not_see_does_not_exist(store: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     users = Authentication(state)
+    users.users.add("ann", "correct horse battery", [Grant("*", Role.ADMIN)])
     users.users.add("eve", "correct horse battery", [Grant("camera-2", Role.INVESTIGATOR)])
     _, text = users.tokens.make("eve", "mcp", [Action.VIEW, Action.ASK], 1.0)
     users.close()
