@@ -11,7 +11,7 @@ const LEAST = 0.02;
 
 export class Boxes {
   /**
-   * @param {{image: HTMLElement, most: number, change: (boxes: import('./types.js').Box[]) => void, label: string}} settings
+   * @param {{image: HTMLImageElement, most: number, change: (boxes: import('./types.js').Box[]) => void, label: string}} settings
    *   `image`: what is below the boxes; `most`: how many there may be, the next replaces the last
    */
   constructor(settings) {
@@ -34,6 +34,16 @@ export class Boxes {
       },
     });
     this.element = h('div', { class: 'boxes' }, settings.image, this.surface);
+    // The whole picture fits into the dialog, in its own shape: shares of the surface are shares of the picture.
+    const { image } = settings;
+    const fit = () => {
+      if (!image.naturalHeight) return;
+      const ratio = image.naturalWidth / image.naturalHeight;
+      this.element.style.setProperty('aspect-ratio', String(ratio));
+      this.element.style.setProperty('max-width', `calc(52vh * ${ratio})`);
+    };
+    image.addEventListener('load', fit);
+    fit();
   }
 
   /** The boxes as shares of the picture. */

@@ -37,7 +37,9 @@ async function load() {
   const result = [];
   let cursor = null;
   for (let page = 0; page < PAGES; page += 1) {
-    const reply = /** @type {import('./types.js').Page<import('./types.js').Stream>} */ (await get('/streams', { cursor }));
+    const reply = /** @type {import('./types.js').Page<import('./types.js').Stream>} */ (
+      await get('/streams', { cursor })
+    );
     result.push(...reply.items);
     cursor = reply.next;
     if (!cursor) break;
@@ -54,5 +56,11 @@ async function load() {
  */
 export function newest(streams, names) {
   const chosen = names.length ? streams.filter((stream) => names.includes(stream.stream_id)) : streams;
-  return chosen.map((stream) => stream.last).filter((last) => last !== null).sort().pop() ?? null;
+  return (
+    chosen
+      .map((stream) => stream.last)
+      .filter((last) => last !== null)
+      .sort()
+      .pop() ?? null
+  );
 }

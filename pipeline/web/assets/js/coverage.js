@@ -102,10 +102,13 @@ export class Coverage {
       for (let at = start; at < end; at += 43200000) names.add(clock.day(at));
       names.add(clock.day(end - 1));
     }
-    return [...names].sort().slice(-this.settings.days).map((name) => {
-      const [start, end] = clock.dayRange(name);
-      return { name, start, end };
-    });
+    return [...names]
+      .sort()
+      .slice(-this.settings.days)
+      .map((name) => {
+        const [start, end] = clock.dayRange(name);
+        return { name, start, end };
+      });
   }
 
   /** Pixels of the labels before the bars. */
@@ -137,8 +140,8 @@ export class Coverage {
       pen.fillStyle = colour('--cover');
       for (const [start, end] of this.stretches) {
         if (end <= day.start || start >= day.end) continue;
-        const from = left + (Math.max(start, day.start) - day.start) / (day.end - day.start) * room;
-        const to = left + (Math.min(end, day.end) - day.start) / (day.end - day.start) * room;
+        const from = left + ((Math.max(start, day.start) - day.start) / (day.end - day.start)) * room;
+        const to = left + ((Math.min(end, day.end) - day.start) / (day.end - day.start)) * room;
         pen.fillRect(from, y, Math.max(1.5, to - from), BAR);
       }
     });
@@ -151,7 +154,7 @@ export class Coverage {
     pen.textAlign = 'left';
     const day = this.days[this.row];
     if (this.cursor !== null && day) {
-      const x = left + (this.cursor - day.start) / (day.end - day.start) * room;
+      const x = left + ((this.cursor - day.start) / (day.end - day.start)) * room;
       pen.fillStyle = colour('--ink');
       pen.fillRect(x - 0.75, this.row * ROW + 1, 1.5, ROW - 2);
     }
@@ -218,7 +221,10 @@ export class Coverage {
   value() {
     const day = this.days[this.row];
     if (this.cursor === null || !day) {
-      this.canvas.setAttribute('aria-valuetext', strings.streams.summary(this.days.length, gaps(this.stretches).length));
+      this.canvas.setAttribute(
+        'aria-valuetext',
+        strings.streams.summary(this.days.length, gaps(this.stretches).length),
+      );
       return '';
     }
     const at = this.cursor;
@@ -246,7 +252,9 @@ export class Coverage {
     else if (event.key === 'Enter' || event.key === ' ') this.choose();
     else return;
     if (this.cursor !== null) {
-      const row = this.days.findIndex((each) => this.cursor !== null && this.cursor >= each.start && this.cursor < each.end);
+      const row = this.days.findIndex(
+        (each) => this.cursor !== null && this.cursor >= each.start && this.cursor < each.end,
+      );
       if (row >= 0) this.row = row;
     }
     event.preventDefault();

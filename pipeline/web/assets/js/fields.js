@@ -18,16 +18,28 @@ export function streamsField(known, chosen, options = {}) {
   const label = options.label ?? strings.fields.streams;
   if (options.one) {
     const names = chosen[0] && !known.includes(chosen[0]) ? [chosen[0], ...known] : known;
-    const select = h('select', null, names.map((name) => h('option', { value: name, selected: name === chosen[0] }, name)));
+    const select = h(
+      'select',
+      null,
+      names.map((name) => h('option', { value: name, selected: name === chosen[0] }, name)),
+    );
     return { element: labelled(label, select), value: () => (select.value ? [select.value] : []) };
   }
   const picked = new Set(chosen);
   const summary = h('summary', null);
   const list = h('div', { class: 'picker-list', role: 'group', 'aria-label': label });
-  const filter = h('input', { type: 'search', placeholder: strings.fields.filter, 'aria-label': strings.fields.filterStreams });
+  const filter = h('input', {
+    type: 'search',
+    placeholder: strings.fields.filter,
+    'aria-label': strings.fields.filterStreams,
+  });
   const say = () => {
     const names = [...picked];
-    const text = !names.length ? strings.fields.allStreams : names.length <= 2 ? names.join(', ') : strings.fields.count(names.length);
+    const text = !names.length
+      ? strings.fields.allStreams
+      : names.length <= 2
+        ? names.join(', ')
+        : strings.fields.count(names.length);
     fill(summary, h('span', { class: 'picker-label' }, label), h('span', { class: 'picker-value' }, text));
   };
   const draw = () => {
@@ -38,12 +50,16 @@ export function streamsField(known, chosen, options = {}) {
     fill(
       list,
       pattern
-        ? button(strings.fields.pattern(pattern), () => {
-            picked.add(pattern);
-            filter.value = '';
-            say();
-            draw();
-          }, { icon: 'plus', small: true })
+        ? button(
+            strings.fields.pattern(pattern),
+            () => {
+              picked.add(pattern);
+              filter.value = '';
+              say();
+              draw();
+            },
+            { icon: 'plus', small: true },
+          )
         : null,
       found.slice(0, 300).map((name) =>
         h(
@@ -97,7 +113,12 @@ export function streamsField(known, chosen, options = {}) {
  * @returns {{element: HTMLElement, value: () => {start?: string, end?: string}}}
  */
 export function windowField(start, end, options = {}) {
-  const from = h('input', { type: 'datetime-local', step: '1', value: clock.toLocal(start), required: options.required });
+  const from = h('input', {
+    type: 'datetime-local',
+    step: '1',
+    value: clock.toLocal(start),
+    required: options.required,
+  });
   const to = h('input', { type: 'datetime-local', step: '1', value: clock.toLocal(end), required: options.required });
   const note = h('p', { class: 'hint', id: unique('zone') });
   const say = () => fill(note, strings.fields.zone(clock.zone()));
@@ -179,7 +200,13 @@ export function pageHead(title, ...actions) {
  * @param {{lazy?: boolean, late?: boolean}} [options] `late`: the address goes to `data-src`, for a virtual list
  */
 export function photo(src, alt, options = {}) {
-  const image = h('img', { alt, decoding: 'async', loading: options.lazy ? 'lazy' : null, class: 'photo', draggable: 'false' });
+  const image = h('img', {
+    alt,
+    decoding: 'async',
+    loading: options.lazy ? 'lazy' : null,
+    class: 'photo',
+    draggable: 'false',
+  });
   const frame = h('span', { class: 'photo-frame' }, image);
   image.addEventListener('error', () => {
     if (!image.getAttribute('src')) return;

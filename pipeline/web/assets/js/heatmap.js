@@ -30,12 +30,26 @@ export async function heatmap(stream, at, question, id, signal) {
   const name = strings.ask.heat(stream, spoken(at));
   const image = h('img', { class: 'whole', src: picture(stream, at), alt: name });
   const kind = response.headers.get('Content-Type') ?? '';
-  const over = kind.startsWith('image/') ? await overlayPicture(response) : overlayGrid((await response.json()).grid ?? []);
-  const fade = h('input', { type: 'range', min: '0', max: '1', step: '0.05', value: '0.85', 'aria-label': strings.ask.fade });
+  const over = kind.startsWith('image/')
+    ? await overlayPicture(response)
+    : overlayGrid((await response.json()).grid ?? []);
+  const fade = h('input', {
+    type: 'range',
+    min: '0',
+    max: '1',
+    step: '0.05',
+    value: '0.85',
+    'aria-label': strings.ask.fade,
+  });
   const set = () => over.style.setProperty('opacity', fade.value);
   fade.addEventListener('input', set);
   set();
-  return h('div', { class: 'heatmap' }, h('div', { class: 'heatmap-stage' }, image, over), h('label', { class: 'fade' }, h('span', null, strings.ask.fade), fade));
+  return h(
+    'div',
+    { class: 'heatmap' },
+    h('div', { class: 'heatmap-stage' }, image, over),
+    h('label', { class: 'fade' }, h('span', null, strings.ask.fade), fade),
+  );
 }
 
 /**
@@ -54,7 +68,12 @@ async function overlayPicture(response) {
 function overlayGrid(grid) {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
-  const canvas = h('canvas', { class: 'heatmap-over', width: Math.max(1, columns), height: Math.max(1, rows), 'aria-hidden': 'true' });
+  const canvas = h('canvas', {
+    class: 'heatmap-over',
+    width: Math.max(1, columns),
+    height: Math.max(1, rows),
+    'aria-hidden': 'true',
+  });
   const pen = canvas.getContext('2d');
   const most = Math.max(1e-9, ...grid.flat());
   if (!pen) return canvas;
@@ -77,7 +96,12 @@ function overlayGrid(grid) {
  * @returns {number[]}
  */
 function fire(level) {
-  const stops = [[18, 20, 70], [120, 28, 109], [229, 92, 48], [252, 235, 120]];
+  const stops = [
+    [18, 20, 70],
+    [120, 28, 109],
+    [229, 92, 48],
+    [252, 235, 120],
+  ];
   const place = Math.min(Math.max(level, 0), 1) * (stops.length - 1);
   const low = Math.min(Math.floor(place), stops.length - 2);
   return stops[low].map((from, i) => Math.round(from + (stops[low + 1][i] - from) * (place - low)));

@@ -15,7 +15,11 @@ const FOOT = 18;
  */
 export function histogram(data, threshold, signal) {
   const total = data.counts.reduce((sum, each) => sum + each, 0);
-  const canvas = h('canvas', { class: 'histogram', role: 'img', 'aria-label': strings.standing.histogram(total, threshold) });
+  const canvas = h('canvas', {
+    class: 'histogram',
+    role: 'img',
+    'aria-label': strings.standing.histogram(total, threshold),
+  });
   const draw = () => {
     const width = canvas.clientWidth;
     const pen = canvas.getContext('2d');
@@ -35,7 +39,12 @@ export function histogram(data, threshold, signal) {
       const tall = Math.max(2, (Math.log1p(value) / most) * (HEIGHT - FOOT - 8));
       const over = threshold !== null && data.edges[i] >= threshold;
       pen.fillStyle = colour(over ? '--key' : '--cover');
-      pen.fillRect(x(data.edges[i]), HEIGHT - FOOT - tall, Math.max(1, x(data.edges[i + 1]) - x(data.edges[i]) - 1), tall);
+      pen.fillRect(
+        x(data.edges[i]),
+        HEIGHT - FOOT - tall,
+        Math.max(1, x(data.edges[i + 1]) - x(data.edges[i]) - 1),
+        tall,
+      );
     });
     pen.fillStyle = colour('--line');
     pen.fillRect(0, HEIGHT - FOOT, width, 1);

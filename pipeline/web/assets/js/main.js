@@ -82,7 +82,14 @@ function showLogin(note = '', oidc = false) {
   document.title = `${strings.login.title} · ${strings.brand}`;
   const main = h('main', { class: 'alone' });
   fill(app, main);
-  login(main, { oidc, note, done: () => { frame(); route(false); } });
+  login(main, {
+    oidc,
+    note,
+    done: () => {
+      frame();
+      route(false);
+    },
+  });
 }
 
 /** The bar with the views, and the controls that hold everywhere. */
@@ -91,32 +98,87 @@ function frame() {
   const links = Object.entries(VIEWS)
     .filter(([, view]) => view.needs.some(may))
     .map(([name, view]) =>
-      h('a', { class: 'nav-link', href: href(name), data: { view: name } }, icon(view.icon), h('span', null, strings.views[/** @type {'ask'} */ (name)])),
+      h(
+        'a',
+        { class: 'nav-link', href: href(name), data: { view: name } },
+        icon(view.icon),
+        h('span', null, strings.views[/** @type {'ask'} */ (name)]),
+      ),
     );
-  const zones = h('select', { 'aria-label': strings.zone, class: 'zone' }, clock.zones([who.timezone]).map((name) => h('option', { value: name, selected: name === clock.zone() }, name)));
+  const zones = h(
+    'select',
+    { 'aria-label': strings.zone, class: 'zone' },
+    clock.zones([who.timezone]).map((name) => h('option', { value: name, selected: name === clock.zone() }, name)),
+  );
   zones.addEventListener('change', () => clock.choose(zones.value));
-  const themeButton = button(strings.theme, () => { theme.toggle(); drawTheme(); }, { icon: 'moon', kind: 'quiet', bare: true, key: 'd' });
+  const themeButton = button(
+    strings.theme,
+    () => {
+      theme.toggle();
+      drawTheme();
+    },
+    { icon: 'moon', kind: 'quiet', bare: true, key: 'd' },
+  );
   const drawTheme = () => fill(themeButton, icon(theme.theme() === 'dark' ? 'sun' : 'moon'));
   drawTheme();
   const model = strings.models[/** @type {'down'} */ (who.model)] ?? who.model;
   const modelText = `${who.profile} · ${model}`;
   fill(
     app,
-    h('a', { class: 'skip', href: '#main', on: { click: (/** @type {Event} */ event) => { event.preventDefault(); focusMain(); } } }, strings.skip),
+    h(
+      'a',
+      {
+        class: 'skip',
+        href: '#main',
+        on: {
+          click: (/** @type {Event} */ event) => {
+            event.preventDefault();
+            focusMain();
+          },
+        },
+      },
+      strings.skip,
+    ),
     h(
       'header',
       { class: 'top' },
-      h('a', { class: 'brand', href: href('streams') }, h('span', { class: 'brand-mark', 'aria-hidden': 'true' }), strings.brand),
+      h(
+        'a',
+        { class: 'brand', href: href('streams') },
+        h('span', { class: 'brand-mark', 'aria-hidden': 'true' }),
+        strings.brand,
+      ),
       h('nav', { class: 'nav', 'aria-label': strings.navigation }, links),
       h(
         'div',
         { class: 'tools' },
-        h('span', { class: `model ${who.model}`, title: strings.modelTitle }, h('span', { class: 'lamp', 'aria-hidden': 'true' }), h('span', { class: 'model-text' }, modelText)),
+        h(
+          'span',
+          { class: `model ${who.model}`, title: strings.modelTitle },
+          h('span', { class: 'lamp', 'aria-hidden': 'true' }),
+          h('span', { class: 'model-text' }, modelText),
+        ),
         zones,
         themeButton,
         button(strings.help, showHelp, { icon: 'help', kind: 'quiet', bare: true, key: '?' }),
         who.users_required
-          ? h('details', { class: 'menu' }, h('summary', { 'aria-label': strings.account(who.name) }, icon('user'), h('span', { class: 'menu-name' }, who.name)), h('div', { class: 'menu-body' }, h('p', null, h('b', null, who.name)), h('p', { class: 'hint' }, strings.role(who.role)), button(strings.logOut, leave, { icon: 'out', small: true })))
+          ? h(
+              'details',
+              { class: 'menu' },
+              h(
+                'summary',
+                { 'aria-label': strings.account(who.name) },
+                icon('user'),
+                h('span', { class: 'menu-name' }, who.name),
+              ),
+              h(
+                'div',
+                { class: 'menu-body' },
+                h('p', null, h('b', null, who.name)),
+                h('p', { class: 'hint' }, strings.role(who.role)),
+                button(strings.logOut, leave, { icon: 'out', small: true }),
+              ),
+            )
           : null,
       ),
     ),
@@ -124,10 +186,21 @@ function frame() {
   );
   shortcuts.setPage([
     { keys: ['?'], text: strings.help, act: showHelp },
-    { keys: ['d'], text: strings.theme, act: () => { theme.toggle(); drawTheme(); } },
+    {
+      keys: ['d'],
+      text: strings.theme,
+      act: () => {
+        theme.toggle();
+        drawTheme();
+      },
+    },
     ...Object.entries(VIEWS)
       .filter(([, view]) => view.needs.some(may))
-      .map(([name, view]) => ({ keys: [`g ${view.key}`], text: strings.views[/** @type {'ask'} */ (name)], act: () => go(name) })),
+      .map(([name, view]) => ({
+        keys: [`g ${view.key}`],
+        text: strings.views[/** @type {'ask'} */ (name)],
+        act: () => go(name),
+      })),
   ]);
 }
 
@@ -183,13 +256,67 @@ async function leave() {
 
 function showHelp() {
   const { page, view } = shortcuts.list();
-  const name = (/** @type {string} */ key) => ({ ' ': strings.keys.space, ArrowLeft: '←', ArrowRight: '→' })[key] ?? key;
+  const name = (/** @type {string} */ key) =>
+    ({ ' ': strings.keys.space, ArrowLeft: '←', ArrowRight: '→' })[key] ?? key;
   const table = (/** @type {string} */ title, /** @type {import('./shortcuts.js').Shortcut[]} */ list) =>
     list.length
-      ? h('section', null, h('h3', null, title), h('dl', { class: 'keys' }, list.map(({ keys, text }) => h('div', null, h('dt', null, name(keys[0]).split(' ').filter(Boolean).map((part) => h('kbd', null, part))), h('dd', null, text)))))
+      ? h(
+          'section',
+          null,
+          h('h3', null, title),
+          h(
+            'dl',
+            { class: 'keys' },
+            list.map(({ keys, text }) =>
+              h(
+                'div',
+                null,
+                h(
+                  'dt',
+                  null,
+                  name(keys[0])
+                    .split(' ')
+                    .filter(Boolean)
+                    .map((part) => h('kbd', null, part)),
+                ),
+                h('dd', null, text),
+              ),
+            ),
+          ),
+        )
       : null;
-  dialog(strings.help, () => [
-    h('div', { class: 'key-columns' }, table(strings.keys.here, view), table(strings.keys.everywhere, page), h('section', null, h('h3', null, strings.keys.lists), h('dl', { class: 'keys' }, Object.entries(strings.keys.list).map(([key, text]) => h('div', null, h('dt', null, key.split(' ').map((part) => h('kbd', null, part))), h('dd', null, text)))))),
-    h('p', { class: 'hint' }, strings.version(session().version), ' · ', h('a', { href: 'api' }, strings.reference)),
-  ], { wide: true });
+  dialog(
+    strings.help,
+    () => [
+      h(
+        'div',
+        { class: 'key-columns' },
+        table(strings.keys.here, view),
+        table(strings.keys.everywhere, page),
+        h(
+          'section',
+          null,
+          h('h3', null, strings.keys.lists),
+          h(
+            'dl',
+            { class: 'keys' },
+            Object.entries(strings.keys.list).map(([key, text]) =>
+              h(
+                'div',
+                null,
+                h(
+                  'dt',
+                  null,
+                  key.split(' ').map((part) => h('kbd', null, part)),
+                ),
+                h('dd', null, text),
+              ),
+            ),
+          ),
+        ),
+      ),
+      h('p', { class: 'hint' }, strings.version(session().version), ' · ', h('a', { href: 'api' }, strings.reference)),
+    ],
+    { wide: true },
+  );
 }

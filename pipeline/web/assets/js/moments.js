@@ -34,7 +34,9 @@ export function when(at, options = {}) {
  */
 export function spoken(at) {
   const start = clock.millis(at);
-  return clock.isUtc(start) ? `${clock.stamp(start)} UTC` : `${clock.stamp(start)} ${clock.offset(start)}, ${clock.utc(start)}`;
+  return clock.isUtc(start)
+    ? `${clock.stamp(start)} UTC`
+    : `${clock.stamp(start)} ${clock.offset(start)}, ${clock.utc(start)}`;
 }
 
 /**

@@ -73,7 +73,11 @@ export function problem(error, again) {
  */
 export function notices(texts) {
   if (!texts?.length) return null;
-  return h('ul', { class: 'notices' }, texts.map((text) => h('li', null, text)));
+  return h(
+    'ul',
+    { class: 'notices' },
+    texts.map((text) => h('li', null, text)),
+  );
 }
 
 /**
@@ -148,7 +152,9 @@ export async function confirm(title, text, action, options = {}) {
   /** @type {string|null} */
   let result = null;
   await dialog(title, (close) => {
-    const reason = options.reason ? h('input', { type: 'text', required: true, maxlength: 500, id: unique('reason') }) : null;
+    const reason = options.reason
+      ? h('input', { type: 'text', required: true, maxlength: 500, id: unique('reason') })
+      : null;
     const form = h(
       'form',
       {

@@ -52,9 +52,21 @@ export class Player {
     this.overlay = h('div', { class: 'player-clock', 'aria-hidden': 'true' });
     this.message = h('div', { class: 'player-note', role: 'status' });
     this.stage = h('div', { class: 'player-stage' }, this.video, this.image, this.overlay, this.message);
-    this.playButton = button(strings.player.play, () => this.toggle(), { icon: 'play', kind: 'quiet', bare: true, key: 'Space' });
+    this.playButton = button(strings.player.play, () => this.toggle(), {
+      icon: 'play',
+      kind: 'quiet',
+      bare: true,
+      key: 'Space',
+    });
     this.soundButton = button(strings.player.sound, () => this.sound(), { icon: 'silent', kind: 'quiet', bare: true });
-    this.seek = h('input', { type: 'range', class: 'player-seek', 'aria-label': strings.player.seek, min: '0', max: '1', step: '0.04' });
+    this.seek = h('input', {
+      type: 'range',
+      class: 'player-seek',
+      'aria-label': strings.player.seek,
+      min: '0',
+      max: '1',
+      step: '0.04',
+    });
     this.speedSelect = h(
       'select',
       { 'aria-label': strings.player.speed },
@@ -69,7 +81,12 @@ export class Player {
         { class: 'player-controls' },
         button(strings.player.back, () => this.stepFrame(-1), { icon: 'back', kind: 'quiet', bare: true, key: ',' }),
         this.playButton,
-        button(strings.player.forward, () => this.stepFrame(1), { icon: 'forward', kind: 'quiet', bare: true, key: '.' }),
+        button(strings.player.forward, () => this.stepFrame(1), {
+          icon: 'forward',
+          kind: 'quiet',
+          bare: true,
+          key: '.',
+        }),
         this.seek,
         this.speedSelect,
         this.soundButton,
@@ -231,7 +248,11 @@ export class Player {
     if (this.mode === 'video') {
       this.base = this.at;
       this.say(strings.player.transcoding, true);
-      this.useVideo('transcoded', address('/play', { stream: this.stream, at: clock.rfc3339(this.at), transcode: 1 }), 0);
+      this.useVideo(
+        'transcoded',
+        address('/play', { stream: this.stream, at: clock.rfc3339(this.at), transcode: 1 }),
+        0,
+      );
     } else if (this.mode === 'transcoded') this.useStepper(strings.player.stepping);
   }
 

@@ -32,7 +32,8 @@ export function list() {
 function typing(target) {
   if (!(target instanceof HTMLElement)) return false;
   if (target.closest('[contenteditable]')) return true;
-  if (target instanceof HTMLInputElement) return !['checkbox', 'radio', 'button', 'submit', 'file'].includes(target.type);
+  if (target instanceof HTMLInputElement)
+    return !['checkbox', 'radio', 'button', 'submit', 'file'].includes(target.type);
   return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
 }
 
@@ -45,7 +46,11 @@ export function start() {
       return;
     }
     const inDialog = document.querySelector('dialog[open]') !== null;
-    if (event.key === ' ' && event.target instanceof HTMLElement && event.target.closest('button, a, summary, [role=slider], input')) {
+    if (
+      event.key === ' ' &&
+      event.target instanceof HTMLElement &&
+      event.target.closest('button, a, summary, [role=slider], input')
+    ) {
       return;
     }
     const key = state.prefix ? `${state.prefix} ${event.key}` : event.key;

@@ -108,7 +108,8 @@ export const strings = {
     title: 'Streams',
     none: 'No footage yet',
     noneHow: 'Ingest files with `sightline ingest`, or watch cameras with `sightline watch`.',
-    total: (/** @type {string} */ streams, /** @type {string} */ frames) => `${streams} ${streams === '1' ? 'stream' : 'streams'}, ${frames} frames`,
+    total: (/** @type {string} */ streams, /** @type {string} */ frames) =>
+      `${streams} ${streams === '1' ? 'stream' : 'streams'}, ${frames} frames`,
     frames: 'Frames',
     first: 'First',
     last: 'Newest',
@@ -122,7 +123,8 @@ export const strings = {
     holds: (/** @type {number} */ number) => `${number} held`,
     latest: (/** @type {string} */ stream, /** @type {string} */ at) => `${stream} at ${at}`,
     coverage: (/** @type {string} */ stream) => `Footage of ${stream} by day`,
-    summary: (/** @type {number} */ days, /** @type {number} */ gaps) => `${plural(days, 'day')}, ${plural(gaps, 'gap')}`,
+    summary: (/** @type {number} */ days, /** @type {number} */ gaps) =>
+      `${plural(days, 'day')}, ${plural(gaps, 'gap')}`,
     place: (/** @type {string} */ at, /** @type {boolean} */ inside) => `${at}, ${inside ? 'footage' : 'no footage'}`,
     gaps: (/** @type {number} */ number) => plural(number, 'gap'),
     noGaps: 'No gaps',
@@ -166,11 +168,13 @@ export const strings = {
     nothingHow: 'The filters leave out footage: without them there may be more.',
     searched: (/** @type {string} */ frames, /** @type {number} */ streams, /** @type {number} */ seconds) =>
       `${frames} frames of ${plural(streams, 'stream')} searched in ${seconds < 0.0095 ? '<0.01' : seconds.toFixed(2)} s`,
-    found: (/** @type {string} */ number, /** @type {string} */ more) => `${number}${more} ${number === '1' && !more ? 'moment' : 'moments'}`,
+    found: (/** @type {string} */ number, /** @type {string} */ more) =>
+      `${number}${more} ${number === '1' && !more ? 'moment' : 'moments'}`,
     more: '+',
     loadingMore: 'More moments…',
     end: 'No more moments',
-    hit: (/** @type {number} */ number, /** @type {string} */ stream, /** @type {string} */ at) => `${number}. ${stream}, ${at}`,
+    hit: (/** @type {number} */ number, /** @type {string} */ stream, /** @type {string} */ at) =>
+      `${number}. ${stream}, ${at}`,
     score: (/** @type {number} */ score) => `score ${score.toFixed(3)}`,
     moreLike: 'More like this',
     export: 'Export',
@@ -218,8 +222,10 @@ export const strings = {
     failed: 'The question failed.',
     lost: 'The answer did not come. Ask again.',
     askedAt: 'Asked',
-    figures: (/** @type {string} */ frames, /** @type {string} */ tokens, /** @type {number} */ seconds) => `${frames} frames, ${tokens} visual tokens, ${seconds.toFixed(2)} s`,
-    rests: (/** @type {string} */ keyframes, /** @type {string} */ frames) => `${keyframes} keyframes of ${frames} frames`,
+    figures: (/** @type {string} */ frames, /** @type {string} */ tokens, /** @type {number} */ seconds) =>
+      `${frames} frames, ${tokens} visual tokens, ${seconds.toFixed(2)} s`,
+    rests: (/** @type {string} */ keyframes, /** @type {string} */ frames) =>
+      `${keyframes} keyframes of ${frames} frames`,
     timeline: 'Relevance over time',
     legendHeat: 'relevance of every frame',
     legendKey: 'keyframe: click to play',
@@ -230,15 +236,20 @@ export const strings = {
     evidence: 'Evidence bundle',
     frame: (/** @type {string} */ stream, /** @type {string} */ at) => `${stream}, ${at}`,
     heat: (/** @type {string} */ stream, /** @type {string} */ at) => `${stream} at ${at} with the weight of each part`,
-    heatHow: 'This frame is not a keyframe: the model read one token of it. Bright parts weigh more in that token, because they bear on the question and differ from the keyframe.',
+    heatHow:
+      'This frame is not a keyframe: the model read one token of it. Bright parts weigh more in that token, because they bear on the question and differ from the keyframe.',
     fade: 'Strength of the overlay',
     playHere: 'Play',
     open: 'Open the moment',
     keys: { question: 'Write the question', timeline: 'Go to the timeline' },
   },
   timeline: {
-    place: (/** @type {string} */ stream, /** @type {string} */ at, /** @type {number} */ score, /** @type {boolean} */ keyframe) =>
-      `${stream ? `${stream}, ` : ''}${at}, relevance ${score.toFixed(3)}${keyframe ? ', keyframe' : ''}`,
+    place: (
+      /** @type {string} */ stream,
+      /** @type {string} */ at,
+      /** @type {number} */ score,
+      /** @type {boolean} */ keyframe,
+    ) => `${stream ? `${stream}, ` : ''}${at}, relevance ${score.toFixed(3)}${keyframe ? ', keyframe' : ''}`,
   },
   history: {
     title: 'History',
@@ -247,8 +258,10 @@ export const strings = {
     none: 'No questions yet',
     noneHow: 'What you ask is kept here, with its answer.',
     remove: 'Delete this question',
-    removeSure: (/** @type {string} */ question) => `“${question}” goes from your history. The audit trail keeps that it was asked.`,
-    states: (/** @type {string} */ state) => (state === 'failed' ? 'failed' : state === 'running' ? 'being answered' : state),
+    removeSure: (/** @type {string} */ question) =>
+      `“${question}” goes from your history. The audit trail keeps that it was asked.`,
+    states: (/** @type {string} */ state) =>
+      state === 'failed' ? 'failed' : state === 'running' ? 'being answered' : state,
   },
   moment: {
     title: 'Moment',
@@ -301,7 +314,8 @@ export const strings = {
   boxes: {
     title: 'More like this',
     how: 'Search by the whole frame, or draw a box around a part of it. With the keyboard: Enter on the picture, then arrow keys; Shift changes the size.',
-    howMany: 'Draw a box around each face or thing to hide. With the keyboard: Enter on the picture, then arrow keys; Shift changes the size; Delete removes it.',
+    howMany:
+      'Draw a box around each face or thing to hide. With the keyboard: Enter on the picture, then arrow keys; Shift changes the size; Delete removes it.',
     surface: 'Picture: draw a box, or press Enter',
     box: (/** @type {number} */ number, /** @type {number[]} */ box) =>
       `Box ${number}: ${Math.round(box[0] * 100)}–${Math.round(box[2] * 100)} % across, ${Math.round(box[1] * 100)}–${Math.round(box[3] * 100)} % down`,
@@ -314,7 +328,8 @@ export const strings = {
   holds: {
     heading: 'Held footage',
     title: 'Hold footage',
-    how: (/** @type {string} */ stream) => `Retention and deletion leave this stretch of ${stream} alone until an administrator releases it.`,
+    how: (/** @type {string} */ stream) =>
+      `Retention and deletion leave this stretch of ${stream} alone until an administrator releases it.`,
     reason: 'Reason, for the audit trail',
     place: 'Hold',
     placed: 'The footage is held.',
@@ -335,7 +350,8 @@ export const strings = {
       sheet: 'Pictures of the window with their times, on one page.',
       evidence: 'Clip, pictures, times and hashes, signed; a page that opens offline.',
     },
-    question: 'The bundle contains the question, its answer and its keyframes. Without a window it covers the keyframes.',
+    question:
+      'The bundle contains the question, its answer and its keyframes. Without a window it covers the keyframes.',
     stream: 'Stream',
     blur: 'Blur',
     blurHow: 'Boxes are burnt into clip and pictures, over the whole window.',
@@ -364,7 +380,8 @@ export const strings = {
     mute: 'Mute',
     unmute: 'Unmute',
     remove: 'Delete',
-    removeSure: (/** @type {string} */ text) => `“${text}” is no longer searched for. Alerts that were sent stay where they are.`,
+    removeSure: (/** @type {string} */ text) =>
+      `“${text}” is no longer searched for. Alerts that were sent stay where they are.`,
     history: 'History',
     historyOf: (/** @type {string} */ text) => `History: ${text}`,
     last: 'Fired last',
@@ -394,7 +411,8 @@ export const strings = {
     users: 'Users',
     audit: 'Audit trail',
     notAllowed: 'Your role does not include administration',
-    rolesHow: 'Viewers look; investigators also ask, export and hold; operators also keep cameras and standing questions; admins do everything.',
+    rolesHow:
+      'Viewers look; investigators also ask, export and hold; operators also keep cameras and standing questions; admins do everything.',
     addUser: 'Add a user',
     noUsers: 'No users',
     noUsersHow: 'This desk is open to whoever is at this machine. Other addresses need users.',
@@ -415,7 +433,8 @@ export const strings = {
     passwordHint: 'At least 12 characters',
     save: 'Save',
     remove: 'Delete',
-    removeSure: (/** @type {string} */ name) => `${name} is logged out and their tokens end. The audit trail keeps what they did.`,
+    removeSure: (/** @type {string} */ name) =>
+      `${name} is logged out and their tokens end. The audit trail keeps what they did.`,
     editUser: (/** @type {string} */ name) => `Change ${name}`,
     tokensOf: (/** @type {string} */ name) => `Tokens of ${name}`,
     disableUser: (/** @type {string} */ name) => `Disable ${name}`,

@@ -132,7 +132,11 @@ export class Timeline {
     const best = new Float64Array(columns).fill(-Infinity);
     const step = lane.times.length > 1 ? typical(lane.times) : 1000;
     const wide = (step / (this.end - this.start)) * width;
-    for (let i = lowerBound(lane.times, this.start - step); i < lane.times.length && lane.times[i] <= this.end; i += 1) {
+    for (
+      let i = lowerBound(lane.times, this.start - step);
+      i < lane.times.length && lane.times[i] <= this.end;
+      i += 1
+    ) {
       const from = Math.max(0, Math.floor(this.x(lane.times[i])));
       const to = Math.min(columns - 1, Math.max(from, Math.floor(this.x(lane.times[i]) + wide - 0.01)));
       for (let column = from; column <= to; column += 1) best[column] = Math.max(best[column], lane.scores[i]);
@@ -232,7 +236,10 @@ export class Timeline {
     this.tip.hidden = !text || this.cursor === null;
     const x = this.cursor === null ? 0 : this.x(this.cursor);
     const half = this.tip.offsetWidth / 2;
-    this.tip.style.setProperty('left', `${Math.min(Math.max(half, x), Math.max(half, this.canvas.clientWidth - half))}px`);
+    this.tip.style.setProperty(
+      'left',
+      `${Math.min(Math.max(half, x), Math.max(half, this.canvas.clientWidth - half))}px`,
+    );
     this.tip.style.setProperty('top', `${this.row * LANE - 18}px`);
   }
 

@@ -115,7 +115,10 @@ export class VirtualList {
     if (!this.element.isConnected) return;
     const top = this.element.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(-top / this.height) - SPARE) * this.columns;
-    const last = Math.min(this.items.length, (Math.ceil((window.innerHeight - top) / this.height) + SPARE) * this.columns);
+    const last = Math.min(
+      this.items.length,
+      (Math.ceil((window.innerHeight - top) / this.height) + SPARE) * this.columns,
+    );
     for (const [index, element] of this.shown) {
       if ((index < first || index >= last) && !element.contains(document.activeElement)) {
         element.remove();

@@ -63,11 +63,34 @@ export async function exports(root, params, { signal }) {
       'div',
       { class: 'stack' },
       h('section', { class: 'card stack' }, h('h2', null, text.jobs), jobs),
-      h('section', { class: 'card stack' }, h('div', { class: 'row between' }, h('h2', null, strings.holds.heading), may('hold') && known.length ? button(strings.holds.place, async () => { await placeHold(...holdRange(params, known)); drawHolds(holds, signal); }, { icon: 'lock', small: true }) : null), holds),
+      h(
+        'section',
+        { class: 'card stack' },
+        h(
+          'div',
+          { class: 'row between' },
+          h('h2', null, strings.holds.heading),
+          may('hold') && known.length
+            ? button(
+                strings.holds.place,
+                async () => {
+                  await placeHold(...holdRange(params, known));
+                  drawHolds(holds, signal);
+                },
+                { icon: 'lock', small: true },
+              )
+            : null,
+        ),
+        holds,
+      ),
     ),
   );
   const before = remembered();
-  if (before.length) fill(jobs, before.map((job) => jobRow(job, signal)));
+  if (before.length)
+    fill(
+      jobs,
+      before.map((job) => jobRow(job, signal)),
+    );
   else fill(jobs, empty(text.none, text.noneHow));
   await drawHolds(holds, signal);
 }
@@ -97,19 +120,44 @@ function exportForm(params, known, add, signal) {
   const chosen = params.get('kind') ?? (question ? 'evidence' : 'clip');
   const radios = kinds.map((kind) => {
     const input = h('input', { type: 'radio', name: 'kind', value: kind, checked: kind === chosen });
-    return h('label', { class: 'choice' }, input, h('span', null, h('b', null, text.kinds[kind]), h('span', { class: 'hint' }, text.about[kind])));
+    return h(
+      'label',
+      { class: 'choice' },
+      input,
+      h('span', null, h('b', null, text.kinds[kind]), h('span', { class: 'hint' }, text.about[kind])),
+    );
   });
   const names = known.map((stream) => stream.stream_id);
   const first = params.get('stream') ?? names[0] ?? '';
   const streams = streamsField(names, [first], { one: true, label: text.stream });
   const latest = known.find((stream) => stream.stream_id === first)?.last ?? null;
-  const window = windowField(params.get('start') ?? (latest && !question ? clock.rfc3339(clock.millis(latest) - 60000) : null), params.get('end') ?? (question ? null : latest), { required: !question, latest });
+  const window = windowField(
+    params.get('start') ?? (latest && !question ? clock.rfc3339(clock.millis(latest) - 60000) : null),
+    params.get('end') ?? (question ? null : latest),
+    { required: !question, latest },
+  );
   /** @type {Blur[]} */
   let blurs = [];
   const blurList = h('ul', { class: 'plain blur-list' });
   const drawBlurs = () =>
-    fill(blurList, blurs.map((blur, i) =>
-      h('li', { class: 'row between' }, h('span', null, strings.boxes.box(i + 1, blur.box), ' ', when(blur.start, { end: blur.end, date: false })), button(text.unblur(i + 1), () => { blurs = blurs.filter((each) => each !== blur); drawBlurs(); }, { icon: 'trash', kind: 'quiet', bare: true, small: true }))));
+    fill(
+      blurList,
+      blurs.map((blur, i) =>
+        h(
+          'li',
+          { class: 'row between' },
+          h('span', null, strings.boxes.box(i + 1, blur.box), ' ', when(blur.start, { end: blur.end, date: false })),
+          button(
+            text.unblur(i + 1),
+            () => {
+              blurs = blurs.filter((each) => each !== blur);
+              drawBlurs();
+            },
+            { icon: 'trash', kind: 'quiet', bare: true, small: true },
+          ),
+        ),
+      ),
+    );
   const said = h('p', { class: 'form-error', role: 'alert' });
   const send = button(text.send, () => {}, { kind: 'primary', icon: 'exports', type: 'submit' });
   const form = h(
@@ -120,15 +168,30 @@ function exportForm(params, known, add, signal) {
     question ? h('p', { class: 'hint' }, text.question) : null,
     streams.element,
     window.element,
-    h('div', { class: 'stack tight' }, h('div', { class: 'row between' }, h('h3', null, text.blur), button(text.addBlur, async () => {
-      const { start, end } = window.value();
-      const stream = streams.value()[0];
-      const from = start ?? latest;
-      if (!stream || !from) return toast(text.needWindow, 'bad');
-      const added = await drawBlur(stream, from, end ?? from);
-      blurs = [...blurs, ...added];
-      drawBlurs();
-    }, { icon: 'box', small: true })), h('p', { class: 'hint' }, text.blurHow), blurList),
+    h(
+      'div',
+      { class: 'stack tight' },
+      h(
+        'div',
+        { class: 'row between' },
+        h('h3', null, text.blur),
+        button(
+          text.addBlur,
+          async () => {
+            const { start, end } = window.value();
+            const stream = streams.value()[0];
+            const from = start ?? latest;
+            if (!stream || !from) return toast(text.needWindow, 'bad');
+            const added = await drawBlur(stream, from, end ?? from);
+            blurs = [...blurs, ...added];
+            drawBlurs();
+          },
+          { icon: 'box', small: true },
+        ),
+      ),
+      h('p', { class: 'hint' }, text.blurHow),
+      blurList,
+    ),
     said,
     h('div', { class: 'row' }, send),
   );
@@ -144,8 +207,21 @@ function exportForm(params, known, add, signal) {
     send.disabled = true;
     try {
       const stream = streams.value()[0];
-      const reply = await change('POST', '/exports', { kind, streams: [stream], start, end, question_id: question ?? undefined, blur: blurs.length ? blurs : undefined }, signal);
-      const length = start && end ? `, ${spoken(start)}, ${duration((clock.millis(end) - clock.millis(start)) / 1000)}` : '';
+      const reply = await change(
+        'POST',
+        '/exports',
+        {
+          kind,
+          streams: [stream],
+          start,
+          end,
+          question_id: question ?? undefined,
+          blur: blurs.length ? blurs : undefined,
+        },
+        signal,
+      );
+      const length =
+        start && end ? `, ${spoken(start)}, ${duration((clock.millis(end) - clock.millis(start)) / 1000)}` : '';
       add({ ...reply, state: reply.state ?? 'queued', kind, label: `${stream}${length}` });
     } catch (error) {
       if (!left(error)) fill(said, explain(error));
@@ -168,40 +244,65 @@ async function drawBlur(stream, start, end) {
   const text = strings.exports;
   /** @type {Blur[]} */
   let result = [];
-  await dialog(text.addBlur, (close) => {
-    /** @type {string[]} */
-    let times = [];
-    const image = h('img', { class: 'whole', alt: spoken(start), draggable: 'false' });
-    const label = h('output', { class: 'hint' }, when(start));
-    const slide = h('input', { type: 'range', min: '0', max: '0', step: '1', value: '0', 'aria-label': text.pictureAt });
-    const show = () => {
-      const at = times[Number(slide.value)];
-      if (!at) return;
-      fill(label, when(at));
-      image.src = picture(stream, at);
-      image.alt = spoken(at);
-      slide.setAttribute('aria-valuetext', spoken(at));
-    };
-    slide.addEventListener('input', show);
-    get('/frames', { stream, from: start, to: clock.rfc3339(Math.max(clock.millis(end), clock.millis(start) + 1000)), limit: MOST_PICTURES })
-      .then((reply) => {
-        times = reply.items.map((/** @type {import('../types.js').Frame} */ frame) => frame.captured_at);
-        slide.max = String(Math.max(0, times.length - 1));
-        if (times.length) show();
-        else fill(label, strings.noPicture);
+  await dialog(
+    text.addBlur,
+    (close) => {
+      /** @type {string[]} */
+      let times = [];
+      const image = h('img', { class: 'whole', alt: spoken(start), draggable: 'false' });
+      const label = h('output', { class: 'hint' }, when(start));
+      const slide = h('input', {
+        type: 'range',
+        min: '0',
+        max: '0',
+        step: '1',
+        value: '0',
+        'aria-label': text.pictureAt,
+      });
+      const show = () => {
+        const at = times[Number(slide.value)];
+        if (!at) return;
+        fill(label, when(at));
+        image.src = picture(stream, at);
+        image.alt = spoken(at);
+        slide.setAttribute('aria-valuetext', spoken(at));
+      };
+      slide.addEventListener('input', show);
+      get('/frames', {
+        stream,
+        from: start,
+        to: clock.rfc3339(Math.max(clock.millis(end), clock.millis(start) + 1000)),
+        limit: MOST_PICTURES,
       })
-      .catch((error) => fill(label, explain(error)));
-    const boxes = new Boxes({ image, most: 20, label: strings.boxes.surface, change: () => {} });
-    return [
-      h('p', { class: 'hint' }, strings.boxes.howMany),
-      boxes.element,
-      h('div', { class: 'row' }, slide, label),
-      h('div', { class: 'row end' }, button(strings.boxes.clear, () => boxes.clear(), { kind: 'quiet' }), button(text.useBlur, () => {
-        result = boxes.boxes.map((box) => ({ start, end, box }));
-        close();
-      }, { kind: 'primary' })),
-    ];
-  }, { wide: true });
+        .then((reply) => {
+          times = reply.items.map((/** @type {import('../types.js').Frame} */ frame) => frame.captured_at);
+          slide.max = String(Math.max(0, times.length - 1));
+          if (times.length) show();
+          else fill(label, strings.noPicture);
+        })
+        .catch((error) => fill(label, explain(error)));
+      const boxes = new Boxes({ image, most: 20, label: strings.boxes.surface, change: () => {} });
+      return [
+        h('p', { class: 'hint' }, strings.boxes.howMany),
+        boxes.element,
+        h('div', { class: 'row' }, slide, label),
+        h(
+          'div',
+          { class: 'row end' },
+          button(strings.boxes.clear, () => boxes.clear(), { kind: 'quiet' }),
+          button(
+            text.useBlur,
+            () => {
+              result = boxes.boxes.map((box) => ({ start, end, box }));
+              close();
+            },
+            { kind: 'primary' },
+          ),
+        ),
+      ];
+    },
+    { wide: true },
+  );
   return result;
 }
 
@@ -217,11 +318,20 @@ function jobRow(job, signal) {
   const show = (/** @type {Job} */ now) => {
     if (failed(now)) fill(state, h('p', { class: 'form-error' }, explain(now.error)));
     else if (finished(now)) {
-      const url = own(now.result?.download ?? now.result?.url ?? now.result?.download_url) ?? address(`/exports/${encodeURIComponent(now.job)}`);
+      const url =
+        own(now.result?.download ?? now.result?.url ?? now.result?.download_url) ??
+        address(`/exports/${encodeURIComponent(now.job)}`);
       fill(
         state,
-        h('div', { class: 'row' }, linkButton(text.download, url, { icon: 'exports', kind: 'primary', small: true, download: true }), h('span', { class: 'soft' }, now.result?.bytes ? size(now.result.bytes) : '')),
-        now.result?.sha256 ? h('p', { class: 'hash' }, h('span', { class: 'soft' }, 'SHA-256 '), h('code', null, now.result.sha256)) : null,
+        h(
+          'div',
+          { class: 'row' },
+          linkButton(text.download, url, { icon: 'exports', kind: 'primary', small: true, download: true }),
+          h('span', { class: 'soft' }, now.result?.bytes ? size(now.result.bytes) : ''),
+        ),
+        now.result?.sha256
+          ? h('p', { class: 'hash' }, h('span', { class: 'soft' }, 'SHA-256 '), h('code', null, now.result.sha256))
+          : null,
       );
     } else fill(state, bar(name, now.progress));
   };
@@ -229,13 +339,29 @@ function jobRow(job, signal) {
   const ask = async () => {
     try {
       const last = await follow(job.job, show, signal);
-      remember(remembered().map((each) => (each.job === job.job ? { ...each, ...last, kind: each.kind, label: each.label } : each)));
+      remember(
+        remembered().map((each) =>
+          each.job === job.job ? { ...each, ...last, kind: each.kind, label: each.label } : each,
+        ),
+      );
     } catch (error) {
       if (left(error)) return;
-      fill(state, h('div', { class: 'row' }, h('p', { class: 'hint' }, explain(error)), button(text.forget, () => {
-        remember(remembered().filter((each) => each.job !== job.job));
-        row.remove();
-      }, { small: true, kind: 'quiet' })));
+      fill(
+        state,
+        h(
+          'div',
+          { class: 'row' },
+          h('p', { class: 'hint' }, explain(error)),
+          button(
+            text.forget,
+            () => {
+              remember(remembered().filter((each) => each.job !== job.job));
+              row.remove();
+            },
+            { small: true, kind: 'quiet' },
+          ),
+        ),
+      );
     }
   };
   if (!failed(job)) ask();
@@ -257,28 +383,55 @@ async function drawHolds(place, signal) {
     }
     fill(
       place,
-      h('ul', { class: 'plain' }, reply.items.map((hold) =>
-        h(
-          'li',
-          { class: 'hold' },
-          icon('lock'),
-          h('div', null, h('p', null, h('b', null, hold.stream_id), ' ', when(hold.start, { end: hold.end })), h('p', { class: 'hint' }, hold.reason, hold.by ? ` · ${hold.by}` : '', hold.released_at ? ` · ${text.released}` : '')),
-          may('release') && !hold.released_at
-            ? button(text.release, async () => {
-                const reason = await confirm(text.release, text.releaseSure(hold.stream_id), text.release, { reason: text.reason, danger: true });
-                if (reason === null) return;
-                try {
-                  await change('DELETE', `/holds/${encodeURIComponent(hold.id)}`, { reason }, signal);
-                  toast(text.releasedNow, 'good');
-                  drawHolds(place, signal);
-                } catch (error) {
-                  if (!left(error)) toast(explain(error), 'bad');
-                }
-              }, { small: true })
-            : null,
-        ))),
+      h(
+        'ul',
+        { class: 'plain' },
+        reply.items.map((hold) =>
+          h(
+            'li',
+            { class: 'hold' },
+            icon('lock'),
+            h(
+              'div',
+              null,
+              h('p', null, h('b', null, hold.stream_id), ' ', when(hold.start, { end: hold.end })),
+              h(
+                'p',
+                { class: 'hint' },
+                hold.reason,
+                hold.by ? ` · ${hold.by}` : '',
+                hold.released_at ? ` · ${text.released}` : '',
+              ),
+            ),
+            may('release') && !hold.released_at
+              ? button(
+                  text.release,
+                  async () => {
+                    const reason = await confirm(text.release, text.releaseSure(hold.stream_id), text.release, {
+                      reason: text.reason,
+                      danger: true,
+                    });
+                    if (reason === null) return;
+                    try {
+                      await change('DELETE', `/holds/${encodeURIComponent(hold.id)}`, { reason }, signal);
+                      toast(text.releasedNow, 'good');
+                      drawHolds(place, signal);
+                    } catch (error) {
+                      if (!left(error)) toast(explain(error), 'bad');
+                    }
+                  },
+                  { small: true },
+                )
+              : null,
+          ),
+        ),
+      ),
     );
   } catch (error) {
-    if (!left(error)) fill(place, problem(error, () => drawHolds(place, signal)));
+    if (!left(error))
+      fill(
+        place,
+        problem(error, () => drawHolds(place, signal)),
+      );
   }
 }

@@ -17,7 +17,13 @@ export async function history(root, _params, { signal }) {
   const text = strings.history;
   const list = h('ol', { class: 'plain history-list' });
   const foot = h('div', null);
-  fill(root, pageHead(text.title, linkButton(text.ask, href('ask'), { icon: 'ask', kind: 'primary' })), h('p', { class: 'soft page-note' }, text.note), list, foot);
+  fill(
+    root,
+    pageHead(text.title, linkButton(text.ask, href('ask'), { icon: 'ask', kind: 'primary' })),
+    h('p', { class: 'soft page-note' }, text.note),
+    list,
+    foot,
+  );
   /** @type {string|null} */
   let next = null;
   const more = async () => {
@@ -34,7 +40,7 @@ export async function history(root, _params, { signal }) {
   };
   /** @param {import('../types.js').Question & {answer: any}} item */
   const row = (item) => {
-    const said = typeof item.answer === 'string' ? item.answer : item.answer?.option ?? item.answer?.answer;
+    const said = typeof item.answer === 'string' ? item.answer : (item.answer?.option ?? item.answer?.answer);
     const entry = h(
       'li',
       { class: 'card history-row' },
@@ -43,18 +49,29 @@ export async function history(root, _params, { signal }) {
         null,
         h('a', { href: href('ask', { id: item.id }), class: 'history-question' }, item.question),
         h('p', { class: 'history-answer' }, said ?? text.states(item.state)),
-        h('p', { class: 'hint' }, when(item.asked_at), ' · ', item.streams?.length ? item.streams.join(', ') : strings.fields.allStreams),
+        h(
+          'p',
+          { class: 'hint' },
+          when(item.asked_at),
+          ' · ',
+          item.streams?.length ? item.streams.join(', ') : strings.fields.allStreams,
+        ),
       ),
-      button(text.remove, async () => {
-        if ((await confirm(text.remove, text.removeSure(item.question), text.remove, { danger: true })) === null) return;
-        try {
-          await change('DELETE', `/questions/${encodeURIComponent(item.id)}`, undefined, signal);
-          entry.remove();
-          if (!list.childElementCount && !next) fill(foot, empty(text.none, text.noneHow));
-        } catch (error) {
-          if (!left(error)) toast(explain(error), 'bad');
-        }
-      }, { icon: 'trash', kind: 'quiet', bare: true }),
+      button(
+        text.remove,
+        async () => {
+          if ((await confirm(text.remove, text.removeSure(item.question), text.remove, { danger: true })) === null)
+            return;
+          try {
+            await change('DELETE', `/questions/${encodeURIComponent(item.id)}`, undefined, signal);
+            entry.remove();
+            if (!list.childElementCount && !next) fill(foot, empty(text.none, text.noneHow));
+          } catch (error) {
+            if (!left(error)) toast(explain(error), 'bad');
+          }
+        },
+        { icon: 'trash', kind: 'quiet', bare: true },
+      ),
     );
     return entry;
   };

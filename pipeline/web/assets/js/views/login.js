@@ -14,7 +14,14 @@ import { strings } from '../strings.js';
  */
 export function login(root, settings) {
   const text = strings.login;
-  const name = h('input', { type: 'text', name: 'username', autocomplete: 'username', required: true, autocapitalize: 'none', spellcheck: 'false' });
+  const name = h('input', {
+    type: 'text',
+    name: 'username',
+    autocomplete: 'username',
+    required: true,
+    autocapitalize: 'none',
+    spellcheck: 'false',
+  });
   const password = h('input', { type: 'password', name: 'password', autocomplete: 'current-password', required: true });
   const said = h('p', { class: 'form-error', role: 'alert' }, settings.note ?? '');
   const send = button(text.send, () => {}, { kind: 'primary', type: 'submit' });
@@ -46,6 +53,15 @@ export function login(root, settings) {
     send,
     settings.oidc ? linkButton(text.oidc, address('/session/oidc')) : null,
   );
-  fill(root, h('div', { class: 'login card' }, h('p', { class: 'login-brand' }, strings.brand), h('h1', { tabindex: '-1' }, text.title), form));
+  fill(
+    root,
+    h(
+      'div',
+      { class: 'login card' },
+      h('p', { class: 'login-brand' }, strings.brand),
+      h('h1', { tabindex: '-1' }, text.title),
+      form,
+    ),
+  );
   name.focus();
 }

@@ -42,7 +42,11 @@ export async function moment(root, params, { signal }) {
   try {
     found = await get('/moment', { stream, at, span }, signal);
   } catch (error) {
-    if (!left(error)) fill(body, problem(error, () => moment(root, params, { signal })));
+    if (!left(error))
+      fill(
+        body,
+        problem(error, () => moment(root, params, { signal })),
+      );
     return;
   }
   if (!signal.aborted) draw(root, found, span, params.get('play') === '1', signal);
@@ -82,7 +86,11 @@ function draw(root, found, span, play, signal) {
   });
 
   const mark = () => {
-    fill(heading, when(now()), h('span', { class: 'soft' }, ` · ${text.clock(found.clock.source, found.clock.zone ?? '')}`));
+    fill(
+      heading,
+      when(now()),
+      h('span', { class: 'soft' }, ` · ${text.clock(found.clock.source, found.clock.zone ?? '')}`),
+    );
     const current = frameAt();
     for (const each of strip.children) {
       const entry = /** @type {HTMLElement} */ (each);
@@ -102,7 +110,13 @@ function draw(root, found, span, play, signal) {
       frames.map((frame) =>
         h(
           'button',
-          { type: 'button', class: 'strip-frame', data: { at: frame.captured_at }, 'aria-label': spoken(frame.captured_at), on: { click: () => player.jump(clock.millis(frame.captured_at)) } },
+          {
+            type: 'button',
+            class: 'strip-frame',
+            data: { at: frame.captured_at },
+            'aria-label': spoken(frame.captured_at),
+            on: { click: () => player.jump(clock.millis(frame.captured_at)) },
+          },
           photo(own(frame.thumbnail) ?? thumbnail(stream, frame.captured_at, 160), '', { lazy: true }),
           h('span', { 'aria-hidden': 'true' }, clock.time(clock.millis(frame.captured_at))),
         ),
@@ -119,7 +133,14 @@ function draw(root, found, span, play, signal) {
             h(
               'figure',
               { class: 'keyframe' },
-              h('a', { href: href('moment', { stream: other.stream_id, at: other.at, span: span === SPAN ? '' : span }), 'aria-label': text.otherAt(other.stream_id, spoken(other.at)) }, photo(own(other.thumbnail) ?? thumbnail(other.stream_id, other.at), '', { lazy: true })),
+              h(
+                'a',
+                {
+                  href: href('moment', { stream: other.stream_id, at: other.at, span: span === SPAN ? '' : span }),
+                  'aria-label': text.otherAt(other.stream_id, spoken(other.at)),
+                },
+                photo(own(other.thumbnail) ?? thumbnail(other.stream_id, other.at), '', { lazy: true }),
+              ),
               h('figcaption', null, h('b', null, other.stream_id), when(other.at, { date: false, stacked: true })),
             ),
           )
@@ -134,7 +155,9 @@ function draw(root, found, span, play, signal) {
     const seconds = Math.abs(at - clock.millis(found.at)) / 1000;
     if (seconds < 1) return;
     try {
-      const fresh = /** @type {import('../types.js').Moment} */ (await get('/moment', { stream, at: now(), span }, signal));
+      const fresh = /** @type {import('../types.js').Moment} */ (
+        await get('/moment', { stream, at: now(), span }, signal)
+      );
       found = { ...found, at: fresh.at, others: fresh.others };
       drawOthers(fresh.others);
       const times = frames.map((frame) => clock.millis(frame.captured_at));
@@ -147,7 +170,11 @@ function draw(root, found, span, play, signal) {
     }
   }, 500);
 
-  const spanSelect = h('select', { 'aria-label': text.span }, SPANS.map((value) => h('option', { value: String(value), selected: value === span }, text.around(value))));
+  const spanSelect = h(
+    'select',
+    { 'aria-label': text.span },
+    SPANS.map((value) => h('option', { value: String(value), selected: value === span }, text.around(value))),
+  );
   spanSelect.addEventListener('change', () => go('moment', { stream, at: now(), span: spanSelect.value }));
   const exportNow = () => go('exports', range());
   const like = () => chooseBox(stream, frameAt());
@@ -156,8 +183,18 @@ function draw(root, found, span, play, signal) {
     pageHead(
       stream,
       button(text.like, like, { icon: 'box' }),
-      may('ask') ? button(text.ask, () => go('ask', { streams: [stream], start: clock.rfc3339(at - 300000), end: clock.rfc3339(at + 300000) }), { icon: 'ask' }) : null,
-      may('hold') ? button(text.hold, () => placeHold(stream, clock.rfc3339(at - 30000), clock.rfc3339(at + 30000)), { icon: 'lock' }) : null,
+      may('ask')
+        ? button(
+            text.ask,
+            () => go('ask', { streams: [stream], start: clock.rfc3339(at - 300000), end: clock.rfc3339(at + 300000) }),
+            { icon: 'ask' },
+          )
+        : null,
+      may('hold')
+        ? button(text.hold, () => placeHold(stream, clock.rfc3339(at - 30000), clock.rfc3339(at + 30000)), {
+            icon: 'lock',
+          })
+        : null,
       may('export') ? button(text.export, exportNow, { icon: 'exports', kind: 'primary' }) : null,
     ),
     heading,
@@ -184,10 +221,14 @@ function draw(root, found, span, play, signal) {
     { keys: ['b'], text: text.keys.like, act: like },
     ...(may('export') ? [{ keys: ['e'], text: text.keys.export, act: exportNow }] : []),
   ]);
-  document.addEventListener('zone', () => {
-    drawStrip();
-    drawOthers(found.others);
-  }, { signal });
+  document.addEventListener(
+    'zone',
+    () => {
+      drawStrip();
+      drawOthers(found.others);
+    },
+    { signal },
+  );
 }
 
 /**
@@ -202,22 +243,46 @@ function chooseBox(stream, at) {
   const words = h('input', { type: 'text', placeholder: text.wordsPlaceholder });
   /** @type {import('../types.js').Box[]} */
   let boxes = [];
-  dialog(text.title, (close) => {
-    const send = button(text.whole, () => {
-      close();
-      go('search', { like: stream, at, box: boxes[0]?.map((value) => value.toFixed(4)).join(','), text: words.value.trim(), weight: words.value.trim() ? '0.5' : '' });
-    }, { kind: 'primary', icon: 'search' });
-    const drawn = new Boxes({
-      image,
-      most: 1,
-      label: text.surface,
-      change: (list) => {
-        boxes = list;
-        fill(send, icon('search'), h('span', null, list.length ? text.part : text.whole));
-      },
-    });
-    return [h('p', { class: 'hint' }, text.how), drawn.element, labelled(text.words, words), h('div', { class: 'row end' }, button(text.clear, () => drawn.clear(), { kind: 'quiet' }), send)];
-  }, { wide: true });
+  dialog(
+    text.title,
+    (close) => {
+      const send = button(
+        text.whole,
+        () => {
+          close();
+          go('search', {
+            like: stream,
+            at,
+            box: boxes[0]?.map((value) => value.toFixed(4)).join(','),
+            text: words.value.trim(),
+            weight: words.value.trim() ? '0.5' : '',
+          });
+        },
+        { kind: 'primary', icon: 'search' },
+      );
+      const drawn = new Boxes({
+        image,
+        most: 1,
+        label: text.surface,
+        change: (list) => {
+          boxes = list;
+          fill(send, icon('search'), h('span', null, list.length ? text.part : text.whole));
+        },
+      });
+      return [
+        h('p', { class: 'hint' }, text.how),
+        drawn.element,
+        labelled(text.words, words),
+        h(
+          'div',
+          { class: 'row end' },
+          button(text.clear, () => drawn.clear(), { kind: 'quiet' }),
+          send,
+        ),
+      ];
+    },
+    { wide: true },
+  );
 }
 
 /**
@@ -233,7 +298,20 @@ export function placeHold(stream, start, end) {
   const reason = h('input', { type: 'text', required: true, maxlength: '500' });
   return dialog(text.title, (close) => {
     const said = h('p', { class: 'form-error', role: 'alert' });
-    const form = h('form', { class: 'stack' }, h('p', null, text.how(stream)), window.element, labelled(text.reason, reason), said, h('div', { class: 'row end' }, button(strings.cancel, close, { kind: 'quiet' }), button(text.place, () => {}, { kind: 'primary', icon: 'lock', type: 'submit' })));
+    const form = h(
+      'form',
+      { class: 'stack' },
+      h('p', null, text.how(stream)),
+      window.element,
+      labelled(text.reason, reason),
+      said,
+      h(
+        'div',
+        { class: 'row end' },
+        button(strings.cancel, close, { kind: 'quiet' }),
+        button(text.place, () => {}, { kind: 'primary', icon: 'lock', type: 'submit' }),
+      ),
+    );
     form.addEventListener('submit', async (event) => {
       event.preventDefault();
       try {
@@ -264,9 +342,23 @@ async function chooser(root, signal) {
     fill(root, pageHead(text.title), empty(strings.streams.none, strings.streams.noneHow));
     return;
   }
-  const field = streamsField(held.map((stream) => stream.stream_id), [held[0].stream_id], { one: true, label: text.stream });
+  const field = streamsField(
+    held.map((stream) => stream.stream_id),
+    [held[0].stream_id],
+    { one: true, label: text.stream },
+  );
   const time = h('input', { type: 'datetime-local', step: '1', required: true, value: clock.toLocal(held[0].last) });
-  const form = h('form', { class: 'card stack narrow' }, field.element, labelled(text.time, time, strings.fields.zone(clock.zone())), h('div', { class: 'row' }, button(text.open, () => {}, { kind: 'primary', type: 'submit', icon: 'moment' })));
+  const form = h(
+    'form',
+    { class: 'card stack narrow' },
+    field.element,
+    labelled(text.time, time, strings.fields.zone(clock.zone())),
+    h(
+      'div',
+      { class: 'row' },
+      button(text.open, () => {}, { kind: 'primary', type: 'submit', icon: 'moment' }),
+    ),
+  );
   field.element.querySelector('select')?.addEventListener('change', () => {
     time.value = clock.toLocal(held.find((stream) => stream.stream_id === field.value()[0])?.last);
   });

@@ -29,14 +29,29 @@ export async function standing(root, _params, { signal }) {
     try {
       const reply = /** @type {import('../types.js').Page<Standing>} */ (await get('/standing', {}, signal));
       if (!reply.items.length) fill(list, empty(text.none, text.noneHow));
-      else fill(list, reply.items.map((item) => row(item, draw, signal)));
+      else
+        fill(
+          list,
+          reply.items.map((item) => row(item, draw, signal)),
+        );
     } catch (error) {
       if (!left(error)) fill(list, problem(error, draw));
     }
   };
   fill(
     root,
-    pageHead(text.title, may('standing') ? button(text.add, async () => { if (await addDialog()) draw(); }, { icon: 'plus', kind: 'primary' }) : null),
+    pageHead(
+      text.title,
+      may('standing')
+        ? button(
+            text.add,
+            async () => {
+              if (await addDialog()) draw();
+            },
+            { icon: 'plus', kind: 'primary' },
+          )
+        : null,
+    ),
     h('p', { class: 'soft page-note' }, text.note),
     list,
   );
@@ -65,7 +80,13 @@ function row(item, again, signal) {
     h(
       'div',
       null,
-      h('h2', null, item.text, ' ', item.muted ? h('span', { class: 'badge' }, text.muted) : h('span', { class: 'badge good' }, text.active)),
+      h(
+        'h2',
+        null,
+        item.text,
+        ' ',
+        item.muted ? h('span', { class: 'badge' }, text.muted) : h('span', { class: 'badge good' }, text.active),
+      ),
       h(
         'p',
         { class: 'hint' },
@@ -73,17 +94,33 @@ function row(item, again, signal) {
         typeof item.threshold === 'number' ? ` · ${text.threshold(item.threshold)}` : '',
         item.webhook ? ` · ${text.webhookTo(item.webhook)}` : '',
       ),
-      h('p', { class: 'hint' }, item.last_fired ? [text.last, ' ', when(item.last_fired)] : text.neverFired, item.fired ? ` · ${text.fired(count(item.fired))}` : ''),
+      h(
+        'p',
+        { class: 'hint' },
+        item.last_fired ? [text.last, ' ', when(item.last_fired)] : text.neverFired,
+        item.fired ? ` · ${text.fired(count(item.fired))}` : '',
+      ),
     ),
     h(
       'div',
       { class: 'row' },
       button(text.history, () => showHistory(item), { icon: 'history', small: true }),
-      may('standing') ? button(item.muted ? text.unmute : text.mute, () => act(() => change('PATCH', path, { muted: !item.muted }, signal)), { icon: item.muted ? 'bell' : 'mute', small: true }) : null,
       may('standing')
-        ? button(text.remove, async () => {
-            if ((await confirm(text.remove, text.removeSure(item.text), text.remove, { danger: true })) !== null) await act(() => change('DELETE', path, undefined, signal));
-          }, { icon: 'trash', small: true, kind: 'quiet' })
+        ? button(
+            item.muted ? text.unmute : text.mute,
+            () => act(() => change('PATCH', path, { muted: !item.muted }, signal)),
+            { icon: item.muted ? 'bell' : 'mute', small: true },
+          )
+        : null,
+      may('standing')
+        ? button(
+            text.remove,
+            async () => {
+              if ((await confirm(text.remove, text.removeSure(item.text), text.remove, { danger: true })) !== null)
+                await act(() => change('DELETE', path, undefined, signal));
+            },
+            { icon: 'trash', small: true, kind: 'quiet' },
+          )
         : null,
     ),
   );
@@ -100,11 +137,28 @@ function firedFigure(fired) {
     { class: 'keyframe' },
     h(
       'button',
-      { type: 'button', class: 'keyframe-play', 'aria-label': strings.ask.playKeyframe(fired.stream_id, spoken(at)), on: { click: () => watch(fired.stream_id, at) } },
+      {
+        type: 'button',
+        class: 'keyframe-play',
+        'aria-label': strings.ask.playKeyframe(fired.stream_id, spoken(at)),
+        on: { click: () => watch(fired.stream_id, at) },
+      },
       photo(own(fired.thumbnail) ?? thumbnail(fired.stream_id, at), '', { lazy: true }),
       h('span', { class: 'play-sign', 'aria-hidden': 'true' }, icon('play')),
     ),
-    h('figcaption', null, h('span', null, h('b', null, fired.stream_id, ' '), when(at, { end: fired.end, stacked: true })), typeof fired.peak === 'number' ? h('span', { class: 'soft', title: strings.standing.peak }, fired.peak.toFixed(3)) : null),
+    h(
+      'figcaption',
+      { class: 'below' },
+      h(
+        'span',
+        { class: 'row between' },
+        h('b', null, fired.stream_id),
+        typeof fired.peak === 'number'
+          ? h('span', { class: 'soft', title: strings.standing.peak }, fired.peak.toFixed(3))
+          : null,
+      ),
+      when(at, { stacked: true }),
+    ),
   );
 }
 
@@ -134,46 +188,65 @@ async function addDialog() {
   const known = await catalogue().catch(() => []);
   const control = new AbortController();
   let added = false;
-  await dialog(text.add, (close) => {
-    const question = h('input', { type: 'text', required: true, maxlength: '500', placeholder: text.placeholder });
-    const streams = streamsField(known.map((stream) => stream.stream_id), []);
-    const webhook = h('input', { type: 'url', placeholder: 'https://', pattern: 'https?://.+' });
-    const preview = h('div', { class: 'stack', role: 'status' });
-    const said = h('p', { class: 'form-error', role: 'alert' });
-    const body = () => ({ text: question.value.trim(), streams: streams.value().length ? streams.value() : undefined });
-    const look = button(text.preview, async () => {
-      if (!question.reportValidity()) return;
-      fill(preview, waiting(text.previewing));
-      try {
-        showPreview(preview, await change('POST', '/standing/preview', body(), control.signal), control.signal);
-      } catch (error) {
-        if (!left(error)) fill(preview, problem(error));
-      }
-    }, { icon: 'search' });
-    const form = h(
-      'form',
-      { class: 'stack' },
-      labelled(text.question, question, text.questionHint),
-      streams.element,
-      labelled(text.webhook, webhook, text.webhookHint),
-      preview,
-      said,
-      h('div', { class: 'row end' }, look, button(text.save, () => {}, { kind: 'primary', icon: 'plus', type: 'submit' })),
-    );
-    form.addEventListener('submit', async (event) => {
-      event.preventDefault();
-      fill(said);
-      try {
-        await change('POST', '/standing', { ...body(), webhook: webhook.value.trim() || undefined }, control.signal);
-        added = true;
-        close();
-        toast(text.added, 'good');
-      } catch (error) {
-        if (!left(error)) fill(said, explain(error));
-      }
-    });
-    return [form];
-  }, { wide: true });
+  await dialog(
+    text.add,
+    (close) => {
+      const question = h('input', { type: 'text', required: true, maxlength: '500', placeholder: text.placeholder });
+      const streams = streamsField(
+        known.map((stream) => stream.stream_id),
+        [],
+      );
+      const webhook = h('input', { type: 'url', placeholder: 'https://', pattern: 'https?://.+' });
+      const preview = h('div', { class: 'stack', role: 'status' });
+      const said = h('p', { class: 'form-error', role: 'alert' });
+      const body = () => ({
+        text: question.value.trim(),
+        streams: streams.value().length ? streams.value() : undefined,
+      });
+      const look = button(
+        text.preview,
+        async () => {
+          if (!question.reportValidity()) return;
+          fill(preview, waiting(text.previewing));
+          try {
+            showPreview(preview, await change('POST', '/standing/preview', body(), control.signal), control.signal);
+          } catch (error) {
+            if (!left(error)) fill(preview, problem(error));
+          }
+        },
+        { icon: 'search' },
+      );
+      const form = h(
+        'form',
+        { class: 'stack' },
+        labelled(text.question, question, text.questionHint),
+        streams.element,
+        labelled(text.webhook, webhook, text.webhookHint),
+        preview,
+        said,
+        h(
+          'div',
+          { class: 'row end' },
+          look,
+          button(text.save, () => {}, { kind: 'primary', icon: 'plus', type: 'submit' }),
+        ),
+      );
+      form.addEventListener('submit', async (event) => {
+        event.preventDefault();
+        fill(said);
+        try {
+          await change('POST', '/standing', { ...body(), webhook: webhook.value.trim() || undefined }, control.signal);
+          added = true;
+          close();
+          toast(text.added, 'good');
+        } catch (error) {
+          if (!left(error)) fill(said, explain(error));
+        }
+      });
+      return [form];
+    },
+    { wide: true },
+  );
   control.abort();
   return added;
 }
@@ -190,7 +263,7 @@ function showPreview(place, preview, signal) {
     place,
     h('h3', null, text.scores),
     histogram(preview.histogram, preview.threshold, signal),
-    preview.warm ? null : h('p', { class: 'hint' }, icon('warning'), ' ', preview.why ?? text.cold),
+    preview.warm ? null : h('p', { class: 'hint caution' }, icon('warning'), h('span', null, preview.why ?? text.cold)),
     h('h3', null, fired.length ? text.wouldFire(fired.length) : text.wouldNot),
     fired.length ? h('div', { class: 'frames' }, fired.slice(0, SHOWN).map(firedFigure)) : null,
   );

@@ -29,7 +29,12 @@ export async function streams(root, _params, { signal }) {
   const text = strings.streams;
   const total = h('p', { class: 'soft page-note' });
   const list = h('div', { class: 'stream-list' });
-  const filter = h('input', { type: 'search', placeholder: strings.fields.filter, 'aria-label': strings.fields.filterStreams, hidden: true });
+  const filter = h('input', {
+    type: 'search',
+    placeholder: strings.fields.filter,
+    'aria-label': strings.fields.filterStreams,
+    hidden: true,
+  });
   fill(root, pageHead(text.title, filter), total, list);
   fill(list, waiting(strings.loading));
   /** @type {Map<string, {card: HTMLElement, said: string, made: {coverage: Coverage|null}}>} */
@@ -83,10 +88,14 @@ export async function streams(root, _params, { signal }) {
     }
   };
   await refresh();
-  document.addEventListener('zone', () => {
-    for (const entry of cards.values()) entry.said = '';
-    draw();
-  }, { signal });
+  document.addEventListener(
+    'zone',
+    () => {
+      for (const entry of cards.values()) entry.said = '';
+      draw();
+    },
+    { signal },
+  );
   signal.addEventListener('abort', () => cards.forEach((entry) => entry.made.coverage?.destroy()));
   keepFresh(signal, refresh);
 }
@@ -116,7 +125,8 @@ function streamCard(stream, signal) {
   const name = stream.stream_id;
   const place = h('div', { class: 'coverage-place' });
   const under = h('div', null);
-  const open = (/** @type {number} */ at) => go('moment', { stream: name, at: clock.rfc3339(Math.floor(at / 1000) * 1000) });
+  const open = (/** @type {number} */ at) =>
+    go('moment', { stream: name, at: clock.rfc3339(Math.floor(at / 1000) * 1000) });
   /** @type {{coverage: Coverage|null}} */
   const made = { coverage: null };
   const bars = (/** @type {[number, number][]} */ stretches, /** @type {number} */ days) => {
@@ -124,7 +134,13 @@ function streamCard(stream, signal) {
     const coverage = new Coverage({ stream: name, stretches, days, pick: open });
     made.coverage = coverage;
     const more = stream.days.length > days;
-    fill(place, coverage.element, more ? button(text.allDays(stream.days.length), () => bars(stretches, Infinity), { small: true, kind: 'quiet' }) : null);
+    fill(
+      place,
+      coverage.element,
+      more
+        ? button(text.allDays(stream.days.length), () => bars(stretches, Infinity), { small: true, kind: 'quiet' })
+        : null,
+    );
   };
   place.style.setProperty('min-height', `${Math.min(DAYS, stream.days.length) * 20 + 16}px`);
   const load = async () => {
@@ -138,8 +154,11 @@ function streamCard(stream, signal) {
     }
   };
   const latest = stream.last
-    ? h('a', { href: href('moment', { stream: name, at: stream.last }), class: 'stream-picture' },
-        photo(own(stream.picture), text.latest(name, spoken(stream.last)), { lazy: true }))
+    ? h(
+        'a',
+        { href: href('moment', { stream: name, at: stream.last }), class: 'stream-picture' },
+        photo(own(stream.picture), text.latest(name, spoken(stream.last)), { lazy: true }),
+      )
     : h('div', { class: 'stream-picture' }, photo(null, ''));
   /** @type {(string|Node|null)[][]} */
   const facts = [
@@ -157,8 +176,18 @@ function streamCard(stream, signal) {
     h(
       'div',
       { class: 'stream-facts' },
-      h('h2', null, name, liveBadge(stream), stream.holds ? h('span', { class: 'badge held' }, icon('lock'), text.holds(stream.holds)) : null),
-      h('dl', { class: 'facts' }, facts.map(([term, value]) => h('div', null, h('dt', null, term), h('dd', null, value)))),
+      h(
+        'h2',
+        null,
+        name,
+        liveBadge(stream),
+        stream.holds ? h('span', { class: 'badge held' }, icon('lock'), text.holds(stream.holds)) : null,
+      ),
+      h(
+        'dl',
+        { class: 'facts' },
+        facts.map(([term, value]) => h('div', null, h('dt', null, term), h('dd', null, value))),
+      ),
       stream.live?.why ? h('p', { class: 'hint' }, stream.live.why) : null,
       h(
         'div',
@@ -166,23 +195,24 @@ function streamCard(stream, signal) {
         linkButton(text.search, href('search', { streams: [name] }), { icon: 'search', small: true }),
         may('ask') ? linkButton(text.ask, href('ask', { streams: [name] }), { icon: 'ask', small: true }) : null,
         may('export') && stream.first && stream.last
-          ? linkButton(text.export, href('exports', { stream: name, start: stream.first, end: stream.last }), { icon: 'exports', small: true })
+          ? linkButton(text.export, href('exports', { stream: name, start: stream.first, end: stream.last }), {
+              icon: 'exports',
+              small: true,
+            })
           : null,
       ),
     ),
-    h(
-      'div',
-      { class: 'stream-coverage' },
-      place,
-      under,
-    ),
+    h('div', { class: 'stream-coverage' }, place, under),
   );
   // The bars of a stream are asked for when it comes into view: there may be hundreds of streams.
-  const seen = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    seen.disconnect();
-    load();
-  }, { rootMargin: '300px' });
+  const seen = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      load();
+    },
+    { rootMargin: '300px' },
+  );
   seen.observe(card);
   return { card, made };
 }
@@ -201,9 +231,17 @@ function gapList(holes, any) {
     h(
       'ul',
       null,
-      holes.slice(-LISTED).map(([start, end]) =>
-        h('li', null, when(clock.rfc3339(start), { end: end - start < 86400000 ? clock.rfc3339(end) : null }), ' ', h('span', { class: 'soft' }, duration((end - start) / 1000))),
-      ),
+      holes
+        .slice(-LISTED)
+        .map(([start, end]) =>
+          h(
+            'li',
+            null,
+            when(clock.rfc3339(start), { end: end - start < 86400000 ? clock.rfc3339(end) : null }),
+            ' ',
+            h('span', { class: 'soft' }, duration((end - start) / 1000)),
+          ),
+        ),
     ),
   );
 }
