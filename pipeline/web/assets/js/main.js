@@ -4,7 +4,7 @@ import { ApiError } from './api.js';
 import { forget } from './catalogue.js';
 import * as clock from './clock.js';
 import { button, fill, h, icon } from './dom.js';
-import { dialog, explain, left, notices, problem, toast } from './notices.js';
+import { dialog, explain, left, problem, showAbove, toast } from './notices.js';
 import { current, go, href, listen } from './router.js';
 import { load, logOut, may, session, whenEnded } from './session.js';
 import * as shortcuts from './shortcuts.js';
@@ -224,7 +224,7 @@ async function route(moved) {
     else link.removeAttribute('aria-current');
   });
   const root = h('div', { class: `view view-${view ? name : 'none'}` });
-  fill(main, notices(session().notices.filter(() => name === 'ask' || name === 'search')), root);
+  fill(main, showAbove(name === 'ask' || name === 'search' ? session().notices : []), root);
   const title = view ? strings.views[/** @type {'ask'} */ (name)] : strings.notFound;
   document.title = `${params.get('stream') ?? params.get('text') ?? title} · ${strings.brand}`;
   window.scrollTo(0, 0);

@@ -66,13 +66,31 @@ export function problem(error, again) {
   );
 }
 
+/** @type {{texts: string[]}} */
+const shown = { texts: [] };
+
+/**
+ * Sentences that the page shows above the view, so that no result repeats them.
+ *
+ * @param {string[]} texts
+ */
+export function showAbove(texts) {
+  shown.texts = texts;
+  return sentences(texts);
+}
+
 /**
  * Sentences of the server beside a result.
  *
  * @param {string[]|null|undefined} texts
  */
 export function notices(texts) {
-  if (!texts?.length) return null;
+  return sentences((texts ?? []).filter((text) => !shown.texts.includes(text)));
+}
+
+/** @param {string[]} texts */
+function sentences(texts) {
+  if (!texts.length) return null;
   return h(
     'ul',
     { class: 'notices' },

@@ -74,17 +74,6 @@ function draw(root, found, span, play, signal) {
   const others = h('div', { class: 'others' });
   const range = () => ({ stream, start: clock.rfc3339(at - 5000), end: clock.rfc3339(at + 10000) });
 
-  const player = new Player({
-    moment: found,
-    signal,
-    play,
-    moved: (time, still) => {
-      at = time;
-      mark();
-      if (still) follow();
-    },
-  });
-
   const mark = () => {
     fill(
       heading,
@@ -169,6 +158,17 @@ function draw(root, found, span, play, signal) {
       // The pictures of the moment before stay.
     }
   }, 500);
+
+  const player = new Player({
+    moment: found,
+    signal,
+    play,
+    moved: (time, still) => {
+      at = time;
+      mark();
+      if (still) follow();
+    },
+  });
 
   const spanSelect = h(
     'select',
