@@ -37,11 +37,10 @@ function curves(selected) {
  *
  * @param {HTMLElement} place
  * @param {Selected} selected
- * @param {string} question
- * @param {string|null} id
+ * @param {string|null} id of the question
  * @param {AbortSignal} signal
  */
-export function showEvidence(place, selected, question, id, signal) {
+export function showEvidence(place, selected, id, signal) {
   const text = strings.ask;
   /** @type {Map<string, string>} */
   const names = new Map();
@@ -70,7 +69,7 @@ export function showEvidence(place, selected, question, id, signal) {
           // The exact time, as the server writes it: a frame is found by it.
           const exact = names.get(`${place.lane.stream} ${place.at}`) ?? clock.rfc3339(place.at);
           if (place.keyframe) watch(place.lane.stream, exact);
-          else explainFrame(place.lane.stream, exact, question, id);
+          else explainFrame(place.lane.stream, exact, id);
         },
       })
     : null;
@@ -145,10 +144,9 @@ export function showEvidence(place, selected, question, id, signal) {
  *
  * @param {string} stream
  * @param {string} at
- * @param {string} question
  * @param {string|null} id
  */
-async function explainFrame(stream, at, question, id) {
+async function explainFrame(stream, at, id) {
   const text = strings.ask;
   const control = new AbortController();
   const body = h('div', { class: 'stack' });
@@ -156,7 +154,8 @@ async function explainFrame(stream, at, question, id) {
   closed.then(() => control.abort());
   try {
     fill(body, waiting(strings.loading));
-    const map = await heatmap(stream, at, question, id, control.signal);
+    if (!id) throw new Error(text.noHeat);
+    const map = await heatmap(stream, at, id, control.signal);
     fill(
       body,
       map,

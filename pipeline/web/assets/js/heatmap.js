@@ -1,8 +1,8 @@
 /** What is kept of a frame that is not a keyframe, drawn over its picture. */
 
-import { address, ApiError, picture } from './api.js';
+import { get, picture } from './api.js';
 import { h } from './dom.js';
-import { spoken } from './moments.js';
+import { spoken, when } from './moments.js';
 import { strings } from './strings.js';
 
 const STRONGEST = 0.72;
@@ -12,35 +12,16 @@ const STRONGEST = 0.72;
  *
  * @param {string} stream
  * @param {string} at
- * @param {string} question
- * @param {string|null} id
+ * @param {string} question id of the question
  * @param {AbortSignal} signal
  * @returns {Promise<HTMLElement>}
  */
-export async function heatmap(stream, at, question, id, signal) {
-  const response = await fetch(address('/heatmap', { stream, at, question, question_id: id }), {
-    signal,
-    credentials: 'same-origin',
-    headers: { Accept: 'application/json, image/png;q=0.5' },
-  });
-  if (!response.ok) {
-    const problem = await response.json().catch(() => ({}));
-    throw new ApiError(problem, response.status);
-  }
-  const name = strings.ask.heat(stream, spoken(at));
-  const image = h('img', { class: 'whole', src: picture(stream, at), alt: name });
-  const kind = response.headers.get('Content-Type') ?? '';
-  const over = kind.startsWith('image/')
-    ? await overlayPicture(response)
-    : overlayGrid((await response.json()).grid ?? []);
-  const fade = h('input', {
-    type: 'range',
-    min: '0',
-    max: '1',
-    step: '0.05',
-    value: '0.85',
-    'aria-label': strings.ask.fade,
-  });
+export async function heatmap(stream, at, question, signal) {
+  const reply = await get('/heatmap', { stream, at, question }, signal);
+  const image = h('img', { class: 'whole', src: picture(stream, at), alt: strings.ask.heat(stream, spoken(at)) });
+  const over = overlay(reply.grid);
+  const fade = h('input', { type: 'range', min: '0', max: '1', step: '0.05', value: '0.85' });
+  fade.setAttribute('aria-label', strings.ask.fade);
   const set = () => over.style.setProperty('opacity', fade.value);
   fade.addEventListener('input', set);
   set();
@@ -49,23 +30,15 @@ export async function heatmap(stream, at, question, id, signal) {
     { class: 'heatmap' },
     h('div', { class: 'heatmap-stage' }, image, over),
     h('label', { class: 'fade' }, h('span', null, strings.ask.fade), fade),
+    reply.keyframe ? h('p', { class: 'hint' }, strings.ask.compared, ' ', when(reply.keyframe)) : null,
   );
-}
-
-/**
- * @param {Response} response
- * @returns {Promise<HTMLElement>}
- */
-async function overlayPicture(response) {
-  const url = URL.createObjectURL(await response.blob());
-  return h('img', { class: 'heatmap-over', src: url, alt: '', on: { load: () => URL.revokeObjectURL(url) } });
 }
 
 /**
  * @param {number[][]} grid rows of weights, 0 to 1
  * @returns {HTMLElement}
  */
-function overlayGrid(grid) {
+function overlay(grid) {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
   const canvas = h('canvas', {

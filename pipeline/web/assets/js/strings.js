@@ -239,6 +239,8 @@ export const strings = {
     heatHow:
       'This frame is not a keyframe: the model read one token of it. Bright parts weigh more in that token, because they bear on the question and differ from the keyframe.',
     fade: 'Strength of the overlay',
+    compared: 'Compared with the keyframe of',
+    noHeat: 'What is kept of it is known once the question has its id.',
     playHere: 'Play',
     open: 'Open the moment',
     keys: { question: 'Write the question', timeline: 'Go to the timeline' },

@@ -176,7 +176,7 @@ async function run(result, body, stop, signal) {
       if (event === 'selected') {
         id = data.id ?? id;
         if (id) settle('ask', { id });
-        showEvidence(proof, data, body.question, id, signal);
+        showEvidence(proof, data, id, signal);
         fill(state, waiting(text.reading(count(data.window_frames))));
       } else if (event === 'text') {
         written += data.text ?? data;
@@ -238,8 +238,7 @@ async function resume(state, answer, proof, id, body, signal) {
       if (question.answer) {
         fill(state);
         showAnswer(answer, question.answer, body.options);
-        if (!proof.childElementCount && question.selected)
-          showEvidence(proof, question.selected, body.question, id, signal);
+        if (!proof.childElementCount && question.selected) showEvidence(proof, question.selected, id, signal);
         return;
       }
       if (question.error || question.state === 'failed') {
@@ -274,7 +273,7 @@ async function showPast(result, past, signal) {
     ),
     proof,
   );
-  if (past.selected) showEvidence(proof, past.selected, past.question, past.id, signal);
+  if (past.selected) showEvidence(proof, past.selected, past.id, signal);
   if (past.answer) showAnswer(answer, past.answer, past.options ?? undefined);
   else if (past.error) fill(state, problem(past.error));
   else await resume(state, answer, proof, past.id, { question: past.question, options: past.options }, signal);

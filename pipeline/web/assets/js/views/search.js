@@ -7,6 +7,7 @@
 
 import { change, own } from '../api.js';
 import { catalogue } from '../catalogue.js';
+import * as clock from '../clock.js';
 import { button, fill, h, linkButton } from '../dom.js';
 import { pageHead, photo } from '../fields.js';
 import { failed, follow } from '../jobs.js';
@@ -150,40 +151,36 @@ async function drawResults(results, body, signal) {
   };
   const verify = async (/** @type {Hit[]} */ chosen) => {
     const ids = new Set(chosen.map((hit) => hit.id));
-    const set = (/** @type {(hit: Hit, i: number) => import('../types.js').Verification} */ make) => {
-      chosen.forEach((hit, i) => {
-        hit.verification = make(hit, i);
-      });
-      list.refresh((hit) => ids.has(hit.id));
+    const draw = () => list.refresh((hit) => ids.has(hit.id));
+    const open = (/** @type {string} */ why) => {
+      // No answer is not a yes: the hits say that the model was not able to look.
+      for (const hit of chosen)
+        if (hit.verification.state === 'pending') hit.verification = { state: 'unavailable', why };
+      draw();
     };
-    set(() => ({ state: 'pending', why: '' }));
+    const take = (/** @type {import('../types.js').Job} */ job) => {
+      for (const said of /** @type {Pick<Hit, 'stream_id'|'start'|'verification'>[]} */ (job.result?.items ?? [])) {
+        const hit = chosen.find(
+          (each) => each.stream_id === said.stream_id && clock.millis(each.start) === clock.millis(said.start),
+        );
+        if (hit) hit.verification = said.verification;
+      }
+      draw();
+    };
+    for (const hit of chosen) hit.verification = { state: 'pending', why: '' };
+    draw();
     try {
-      const accepted = await change(
-        'POST',
-        '/search/verify',
-        { text: body.text, moments: chosen.map(({ stream_id, start, end }) => ({ stream_id, start, end })) },
-        signal,
-      );
-      const job = await follow(accepted.job, () => {}, signal);
-      if (failed(job)) throw job.error ?? new Error(strings.errors.unknown);
-      const verdicts = job.result?.items ?? job.result?.moments ?? job.result ?? [];
-      set((hit, i) => {
-        const found = Array.isArray(verdicts)
-          ? (verdicts.find(
-              (each) => each.id === hit.id || (each.stream_id === hit.stream_id && each.start === hit.start),
-            ) ?? verdicts[i])
-          : null;
-        return found?.verification ?? (found?.state ? found : { state: 'unavailable', why: text.noVerdict });
-      });
+      const moments = chosen.map(({ stream_id, start, end }) => ({ stream_id, start, end }));
+      const accepted = await change('POST', '/search/verify', { text: body.text, moments }, signal);
+      const job = await follow(accepted.job, take, signal);
+      if (failed(job)) throw new Error(explain(job.error));
+      open(text.noVerdict);
       const yes = chosen.filter((hit) => hit.verification.state === 'confirmed').length;
-      const asked = chosen.filter(
-        (hit) => hit.verification.state === 'confirmed' || hit.verification.state === 'rejected',
-      ).length;
+      const asked = yes + chosen.filter((hit) => hit.verification.state === 'rejected').length;
       toast(asked ? text.verified(yes, asked) : text.notVerified, asked ? '' : 'bad');
     } catch (error) {
       if (left(error)) return;
-      // No answer is not a yes: the hits say that the model could not be asked.
-      set(() => ({ state: 'unavailable', why: explain(error) }));
+      open(explain(error));
       toast(text.notVerified, 'bad');
     }
   };
