@@ -10,11 +10,11 @@ import { load, logOut, may, session, whenEnded } from './session.js';
 import * as shortcuts from './shortcuts.js';
 import { strings } from './strings.js';
 import * as theme from './theme.js';
-import { admin } from './views/admin.js';
+import { admin, tokensDialog } from './views/admin.js';
 import { ask } from './views/ask.js';
 import { exports } from './views/exports.js';
 import { history } from './views/history.js';
-import { login } from './views/login.js';
+import { login, passwordDialog } from './views/login.js';
 import { moment } from './views/moment.js';
 import { search } from './views/search.js';
 import { standing } from './views/standing.js';
@@ -176,6 +176,10 @@ function frame() {
                 { class: 'menu-body' },
                 h('p', null, h('b', null, who.name)),
                 h('p', { class: 'hint' }, strings.role(who.role)),
+                who.via === 'session'
+                  ? button(strings.login.change, passwordDialog, { icon: 'lock', small: true })
+                  : null,
+                button(strings.admin.tokens, () => tokensDialog(who.name), { icon: 'lock', small: true }),
                 button(strings.logOut, leave, { icon: 'out', small: true }),
               ),
             )

@@ -85,6 +85,9 @@ export const strings = {
     ended: 'The session has ended. Log in again.',
     left: 'You are logged out.',
     failed: 'The provider did not log you in.',
+    change: 'Change the password',
+    fresh: 'New password',
+    changed: 'The password is changed.',
   },
   fields: {
     streams: 'Streams',
@@ -442,6 +445,7 @@ export const strings = {
     disableUser: (/** @type {string} */ name) => `Disable ${name}`,
     enableUser: (/** @type {string} */ name) => `Enable ${name}`,
     removeUser: (/** @type {string} */ name) => `Delete ${name}`,
+    tokens: 'Tokens',
     noTokens: 'No tokens',
     addToken: 'New token',
     tokenName: 'Name',

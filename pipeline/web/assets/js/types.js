@@ -217,6 +217,7 @@
  * @property {string} [origin]
  * @property {string} [via]
  * @property {string} action
+ * @property {string} [outcome]
  * @property {string[]} streams
  * @property {any} [detail]
  */

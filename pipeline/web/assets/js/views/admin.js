@@ -251,7 +251,7 @@ async function userDialog(user) {
  *
  * @param {string} name
  */
-function tokensDialog(name) {
+export function tokensDialog(name) {
   const text = strings.admin;
   const path = `/users/${encodeURIComponent(name)}/tokens`;
   return dialog(
@@ -446,7 +446,12 @@ function auditRow(record) {
       h('b', null, record.user),
       h('span', { class: 'hint block' }, [record.via, record.origin].filter(Boolean).join(' · ')),
     ),
-    h('td', null, record.action),
+    h(
+      'td',
+      null,
+      record.action,
+      record.outcome && record.outcome !== 'done' ? h('span', { class: 'badge bad' }, record.outcome) : null,
+    ),
     h('td', null, (record.streams ?? []).join(', ')),
     h('td', { class: 'detail' }, detail),
   );

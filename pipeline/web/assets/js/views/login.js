@@ -1,9 +1,9 @@
 /** The way in: name and password, or the provider that the installation trusts. */
 
-import { address, ApiError } from '../api.js';
+import { address, ApiError, change } from '../api.js';
 import { button, fill, h, labelled, linkButton } from '../dom.js';
-import { explain } from '../notices.js';
-import { logIn } from '../session.js';
+import { dialog, explain, toast } from '../notices.js';
+import { load, logIn } from '../session.js';
 import { strings } from '../strings.js';
 
 /**
@@ -64,4 +64,39 @@ export function login(root, settings) {
     ),
   );
   name.focus();
+}
+
+/** Change the own password; every other session of the user ends. */
+export function passwordDialog() {
+  const text = strings.login;
+  return dialog(text.change, (close) => {
+    const old = h('input', { type: 'password', autocomplete: 'current-password', required: true });
+    const fresh = h('input', { type: 'password', autocomplete: 'new-password', required: true, minlength: '12' });
+    const said = h('p', { class: 'form-error', role: 'alert' });
+    const form = h(
+      'form',
+      { class: 'stack' },
+      labelled(text.password, old),
+      labelled(text.fresh, fresh, strings.admin.passwordHint),
+      said,
+      h(
+        'div',
+        { class: 'row end' },
+        button(text.change, () => {}, { kind: 'primary', type: 'submit' }),
+      ),
+    );
+    form.addEventListener('submit', async (event) => {
+      event.preventDefault();
+      fill(said);
+      try {
+        await change('POST', '/session/password', { password: old.value, new_password: fresh.value });
+        await load(); // another session, with another token against cross-site requests
+        toast(text.changed, 'good');
+        close();
+      } catch (error) {
+        fill(said, explain(error));
+      }
+    });
+    return [form];
+  });
 }
