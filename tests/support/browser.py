@@ -79,10 +79,12 @@ def violations(page: Page) -> list[str]:
 
 
 @contextmanager
-def desk_server(home: Path, store: Path, *options: str, profile: str = "micro") -> Iterator[str]:
+def desk_server(
+    home: Path, store: Path, *options: str, profile: str = "micro", state: Path | None = None
+) -> Iterator[str]:
     """`sightline serve` over a store; the URL that it announces."""
     command = [sys.executable, "-m", "sightline", "serve", "--store", str(store), "--port", "0"]
-    command += ["--state", str(home / "state"), "--profile", profile, *options]
+    command += ["--state", str(state or home / "state"), "--profile", profile, *options]
     with (
         (home / "serve.log").open("ab") as log,
         subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=log, text=True) as process,
