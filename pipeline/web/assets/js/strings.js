@@ -403,6 +403,7 @@ export const strings = {
     previewing: 'Looking at the last day…',
     save: 'Add',
     added: 'The standing question is active.',
+    secret: 'The webhook signs with this secret. It is shown this once: give it to whoever checks the signature.',
     scores: 'Scores of the last day',
     histogram: (/** @type {number} */ total, /** @type {number|null} */ threshold) =>
       `Histogram of ${total} scores${threshold === null ? '' : `, threshold ${threshold.toFixed(3)}`}`,

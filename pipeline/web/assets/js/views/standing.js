@@ -235,9 +235,17 @@ async function addDialog() {
         event.preventDefault();
         fill(said);
         try {
-          await change('POST', '/standing', { ...body(), webhook: webhook.value.trim() || undefined }, control.signal);
+          const reply = await change(
+            'POST',
+            '/standing',
+            { ...body(), webhook: webhook.value.trim() || undefined },
+            control.signal,
+          );
           added = true;
-          close();
+          if (reply?.secret) {
+            fill(form, h('p', null, text.secret), h('p', { class: 'secret' }, h('code', null, reply.secret)));
+            form.append(h('div', { class: 'row end' }, button(strings.close, close, { kind: 'primary' })));
+          } else close();
           toast(text.added, 'good');
         } catch (error) {
           if (!left(error)) fill(said, explain(error));
