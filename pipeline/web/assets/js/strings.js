@@ -358,6 +358,8 @@ export const strings = {
     question:
       'The bundle contains the question, its answer and its keyframes. Without a window it covers the keyframes.',
     stream: 'Stream',
+    reason: 'Reason (part of a bundle)',
+    ofQuestion: 'footage of a question',
     blur: 'Blur',
     blurHow: 'Boxes are burnt into clip and pictures, over the whole window.',
     addBlur: 'Draw boxes',

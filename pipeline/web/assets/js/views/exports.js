@@ -4,7 +4,7 @@ import { address, change, get, own, picture } from '../api.js';
 import { Boxes } from '../box.js';
 import { catalogue } from '../catalogue.js';
 import * as clock from '../clock.js';
-import { button, fill, h, icon, linkButton } from '../dom.js';
+import { button, fill, h, icon, labelled, linkButton } from '../dom.js';
 import { pageHead, streamsField, windowField } from '../fields.js';
 import { bar, failed, finished, follow } from '../jobs.js';
 import { duration, size, spoken, when } from '../moments.js';
@@ -136,6 +136,9 @@ function exportForm(params, known, add, signal) {
     params.get('end') ?? (question ? null : latest),
     { required: !question, latest },
   );
+  const reason = h('input', { type: 'text', maxlength: '500' });
+  // A bundle of a question is of the stream that most of its keyframes are of, unless the address names one.
+  const ownStream = Boolean(question) && !params.get('stream');
   /** @type {Blur[]} */
   let blurs = [];
   const blurList = h('ul', { class: 'plain blur-list' });
@@ -166,8 +169,9 @@ function exportForm(params, known, add, signal) {
     h('h2', null, text.form),
     h('fieldset', { class: 'choices' }, h('legend', { class: 'sr' }, text.kind), radios),
     question ? h('p', { class: 'hint' }, text.question) : null,
-    streams.element,
+    ownStream ? null : streams.element,
     window.element,
+    labelled(text.reason, reason),
     h(
       'div',
       { class: 'stack tight' },
@@ -206,23 +210,24 @@ function exportForm(params, known, add, signal) {
     }
     send.disabled = true;
     try {
-      const stream = streams.value()[0];
+      const stream = ownStream ? undefined : streams.value()[0];
       const reply = await change(
         'POST',
         '/exports',
         {
           kind,
-          streams: [stream],
+          stream,
           start,
           end,
           question_id: question ?? undefined,
+          reason: reason.value.trim() || undefined,
           blur: blurs.length ? blurs : undefined,
         },
         signal,
       );
       const length =
         start && end ? `, ${spoken(start)}, ${duration((clock.millis(end) - clock.millis(start)) / 1000)}` : '';
-      add({ ...reply, state: reply.state ?? 'queued', kind, label: `${stream}${length}` });
+      add({ ...reply, state: reply.state ?? 'queued', kind, label: `${stream ?? text.ofQuestion}${length}` });
     } catch (error) {
       if (!left(error)) fill(said, explain(error));
     } finally {
