@@ -76,7 +76,14 @@ export class Timeline {
     });
     this.canvas.addEventListener('keydown', (event) => this.key(event));
     this.canvas.addEventListener('focus', () => {
-      if (this.cursor === null) this.cursor = this.lanes[this.row]?.marks[0] ?? this.least;
+      if (this.cursor === null) {
+        // The most relevant stream may not be the first: begin where there is a keyframe.
+        this.row = Math.max(
+          0,
+          this.lanes.findIndex((lane) => lane.marks.length),
+        );
+        this.cursor = this.lanes[this.row]?.marks[0] ?? this.least;
+      }
       this.tell();
     });
     this.canvas.addEventListener('blur', () => this.leave());
