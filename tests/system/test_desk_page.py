@@ -370,13 +370,13 @@ def sent(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
-SELECTED = {
+SELECTED: dict[str, Any] = {
     "id": "q-1",
     "keyframes": [{"stream_id": "camera-1", "captured_at": "2024-05-01T09:12:00Z", "score": 0.4, "thumbnail": None}],
     "relevance": [{"stream_id": "camera-1", "times": ["2024-05-01T09:12:00Z"], "scores": [0.4]}],
     "window_frames": 1,
 }
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "id": "q-1",
     "answer": "a red dog",
     "option": None,
