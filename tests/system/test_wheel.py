@@ -103,6 +103,8 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
         assert there <= names
     assert {"model/profiles/micro.toml", "model/profiles/edge.toml", "model/profiles/vilamp.toml"} <= names
     assert "pipeline/templates/report.html.j2" in names
+    page = ROOT / "pipeline" / "web" / "assets"
+    assert {path.relative_to(ROOT).as_posix() for path in page.rglob("*.*")} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
