@@ -7,7 +7,6 @@ the first in one respect. Metrics: share of right answers, and share of question
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,38 +27,12 @@ from model.selection import keyframe_mask, select_rows
 from model.visual.dfm import merge_mean
 from model.world.questions import QUESTION_KINDS, Question
 from pipeline.demo.render import began_at, camera_name, questions, render
+from pipeline.evaluation.share import Share, share
 
-__all__ = ["Evaluation", "Share", "evaluate"]
+__all__ = ["Evaluation", "evaluate"]
 
 VARIANTS = ("dks + dfm", "top-k", "uniform", "mean pooling", "keyframes only", "blind")
 METHODS = ("dks", "top-k", "uniform")
-
-
-class Share(BaseModel):
-    """A share with its 95 % Wilson interval."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    right: int
-    """Questions that are right."""
-    total: int
-    """Questions that were asked."""
-    share: float
-    """`right` by `total`."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end of the interval."""
-
-
-def share(right: int, total: int) -> Share:
-    """Return the share with Wilson's score interval at 95 %."""
-    if total == 0:
-        return Share(right=0, total=0, share=0.0, low=0.0, high=1.0)
-    z, p = 1.959964, right / total
-    middle = (p + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    return Share(right=right, total=total, share=p, low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
 class Evaluation(BaseModel):

@@ -25,7 +25,7 @@ from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
 from model.world.questions import Question
 from pipeline.demo.render import began_at, camera_name, questions, render
-from pipeline.evaluation.rendered import Share, share
+from pipeline.evaluation.share import Share, share
 
 __all__ = ["SelectorReport", "bench_selectors", "time_selectors"]
 

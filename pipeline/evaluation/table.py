@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.rendered import METHODS, VARIANTS, Evaluation, Share
+from pipeline.evaluation.rendered import METHODS, VARIANTS, Evaluation
+from pipeline.evaluation.share import Share
 
 __all__ = ["table"]
 

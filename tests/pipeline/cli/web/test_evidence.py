@@ -93,6 +93,10 @@ def test_hold_list_and_release(sightline: Command, store: Store, video: Path, tm
     assert not list((tape / ".holds").iterdir())
     assert "nothing is held" in sightline("evidence", "holds", *place).err
     assert sightline("forget", "--stream", "gate", *place, "--yes").code == 0
-    (first, second) = audited(store)
-    assert (first[0], second[0]) == ("hold", "release")
+    records = audited(store)
+    actions = [action for action, _, _ in records]
+    assert actions == ["hold", "forget", "forget", "release", "forget", "forget"]  # a deletion is recorded twice
+    assert [records[0][1], records[3][1], records[-1][1]] == ["done"] * 3
+    assert records[2][1] != "done"
+    second = records[3]
     assert (second[2]["held_because"], second[2]["reason"]) == ("case 7", "case closed")
