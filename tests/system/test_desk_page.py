@@ -1,6 +1,6 @@
 """The desk's page in Chromium, against a real `sightline serve` over rendered footage.
 
-Pictures of every page are written to the folder that SIGHTLINE_SCREENSHOTS names, or to one of pytest's.
+Pictures of every page are written to the folder that DESK_SCREENSHOTS names, or to one of pytest's.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def streams(desk: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where pictures of the pages are kept."""
-    chosen = os.environ.get("SIGHTLINE_SCREENSHOTS")
+    chosen = os.environ.get("DESK_SCREENSHOTS")
     folder = Path(chosen) if chosen else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
