@@ -103,7 +103,7 @@ def test_an_open_answer_is_streamed(answerer: Answerer) -> None:
 
 def test_streamed_text_is_never_taken_back(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = answerer.language.tokenizer("at 08:07 the red car", add_special_tokens=False).input_ids
-    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens: iter(ids))
+    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens, sampling: iter(ids))
     assert answerer.language.tokenizer.decode(ids[:3]) == "at 08 :"  # the colon is still apart here
     texts, answer = _final(answerer, _request([True]))
     assert "".join(texts) == answer.text == "at 08:07 the red car"
@@ -111,7 +111,7 @@ def test_streamed_text_is_never_taken_back(answerer: Answerer, monkeypatch: pyte
 
 
 def test_an_answer_may_be_empty(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens: iter(()))
+    monkeypatch.setattr(answerer.language, "decode", lambda prompt, max_new_tokens, sampling: iter(()))
     texts, answer = _final(answerer, _request([True]))
     assert (texts, answer.text) == ([""], "")
     assert "first_token" in answer.timings
