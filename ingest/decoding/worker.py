@@ -7,17 +7,15 @@ applies its limits before it reads the file, and is killed when its parent dies.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import mmap
 import os
 import resource
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from index.child_processes import end_with_parent
 from index.errors import DecodeFailed
 from ingest.decoding.confinement import Posture, require
 from ingest.decoding.decoder import RgbFrame, decode, open_video  # before the limits, which forbid writing .pyc files
@@ -25,7 +23,6 @@ from ingest.decoding.demuxer import FOOTAGE_FORMATS, PICTURE_FORMATS
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, OPENED, SLOTS
 
-_PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE = 1000
 """Longest error message, in characters."""
 
@@ -34,8 +31,7 @@ _CPU_SECONDS, _CPU_SECONDS_PER_MIB = 300, 300
 
 
 def _limit(limits: DecodeLimits, size: int, written: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # prctl exists on Linux only
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     seconds = min(limits.cpu_seconds, _CPU_SECONDS + _CPU_SECONDS_PER_MIB * size // 2**20)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

@@ -6,13 +6,12 @@ Benchmarks that load torch, Apache Beam or a Kafka client are imported when thei
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
 from pipeline.bench import ask, decode, dks, ingest, memory, service
@@ -65,7 +64,7 @@ def bench_dks(
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with process_pool(1) as pool:
         print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
 
 
@@ -83,7 +82,7 @@ def bench_selectors(
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with process_pool(1) as pool:
         task = pool.submit(selectors.bench_selectors, work, seeds=seeds or [101, 102, 103], minutes=minutes)
         print_json(task.result())
 

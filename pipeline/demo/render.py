@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from index.child_processes import process_pool
 from index.errors import UsageError
 from index.records import rfc3339, to_micros
 from ingest.video_writer import VideoWriter
@@ -157,7 +157,7 @@ def render(
         raise UsageError(f"--seed must not be negative, got {seed}")
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, i, minutes, str(out)) for i in range(cameras)]
-    with ProcessPoolExecutor(min(workers, cameras), get_context("spawn")) as pool:
+    with process_pool(min(workers, cameras)) as pool:
         for done, future in enumerate(as_completed([pool.submit(_render_camera, job) for job in jobs]), 1):
             future.result()
             on_progress(done, cameras)

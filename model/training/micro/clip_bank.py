@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from index.child_processes import process_pool
 from model.world.drawing import Drawn, draw
 from model.world.scenes import HEIGHT, PLACES, SLOTS, WIDTH, Clip, Event, SceneCamera, make_camera, make_clip, rng_of
 
@@ -156,7 +155,7 @@ def make_bank(
         folder.mkdir(parents=True, exist_ok=True)
         parts: list[tuple[NDArray[np.generic], ...]] = []
         jobs = [(seed * 100_000 + i, clips) for i in range(cameras)]
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with process_pool(workers) as pool:
             for part in pool.map(_render_camera, jobs):
                 parts.append(part)
                 on_progress(len(parts), cameras)
