@@ -18,15 +18,14 @@ from pydantic import BaseModel, ConfigDict
 
 from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
-from index.store import Store
-from ingest.file_ingest import ingest_sources
 from model.answerer import AnswerRequest, load_answerer
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import Profile, load_profile
 from model.selection import keyframe_mask, select_rows
 from model.visual.dfm import merge_mean
 from model.world.questions import QUESTION_KINDS, Question
-from pipeline.demo.render import began_at, camera_name, questions, render
+from pipeline.demo.render import began_at, camera_name, questions
+from pipeline.evaluation.footage import evidence_shown, rendered_store
 from pipeline.evaluation.share import Share, share
 
 __all__ = ["Evaluation", "evaluate"]
@@ -110,11 +109,6 @@ def _select(
     return select_uniform(len(vectors), k=k)
 
 
-def _hit(question: Question, seconds: NDArray[np.float64]) -> list[bool]:
-    """For each event of the evidence, whether one of `seconds` shows it."""
-    return [bool(((seconds >= e.seen_from) & (seconds <= e.seen_until)).any()) for e in question.evidence]
-
-
 class _Camera:
     """One stream of the store, in memory."""
 
@@ -176,11 +170,7 @@ def evaluate(
     asked = frames = 0
     done, total = 0, len(seeds) * cameras
     for seed in seeds:
-        footage = work / f"seed-{seed}-{minutes:g}m-{cameras}c"
-        if not (footage / "truth.json").exists():
-            render(seed, minutes, cameras, footage)
-        store = Store.open_or_create(str(work / f"store-{footage.name}"), encoders.pair)
-        ingest_sources([str(footage)], store=store, encoders=encoders)
+        store = rendered_store(work, encoders, seed=seed, minutes=minutes, cameras=cameras)
         began = to_micros(began_at(seed))
         for number in range(cameras):
             window = store.window([camera_name(number)], None, None)
@@ -193,7 +183,7 @@ def evaluate(
                 for many in (k, *more_k):
                     for method in METHODS:
                         picked = _select(method, window.frame_vectors, query, settings, many, tau)
-                        found = _hit(question, camera.seconds[picked])
+                        found = evidence_shown(question, camera.seconds[picked])
                         hits.add(str(many), method, "any", right=any(found))
                         hits.add(str(many), method, "all", right=all(found))
                         if len(found) > 1:

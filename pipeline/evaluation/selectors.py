@@ -19,12 +19,11 @@ from pydantic import BaseModel, ConfigDict
 from index.records import to_micros
 from index.selectors.registry import SELECTORS, SelectorName
 from index.selectors.selector import REDUNDANCIES, Candidates, Redundancy, SelectionRule
-from index.store import Store
-from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
 from model.world.questions import Question
-from pipeline.demo.render import began_at, camera_name, questions, render
+from pipeline.demo.render import began_at, camera_name, questions
+from pipeline.evaluation.footage import evidence_shown, rendered_store
 from pipeline.evaluation.share import Share, share
 
 __all__ = ["SelectorReport", "bench_selectors", "time_selectors"]
@@ -121,22 +120,13 @@ def _cameras(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64], list[Question], NDArray[np.float32]]]:
     """Frame vectors, seconds, questions and their vectors of each camera."""
     for seed in seeds:
-        footage = work / f"seed-{seed}-{minutes:g}m-{cameras}c"
-        if not (footage / "truth.json").exists():
-            render(seed, minutes, cameras, footage)
-        store = Store.open_or_create(str(work / f"store-{footage.name}"), encoders.pair)
-        ingest_sources([str(footage)], store=store, encoders=encoders)
+        store = rendered_store(work, encoders, seed=seed, minutes=minutes, cameras=cameras)
         began = to_micros(began_at(seed))
         for number in range(cameras):
             window = store.window([camera_name(number)], None, None)
             asked = list(questions(seed, number, minutes, each=each))
             vectors = encoders.frame.encode_text([question.text for question in asked])
             yield window.frame_vectors, (window.captured_at - began) / 1e6, asked, vectors
-
-
-def _hits(question: Question, seconds: NDArray[np.float64]) -> list[bool]:
-    """For each event of the evidence, whether one of `seconds` shows it."""
-    return [bool(((seconds >= e.seen_from) & (seconds <= e.seen_until)).any()) for e in question.evidence]
 
 
 def bench_selectors(
@@ -178,7 +168,7 @@ def bench_selectors(
                     for name, redundancy in _VARIANTS:
                         rule = SelectionRule(k, settings.tau, redundancy)
                         chosen = SELECTORS[name](Candidates(shifted, query), rule).rows
-                        found = _hits(question, seconds[chosen])
+                        found = evidence_shown(question, seconds[chosen])
                         tally = counts[condition, k, (name, redundancy)]
                         tally[0] += 1
                         tally[1] += any(found)
