@@ -16,7 +16,7 @@ from index.errors import UsageError
 from index.extras import require_extra
 from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.cli.options import ProfileName, settings_of
-from pipeline.console import print_json, print_line
+from pipeline.console import configure_logging, print_json, print_line
 from pipeline.evaluation import selectors
 from pipeline.figures import figures_page
 from pipeline.pages import write_page
@@ -83,6 +83,7 @@ def bench_selectors(
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
     with process_pool(1) as pool:
+        pool.submit(configure_logging, debug=False).result()  # logs go to standard error there too
         task = pool.submit(selectors.bench_selectors, work, seeds=seeds or [101, 102, 103], minutes=minutes)
         print_json(task.result())
 
