@@ -75,12 +75,14 @@ class LanguageModel(Protocol):
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings of token ids, [n, width]."""
 
-    def prefill(self, embeddings: Tensor, *, room: int = 256) -> PrefilledPrompt:
+    def prefill(self, embeddings: Tensor, *, room: int = 256, visual: Tensor | None = None) -> PrefilledPrompt:
         """Read a prompt, [T, width].
 
         Args:
             embeddings: the prompt.
             room: most tokens that `decode` or `score` will add.
+            visual: bool[T], True for the tokens of frames; None if there are none. Only an engine that drops visual
+                tokens reads it (`DroppingSpec`).
 
         Raises:
             UsageError: the prompt is empty.

@@ -69,7 +69,7 @@ class TransformersLanguage:
         return rows
 
     @torch.inference_mode()
-    def prefill(self, embeddings: Tensor, *, room: int = 256) -> PrefilledPrompt:
+    def prefill(self, embeddings: Tensor, *, room: int = 256, visual: Tensor | None = None) -> PrefilledPrompt:
         """Read a prompt, [T, width]: fill the key-value cache and compute the logits after the last token.
 
         The cache is allocated first, for T + `room` tokens. The prompt then passes through the layers in pieces of

@@ -79,8 +79,8 @@ class VllmLanguage:
         """Embeddings of token ids, [n, width]."""
         return self._table[torch.tensor(ids, dtype=torch.long, device=self.device)]
 
-    def prefill(self, embeddings: Tensor, *, room: int = 256) -> PrefilledPrompt:
-        """Check the prompt, [T, width]. vllm itself prefills at the first request.
+    def prefill(self, embeddings: Tensor, *, room: int = 256, visual: Tensor | None = None) -> PrefilledPrompt:
+        """Check the prompt, [T, width]. vllm itself prefills at the first request; `visual` is not read.
 
         Raises:
             UsageError: the prompt is empty.
@@ -155,11 +155,14 @@ def load_vllm(spec: LanguageModelSpec, device: torch.device) -> VllmLanguage:
 
     Raises:
         EngineMissing: vllm is not installed, or too old.
-        ModelError: `device` is not a GPU, or the export into the cache folder cannot be written.
+        ModelError: `device` is not a GPU, the profile drops visual tokens, or the export into the cache folder cannot
+            be written.
         WeightsNotFound, WeightsInvalid: see `model.language.qwen2.load_qwen2`.
     """
     if device.type != "cuda":
         raise ModelError(f"engine vllm needs a GPU, this is {device.type}; set engine to transformers in the profile")
+    if spec.dropping is not None:
+        raise ModelError("engine vllm does not drop visual tokens; remove dropping, or set engine to transformers")
     _library()
     folder = resolve_qwen2(spec)
     return open_engine(folder if spec.layout == "causal_lm" else export_language(spec, folder), spec, device)

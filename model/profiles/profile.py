@@ -7,6 +7,7 @@ given by its path. No code branches on the name of a profile.
 from __future__ import annotations
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,6 +20,7 @@ from index.selectors.selector import Redundancy
 __all__ = [
     "ConnectorSpec",
     "DfmSpec",
+    "DroppingSpec",
     "EncoderShape",
     "EncoderSpec",
     "FrameEncoderSpec",
@@ -111,6 +113,33 @@ class PatchEncoderSpec(EncoderSpec):
         return self
 
 
+class DroppingSpec(_Data):
+    """Progressive visual dropping of VideoChat-Flash (arXiv 2501.00574): deep layers of the language model
+    read fewer visual tokens than shallow ones. The defaults are the published setting.
+
+    Ratios count from the visual tokens of the prompt, n: behind layer `layers[i]`, `int(n · ratios[i + 1])` remain.
+    """
+
+    layers: tuple[int, ...] = (4, 18)
+    """Layers after which visual tokens are dropped, ascending and counted from 1; the last layer is invalid."""
+    ratios: tuple[float, ...] = (1.0, 0.75, 0.25)
+    """Shares of the visual tokens that the groups of layers read: one more than `layers`, the first 1, descending."""
+    kind: Literal["uniform", "attention", "uniform0_attention", "uniform1_attention"] = "uniform0_attention"
+    """Which tokens remain: evenly spaced ones (`uniform`), those that the last token of the prompt attends to most
+    (`attention`), or evenly spaced ones after the first layer or the first two and by attention after the others."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        layers, ratios = self.layers, self.ratios
+        if not layers or layers[0] < 1 or list(layers) != sorted(set(layers)):
+            raise ValueError("dropping.layers must ascend and count from 1")
+        if len(ratios) != len(layers) + 1 or ratios[0] != 1:
+            raise ValueError("dropping.ratios must have one number more than dropping.layers, and begin with 1")
+        if not all(0 < later <= earlier for earlier, later in pairwise(ratios)):
+            raise ValueError("dropping.ratios must be above 0 and must not ascend")
+        return self
+
+
 class LanguageModelSpec(_Data):
     """A Qwen2."""
 
@@ -130,6 +159,8 @@ class LanguageModelSpec(_Data):
     """The engine that runs the model; `vllm` is an optional dependency (see `model.language.vllm_engine`)."""
     gpu_share: float = Field(default=0.6, gt=0, lt=1)
     """Share of the GPU's memory that the engine `vllm` takes; encoders and DFM use the rest."""
+    dropping: DroppingSpec | None = None
+    """Dropping of visual tokens in deep layers; None for none. The engine `transformers` alone does it."""
 
 
 class ConnectorSpec(_Data):

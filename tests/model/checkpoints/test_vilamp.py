@@ -332,9 +332,9 @@ def test_the_sequence_is_the_mergers_tokens_and_the_newline(tmp_path: Path, chec
     seen: list[Tensor] = []
     original = answerer.language.prefill
 
-    def prefill(embeddings: Tensor, *, room: int = 256) -> Any:
+    def prefill(embeddings: Tensor, *, room: int = 256, visual: Tensor | None = None) -> Any:
         seen.append(embeddings)
-        return original(embeddings, room=room)
+        return original(embeddings, room=room, visual=visual)
 
     answerer.language.prefill = prefill  # type: ignore[method-assign]
     list(answerer.answer(request))

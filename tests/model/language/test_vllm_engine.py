@@ -18,7 +18,7 @@ from model.language.engine import LanguageModel
 from model.language.loader import load_language
 from model.language.sampling import TokenPicker
 from model.language.vllm_engine import VllmLanguage, export_language, load_vllm, open_engine
-from model.profiles.profile import LanguageModelSpec, Source
+from model.profiles.profile import DroppingSpec, LanguageModelSpec, Source
 from tests.support import tiny_checkpoints as tiny
 
 CPU = torch.device("cpu")
@@ -220,3 +220,11 @@ def test_without_vllm_or_a_gpu_it_says_what_to_do(checkpoints: Path, monkeypatch
         load_vllm(spec, torch.device("cuda"))
     with pytest.raises(ModelError, match="engine vllm needs a GPU, this is cpu; set engine to transformers"):
         load_language(spec, CPU)
+
+
+def test_dropping_needs_the_engine_transformers(checkpoints: Path) -> None:
+    spec = LanguageModelSpec(
+        source=Source(folder=checkpoints / "llm"), max_context=300, engine="vllm", dropping=DroppingSpec()
+    )
+    with pytest.raises(ModelError, match="does not drop visual tokens; remove dropping, or set engine to transformers"):
+        load_vllm(spec, torch.device("cuda"))

@@ -9,7 +9,7 @@ from index.errors import ProfileInvalid, WeightsNotFound
 from model.encoders.encoder import load_encoders
 from model.language.loader import load_language
 from model.profiles import profile as profiles
-from model.profiles.profile import DfmSpec, ModelShape, Profile, load_profile, profile_names
+from model.profiles.profile import DfmSpec, DroppingSpec, ModelShape, Profile, load_profile, profile_names
 
 MINIMAL = """
 name = "own"
@@ -152,6 +152,36 @@ def test_vilamp_is_set_as_its_weights_were_trained() -> None:
 def test_dfm_settings_that_cannot_be(dfm: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DfmSpec.model_validate(dfm)
+
+
+@pytest.mark.parametrize(
+    ("dropping", "message"),
+    [
+        ({"layers": [], "ratios": [1]}, "layers must ascend"),
+        ({"layers": [0, 4], "ratios": [1, 0.5, 0.25]}, "count from 1"),
+        ({"layers": [4, 4], "ratios": [1, 0.5, 0.25]}, "layers must ascend"),
+        ({"layers": [18, 4], "ratios": [1, 0.5, 0.25]}, "layers must ascend"),
+        ({"layers": [4], "ratios": [1, 0.5, 0.25]}, "one number more"),
+        ({"layers": [4], "ratios": [0.9, 0.5]}, "begin with 1"),
+        ({"layers": [4, 18], "ratios": [1, 0.25, 0.5]}, "must not ascend"),
+        ({"layers": [4], "ratios": [1, 0]}, "above 0"),
+        ({"layers": [4], "ratios": [1, float("nan")]}, "above 0"),
+        ({"kind": "random"}, "kind"),
+    ],
+)
+def test_stages_of_dropping_that_do_not_fit(dropping: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DroppingSpec.model_validate(dropping)
+
+
+def test_dropping_is_off_unless_a_profile_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(MINIMAL)
+    assert load_profile(path).language_model.dropping is None
+    path.write_text(MINIMAL.replace("[connector]", "[language_model.dropping]\n[connector]"))
+    dropping = load_profile(path).language_model.dropping
+    assert dropping is not None
+    assert (dropping.layers, dropping.ratios, dropping.kind) == ((4, 18), (1, 0.75, 0.25), "uniform0_attention")
 
 
 def test_the_sizes_of_micro_are_those_of_its_weights() -> None:
