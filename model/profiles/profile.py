@@ -24,6 +24,7 @@ __all__ = [
     "EncoderShape",
     "EncoderSpec",
     "FrameEncoderSpec",
+    "HicoSpec",
     "LanguageModelSpec",
     "ModelShape",
     "PatchEncoderSpec",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _PROFILES = Path(__file__).parent
+_SELECTION_FIELDS = {"gap_fill", "relevance_floor"}  # of DfmSpec; keyframes are selected in every profile
 
 
 class _Data(BaseModel):
@@ -93,12 +95,15 @@ class FrameEncoderSpec(EncoderSpec):
 
 
 class PatchEncoderSpec(EncoderSpec):
-    """A SigLIP in transformers' layout.
+    """A SigLIP in transformers' layout, or a UMT-L in the layout of VideoChat-Flash's authors.
 
     With `tower`, the vision layers of that checkpoint (a LLaVA-style folder with `vision_tower.*` tensors) replace the
     layers of the same name in `source`.
     """
 
+    kind: Literal["siglip", "umt"] = "siglip"
+    """`siglip` encodes each frame by itself. `umt` encodes the frames of a clip together and needs a `hico` section;
+    with such a section `siglip` merges the patches of a clip's frames, which is the ablation of the paper."""
     layer: int = -1
     """The encoder layer after which patches are taken: -1 for the last, 26 for the 26th."""
     post_layernorm: bool = True
@@ -110,6 +115,8 @@ class PatchEncoderSpec(EncoderSpec):
             raise ValueError("layer is -1 (the last) or counts from 1")
         if self.post_layernorm and self.layer != -1:
             raise ValueError("post_layernorm belongs to the last layer; set it to false or layer to -1")
+        if self.kind == "umt" and (self.tower is not None or self.layer != -1 or not self.post_layernorm):
+            raise ValueError("tower, layer and post_layernorm belong to kind siglip; leave them out for kind umt")
         return self
 
 
@@ -204,6 +211,35 @@ class DfmSpec(_Data):
         return self
 
 
+class HicoSpec(_Data):
+    """Reading footage by clips, HiCo of VideoChat-Flash: the frames of a clip become `clip_tokens` tokens at ingest."""
+
+    clip_frames: int = Field(default=4, gt=0)
+    """Most frames of a clip, and seconds of the cells of UTC time that bound clips (see `model.encoders.clips`)."""
+    clip_tokens: int = Field(default=64, gt=0)
+    """Tokens of a whole clip, a multiple of `clip_frames`; a clip of fewer frames has as many tokens for each frame."""
+    head_width: int = Field(default=64, gt=0)
+    """Width of the heads over which similarity of tokens is averaged when they are merged; divides the width of the
+    patch encoder."""
+    min_frames: int = Field(default=64, gt=0)
+    """Least frames that are read of a window, T_min, where its footage has them."""
+    max_frames: int = Field(default=512, gt=0)
+    """Most frames that are read of a window, T_max."""
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens stored for one frame, `clip_tokens` divided by `clip_frames`."""
+        return self.clip_tokens // self.clip_frames
+
+    @model_validator(mode="after")
+    def _whole_clips(self) -> Self:
+        if self.clip_tokens % self.clip_frames:
+            raise ValueError(f"clip_tokens ({self.clip_tokens}) must be a multiple of clip_frames ({self.clip_frames})")
+        if not self.clip_frames <= self.min_frames <= self.max_frames:
+            raise ValueError("clip_frames, min_frames and max_frames must ascend")
+        return self
+
+
 class ModelShape(_Data):
     """Sizes of a profile's model. `sightline bench model --random-weights` builds it without any checkpoint."""
 
@@ -282,6 +318,8 @@ class Profile(_Data):
     """The connector between the two."""
     dfm: DfmSpec = DfmSpec()
     """How frames become tokens."""
+    hico: HicoSpec | None = None
+    """Reading by clips in place of DFM; None for DFM."""
     shape: ModelShape | None = None
     """Sizes of the model, for benchmarks with random weights."""
     encoder_shape: EncoderShape | None = None
@@ -291,6 +329,17 @@ class Profile(_Data):
     def _merger_is_in_the_checkpoint(self) -> Self:
         if self.dfm.mode == "released" and self.connector.layout != "vilamp":
             raise ValueError("dfm.mode released needs a connector whose layout is vilamp: the merger is learned")
+        return self
+
+    @model_validator(mode="after")
+    def _clips_or_dfm(self) -> Self:
+        if self.hico is None and self.patch_encoder.kind == "umt":
+            raise ValueError("patch_encoder.kind umt encodes clips; add a [hico] section")
+        if self.hico is not None:
+            for name in sorted(self.dfm.model_fields_set - _SELECTION_FIELDS):
+                raise ValueError(
+                    f"dfm.{name} has no effect with a [hico] section, which reads clips and merges no frames; remove it"
+                )
         return self
 
 

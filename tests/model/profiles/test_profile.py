@@ -70,6 +70,16 @@ def test_a_profile_of_ones_own_names_folders_beside_it(tmp_path: Path) -> None:
         (', revision = "abc"', "", "needs a revision"),
         ("[connector]", "[dfm]\nmode = 'released'\n[connector]", "dfm.mode"),
         ('name = "siglip"', 'name = "siglip"\nlayer = 3', "post_layernorm"),
+        ('name = "siglip"', 'name = "siglip"\nkind = "umt"', r"add a \[hico\] section"),
+        (
+            'name = "siglip"',
+            'name = "siglip"\nkind = "umt"\nlayer = 3\npost_layernorm = false',
+            "belong to kind siglip",
+        ),
+        ("[connector]", "[dfm]\nalpha = 0.1\n[hico]\n[connector]", "dfm.alpha has no effect"),
+        ("[connector]", "[hico]\nclip_tokens = 63\n[connector]", "multiple of clip_frames"),
+        ("[connector]", "[hico]\nmin_frames = 3\n[connector]", "must ascend"),
+        ("[connector]", "[hico]\nmax_frames = 32\n[connector]", "must ascend"),
         ("max_context = 100", "", "max_context"),
         ("[connector]", "[connector", "not a TOML file"),
     ],
@@ -81,6 +91,15 @@ def test_a_mistake_in_a_profile_is_named(tmp_path: Path, old: str, new: str, mes
     with pytest.raises(ProfileInvalid, match=message) as caught:
         load_profile(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_profile_may_read_clips_and_still_say_how_keyframes_are_selected(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(MINIMAL + "[dfm]\ngap_fill = true\nrelevance_floor = 0.2\n[hico]\nclip_tokens = 32\n")
+    profile = load_profile(path)
+    assert profile.hico is not None
+    assert (profile.hico.clip_frames, profile.hico.frame_tokens) == (4, 8)
+    assert (profile.hico.min_frames, profile.hico.max_frames) == (64, 512)
 
 
 @pytest.mark.parametrize("name", ["nope", "missing/own.toml"])
