@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from index.errors import UsageError
 
-__all__ = ["merge_steps", "merge_tokens"]
+__all__ = ["merge_carrying", "merge_steps", "merge_tokens"]
 
 _GRID = 2.0**20
 """Similarities are rounded to multiples of 1/_GRID: far below what distinguishes pictures, far above the error of a
@@ -59,19 +59,43 @@ def merge_tokens(tokens: Tensor, target: int, *, head_width: int = 64) -> Tensor
     Raises:
         UsageError: `tokens` is not [n, p, D], `target` is not in 1…p, or `head_width` does not divide D.
     """
+    return merge_carrying(tokens, tokens[..., :0], target, head_width=head_width)[0]
+
+
+def merge_carrying(tokens: Tensor, carried: Tensor, target: int, *, head_width: int = 64) -> tuple[Tensor, Tensor]:
+    """Merge tokens as `merge_tokens`, and further columns with them that have no part in the similarity.
+
+    Args:
+        tokens: features, [n, p, D], finite.
+        carried: other numbers of the same tokens, [n, p, L], such as labels of what each shows.
+        target: number of tokens to keep, 1…p.
+        head_width: width of a head, a divisor of D.
+
+    Returns:
+        Merged features, [n, target, D], and the means of `carried` over the tokens that each was merged from,
+        [n, target, L].
+
+    Raises:
+        UsageError: see `merge_tokens`.
+    """
     if tokens.ndim != 3 or tokens.shape[-1] % head_width:
         raise UsageError(
             f"tokens are [n, p, D] with D a multiple of head_width = {head_width}, got {list(tokens.shape)}"
         )
-    merged, sizes = tokens.double(), torch.ones_like(tokens[..., :1], dtype=torch.float64)
+    width = tokens.shape[-1]
+    merged = torch.cat([tokens.double(), carried.double()], dim=-1)
+    sizes = torch.ones_like(merged[..., :1])
     for count in merge_steps(tokens.shape[1], target):
-        merged, sizes = _step(merged, sizes, merged.shape[1] - count, head_width)
-    return merged.to(tokens.dtype)
+        merged, sizes = _step(merged, sizes, width, merged.shape[1] - count, head_width)
+    return merged[..., :width].to(tokens.dtype), merged[..., width:].to(carried.dtype)
 
 
-def _step(tokens: Tensor, sizes: Tensor, merges: int, head_width: int) -> tuple[Tensor, Tensor]:
-    """Merge the `merges` best pairs of tokens [n, p, D] with sizes [n, p, 1]; the tokens and sizes after it."""
-    order, proposed = _proposals(tokens.detach(), head_width)
+def _step(tokens: Tensor, sizes: Tensor, width: int, merges: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Merge the `merges` best pairs of tokens [n, p, ≥ D] with sizes [n, p, 1]; the tokens and sizes after it.
+
+    Similarity is that of the first D = `width` columns.
+    """
+    order, proposed = _proposals(tokens[..., :width].detach(), head_width)
     merging, kept = order[:, :merges, None], order[:, merges:, None]
     into = proposed[:, :, None].gather(1, merging)
 

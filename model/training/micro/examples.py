@@ -6,7 +6,7 @@ Kinds of question and counts are drawn uniformly, so that no answer is likely wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -31,7 +31,17 @@ from model.world.questions import QUESTION_KINDS, Question
 from model.world.scenes import COUNTS, Actor, Event
 from model.world.vocabulary import build_tokenizer
 
-__all__ = ["BankFeatures", "Example", "StreamSize", "draw_example", "load_features"]
+__all__ = [
+    "BankFeatures",
+    "EventPair",
+    "Example",
+    "Stage",
+    "StreamSize",
+    "draw_example",
+    "drawn_streams",
+    "load_features",
+    "patch_labels",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,16 @@ class StreamSize:
     costs less."""
     batch: int
     """Streams of one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of the training."""
+
+    steps: int
+    """Optimiser steps."""
+    sizes: tuple[StreamSize, ...]
+    """The size of each step's streams is drawn uniformly from these."""
 
 
 @dataclass(slots=True)
@@ -189,6 +209,15 @@ def _follows(stream: VirtualStream, named: NDArray[np.int64], keyframes: NDArray
     return result
 
 
+def patch_labels(bank: ClipBank, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Kind, colour, place and count of the actor that covers each patch of N frames, int64[N, M, 4]; -1 for none."""
+    owner = bank.patch_seen[rows]
+    participant = np.maximum(owner, 0)[..., None].astype(np.int64)
+    labels = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., [0, 1, 2, 4]]
+    labels[..., 3] -= 1  # an index into COUNTS
+    return np.where(owner[..., None] >= 0, labels, -1).astype(np.int64)
+
+
 def _prepare(
     stream: VirtualStream,
     question: Question,
@@ -219,11 +248,7 @@ def _prepare(
     tokens = torch.cat(merged) if merged else key_patches.new_zeros(0, key_patches.shape[-1])
     clocks = [stream.clock(int(i)) for i in keyframes]
     rows = stream.rows[keyframes]
-    owner = bank.patch_seen[rows]
-    participant = np.maximum(owner, 0)[..., None].astype(np.int64)
-    of_patch = np.take_along_axis(bank.seen[rows], participant, axis=1)[..., [0, 1, 2, 4]]
-    of_patch[..., 3] -= 1  # an index into COUNTS
-    named = np.where(owner[..., None] >= 0, of_patch, -1).astype(np.int64)
+    named = patch_labels(bank, rows)
     event, actor = question.shown
     shown = (named[..., 0] == actor.kind) & (named[..., 1] == actor.colour) & _during(keyframes, event)[:, None]
     follows = _follows(stream, named, keyframes)
@@ -240,16 +265,26 @@ def _prepare(
     )
 
 
-def draw_example(
-    maker: StreamMaker, bank: ClipBank, features: BankFeatures, rng: np.random.Generator, size: StreamSize
-) -> Example:
-    """A random stream with a question. Its kind, and for "how many" the count, are drawn uniformly beforehand."""
+def drawn_streams(
+    maker: StreamMaker, rng: np.random.Generator, size: StreamSize
+) -> Iterator[tuple[VirtualStream, Question]]:
+    """Random streams with a question each, without end.
+
+    The kind of question, and for "how many" the count, are drawn uniformly beforehand, for up to sixty streams.
+    """
     while True:
         kind = QUESTION_KINDS[rng.integers(len(QUESTION_KINDS))]
         count = int(rng.integers(len(COUNTS))) + 1
         for _ in range(60):
             stream = maker.make(rng, frames=size.frames, clips=size.clips)
             question = ask_about(stream, rng, kind, count)
-            example = question and _prepare(stream, question, bank, features, rng, size)
-            if example:
-                return example
+            if question:
+                yield stream, question
+
+
+def draw_example(
+    maker: StreamMaker, bank: ClipBank, features: BankFeatures, rng: np.random.Generator, size: StreamSize
+) -> Example:
+    """A random stream with a question, whose evidence DKS finds."""
+    examples = (_prepare(*drawn, bank, features, rng, size) for drawn in drawn_streams(maker, rng, size))
+    return next(example for example in examples if example)

@@ -23,7 +23,7 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from model.training.micro.clip_bank import ClipBank
-from model.training.micro.examples import BankFeatures, Example, StreamSize, draw_example
+from model.training.micro.examples import BankFeatures, Example, Stage, StreamSize, draw_example
 from model.training.micro.optimizer import load_checkpoint, make_optimizer, save_checkpoint, set_rate
 from model.training.micro.virtual_streams import StreamMaker
 from model.visual.connector import Connector
@@ -38,7 +38,6 @@ LANGUAGE: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 6,
-    "max_position_embeddings": 16_384,
     "tie_word_embeddings": True,
 }
 ROPE_THETA = 1_000_000.0
@@ -50,16 +49,6 @@ SHORT = StreamSize(frames=100, clips=6, k=8, others=16, batch=12)
 MEDIUM = StreamSize(frames=600, clips=16, k=24, others=100, batch=4)
 LONG = StreamSize(frames=1200, clips=24, k=32, others=150, batch=3)
 WHOLE = StreamSize(frames=1200, clips=24, k=32, others=1168, batch=2)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of the training."""
-
-    steps: int
-    """Optimiser steps."""
-    sizes: tuple[StreamSize, ...]
-    """The size of each step's streams is drawn uniformly from these."""
 
 
 STAGES = (
@@ -114,18 +103,22 @@ class MicroModel(nn.Module):
 
     Args:
         patch_dim: width of a patch.
+        context: largest number of positions.
     """
 
-    def __init__(self, patch_dim: int) -> None:
+    def __init__(self, patch_dim: int, context: int = CONTEXT) -> None:
         super().__init__()
-        self.tokenizer = build_tokenizer(max_length=CONTEXT, close=False)
+        self.context = context
+        self.tokenizer = build_tokenizer(max_length=context, close=False)
         rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
         ids = {
             "bos_token_id": None,
             "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": self.tokenizer.pad_token_id,
         }
-        config = Qwen2Config(vocab_size=len(words()), rope_parameters=rope, **ids, **LANGUAGE)
+        config = Qwen2Config(
+            vocab_size=len(words()), max_position_embeddings=context, rope_parameters=rope, **ids, **LANGUAGE
+        )
         self.language = Qwen2ForCausalLM(config)
         self.connector = Connector(patch_dim, LANGUAGE["hidden_size"], relevance=True)
         self.probe = nn.Linear(LANGUAGE["hidden_size"], sum(PROBE_CLASSES))
@@ -294,8 +287,18 @@ class MicroModel(nn.Module):
     def save(self, micro: Path) -> None:
         """Write `llm` (float16) and `connector.safetensors` into folder `micro`."""
         deepcopy(self.language).half().save_pretrained(micro / "llm")
-        save_tokenizer(micro / "llm", max_length=CONTEXT, close=False)
+        save_tokenizer(micro / "llm", max_length=self.context, close=False)
         self.connector.save(micro / "connector.safetensors")
+
+    def load(self, micro: Path) -> None:
+        """Take the weights of `llm` and `connector.safetensors` in folder `micro`; the probe stays random."""
+        saved = Qwen2ForCausalLM.from_pretrained(micro / "llm", dtype=torch.float32, use_safetensors=True)
+        self.language.load_state_dict(saved.state_dict())
+        self.connector.load_state_dict(Connector.load(micro / "connector.safetensors").state_dict())
+
+
+DrawExample = Callable[[StreamMaker, ClipBank, BankFeatures, np.random.Generator, StreamSize], Example]
+"""Draws a random stream with a question, ready for the model."""
 
 
 @dataclass(slots=True)
@@ -314,6 +317,12 @@ class LanguageRun:
     """Steps between two checkpoints."""
     stages: tuple[Stage, ...] = STAGES
     """The stages, one after another."""
+    draw: DrawExample = draw_example
+    """Draws an example of a size."""
+    start: Path | None = None
+    """Folder with the weights to start from; random weights if None."""
+    context: int = CONTEXT
+    """Largest number of positions."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Running means of the figures every 20 steps."""
 
@@ -327,6 +336,7 @@ class _Batches(Dataset[list[Example]]):
     maker: StreamMaker
     bank: ClipBank
     features: BankFeatures
+    draw: DrawExample
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -335,7 +345,7 @@ class _Batches(Dataset[list[Example]]):
         rng = np.random.default_rng([self.seed, 7, step])
         sizes = self.plan[step].sizes
         size = sizes[rng.integers(len(sizes))]
-        return [draw_example(self.maker, self.bank, self.features, rng, size) for _ in range(size.batch)]
+        return [self.draw(self.maker, self.bank, self.features, rng, size) for _ in range(size.batch)]
 
 
 def train_language(
@@ -362,14 +372,16 @@ def train_language(
     """
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    model = MicroModel(features.patches.shape[-1])
+    model = MicroModel(features.patches.shape[-1], run.context)
+    if run.start is not None:
+        model.load(run.start)
     optimizer = make_optimizer(model, run.rate)
     checkpoint = work / "language.pt"
     first, run.history = load_checkpoint(checkpoint, model, optimizer)
     plan = [stage for stage in run.stages for _ in range(stage.steps)]
     batches = iter(
         DataLoader(
-            _Batches(run.seed, plan, StreamMaker(bank, clips), bank, features),
+            _Batches(run.seed, plan, StreamMaker(bank, clips), bank, features, run.draw),
             batch_size=None,
             num_workers=1,
             prefetch_factor=4,

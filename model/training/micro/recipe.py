@@ -26,12 +26,13 @@ from index.errors import ModelError
 from index.files import write_atomically
 from model.training.loss_curves import draw_loss_curves
 from model.training.micro.clip_bank import ClipBank, make_bank
+from model.training.micro.clips import HICO_CONTEXT, HICO_RATE, HICO_STAGES, draw_clip_example
 from model.training.micro.encoders import EncoderRun, train_encoder
 from model.training.micro.examples import load_features
 from model.training.micro.language import STAGES, LanguageRun, train_language
 from model.world.questions import QUESTION_KINDS
 
-__all__ = ["MicroPlan", "Progress", "train_micro"]
+__all__ = ["HICO_PLAN", "MicroPlan", "Progress", "train_micro", "train_micro_hico"]
 
 
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -44,7 +45,7 @@ PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class MicroPlan(BaseModel):
-    """The size of a training. The shipped weights were made with the defaults."""
+    """The size of a training. The shipped weights of `micro` were made with the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -60,6 +61,10 @@ class MicroPlan(BaseModel):
     """Frames of one step of an encoder."""
     language_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the language model's full number of steps."""
+
+
+HICO_PLAN = MicroPlan(cameras=64)
+"""The size of the training of the shipped weights of `micro-hico`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,20 +156,76 @@ def train_micro(
     out.mkdir(parents=True, exist_ok=True)
     bank = _load_bank(work, plan, on_progress)
     _train_encoders(work, out, plan, on_progress)
-    features = load_features(bank, out, work, lambda done, total: on_progress(Progress("features", done, total)))
-    stages = tuple(replace(s, steps=max(1, round(s.steps * plan.language_share))) for s in STAGES)
-    run = LanguageRun(seed=plan.seed, stages=stages)
-    total = sum(s.steps for s in stages)
-    train_language(
-        bank,
-        plan.clips,
-        features,
-        work,
-        out,
-        run,
-        lambda step, figures: on_progress(Progress("language", step, total, figures)),
-    )
+    run = LanguageRun(seed=plan.seed, stages=STAGES)
     history = {name: json.loads((work / f"{name}.json").read_text()) for name in ("clip", "siglip")}
-    history["language"] = run.history
+    history["language"] = _train_language(run, bank, out, work, out, plan, on_progress)
+    _save_curves(out, plan, history, PANELS)
+
+
+def train_micro_hico(
+    out: Path,
+    *,
+    micro: Path,
+    plan: MicroPlan = HICO_PLAN,
+    work: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Train `micro-hico` into `out` (llm/, connector.safetensors, training.json, training.svg), from `micro`.
+
+    The encoders are those of `micro`, and the language model starts from its weights; see `model.training.micro.clips`.
+
+    Args:
+        out: folder for the weights.
+        micro: folder with the weights of `micro`.
+        plan: the size of the training; encoders are not trained.
+        work: folder for bank, features and checkpoints (about 1.5 GB); `out` + ".work" if None.
+        on_progress: called as the stages advance.
+    """
+    work = work or out.with_name(out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    bank = _load_bank(work, plan, on_progress)
+    run = LanguageRun(
+        seed=plan.seed,
+        rate=HICO_RATE,
+        warm_up=30,
+        stages=HICO_STAGES,
+        draw=draw_clip_example,
+        start=micro,
+        context=HICO_CONTEXT,
+    )
+    history = {"language": _train_language(run, bank, micro, work, out, plan, on_progress)}
+    _save_curves(out, plan, history, {name: panel for name, panel in PANELS.items() if panel[0] == "language"})
+
+
+def _train_language(
+    run: LanguageRun,
+    bank: ClipBank,
+    encoders: Path,
+    work: Path,
+    out: Path,
+    plan: MicroPlan,
+    on_progress: Callable[[Progress], None],
+) -> list[dict[str, float]]:
+    """Encode the bank with the encoders in folder `encoders`, train, and return the history of the figures."""
+    features = load_features(bank, encoders, work, lambda done, total: on_progress(Progress("features", done, total)))
+    run.stages = tuple(replace(s, steps=max(1, round(s.steps * plan.language_share))) for s in run.stages)
+    total = sum(s.steps for s in run.stages)
+
+    def on_step(step: int, figures: dict[str, float]) -> None:
+        """Report the progress of the language model."""
+        on_progress(Progress("language", step, total, figures))
+
+    train_language(bank, plan.clips, features, work, out, run, on_step)
+    return run.history
+
+
+def _save_curves(
+    out: Path,
+    plan: MicroPlan,
+    history: dict[str, list[dict[str, float]]],
+    panels: dict[str, tuple[str, tuple[str, ...]]],
+) -> None:
+    """Write plan and loss curves into folder `out`."""
     write_atomically(out / "training.json", json.dumps({"plan": plan.model_dump(), "history": history}) + "\n")
-    write_atomically(out / "training.svg", draw_loss_curves(history, PANELS))
+    write_atomically(out / "training.svg", draw_loss_curves(history, panels))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index.errors import UsageError
-from model.encoders.tome import merge_steps, merge_tokens
+from model.encoders.tome import merge_carrying, merge_steps, merge_tokens
 
 
 def _similarity(one: NDArray[np.float64], two: NDArray[np.float64], head_width: int) -> float:
@@ -131,3 +131,13 @@ def test_gradients_reach_every_token() -> None:
 def test_invalid(shape: tuple[int, ...], target: int) -> None:
     with pytest.raises(UsageError):
         merge_tokens(torch.zeros(shape), target)
+
+
+def test_carried_columns_are_merged_as_the_tokens_are() -> None:
+    tokens = torch.randn(3, 20, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sources = torch.eye(20, dtype=torch.float64).expand(3, -1, -1)
+    merged, shares = merge_carrying(tokens, sources, 5, head_width=4)
+    torch.testing.assert_close(merged, merge_tokens(tokens, 5, head_width=4))
+    torch.testing.assert_close(shares @ tokens, merged)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(3, 5, dtype=torch.float64))
+    assert ((shares > 0).sum(1) == 1).all()  # each token went into one
