@@ -1,6 +1,7 @@
-"""The answerer of one question about one window of frames: DFM, connector, prefill, decode.
+"""The answerer of one question about one window of frames: DFM or HiCo, connector, prefill, decode.
 
-    patches ─DFM─▶ M tokens a keyframe, one token any other frame ─connector─▶ embeddings ─Qwen2─▶ text or best option
+    patches ─DFM─▶ M tokens a keyframe, one token any other frame ┐
+    tokens of clips ──────────────────────────────────────────────┴─connector─▶ embeddings ─Qwen2─▶ text or best option
 
 The caller passes rows of frames and marks the keyframes among them. Does not know stores, names of streams, or how
 keyframes are selected.
@@ -19,6 +20,7 @@ from torch import Tensor
 from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from model.answers import GREEDY, Answer, AnswerPiece, Sampling
 from model.encoders.encoder import Encoders, pick_device
+from model.hico.sampling import covered_seconds
 from model.language.engine import LanguageModel
 from model.language.loader import load_language
 from model.profiles.profile import Profile
@@ -26,14 +28,17 @@ from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
 from model.visual.connector import AnyConnector, ReleasedConnector, load_connector
 from model.visual.dfm import Merge, merge
-from model.visual.prompt import build_prompt, clock_ids, count_visual, plain_ids
-from model.visual.tokens import Frames, build_visual
+from model.visual.interface import Frames
+from model.visual.prompt import build_prompt, clock_ids, plain_ids
+from model.visual.tokens import build_visual
 from model.vocabulary import unknown_words
 
 __all__ = ["AnswerRequest", "Answerer", "load_answerer"]
 
 # The text of the last two tokens may change with the next one (joined characters, "08 : 07"), so it is held back.
 _UNSETTLED_TOKENS = 2
+# Seconds of footage of the longest text about it, for budgets before the frames are known.
+_LONGEST_SECONDS = 9_999_999.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,10 @@ class AnswerRequest:
     thread."""
     read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
     """Vectors of the frame encoder for a slice of rows, float32[n, Df]; only `single_token` weights need them."""
+    clips: NDArray[np.int64] | None = None
+    """Number of the clip of each row, ascending, int64[N]; None for the clips of the store. Only HiCo reads clips."""
+    footage_seconds: float | None = None
+    """Seconds of footage that the frames were sampled from; None for the seconds that they cover themselves."""
     sampling: Sampling = GREEDY
     """How an open answer is decoded; options are compared by likelihood, whatever it is."""
 
@@ -72,6 +81,13 @@ class AnswerRequest:
         lengths = {len(self.stream_index), len(self.captured_at), len(self.keyframe)}
         if len(lengths) != 1:
             raise UsageError(f"stream_index, captured_at and keyframe must have one length, got {sorted(lengths)}")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of footage that the frames were sampled from."""
+        if self.footage_seconds is not None:
+            return self.footage_seconds
+        return covered_seconds(self.captured_at, self.stream_index)
 
 
 class Answerer:
@@ -96,7 +112,7 @@ class Answerer:
     ) -> None:
         self.profile, self.encoders = profile, encoders
         self.connector, self.language = connector, language
-        self.visual = build_visual(profile.dfm, encoders, connector, merge)
+        self.visual = build_visual(profile, encoders, connector, merge)
 
     @property
     def notice(self) -> str:
@@ -118,29 +134,24 @@ class Answerer:
         Raises:
             BudgetExceeded: the text or the keyframes alone exceed the context.
         """
-        text = self._text_tokens(question, options) + self.visual.closing_tokens
+        text = self._text_tokens(question, options)
         room = self.language.max_context - text
         if room < 0:
             raise BudgetExceeded(
                 f"question, options and the longest answer need {text} tokens, the {self.profile.name} profile has room"
                 f" for {self.language.max_context}; shorten the question"
             )
-        left = room - k * (self.visual.keyframe_tokens + self._clock_tokens())
-        if left < 0:
-            raise BudgetExceeded(
-                f"{k} keyframes need {room - left} tokens and the {self.profile.name} profile has room for {room}; "
-                "ask for fewer keyframes (--k)"
-            )
-        return min(self.profile.max_frames, k + left)
+        return min(self.profile.max_frames, self.visual.most_frames(room, k, self._clock_tokens()))
 
     def check_budget(self, *, keyframes: int, frames: int, question: str, options: tuple[str, ...] = ()) -> int:
-        """Number of tokens that prompt and answer need.
+        """Most tokens that prompt and answer need.
 
         Raises:
             BudgetExceeded: they exceed the context; a prompt is never truncated.
         """
         text = self._text_tokens(question, options)
-        visual = self._visual_tokens(keyframes, frames) + keyframes * self._clock_tokens()
+        visual = self.visual.count(keyframes, frames)
+        visual += self.visual.count_times(keyframes, frames) * self._clock_tokens()
         if text + visual > self.language.max_context:
             raise BudgetExceeded(
                 f"{frames} frames with {keyframes} keyframes need {text + visual} tokens, the {self.profile.name} "
@@ -165,11 +176,11 @@ class Answerer:
         frames, keyframes = len(request.keyframe), int(np.count_nonzero(request.keyframe))
         self.check_budget(keyframes=keyframes, frames=frames, question=request.question, options=request.options)
         clock = StageClock(self.language.device)
-        embeddings = self.embed_prompt(request, clock)
+        embeddings, mask = self.embed_prompt(request, clock)
         since = clock.now()
-        prompt = self.language.prefill(embeddings, room=self._answer_tokens(request.options))
+        prompt = self.language.prefill(embeddings, room=self._answer_tokens(request.options), visual=mask)
         since = clock.add("prefill", since)
-        visual = self._visual_tokens(keyframes, frames)
+        visual = self.visual.count(keyframes, frames)
         del embeddings
 
         def finish(text: str, option: int | None = None, probabilities: tuple[float, ...] = ()) -> Answer:
@@ -203,8 +214,8 @@ class Answerer:
         yield AnswerPiece(text[len(sent) :], finish(text.strip()))
 
     @torch.inference_mode()
-    def embed_prompt(self, request: AnswerRequest, clock: StageClock) -> Tensor:
-        """Embeddings of the whole prompt, text and frames, [T, width].
+    def embed_prompt(self, request: AnswerRequest, clock: StageClock) -> tuple[Tensor, Tensor]:
+        """Embeddings of the whole prompt, text and frames, [T, width], and which of them are vision tokens, bool[T].
 
         Adds the seconds of `patches`, `dfm`, `projector` and `assembly` to `clock`.
 
@@ -212,7 +223,8 @@ class Answerer:
             UsageError: the rows are not grouped by stream, or the patches have another shape.
         """
         language = self.language
-        prefix, suffix = build_prompt(language.tokenizer, request.question, request.options)
+        preface = self.visual.preface(request.seconds, len(request.keyframe))
+        prefix, suffix = build_prompt(language.tokenizer, request.question, request.options, preface=preface)
         query = self.visual.query(request.question)
         count, width = self.encoders.patch.patches, self.encoders.patch.identity.dimension
 
@@ -223,7 +235,7 @@ class Answerer:
             return language.embed(clock_ids(language.tokenizer, at))
 
         since = clock.now()
-        parts = [language.embed(prefix)]
+        parts, visual = [language.embed(prefix)], [False]
         with ReadAhead(
             request.read_patches, total=total, chunk=chunk, shape=(count, width), device=language.device
         ) as ahead:
@@ -239,16 +251,22 @@ class Answerer:
                 captured_at=request.captured_at,
                 read=read,
                 chunk=chunk,
+                clips=request.clips,
                 read_vectors=request.read_vectors,
             )
-            pieces = self.visual.embeddings(frames, query, embed_time if self.profile.timestamps else None, clock.stage)
-            parts += [piece.to(language.device, language.dtype) for piece in pieces]
+            timed = embed_time if self.profile.timestamps else None
+            for part in self.visual.embeddings(frames, query, timed, clock.stage):
+                parts.append(part.embeddings.to(language.device, language.dtype))
+                visual.append(part.visual)
         parts.append(language.embed(suffix))
+        visual.append(False)
         embeddings = torch.cat(parts)
+        lengths = torch.tensor([len(part) for part in parts], device=language.device)
+        mask = torch.repeat_interleave(torch.tensor(visual, device=language.device), lengths)
         elsewhere = clock.seconds.setdefault("patches", 0.0) + clock.seconds.setdefault("dfm", 0.0)
         elsewhere += clock.seconds.get("projector", 0.0)
         clock.add("assembly", since + elsewhere)
-        return embeddings
+        return embeddings, mask
 
     def option_ids(self, option: str) -> list[int]:
         """Token ids of an answer, the end of the turn included."""
@@ -259,21 +277,17 @@ class Answerer:
         return str(self.language.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _clock_tokens(self) -> int:
-        """Tokens of the capture time before a keyframe."""
+        """Tokens of one capture time."""
         return len(clock_ids(self.language.tokenizer, 0)) if self.profile.timestamps else 0
-
-    def _visual_tokens(self, keyframes: int, frames: int) -> int:
-        """M·K + (N − K) and the closing token, capture times excluded."""
-        closing = self.visual.closing_tokens if frames else 0
-        return count_visual(keyframes, frames, self.visual.keyframe_tokens) + closing
 
     def _answer_tokens(self, options: tuple[str, ...]) -> int:
         """Tokens that the cache must hold after the prompt: those of all options, or of the longest open answer."""
         return sum(len(self.option_ids(o)) for o in options) or self.profile.language_model.max_new_tokens
 
     def _text_tokens(self, question: str, options: tuple[str, ...]) -> int:
-        """Tokens of the prompt's text and of the longest answer."""
-        prefix, suffix = build_prompt(self.language.tokenizer, question, options)
+        """Most tokens of the prompt's text and of the longest answer."""
+        preface = self.visual.preface(_LONGEST_SECONDS, self.profile.max_frames)
+        prefix, suffix = build_prompt(self.language.tokenizer, question, options, preface=preface)
         longest = max((len(self.option_ids(o)) for o in options), default=self.profile.language_model.max_new_tokens)
         return len(prefix) + len(suffix) + longest
 

@@ -1,6 +1,8 @@
 """Selection of the frames that a question reads: keyframes by DKS, and the other frames beside them.
 
-    frame vectors, query vector ─ select_rows(profile) ─▶ keyframes ─ rows_to_read(limit) ─▶ every row that is read
+    frame vectors, query vector ─ select_rows(profile) ─▶ keyframes ─ reading(profile) ─▶ every row that is read
+
+A profile with a `hico` section reads whole clips instead, whatever the keyframes are.
 
 This is the one place where a profile's settings become a selection. Questions, the model service, training, evaluation
 and benchmarks all call it, so that they measure and train what is asked. Imports no torch. The algorithms are in
@@ -17,9 +19,22 @@ from numpy.typing import NDArray
 from index.errors import UsageError
 from index.selectors.registry import SELECTORS, SelectorName
 from index.selectors.selector import REDUNDANCIES, Candidates, Chosen, Redundancy, SelectionRule
-from model.profiles.profile import DfmSpec
+from model.encoders.clips import clip_numbers
+from model.hico.sampling import clips_to_read
+from model.profiles.profile import DfmSpec, HicoSpec
 
-__all__ = ["SelectionSettings", "check_selection", "keyframe_mask", "rows_to_read", "select_rows"]
+__all__ = [
+    "MAX_FRAMES",
+    "SelectionSettings",
+    "check_selection",
+    "keyframe_mask",
+    "reading",
+    "rows_to_read",
+    "select_rows",
+]
+
+MAX_FRAMES = 10_000
+"""Most frames of one question unless another number is given."""
 
 
 class SelectionSettings(Protocol):
@@ -44,6 +59,10 @@ class SelectionSettings(Protocol):
     @property
     def dfm(self) -> DfmSpec:
         """Relevance floor, gap fill, and the mode that decides whether a cosine equal to τ is accepted."""
+
+    @property
+    def hico(self) -> HicoSpec | None:
+        """Clips that are read instead of keyframes and merged frames; None for these."""
 
 
 def select_rows(
@@ -93,6 +112,42 @@ def keyframe_mask(rows: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
     mask = np.zeros(total, np.bool_)
     mask[rows] = True
     return mask
+
+
+def reading(
+    profile: SelectionSettings,
+    stream_index: NDArray[np.integer],
+    captured_at: NDArray[np.int64],
+    keyframes: NDArray[np.int64],
+    *,
+    room: int,
+    max_frames: int | None = None,
+) -> NDArray[np.int64]:
+    """Rows of a window that a question reads.
+
+    Keyframes and an even selection of the other frames, or, with a `hico` section, whole clips spread evenly.
+
+    Args:
+        profile: the settings.
+        stream_index: the stream of each row, int[N], rows of a stream together.
+        captured_at: capture times, int64[N], UTC microseconds, ascending within each stream.
+        keyframes: rows of the keyframes.
+        room: most frames that the language model can hold.
+        max_frames: most frames to read; T_max of the `hico` section, or `MAX_FRAMES`, if None.
+
+    Returns:
+        Ascending rows, int64[≤ N].
+
+    Raises:
+        UsageError: there is not room for all keyframes, or for one clip.
+    """
+    if profile.hico is not None:
+        clips = clip_numbers(captured_at, stream_index, profile.hico.clip_frames)
+        return clips_to_read(clips, min(max_frames or profile.hico.max_frames, room))
+    limit = min(max_frames or MAX_FRAMES, room)
+    if limit < len(keyframes):
+        raise UsageError(f"--max-frames {limit} is less than the {len(keyframes)} keyframes; lower --k as well")
+    return rows_to_read(len(captured_at), keyframes, limit)
 
 
 def rows_to_read(total: int, keyframes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:

@@ -225,6 +225,9 @@ class HicoSpec(_Data):
     """Least frames that are read of a window, T_min, where its footage has them."""
     max_frames: int = Field(default=512, gt=0)
     """Most frames that are read of a window, T_max."""
+    duration_sentence: bool = True
+    """Whether a sentence before the question says how long the footage is and how many frames of it are read, as the
+    published weights were trained."""
 
     @property
     def frame_tokens(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from index.errors import BudgetExceeded, WeightsInvalid
+from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from index.records import EncoderPair
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.encoder import Encoders
@@ -33,8 +33,9 @@ from model.training.components import ComponentCount, Parts, connector_parts, fr
 from model.training.conversation import IGNORED, Script
 from model.training.plan import TrainingPlan
 from model.visual.connector import AnyConnector, ReleasedConnector, load_connector
+from model.visual.interface import Frames
 from model.visual.prompt import clock_ids
-from model.visual.tokens import Frames, build_visual
+from model.visual.tokens import build_visual
 
 __all__ = ["Sample", "SampleFeatures", "SampleLoss", "TrainableModel", "load_trainable"]
 
@@ -120,7 +121,7 @@ class TrainableModel(nn.Module):
         self.tower = patch.tower()
         self.language = language.model
         self.recompute = plan.gradient_checkpointing
-        build_visual(profile.dfm, self.encoders, self.connector)  # raises if the parts do not fit
+        build_visual(profile, self.encoders, self.connector)  # raises if the parts do not fit
         if self.recompute:
             # Later releases of transformers deprecate the older name.
             older = self.language.gradient_checkpointing_enable
@@ -210,9 +211,10 @@ class TrainableModel(nn.Module):
             return rows
 
         with torch.autocast(self.device.type, enabled=False):
-            visual = build_visual(self.profile.dfm, self.encoders, self.connector, trainable=True)
+            visual = build_visual(self.profile, self.encoders, self.connector, trainable=True)
             query = visual.query(sample.query).to(self.device)
-            return list(visual.embeddings(frames, query, embed_time if self.profile.timestamps else None))
+            parts = visual.embeddings(frames, query, embed_time if self.profile.timestamps else None)
+            return [part.embeddings for part in parts]
 
     def _reader(self, features: SampleFeatures) -> Callable[[slice], Tensor]:
         """A function from a slice of rows to their patches, float32[n, M, Dp]; with gradients if the encoder is
@@ -251,8 +253,13 @@ def load_trainable(profile: Profile, plan: TrainingPlan, device: torch.device) -
     Raises:
         WeightsNotFound: the weights are not in the profile's folder, nor in the cache, and cannot be downloaded.
         WeightsInvalid: a checkpoint does not fit.
-        UsageError: see `model.training.components.freeze`.
+        UsageError: the profile has a `hico` section, whose clips are not trained here; see also
+            `model.training.components.freeze`.
     """
+    if profile.hico is not None:
+        raise UsageError(
+            f"the {profile.name} profile reads clips (hico), which are not trained here; train a profile of keyframes"
+        )
     spec = profile.language_model.model_copy(update={"dtype": "float32"})
     frame, patch = load_clip(profile.frame_encoder, device), load_siglip(profile.patch_encoder, device)
     connector, language = load_connector(profile.connector, device), load_transformers(spec, device)

@@ -22,12 +22,12 @@ from index.errors import UsageError
 from index.records import from_micros
 from model.visual.connector import Connector
 from model.visual.dfm import FrameTokens, pool_grid
+from model.visual.interface import PromptPart
 
 __all__ = [
     "SYSTEM",
     "build_prompt",
     "clock_ids",
-    "count_visual",
     "plain_ids",
     "plain_text",
     "question_text",
@@ -54,23 +54,28 @@ def question_text(question: str, options: Sequence[str] = ()) -> str:
     return f"{question}. Please choose the right answer from the following options: {listed}."
 
 
-def build_prompt(tokenizer: Any, question: str, options: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+def build_prompt(
+    tokenizer: Any, question: str, options: Sequence[str] = (), *, preface: str = ""
+) -> tuple[list[int], list[int]]:
     """Token ids before and after the vision tokens.
 
     Args:
         tokenizer: a transformers tokenizer that knows `<|im_start|>` and `<|im_end|>`.
         question: the question alone.
         options: the answers to choose from; empty for an open question.
+        preface: a sentence before the question, see `model.visual.interface.Visual.preface`.
 
     Returns:
-        `prefix` (system turn and the start of the user's turn) and `suffix` (a line break, the question, and the start
-        of the assistant's turn). The vision tokens go between them, the answer and `<|im_end|>` after them.
+        `prefix` (system turn and the start of the user's turn) and `suffix` (a line break, the preface and a blank if
+        there is one, the question, and the start of the assistant's turn). The vision tokens go between them, the
+        answer and `<|im_end|>` after them.
 
     Raises:
         UsageError: see `plain_text`.
     """
     prefix = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
     asked = plain_text(tokenizer, question_text(question, options))
+    asked = f"{preface} {asked}" if preface else asked
     return _ids(tokenizer, prefix), _ids(tokenizer, f"\n{asked}<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -102,11 +107,6 @@ def clock_ids(tokenizer: Any, captured_at: int) -> list[int]:
     return _ids(tokenizer, f" {from_micros(captured_at):%H:%M}")
 
 
-def count_visual(keyframes: int, frames: int, patches: int) -> int:
-    """M·K + (N − K): vision tokens of N `frames`, of which K `keyframes` have M = `patches` tokens."""
-    return patches * keyframes + (frames - keyframes)
-
-
 def visual_embeddings(
     pieces: Iterable[FrameTokens],
     connector: Connector,
@@ -115,7 +115,7 @@ def visual_embeddings(
     query: Tensor,
     keyframe_tokens: int | None = None,
     stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
-) -> Iterator[Tensor]:
+) -> Iterator[PromptPart]:
     """The language model's input between prefix and suffix, piece by piece in row order.
 
     Args:
@@ -126,20 +126,17 @@ def visual_embeddings(
         query: the question in the space of the patches, [patch_dim].
         keyframe_tokens: tokens of a keyframe after pooling; None for all M.
         stage: a context manager that measures `projector`, the work of the connector.
-
-    Yields:
-        [n, width] tensors.
     """
     weights = next(connector.frame.parameters())
     for piece in pieces:
         features = piece.features.to(weights.device, weights.dtype)
         if piece.is_keyframe and embed_time is not None:
-            yield embed_time(int(captured_at[piece.start])).to(weights.device, weights.dtype)
+            yield PromptPart(embed_time(int(captured_at[piece.start])).to(weights.device, weights.dtype), visual=False)
         with stage("projector"):
             tokens = connector.tokens(features, query, keyframe=piece.is_keyframe)
             if piece.is_keyframe and keyframe_tokens is not None:
                 tokens = pool_grid(tokens.float(), keyframe_tokens).to(tokens.dtype)
-        yield tokens
+        yield PromptPart(tokens)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

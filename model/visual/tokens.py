@@ -3,6 +3,7 @@
     PaperVisual          DFM in the space of the patches, then MLP_k and MLP_n    (`model.visual.dfm`, `.connector`)
     ReleasedVisual       the learned merger after one projector                   (`model.visual.dfm_learned`)
     SingleTokenVisual    one projector; other frames by their CLIP embedding      (the `single_token` weights)
+    HicoVisual           clips instead of keyframes, for a profile with `hico`    (`model.visual.hico`)
 
 Does not know the text of prompts or language models.
 """
@@ -10,88 +11,55 @@ Does not know the text of prompts or language models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from index.errors import UsageError, WeightsInvalid
+from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from model.encoders.encoder import Encoders
-from model.profiles.profile import DfmSpec
+from model.profiles.profile import DfmSpec, Profile
 from model.visual.connector import AnyConnector, Connector, ReleasedConnector
 from model.visual.dfm import FrameTokens, Merge, iterate_runs, merge, merge_frames, merge_mean, pool_grid
 from model.visual.dfm_learned import Composer, LearnedMerger
+from model.visual.hico import HicoVisual
+from model.visual.interface import Frames, PromptPart, StageTimer, Visual, no_timer
 from model.visual.prompt import visual_embeddings
 
-__all__ = ["Frames", "StageTimer", "Visual", "build_visual", "no_timer"]
-
-StageTimer = Callable[[str], AbstractContextManager[None]]
-"""Returns a context manager that measures the stage of that name; see `model.stage_clock`."""
+__all__ = ["build_visual"]
 
 
-def no_timer(name: str) -> AbstractContextManager[None]:
-    """The `StageTimer` that measures nothing."""
-    return nullcontext()
+class _DfmCounts:
+    """Counts of tokens where K keyframes have several tokens each, and any other frame has one."""
+
+    keyframe_tokens: int
+    """Tokens of one keyframe without its capture time."""
+    closing_tokens: int
+    """Tokens after the last frame."""
+
+    def count(self, keyframes: int, frames: int) -> int:
+        """M·K + (N − K), and the closing token if there are frames."""
+        return self.keyframe_tokens * keyframes + (frames - keyframes) + (self.closing_tokens if frames else 0)
+
+    def count_times(self, keyframes: int, frames: int) -> int:
+        """K: each keyframe has its capture time."""
+        return keyframes
+
+    def most_frames(self, room: int, keyframes: int, time_tokens: int) -> int:
+        """See `Visual.most_frames`."""
+        room -= self.closing_tokens
+        need = keyframes * (self.keyframe_tokens + time_tokens)
+        if need > room:
+            raise BudgetExceeded(
+                f"{keyframes} keyframes need {need} tokens and there is room for {room}; ask for fewer keyframes (--k)"
+            )
+        return keyframes + room - need
+
+    def preface(self, seconds: float, frames: int) -> str:
+        """No text."""
+        return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frames:
-    """The N frames of a window; row i of every array is the same frame. Rows of a stream are contiguous and ascend in
-    time."""
-
-    keyframe: NDArray[np.bool_]
-    """True for keyframes, bool[N]."""
-    stream_index: NDArray[np.integer]
-    """Which stream a row belongs to, int[N]."""
-    captured_at: NDArray[np.int64]
-    """Capture times, int64[N], UTC microseconds."""
-    read: Callable[[slice], Tensor]
-    """Returns the patches of a slice of at most `chunk` rows, [n, M, Dp]."""
-    chunk: int = 64
-    """Most rows that are read at once."""
-    read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
-    """Returns the frame encoder's vectors of a slice of rows, float32[n, Df]; needed for `single_token` weights."""
-    read_norms: Callable[[slice], Tensor] | None = None
-    """Returns `LearnedMerger.norms` of a slice of rows, [n, M, 2]. None to compute them, nine tenths of the merger's
-    work."""
-
-
-class Visual(Protocol):
-    """Turns frames and a question into embeddings of the language model's width."""
-
-    @property
-    def keyframe_tokens(self) -> int:
-        """Tokens of one keyframe without its capture time."""
-
-    @property
-    def closing_tokens(self) -> int:
-        """Tokens after the last frame."""
-
-    def query(self, question: str) -> Tensor:
-        """The question in the space where it is compared with patches, [d]."""
-
-    def embeddings(
-        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
-    ) -> Iterator[Tensor]:
-        """Embeddings in row order, [n, width] pieces, then the closing token if there are frames.
-
-        Args:
-            frames: the window.
-            query: see `query`.
-            embed_time: returns the embeddings of a capture time (UTC microseconds), which precede each keyframe; None
-                for none.
-            stage: measures `dfm` and `projector`.
-
-        Raises:
-            UsageError: the rows of a stream are not contiguous, or a shape is invalid.
-        """
-
-
-class PaperVisual:
+class PaperVisual(_DfmCounts):
     """Equations 5-11: `merge` in the space of the patches; q comes from the patch encoder's text tower."""
 
     def __init__(self, spec: DfmSpec, encoders: Encoders, connector: Connector, merge: Merge) -> None:
@@ -110,7 +78,7 @@ class PaperVisual:
 
     def embeddings(
         self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[PromptPart]:
         """See `Visual.embeddings`."""
 
         def timed(
@@ -134,10 +102,10 @@ class PaperVisual:
             merged, self.connector, frames.captured_at, embed_time, query, self._spec.keyframe_tokens, stage
         )
         if self._newline is not None and len(frames.keyframe):
-            yield self._newline.unsqueeze(0)
+            yield PromptPart(self._newline.unsqueeze(0))
 
 
-class ReleasedVisual:
+class ReleasedVisual(_DfmCounts):
     """The learned merger of released weights; q is the question's CLIP embedding as the text tower gives it."""
 
     def __init__(
@@ -167,7 +135,7 @@ class ReleasedVisual:
 
     def embeddings(
         self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[PromptPart]:
         """See `Visual.embeddings`."""
         merged = self.merger.tokens(
             frames.read,
@@ -181,10 +149,10 @@ class ReleasedVisual:
         for piece in merged:
             yield from _with_time(piece, frames, embed_time)
         if self._newline is not None and len(frames.keyframe):
-            yield self._newline.unsqueeze(0)
+            yield PromptPart(self._newline.unsqueeze(0))
 
 
-class SingleTokenVisual:
+class SingleTokenVisual(_DfmCounts):
     """The `single_token` weights: keyframes pass the projector; the token of any other frame is its CLIP embedding,
     mapped.
 
@@ -208,7 +176,7 @@ class SingleTokenVisual:
 
     def embeddings(
         self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[PromptPart]:
         """See `Visual.embeddings`."""
         if frames.read_vectors is None:
             raise UsageError("single_token weights need the CLIP embedding of each frame; give read_vectors")
@@ -223,25 +191,32 @@ class SingleTokenVisual:
                     features = self._single(vectors.to(weight.device, weight.dtype))
             yield from _with_time(FrameTokens(run.start, run.stop, run.is_keyframe, features), frames, embed_time)
         if self._newline is not None and len(frames.keyframe):
-            yield self._newline.unsqueeze(0)
+            yield PromptPart(self._newline.unsqueeze(0))
 
 
 def build_visual(
-    spec: DfmSpec, encoders: Encoders, connector: AnyConnector, merge: Merge = merge, *, trainable: bool = False
+    profile: Profile, encoders: Encoders, connector: AnyConnector, merge: Merge = merge, *, trainable: bool = False
 ) -> Visual:
-    """The `Visual` for a profile's `dfm` section and connector.
+    """The `Visual` for a profile's `hico` or `dfm` section and its connector.
 
     Args:
-        spec: the `dfm` section.
+        profile: the settings.
         encoders: their text towers encode questions.
         connector: the connector or the released merger.
         merge: how a frame becomes a token.
         trainable: let gradients pass. The result then serves one step, as it may contain products of weights.
 
     Raises:
-        WeightsInvalid: the weights do not fit the encoders, or lack a tensor that `spec` needs.
-        UsageError: `merge` is not possible with this connector.
+        WeightsInvalid: the weights do not fit the encoders, or lack a tensor that the profile needs.
+        UsageError: `merge` is not possible with this connector, or with a `hico` section.
     """
+    spec = profile.dfm
+    if profile.hico is not None:
+        if not isinstance(connector, Connector):
+            raise WeightsInvalid("connector: a profile with a hico section needs the layout hico or two_stream")
+        if merge is not _default_merge:
+            raise UsageError(f"the {profile.name} profile reads clips and merges no frames, so there is no other merge")
+        return HicoVisual(profile.hico, encoders, connector)
     if isinstance(connector, Connector):
         return PaperVisual(spec, encoders, connector, merge)
     if spec.mode == "paper":
@@ -256,10 +231,11 @@ def build_visual(
 _default_merge = merge
 
 
-def _with_time(piece: FrameTokens, frames: Frames, embed_time: Callable[[int], Tensor] | None) -> Iterator[Tensor]:
+def _with_time(piece: FrameTokens, frames: Frames, embed_time: Callable[[int], Tensor] | None) -> Iterator[PromptPart]:
     if piece.is_keyframe and embed_time is not None:
-        yield embed_time(int(frames.captured_at[piece.start])).to(piece.features.device, piece.features.dtype)
-    yield piece.features
+        time = embed_time(int(frames.captured_at[piece.start]))
+        yield PromptPart(time.to(piece.features.device, piece.features.dtype), visual=False)
+    yield PromptPart(piece.features)
 
 
 def _check_pooling(patches: int, tokens: int) -> None:

@@ -34,14 +34,14 @@ from model.profiles.profile import load_profile
 from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
 from model.visual.connector import AnyConnector, Connector, ReleasedConnector
-from model.visual.prompt import count_visual
-from model.visual.tokens import Frames, build_visual
+from model.visual.interface import Frames
+from model.visual.tokens import build_visual
 from pipeline.bench.cost import Cost, Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
 
 if TYPE_CHECKING:
     from model.encoders.encoder import Encoders
     from model.profiles.profile import ModelShape, Profile
-    from model.visual.tokens import Visual
+    from model.visual.interface import Visual
 
 __all__ = ["ModelBench", "ModelRow", "Stage", "bench_model"]
 
@@ -152,7 +152,7 @@ class _Bench:
         keyframe[np.linspace(0, frames, min(self.profile.k, frames), endpoint=False).astype(int)] = True
         keyframe = np.roll(keyframe, frames // (2 * self.profile.k + 1))  # a few frames come before the first keyframe
         keyframes = int(keyframe.sum())
-        visual = count_visual(keyframes, frames, self.visual.keyframe_tokens) + self.visual.closing_tokens
+        visual = self.visual.count(keyframes, frames)
         stamps = 4 * keyframes if self.profile.timestamps else 0
         prompt = _TEXT_TOKENS + visual + stamps
         row = ModelRow(
@@ -255,7 +255,7 @@ class _Bench:
         stamp = (lambda _: language.embed([1, 2, 3, 4])) if self.profile.timestamps else None
         query = self.visual.query("What happened?")
         for piece in self.visual.embeddings(frames, query, stamp, clock.stage):
-            yield piece.to(language.device, language.dtype)
+            yield piece.embeddings.to(language.device, language.dtype)
 
     def _norms(self, rows: slice) -> torch.Tensor:
         """Stand-in for the lengths that a store would give: any numbers above 0."""
@@ -391,7 +391,7 @@ def random_model(profile: Profile, device: torch.device) -> tuple[Visual, Transf
             connector = Connector(shape.patch_dim, shape.width, newline=profile.dfm.image_newline)
     connector.to(dtype).requires_grad_(False)
     patch, frame = _NoEncoder(shape.patches, shape.patch_dim), _NoEncoder(0, shape.query_dim)
-    visual = build_visual(profile.dfm, cast("Encoders", _Pair(frame, patch)), connector)
+    visual = build_visual(profile, cast("Encoders", _Pair(frame, patch)), connector)
     return visual, TransformersLanguage(model, None, max_context=profile.language_model.max_context)
 
 

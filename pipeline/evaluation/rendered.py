@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
-from model.answerer import AnswerRequest, load_answerer
+from index.window import Window
+from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.encoders.encoder import load_encoders
+from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
-from model.selection import keyframe_mask, select_rows
+from model.selection import keyframe_mask, reading, select_rows
 from model.visual.dfm import merge_mean
 from model.world.questions import QUESTION_KINDS, Question
 from pipeline.demo.render import began_at, camera_name, questions
@@ -31,6 +32,8 @@ from pipeline.evaluation.share import Share, share
 __all__ = ["Evaluation", "evaluate"]
 
 VARIANTS = ("dks + dfm", "top-k", "uniform", "mean pooling", "keyframes only", "blind")
+HICO_VARIANTS = ("hico", "blind")
+"""The rows for a profile that reads clips: what it reads does not depend on keyframes."""
 METHODS = ("dks", "top-k", "uniform")
 
 
@@ -60,11 +63,16 @@ class Evaluation(BaseModel):
     hits: dict[str, dict[str, dict[str, Share]]]
     """Questions whose keyframes show the evidence: `hits[k][method]["any" | "all" | "all of several"]`."""
 
+    @property
+    def variants(self) -> list[str]:
+        """The rows of the table; the first is the profile as it is shipped."""
+        return list(self.accuracy)
+
     def bars(self) -> dict[str, tuple[bool, str]]:
         """Return the five bars of the `micro` profile: for each, whether it holds, and the figure."""
         hits, accuracy = self.hits[str(self.k)], self.accuracy
         dks, top = hits["dks"], hits["top-k"]
-        full, blind = accuracy["dks + dfm"]["all"], accuracy["blind"]["all"]
+        full, blind = accuracy[self.variants[0]]["all"], accuracy["blind"]["all"]
         above = dks["all of several"].share - top["all of several"].share
         lead = full.share - blind.share
         return {
@@ -112,14 +120,22 @@ def _select(
 class _Camera:
     """One stream of the store, in memory."""
 
-    def __init__(self, window: Any, patches: NDArray[np.float16], began: int) -> None:
+    def __init__(self, window: Window, patches: NDArray[np.float16], began: int) -> None:
         self.window, self.patches = window, patches
         self.seconds = (window.captured_at - began) / 1e6
 
-    def answer(self, answerer: Any, question: Question, keyframes: NDArray[np.int64], *, others: bool = True) -> str:
-        """Answer a question from `keyframes`, and from all other frames if `others`."""
+    def answer(self, answerer: Answerer, question: Question, keyframes: NDArray[np.int64]) -> str:
+        """Answer a question as `sightline ask` does when these are the keyframes."""
+        window = self.window
+        room = answerer.max_frames(len(keyframes), question.text, question.options)
+        rows = reading(answerer.profile, window.stream_index, window.captured_at, keyframes, room=room)
+        return self.answer_from(answerer, question, keyframes, rows)
+
+    def answer_from(
+        self, answerer: Answerer, question: Question, keyframes: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> str:
+        """Answer a question from `rows`, of which `keyframes` are keyframes."""
         mask = keyframe_mask(keyframes, len(self.window))
-        rows = np.arange(len(mask)) if others else np.flatnonzero(mask)
         request = AnswerRequest(
             question=question.text,
             options=question.options,
@@ -128,9 +144,11 @@ class _Camera:
             keyframe=mask[rows],
             read_patches=lambda part, out: np.copyto(out, self.patches[rows[part]]),
             read_vectors=lambda part: self.window.frame_vectors[rows[part]],
+            footage_seconds=covered_seconds(self.window.captured_at, self.window.stream_index),
         )
         *_, last = answerer.answer(request)
-        return str(last.answer.text)
+        assert last.answer is not None
+        return last.answer.text
 
 
 def evaluate(
@@ -165,7 +183,8 @@ def evaluate(
     k, tau = settings.k if k is None else k, settings.tau if tau is None else tau
     encoders = load_encoders(settings)
     answerer = load_answerer(settings, encoders)
-    averaging = load_answerer(settings, encoders, merge=merge_mean)
+    averaging = None if settings.hico is not None else load_answerer(settings, encoders, merge=merge_mean)
+    variants = VARIANTS if averaging is not None else HICO_VARIANTS
     accuracy, hits = _Tally({}), _Tally({})
     asked = frames = 0
     done, total = 0, len(seeds) * cameras
@@ -192,13 +211,16 @@ def evaluate(
                             chosen[method] = picked
                 none = np.zeros(0, np.int64)
                 answers = {
-                    "dks + dfm": camera.answer(answerer, question, chosen["dks"]),
-                    "top-k": camera.answer(answerer, question, chosen["top-k"]),
-                    "uniform": camera.answer(answerer, question, chosen["uniform"]),
-                    "mean pooling": camera.answer(averaging, question, chosen["dks"]),
-                    "keyframes only": camera.answer(answerer, question, chosen["dks"], others=False),
-                    "blind": camera.answer(answerer, question, none, others=False),
+                    variants[0]: camera.answer(answerer, question, chosen["dks"]),
+                    "blind": camera.answer_from(answerer, question, none, none),
                 }
+                if averaging is not None:
+                    answers |= {
+                        "top-k": camera.answer(answerer, question, chosen["top-k"]),
+                        "uniform": camera.answer(answerer, question, chosen["uniform"]),
+                        "mean pooling": camera.answer(averaging, question, chosen["dks"]),
+                        "keyframes only": camera.answer_from(answerer, question, chosen["dks"], np.sort(chosen["dks"])),
+                    }
                 for variant, text in answers.items():
                     for kind in (question.kind, "all"):
                         accuracy.add(variant, kind, right=text == question.answer)
@@ -213,7 +235,7 @@ def evaluate(
         tau=tau,
         questions=asked,
         frames=frames,
-        accuracy={v: {kind: accuracy.share(v, kind) for kind in (*QUESTION_KINDS, "all")} for v in VARIANTS},
+        accuracy={v: {kind: accuracy.share(v, kind) for kind in (*QUESTION_KINDS, "all")} for v in variants},
         hits={
             str(many): {m: {n: hits.share(str(many), m, n) for n in ("any", "all", "all of several")} for m in METHODS}
             for many in (k, *more_k)

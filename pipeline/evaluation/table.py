@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.rendered import METHODS, VARIANTS, Evaluation
+from pipeline.evaluation.rendered import METHODS, Evaluation
 from pipeline.evaluation.share import Share
 
 __all__ = ["table"]
 
 _NAMES = {
     "dks + dfm": "DKS + DFM (as shipped)",
+    "hico": "clips (as shipped)",
     "top-k": "query-guided top-K in place of DKS",
     "uniform": "uniform sampling in place of DKS",
     "mean pooling": "mean pooling in place of DFM",
@@ -37,7 +38,7 @@ def table(result: Evaluation) -> str:
     for name, (held, figure) in result.bars().items():
         lines.append(f"| {name} | {figure} | {'held' if held else '**missed**'} |")
     lines += ["", f"| multiple choice | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
-    for variant in VARIANTS:
+    for variant in result.variants:
         cells = " | ".join(_cell(result.accuracy[variant][kind]) for kind in kinds)
         lines.append(f"| {_NAMES[variant]} | {cells} |")
     lines += [

@@ -27,8 +27,9 @@ from index.store import Store
 from index.window import Window
 from model.answers import GREEDY, Sampling
 from model.encoders.encoder import Encoders, load_encoders
+from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
-from model.selection import check_selection, keyframe_mask, rows_to_read, select_rows
+from model.selection import check_selection, keyframe_mask, reading, select_rows
 from model.vocabulary import unknown_words_notice
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ __all__ = [
     "ask",
     "check_reading",
 ]
-
-MAX_FRAMES = 10_000
 
 
 class Keyframe(BaseModel):
@@ -377,14 +376,17 @@ class Asker:
         choices = tuple(options or ())
         reader, window = self._reader, selection.window
         loading = perf_counter() - began
-        count = len(selection.keyframes)
-        limit = min(max_frames or MAX_FRAMES, reader.max_frames(count, question, choices))
-        if limit < count:
-            raise UsageError(f"--max-frames {limit} is less than the {count} keyframes; lower --k as well")
-        rows = rows_to_read(len(window), selection.keyframes, limit)
+        room = reader.max_frames(len(selection.keyframes), question, choices)
+        rows = reading(
+            self.profile,
+            window.stream_index,
+            window.captured_at,
+            selection.keyframes,
+            room=room,
+            max_frames=max_frames,
+        )
         mask = keyframe_mask(selection.keyframes, len(window))
-        read = window if len(rows) == len(window) else window.take(rows)
-        *pieces, last = _forward_text(self._pieces(question, choices, read, mask[rows], sampling), on_text)
+        *pieces, last = _forward_text(self._pieces(question, choices, window, rows, mask, sampling), on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
         timings = {**selection.timings, "load": loading, **last.answer.timings}
@@ -408,12 +410,16 @@ class Asker:
         self,
         question: str,
         choices: tuple[str, ...],
-        read: Window,
+        window: Window,
+        rows: NDArray[np.int64],
         keyframe: NDArray[np.bool_],
         sampling: Sampling,
     ) -> Iterator[AnswerPiece]:
+        """Answer from `rows` of `window`, whose keyframes are marked in `keyframe`, bool[N]."""
+        read = window if len(rows) == len(window) else window.take(rows)
+        seconds = covered_seconds(window.captured_at, window.stream_index)
         if self.service is not None:
-            return self.service.answer(question, choices, read, keyframe, sampling)
+            return self.service.answer(question, choices, read, keyframe[rows], sampling, seconds)
         from model import answerer
 
         request = answerer.AnswerRequest(
@@ -421,7 +427,8 @@ class Asker:
             options=choices,
             stream_index=read.stream_index,
             captured_at=read.captured_at,
-            keyframe=keyframe,
+            keyframe=keyframe[rows],
+            footage_seconds=seconds,
             read_patches=lambda part, out: self.store.patches(read.take(part), out),
             read_vectors=lambda part: read.frame_vectors[part],
             sampling=sampling,
@@ -436,7 +443,12 @@ class Asker:
         frames = len(selection.window)
         if selection.notice is not None:
             notices.append(selection.notice)
-        if read < frames:
+        if read < frames and self.profile.hico is not None:
+            notices.append(
+                f"The window has {frames} frames, of which {read} were read, whole clips spread evenly; the keyframes "
+                "are evidence for you, and the model need not have read them."
+            )
+        elif read < frames:
             notices.append(
                 f"Keyframes were selected among all {frames} frames; of the other frames an even selection was read, "
                 f"{read} frames in all."

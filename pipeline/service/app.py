@@ -192,7 +192,7 @@ class ModelService:
 
     async def answer(self, request: Request, body: AnswerBody) -> Response:
         """Answer a question from the frames that the request refers to."""
-        rows = frame_references(body.frames)
+        rows = frame_references(body.frames, body.footage_seconds)
         try:
             await asyncio.to_thread(self.engine.check, rows, body.question, body.options)
         except BudgetExceeded as error:

@@ -172,8 +172,11 @@ class ServiceClient:
         window: Window,
         keyframe: NDArray[np.bool_],
         sampling: Sampling = GREEDY,
+        footage_seconds: float | None = None,
     ) -> Iterator[AnswerPiece]:
         """Answer a question from the frames of `window`, whose keyframes are marked in `keyframe`, bool[N].
+
+        `footage_seconds` is the length of the footage that they were sampled from.
 
         Raises:
             SightlineError: an error of the service, as the same class that this process would raise.
@@ -186,6 +189,7 @@ class ServiceClient:
             frames=references(window, keyframe),
             temperature=sampling.temperature,
             seed=sampling.seed,
+            footage_seconds=footage_seconds,
         )
         until = time.monotonic() + self.deadline_seconds
         while True:

@@ -45,6 +45,8 @@ class FrameReferences:
     """Capture times in UTC microseconds, int64[N]."""
     keyframe: NDArray[np.bool_]
     """Whether each frame is a keyframe, bool[N]."""
+    footage_seconds: float | None = None
+    """Seconds of footage that the frames were sampled from; None for the seconds that they cover themselves."""
 
     def __len__(self) -> int:
         return len(self.captured_at)
@@ -55,7 +57,7 @@ class FrameReferences:
         return int(np.count_nonzero(self.keyframe))
 
 
-def frame_references(frames: Sequence[StreamFrames]) -> FrameReferences:
+def frame_references(frames: Sequence[StreamFrames], footage_seconds: float | None = None) -> FrameReferences:
     """The frames that a request refers to, stream by stream in the order of the request."""
     index = [np.full(len(part.captured_at), i, np.int32) for i, part in enumerate(frames)]
     times = [np.asarray(part.captured_at, np.int64) for part in frames]
@@ -67,6 +69,7 @@ def frame_references(frames: Sequence[StreamFrames]) -> FrameReferences:
         np.concatenate([np.zeros(0, np.int32), *index]),
         np.concatenate([np.zeros(0, np.int64), *times]),
         np.concatenate([np.zeros(0, np.bool_), *masks]),
+        footage_seconds,
     )
 
 
@@ -148,6 +151,7 @@ class ServiceEngine:
             redundancy=profile.redundancy,
             max_frames=profile.max_frames,
             dfm=profile.dfm,
+            hico=profile.hico,
             encoders=self.answerer.encoders.pair,
         )
 
@@ -197,6 +201,7 @@ class ServiceEngine:
             keyframe=rows.keyframe,
             read_patches=read_patches,
             read_vectors=lambda part: self.store.vectors(rows, part),
+            footage_seconds=rows.footage_seconds,
             sampling=sampling,
         )
         self._job = job

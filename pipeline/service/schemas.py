@@ -17,7 +17,7 @@ from index.records import EncoderPair
 from index.selectors.registry import SelectorName
 from index.selectors.selector import Redundancy
 from model.answers import Sampling
-from model.profiles.profile import DfmSpec
+from model.profiles.profile import DfmSpec, HicoSpec
 
 __all__ = [
     "MAX_QUESTION",
@@ -102,6 +102,9 @@ class AnswerBody(_Request):
     """Answers to choose from; an open question if empty."""
     frames: list[StreamFrames] = Field(default_factory=list, max_length=MAX_STREAMS)
     """Frames that the model reads; without frames it answers from the question alone."""
+    footage_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False, lt=10_000_000)
+    """Seconds of footage that the frames were sampled from, which a model of clips is told; if null, the seconds that
+    the frames cover themselves."""
     stream: bool = True
     """Reply with server-sent events (`token`, then `answer` or `error`) instead of one JSON object."""
     deadline_seconds: Seconds | None = None
@@ -206,6 +209,8 @@ class ServedProfile(_Reply):
     dfm: DfmSpec
     """Settings of DFM. The reply contains only the fields that the profile sets, because their defaults depend on each
     other."""
+    hico: HicoSpec | None = None
+    """Clips that the model reads instead of keyframes and merged frames; null for these."""
     encoders: EncoderPair
     """Identity of the encoders whose vectors the model reads."""
 

@@ -12,7 +12,8 @@ from index.errors import EmptyWindow, StoreCorrupt, UnknownFrame, mask_url
 from index.records import rfc3339
 from index.window import Window
 from model.answerer import AnswerRequest
-from model.selection import keyframe_mask, rows_to_read
+from model.hico.sampling import covered_seconds
+from model.selection import keyframe_mask, reading
 from pipeline.questions.asker import Asker
 from pipeline.service.app import ModelService
 from pipeline.service.engine import FrameReferences, ServiceEngine
@@ -60,9 +61,21 @@ class StoreFrames:
         """
         selection = self._asker.select(question, streams=streams, start=start, end=end, k=k, tau=tau)
         window = selection.window
-        rows = rows_to_read(len(window), selection.keyframes, max_frames(len(selection.keyframes)))
+        rows = reading(
+            self._asker.profile,
+            window.stream_index,
+            window.captured_at,
+            selection.keyframes,
+            room=max_frames(len(selection.keyframes)),
+        )
         mask = keyframe_mask(selection.keyframes, len(window))
-        return FrameReferences(window.stream_ids, window.stream_index[rows], window.captured_at[rows], mask[rows])
+        return FrameReferences(
+            window.stream_ids,
+            window.stream_index[rows],
+            window.captured_at[rows],
+            mask[rows],
+            covered_seconds(window.captured_at, window.stream_index),
+        )
 
     def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
         """Vectors of the frame encoder for the rows `part`, float32[n, Df]. Raises UnknownFrame, StoreError."""

@@ -87,7 +87,7 @@ def _answered(answerer: Answerer, trainee: TrainableModel) -> float:
         read_patches=lambda rows, out: np.copyto(out, patches[rows]),
         read_vectors=lambda rows: features.vectors[rows],
     )
-    prompt = answerer.language.prefill(answerer.embed_prompt(request, StageClock(CPU)))
+    prompt = answerer.language.prefill(answerer.embed_prompt(request, StageClock(CPU))[0])
     ids = answerer.option_ids(ANSWER)
     return -answerer.language.score(prompt, [ids])[0] / len(ids)
 

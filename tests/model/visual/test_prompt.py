@@ -16,7 +16,6 @@ from model.visual.dfm import FrameTokens
 from model.visual.prompt import (
     build_prompt,
     clock_ids,
-    count_visual,
     plain_ids,
     plain_text,
     question_text,
@@ -134,8 +133,11 @@ def test_the_clock_is_utc_hours_and_minutes(tmp_path: Path) -> None:
     assert clock_ids(tokenizer, EIGHT_O_SEVEN + 59_999_999) == clock_ids(tokenizer, EIGHT_O_SEVEN)
 
 
-def test_visual_tokens_are_counted_as_in_the_paper() -> None:
-    assert count_visual(32, 10_000, 729) == 33_296
+def test_a_preface_is_between_the_vision_tokens_and_the_question(tmp_path: Path) -> None:
+    tokenizer = tiny.save_tokenizer(tmp_path, close=False)
+    prefix, plain = build_prompt(tokenizer, "what colour ?")
+    same, suffix = build_prompt(tokenizer, "what colour ?", preface="the truck was red .")
+    assert (same, suffix) == (prefix, [*tokenizer("the truck was red .").input_ids, *plain])
 
 
 @pytest.mark.parametrize("with_clock", [False, True])
@@ -153,4 +155,5 @@ def test_pieces_become_embeddings_in_row_order(with_clock: bool) -> None:
     if with_clock:
         expected.insert(1, torch.full((3, 6), 2.0))
     expected.append(connector.frame(pieces[2].features))
-    torch.testing.assert_close(torch.cat(got), torch.cat(expected))
+    torch.testing.assert_close(torch.cat([part.embeddings for part in got]), torch.cat(expected))
+    assert [part.visual for part in got] == ([True, False, True, True] if with_clock else [True] * 3)
