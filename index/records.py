@@ -64,10 +64,14 @@ class EncoderPair(BaseModel):
     """Encoder of whole frames (CLIP), whose vectors have Df dimensions."""
 
     patch: EncoderIdentity
-    """Encoder of patches (SigLIP), whose vectors have Dp dimensions."""
+    """Encoder of patches (SigLIP, or UMT for clips), whose vectors have Dp dimensions."""
 
     patches: int = Field(gt=0)
     """M, the number of patch tokens of one frame."""
+
+    clip_frames: int = Field(default=1, gt=0)
+    """Most frames that share their patch tokens because they were encoded as a clip; 1 where each frame was encoded by
+    itself and its M tokens form a square grid over the picture."""
 
 
 class Segment(BaseModel):

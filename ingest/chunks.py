@@ -24,6 +24,7 @@ from ingest.decoding.frame import FrameBatch
 from ingest.decoding.sandbox import Decoding, VideoInfo
 from ingest.sources.naming import FileName
 from ingest.sources.start_time import find_start
+from model.encoders.clips import ClipBoundary
 
 __all__ = [
     "BATCH_BYTES",
@@ -236,7 +237,7 @@ def concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
 
 
 class ChunkFrames(NamedTuple):
-    """At most `BATCH_FRAMES` frames and `BATCH_BYTES` bytes of one chunk."""
+    """At most `BATCH_FRAMES` frames and `BATCH_BYTES` bytes of one chunk; a single clip may have more."""
 
     chunk: int
     """Number of the chunk."""
@@ -253,10 +254,14 @@ class FrameReader:
         began: UTC microseconds of the file's first frame.
         first: pts of the file's first frame, in seconds.
         segment_seconds: length of a chunk.
+        clip_frames: frames of a clip; a batch ends with a clip or with its chunk.
     """
 
-    def __init__(self, decoding: Decoding, began: int, first: float, segment_seconds: int) -> None:
+    def __init__(
+        self, decoding: Decoding, began: int, first: float, segment_seconds: int, clip_frames: int = 1
+    ) -> None:
         self.decoding, self.began, self.first, self.segment_seconds = decoding, began, first, segment_seconds
+        self._clip = ClipBoundary(clip_frames)
         self._queue: queue.Queue[tuple[float, NDArray[np.uint8]] | BaseException | None] = queue.Queue(_QUEUE_FRAMES)
         self._waiting, self._taken = 0, threading.Condition()  # bytes of the frames in the queue
         self._stop = threading.Event()
@@ -283,20 +288,29 @@ class FrameReader:
                     self._taken.notify()
                 elapsed = pts - self.first
                 chunk = int((elapsed + 1e-6) // self.segment_seconds)
-                full = batch is not None and (len(batch.frames) >= BATCH_FRAMES or size + pixels.nbytes > BATCH_BYTES)
-                if batch is not None and (full or batch.chunk != chunk):
+                captured_at = self.began + round(elapsed * 1e6)
+                if batch is not None and batch.chunk != chunk:
+                    yield batch
+                    batch = None
+                    self._clip.reset()
+                if self._clip.begins(captured_at) and batch is not None and self._full(len(batch.frames), size, pixels):
                     yield batch
                     batch = None
                 if batch is None:
                     batch, size = ChunkFrames(chunk, FrameBatch([], [], [])), 0
                 size += pixels.nbytes
-                batch.frames.captured_at.append(self.began + round(elapsed * 1e6))
+                batch.frames.captured_at.append(captured_at)
                 batch.frames.pts_seconds.append(pts)
                 batch.frames.pixels.append(pixels)
         finally:
             self._stop.set()
             self.decoding.process.kill()  # wakes a thread that waits for the process
             thread.join(timeout=10)
+
+    def _full(self, frames: int, size: int, pixels: NDArray[np.uint8]) -> bool:
+        """Whether a batch of `frames` frames and `size` bytes has no room for a clip of frames like `pixels`."""
+        clip = self._clip.clip_frames
+        return frames + clip > BATCH_FRAMES or size + clip * pixels.nbytes > BATCH_BYTES
 
     def _read(self) -> None:
         try:

@@ -1,13 +1,14 @@
 """Encoding of decoded frames: their vectors and their picture, as records that the store takes.
 
 Files, segments from Kafka, live cameras and backfills all call `encode_records`. Frames of several streams share one
-batch of the encoders. This module knows nothing of decoding or of how records are stored.
+batch of the encoders, and no batch cuts a clip of a profile that reads clips. This module knows nothing of decoding or
+of how records are stored.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from index.records import ClockSource, FrameRecords
 from ingest.decoding.frame import FrameBatch
+from model.encoders.clips import clip_batches, clip_numbers
 from model.encoders.encoder import Encoders
 
 __all__ = ["embed", "encode_records", "picture"]
@@ -25,15 +27,20 @@ _PICTURE_QUALITY = 80
 
 
 def embed(
-    encoders: Encoders, frames: Sequence[NDArray[np.uint8]]
+    encoders: Encoders, frames: Sequence[NDArray[np.uint8]], clips: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float16]]:
     """Vectors of N frames uint8[H, W, 3], encoded as one batch.
+
+    Args:
+        encoders: both encoders of a profile.
+        frames: the frames.
+        clips: the clip of each, int64[N]; None if each is a clip of its own.
 
     Returns:
         Frame vectors float32[N, Df], pooled patches float32[N, Dp] and patches float16[N, M, Dp].
     """
     vectors = encoders.frame.encode_frames(frames)
-    pooled, patches = encoders.patch.encode_frames(frames)
+    pooled, patches = encoders.patch.encode_frames(frames, clips)
     return vectors, pooled, patches
 
 
@@ -43,20 +50,31 @@ def encode_records(
     *,
     batch_frames: int,
     seconds: MutableMapping[str, float] | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[FrameRecords]:
     """Encode frames of any number of streams together; one `FrameRecords` for each batch, in order.
 
     Args:
         batches: stream id, source of its clock, and frames. Each must hold at least one frame. The pixels are removed
-            from each batch once they are encoded, so that their memory is free before the records are stored.
-        batch_frames: most frames that the encoders get at once.
+            from each batch once they are encoded, so that their memory is free before the records are stored. A clip
+            begins and ends within one of them.
+        batch_frames: most frames that the encoders get at once; a clip that is longer is one batch.
         seconds: if given, the time spent is added to its entries `encode` and `pictures`.
+        on_batch: called with the number of frames of each batch of the encoders.
     """
     pixels = [frame for _, _, frames in batches for frame in frames.pixels]
     if not pixels:
         return []
     began = perf_counter()
-    parts = [embed(encoders, pixels[at : at + batch_frames]) for at in range(0, len(pixels), batch_frames)]
+    clips = clip_numbers(
+        [at for _, _, frames in batches for at in frames.captured_at],
+        np.repeat(np.arange(len(batches)), [len(frames) for _, _, frames in batches]),
+        encoders.pair.clip_frames,
+    )
+    parts = []
+    for rows in clip_batches(clips, batch_frames):
+        on_batch(rows.stop - rows.start)
+        parts.append(embed(encoders, pixels[rows], clips[rows]))
     vectors, pooled, patches = (np.concatenate([part[i] for part in parts]) for i in range(3))
     encoded = perf_counter()
     pictures = [picture(frame) for frame in pixels]

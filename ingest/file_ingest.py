@@ -257,7 +257,9 @@ class _FileIngest:
             writer = ChunkWriter(self._append, footage, info, segment_seconds=self.segment_seconds, chunk=chunk)
             failure: SourceError | None = None
             since = perf_counter()
-            for item in FrameReader(decoding, footage.began, info.first, self.segment_seconds):
+            for item in FrameReader(
+                decoding, footage.began, info.first, self.segment_seconds, self.encoders.pair.clip_frames
+            ):
                 self._add_seconds("decode", since)
                 if isinstance(item, SourceError):
                     failure = item

@@ -131,14 +131,16 @@ class SegmentIndexer:
         def encode(frames: FrameBatch) -> FrameRecords:
             return self._encoded([(stream_id, clock, frames)])[0]
 
-        return PartEncoder(encode, max_frames=self.batch_frames, max_bytes=BATCH_BYTES // self._decoders)
+        return PartEncoder(
+            encode,
+            max_frames=self.batch_frames,
+            max_bytes=BATCH_BYTES // self._decoders,
+            clip_frames=self.encoders.pair.clip_frames,
+        )
 
     def _encoded(self, inputs: Sequence[tuple[str, ClockSource, FrameBatch]]) -> list[FrameRecords]:
-        frames = sum(len(decoded.pixels) for _, _, decoded in inputs)
         with self._encoding:
-            for at in range(0, frames, self.batch_frames):
-                self._on_batch(min(self.batch_frames, frames - at))
-            return encode_records(self.encoders, inputs, batch_frames=self.batch_frames)
+            return encode_records(self.encoders, inputs, batch_frames=self.batch_frames, on_batch=self._on_batch)
 
     def encode(self, segments: Iterable[DecodedSegment], *, min_frames: int = 1) -> None:
         """Encode the segments that are decoded and not encoded yet, once they have `min_frames` frames together, or

@@ -20,6 +20,14 @@ language_model = { source = { folder = "llm" }, max_context = 1500, max_new_toke
 connector = { source = { folder = "connector.safetensors" } }
 """
 
+CLIPS = """
+[hico]
+clip_tokens = 8
+head_width = 12
+min_frames = 8
+max_frames = 16
+"""
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `gpu` fail without a GPU where SIGHTLINE_GPU=1 promises one, and are skipped elsewhere."""
@@ -56,3 +64,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def profile(models: Path) -> str:
     return str(models / "tiny.toml")
+
+
+@pytest.fixture(scope="session")
+def clip_profile(models: Path) -> str:
+    """A profile of the same checkpoints that reads footage by clips of four frames, two tokens a frame."""
+    path = models / "tiny-hico.toml"
+    path.write_text(PROFILE.replace('"tiny"', '"tiny-hico"') + CLIPS)
+    return str(path)

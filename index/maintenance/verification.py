@@ -15,6 +15,7 @@ from index.delta.row_filter import on_day
 from index.delta.table import StoreTable
 from index.errors import StoreError
 from index.maintenance.retention import unfinished_deletions
+from index.records import EncoderPair
 from index.schemas import ENCODERS_KEY, TABLES
 from index.search.vector_search import VectorSearch
 from index.tables import Tables
@@ -50,9 +51,17 @@ def _identity_problems(tables: Tables) -> list[str]:
         except StoreError as error:
             problems.append(str(error))
             continue
-        if held != tables.encoders.model_dump_json():
+        if held is None or not _names(held, tables.encoders):
             problems.append(f"table {table.name}: its vectors are of other encoders than the store's; ingest again")
     return problems
+
+
+def _names(held: str, encoders: EncoderPair) -> bool:
+    """Whether the JSON that a table holds is `encoders`; stores of older versions leave out what has a default."""
+    try:
+        return EncoderPair.model_validate_json(held) == encoders
+    except ValueError:
+        return False
 
 
 def _read_keys(table: StoreTable, widest: str) -> pa.Table:

@@ -18,6 +18,7 @@ from index.second_grid import phase_of
 from ingest.decoding.frame import FrameBatch
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import Decoding
+from model.encoders.clips import ClipBoundary
 
 __all__ = ["PartEncoder", "SegmentFrames", "decode_segment"]
 
@@ -31,7 +32,14 @@ class PartEncoder:
     max_frames: int
     """Most frames of a part."""
     max_bytes: int
-    """Most bytes of pixels of a part; a single frame may have more."""
+    """Most bytes of pixels of a part; a single clip may have more."""
+    clip_frames: int = 1
+    """Frames of a clip. A part ends with a clip, because the frames of a clip are encoded together."""
+
+    def full(self, frames: int, size: int, frame_bytes: int) -> bool:
+        """Whether a part of `frames` frames and `size` bytes of pixels has no room for a clip, whose frames have
+        `frame_bytes` bytes each."""
+        return frames + self.clip_frames > self.max_frames or size + self.clip_frames * frame_bytes > self.max_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ def decode_segment(
     max_frames = int(duration) + 2  # whole seconds, and a part of a second at either end
     frames, encoded, count, size = FrameBatch([], [], []), list[FrameRecords](), 0, 0
     problem: str | None = None
+    clip = ClipBoundary(parts.clip_frames if parts else 1)
     with Decoding(path, name=name, phase=phase_of(start), limits=limits) as decoding:
         info = decoding.info()
         try:
@@ -84,15 +93,13 @@ def decode_segment(
                         f"{name}: a frame is {pts - info.first:.0f} s after the start of a segment of {duration:g} s; "
                         "produce the segment again with timestamps that ascend"
                     )
-                if (
-                    parts
-                    and len(frames)
-                    and (len(frames) >= parts.max_frames or size + pixels.nbytes > parts.max_bytes)
-                ):
+                captured_at = start + round((pts - info.first) * 1e6)
+                begins = clip.begins(captured_at)
+                if parts and begins and len(frames) and parts.full(len(frames), size, pixels.nbytes):
                     encoded.append(parts.encode(frames))
                     frames, size = FrameBatch([], [], []), 0
                 count, size = count + 1, size + pixels.nbytes
-                frames.captured_at.append(start + round((pts - info.first) * 1e6))
+                frames.captured_at.append(captured_at)
                 frames.pts_seconds.append(pts)
                 frames.pixels.append(pixels)
         except SourceError as error:

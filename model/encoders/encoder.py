@@ -1,4 +1,4 @@
-"""The interfaces of the two encoders, and their loading: CLIP for keyframes and search, SigLIP for patches.
+"""The interfaces of the two encoders, and their loading: CLIP for keyframes and search, SigLIP or UMT for patches.
 
 Both turn frames and texts into numpy arrays and have the identity that is stored beside their vectors. Imports torch
 only when encoders are loaded. Does not know streams, stores or language models.
@@ -49,8 +49,12 @@ class FrameEncoder(Protocol):
 
 
 class PatchEncoder(Protocol):
-    """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a
-    text."""
+    """An encoder with M patch vectors and one pooled vector for each frame, all comparable with the vector of a text
+    where the encoder has a text tower.
+
+    An encoder of clips reads the frames of a clip together and gives each M of the clip's tokens (see
+    `model.encoders.clip_tokens`).
+    """
 
     @property
     def identity(self) -> EncoderIdentity:
@@ -60,15 +64,26 @@ class PatchEncoder(Protocol):
     def patches(self) -> int:
         """Number of patches of one frame, M."""
 
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    def encode_frames(
+        self, frames: Sequence[NDArray[np.uint8]], clips: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
         """Pooled vectors float32[n, Dp] of unit norm, and patches float16[n, M, Dp], of uint8[H, W, 3] RGB frames.
 
+        Args:
+            frames: the frames.
+            clips: the clip of each frame, int64[n] (see `model.encoders.clips`); None if each is a clip of its own. An
+                encoder of single frames ignores it.
+
         Raises:
-            UsageError: a frame has another shape or dtype.
+            UsageError: a frame has another shape or dtype, or a clip has more frames than the encoder reads.
         """
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts, float32[n, Dp] of unit norm; a text longer than the model reads is truncated."""
+        """Vectors of texts, float32[n, Dp] of unit norm; a text longer than the model reads is truncated.
+
+        Raises:
+            UsageError: the encoder has no text tower.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ class Encoders:
     patch: PatchEncoder
     """The encoder of DFM and of the prompt."""
     pair: EncoderPair
-    """The identities of both and M, as a store keeps them."""
+    """The identities of both, M, and the frames of a clip, as a store keeps them."""
 
 
 def load_encoders(profile: Profile, device: str | None = None) -> Encoders:
@@ -92,12 +107,14 @@ def load_encoders(profile: Profile, device: str | None = None) -> Encoders:
         ModelError: `device` is invalid or not available.
     """
     from model.encoders.clip import load_clip
-    from model.encoders.siglip import load_siglip
+    from model.encoders.clip_tokens import load_patch_encoder
 
     chosen = pick_device(device)
     frame = load_clip(profile.frame_encoder, chosen)
-    patch = load_siglip(profile.patch_encoder, chosen)
-    return Encoders(frame, patch, EncoderPair(frame=frame.identity, patch=patch.identity, patches=patch.patches))
+    patch = load_patch_encoder(profile, chosen)
+    clip_frames = 1 if profile.hico is None else profile.hico.clip_frames
+    pair = EncoderPair(frame=frame.identity, patch=patch.identity, patches=patch.patches, clip_frames=clip_frames)
+    return Encoders(frame, patch, pair)
 
 
 def pick_device(device: str | None = None) -> torch.device:

@@ -22,8 +22,9 @@ from model.checkpoints.files import resolve, weights_digest
 from model.encoders.preprocessing import Preprocessing
 from model.profiles.profile import EncoderSpec, Source
 
-__all__ = ["PretrainedEncoder", "Tokenize", "identify", "resolve_tower", "unit_vectors"]
+__all__ = ["PretrainedEncoder", "Tokenize", "half_patches", "identify", "resolve_tower", "unit_vectors"]
 
+_FLOAT16_MAX = 65_504.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # a folder of the hub's cache has the name of its commit
 Tokenize = Callable[[Sequence[str]], Tensor]
 
@@ -83,6 +84,14 @@ class PretrainedEncoder(ABC):
 def unit_vectors(features: Tensor) -> NDArray[np.float32]:
     """[n, D] features scaled to unit norm, float32[n, D] in host memory."""
     return functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def half_patches(tokens: Tensor) -> NDArray[np.float16]:
+    """Patches of any shape as float16 in host memory.
+
+    A few channels of large towers exceed the range of half precision; clamping keeps them finite.
+    """
+    return tokens.float().clamp(-_FLOAT16_MAX, _FLOAT16_MAX).half().cpu().numpy()
 
 
 def resolve_tower(spec: EncoderSpec, what: str) -> Path | None:

@@ -23,7 +23,7 @@ from index.records import EncoderIdentity
 from model.checkpoints.files import loading, read_tensors, renamed, resolve, weights_files
 from model.encoders.plain_tokens import controls_of, plain_tokenize
 from model.encoders.preprocessing import Preprocessing
-from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
+from model.encoders.pretrained import PretrainedEncoder, Tokenize, half_patches, identify, resolve_tower, unit_vectors
 from model.profiles.profile import PatchEncoderSpec
 
 __all__ = ["SiglipEncoder", "load_siglip", "tower_names"]
@@ -33,7 +33,6 @@ _TAKES = ("tokenizer_config.json", "special_tokens_map.json", "*.safetensors.ind
 # `vision_tower.vision_model.…` in transformers' LLaVA layouts, `model.vision_tower.vision_tower.vision_model.…` in the
 # original layout.
 _TOWER = r"(model\.)?(vision_tower\.)+(vision_model\.)?"
-_FLOAT16_MAX = 65_504.0
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -66,8 +65,12 @@ class SiglipEncoder(PretrainedEncoder):
         return nn.Sequential(vision.embeddings, *map(_UnmaskedLayer, passed), norm)
 
     @torch.inference_mode()
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    def encode_frames(
+        self, frames: Sequence[NDArray[np.uint8]], clips: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
         """Pooled vectors float32[n, Dp] of unit norm, and patches float16[n, M, Dp], of uint8[H, W, 3] RGB frames.
+
+        `clips` has no effect: each frame is encoded by itself.
 
         Raises:
             UsageError: a frame has another shape or dtype.
@@ -76,14 +79,19 @@ class SiglipEncoder(PretrainedEncoder):
         pooled = np.empty((len(frames), width), np.float32)
         patches = np.empty((len(frames), self.patches, width), np.float16)
         for rows, pixels in self.batches(frames):
-            with self.half_precision():
-                out = self.model.vision_model(pixel_values=pixels)
-            tokens: Any = out.last_hidden_state if self._post_layernorm else self._layer_output
-            self._layer_output = None
-            pooled[rows] = unit_vectors(out.pooler_output)
-            # A few channels of large towers exceed the range of half precision; clamping keeps them finite.
-            patches[rows] = tokens.float().clamp_(-_FLOAT16_MAX, _FLOAT16_MAX).half().cpu().numpy()
+            vectors, tokens = self.features(pixels)
+            pooled[rows], patches[rows] = unit_vectors(vectors), half_patches(tokens)
         return pooled, patches
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features [n, Dp], not of unit norm, and patches [n, M, Dp], both float32 on the model's device, of
+        preprocessed pixels float32[n, 3, height, width]."""
+        with self.half_precision():
+            out = self.model.vision_model(pixel_values=pixels)
+        tokens: Any = out.last_hidden_state if self._post_layernorm else self._layer_output
+        self._layer_output = None
+        return out.pooler_output.float(), tokens.float()
 
     def forward_text(self, ids: Tensor) -> Tensor:
         """Features of token ids int64[n, length], [n, Dp]."""

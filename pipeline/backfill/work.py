@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from ingest.decoding.sandbox import Decoding, VideoInfo
 from ingest.embedding import encode_records
 from ingest.sources.files import fetched
 from ingest.sources.naming import FileName
+from model.encoders.clips import clip_batches, clip_numbers
 from model.encoders.encoder import Encoders
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
 from pipeline.backfill.manifest import Entry
@@ -183,7 +184,9 @@ class Indexer:
                 decoding.after = first * seconds
                 decoding.until = None if piece.end is None else float(piece.end * seconds)
                 opened = self._open_piece(piece, info, first, resumed=bool(stored))
-                for item in FrameReader(decoding, file.footage.began, info.first, seconds):
+                for item in FrameReader(
+                    decoding, file.footage.began, info.first, seconds, self._encoders.pair.clip_frames
+                ):
                     if isinstance(item, SourceError):
                         opened.problem = decoding_problem(item)
                         opened.kind = type(item).__name__ if opened.problem or opened.writer.empty else None
@@ -229,7 +232,14 @@ class Indexer:
         opened.pending += len(item.frames)
         self._bytes += sum(pixels.nbytes for pixels in item.frames.pixels)
         while len(self._frames) >= BATCH_FRAMES or self._bytes > BATCH_BYTES:
-            self._embed(min(len(self._frames), BATCH_FRAMES))
+            self._embed(self._batch())
+
+    def _batch(self) -> int:
+        """How many of the waiting frames make one batch that cuts no clip. Pieces come with whole clips."""
+        pieces = [(id(w.opened), w.chunk) for w in self._frames]
+        index = np.cumsum([0, *(one != two for one, two in pairwise(pieces))])
+        clips = clip_numbers([w.captured_at for w in self._frames], index, self._encoders.pair.clip_frames)
+        return int(next(clip_batches(clips, BATCH_FRAMES)).stop)
 
     def _embed(self, count: int) -> None:
         some, self._frames = self._frames[:count], self._frames[count:]

@@ -62,7 +62,7 @@ class _TextEncoder:
         self.identity: EncoderIdentity = getattr(profile.encoders, which)
         self.patches = profile.encoders.patches
 
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NoReturn:
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]], clips: NDArray[np.int64] | None = None) -> NoReturn:
         """Raise UsageError: a model service does not encode frames."""
         raise UsageError(f"a model service does not encode frames ({len(frames)} were given); ingest without --service")
 

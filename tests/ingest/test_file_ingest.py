@@ -34,7 +34,7 @@ class Grey:
 
 
 class Patches:
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]], clips: Any = None) -> Any:
         n = len(frames)
         return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)
 

@@ -55,7 +55,7 @@ class Encoder:
     def __init__(self, *, patches: bool) -> None:
         self.patches = patches
 
-    def encode_frames(self, frames: Any) -> Any:
+    def encode_frames(self, frames: Any, clips: Any = None) -> Any:
         n = len(frames)
         if self.patches:
             return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)

@@ -24,7 +24,7 @@ RULE = AlertRule(floor=0.3, warm_up=15, samples=60, every=1)
 class Bright:
     """Patches that point along the question's vector the more the brighter the frame is."""
 
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]], clips: Any = None) -> Any:
         patches = np.zeros((len(frames), 4, 12), np.float16)
         for i, frame in enumerate(frames):
             patches[i, :, 0], patches[i, :, 1] = frame.mean() / 255, 1 - frame.mean() / 255

@@ -41,7 +41,7 @@ class FrameEncoderStub:
 class PatchEncoderStub:
     """Encodes every frame as the same patches."""
 
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+    def encode_frames(self, frames: Sequence[NDArray[np.uint8]], clips: Any = None) -> Any:
         """Pooled float32[N, 12] and patches float16[N, 4, 12]."""
         n = len(frames)
         return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)

@@ -32,3 +32,26 @@ def test_verify_names_a_lost_file(store: Store, fill: Fill) -> None:
     assert any("patches" in p for p in store.verify())
     with pytest.raises(StoreCorrupt, match="verify"):
         store.patches(store.window())
+
+
+def _rewrite(store: Store, table: str, old: str, new: str) -> None:
+    """Change what a table's first log entry says about the encoders, which is JSON inside JSON."""
+    log = Path(store.url) / table / "_delta_log" / f"{0:020}.json"
+    text = log.read_text()
+    assert old in text
+    log.write_text(text.replace(old, new))
+
+
+def test_a_store_from_before_clips_is_one_of_single_frames(store: Store, fill: Fill) -> None:
+    fill()
+    for table in ("frames", "patches", "segments"):
+        _rewrite(store, table, r",\"clip_frames\":1", "")
+    opened = Store.open(store.url, encoders=store.encoders)
+    assert opened.encoders.clip_frames == 1
+    assert opened.verify() == []
+
+
+def test_verify_names_a_table_of_other_encoders(store: Store, fill: Fill) -> None:
+    fill()
+    _rewrite(store, "patches", r"\"clip_frames\":1", r"\"clip_frames\":4")
+    assert any("table patches: its vectors are of other encoders" in p for p in Store.open(store.url).verify())

@@ -106,6 +106,17 @@ def test_a_backfill_is_what_ingest_writes_and_a_second_one_changes_nothing(
     assert versions(store) == before
 
 
+def test_clips_are_those_of_ingest(archive: Path, clip_profile: str, tmp_path: Path) -> None:
+    """A clip's tokens depend on the frames in it, so a batch that cut one would show in its rows."""
+    encoders = load_encoders(load_profile(clip_profile), "cpu")
+    expected = Store.create(tmp_path / "expected", encoders.pair)
+    ingest_sources([archive], store=expected, encoders=encoders, segment_seconds=SECONDS)
+    run(archive, tmp_path / "store", clip_profile)
+    found = Store.open(tmp_path / "store")
+    assert_same(found, expected)
+    assert found.encoders.clip_frames == 4
+
+
 @pytest.mark.parametrize("names", [None, "{stream}_{start:%Y%m%dT%H%M%S}.mp4"])
 def test_the_zone_of_a_clock_is_stored(profile: str, tmp_path: Path, encoders: Encoders, names: str | None) -> None:
     """Also from staging, which takes files that overlap."""
