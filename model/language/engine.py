@@ -30,7 +30,7 @@ class PrefilledPrompt:
     cache: Any
     """What the engine keeps of the prompt: its key-value cache, or the embeddings if the engine prefills later."""
     length: int
-    """Tokens of the prompt, T."""
+    """Tokens of the prompt, T; deep layers hold fewer if visual tokens were dropped."""
     logits: Tensor
     """Logits after the last token, [vocabulary]; empty if the engine prefills later."""
 
@@ -85,7 +85,7 @@ class LanguageModel(Protocol):
                 tokens reads it (`DroppingSpec`).
 
         Raises:
-            UsageError: the prompt is empty.
+            UsageError: the prompt is empty, or `visual` does not fit it.
             BudgetExceeded: the prompt has more tokens than `max_context`, or its cache does not fit into memory. Raised
                 before any work is done.
         """
@@ -102,17 +102,22 @@ class LanguageModel(Protocol):
         """
 
 
-def check_prompt(embeddings: Tensor, max_context: int) -> None:
-    """Check the length of a prompt [T, width].
+def check_prompt(embeddings: Tensor, max_context: int, visual: Tensor | None = None) -> None:
+    """Check the length of a prompt [T, width] and the mask of its visual tokens.
 
     Raises:
-        UsageError: the prompt is empty.
+        UsageError: the prompt is empty, or `visual` is not bool[T].
         BudgetExceeded: it has more tokens than `max_context`.
     """
     if len(embeddings) == 0:
         raise UsageError("a language model needs at least one token to read")
     if len(embeddings) > max_context:
         raise BudgetExceeded(f"the prompt has {len(embeddings)} tokens, the language model has room for {max_context}")
+    if visual is not None and (visual.dtype != torch.bool or visual.shape != embeddings.shape[:1]):
+        raise UsageError(
+            f"visual must be bool[{len(embeddings)}], got {visual.dtype} of shape {tuple(visual.shape)}: one value for"
+            " each token of the prompt"
+        )
 
 
 def check_answers(answers: Sequence[Sequence[int]]) -> None:

@@ -5,6 +5,7 @@ Implements the cache interface of transformers. Does not know models or prompts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ from index.errors import BudgetExceeded
 __all__ = ["PreallocatedCache", "cache_bytes"]
 
 
-def cache_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of `tokens` tokens under a Qwen2 `config`."""
+def cache_bytes(config: Any, tokens: int | Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes of keys and values under a Qwen2 `config`; `tokens` is one number for all layers, or one for each."""
     width = int(config.num_key_value_heads) * _head_dim(config)
-    return 2 * int(config.num_hidden_layers) * width * tokens * dtype.itemsize
+    return 2 * width * sum(_of_layers(config, tokens)) * dtype.itemsize
+
+
+def _of_layers(config: Any, tokens: int | Sequence[int]) -> list[int]:
+    """A number of tokens for each layer."""
+    return [tokens] * int(config.num_hidden_layers) if isinstance(tokens, int) else list(tokens)
 
 
 def _head_dim(config: Any) -> int:
@@ -59,18 +65,17 @@ class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class PreallocatedCache(Cache):  # type: ignore[misc]
-    """Room for `capacity` tokens of one sequence in every layer of a Qwen2 `config`.
+    """Room for `capacity` tokens of one sequence in every layer of a Qwen2 `config`, or for another number in each.
 
-    An update beyond `capacity` raises `BudgetExceeded`.
+    An update beyond the capacity raises `BudgetExceeded`.
     """
 
-    def __init__(self, config: Any, capacity: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (1, config.num_key_value_heads, capacity, _head_dim(config))
-
-        def empty() -> Tensor:
+    def __init__(self, config: Any, capacity: int | Sequence[int], *, dtype: torch.dtype, device: torch.device) -> None:
+        def empty(tokens: int) -> Tensor:
+            shape = (1, config.num_key_value_heads, tokens, _head_dim(config))
             return torch.empty(shape, dtype=dtype, device=device)
 
-        layers = [_PreallocatedLayer(empty(), empty()) for _ in range(config.num_hidden_layers)]
+        layers = [_PreallocatedLayer(empty(tokens), empty(tokens)) for tokens in _of_layers(config, capacity)]
         super().__init__(layers=layers)
 
     @property

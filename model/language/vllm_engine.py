@@ -80,13 +80,13 @@ class VllmLanguage:
         return self._table[torch.tensor(ids, dtype=torch.long, device=self.device)]
 
     def prefill(self, embeddings: Tensor, *, room: int = 256, visual: Tensor | None = None) -> PrefilledPrompt:
-        """Check the prompt, [T, width]. vllm itself prefills at the first request; `visual` is not read.
+        """Check the prompt, [T, width]. vllm itself prefills at the first request; `visual` has no effect.
 
         Raises:
-            UsageError: the prompt is empty.
+            UsageError: the prompt is empty, or `visual` does not fit it.
             BudgetExceeded: it has more tokens than `max_context`.
         """
-        check_prompt(embeddings, self.max_context)
+        check_prompt(embeddings, self.max_context, visual)
         return PrefilledPrompt(embeddings.to("cpu", self.dtype), len(embeddings), torch.zeros(0))
 
     def decode(self, prompt: PrefilledPrompt, *, max_new_tokens: int, sampling: Sampling = GREEDY) -> Iterator[int]:

@@ -146,6 +146,19 @@ class DroppingSpec(_Data):
             raise ValueError("dropping.ratios must be above 0 and must not ascend")
         return self
 
+    def kept(self, visual_tokens: int) -> list[int]:
+        """Visual tokens that each group of layers reads, one number more than `layers`: `int(n · r)`, in float64."""
+        return [int(visual_tokens * ratio) for ratio in self.ratios]
+
+    def lengths(self, layers: int, tokens: int, visual_tokens: int) -> list[int]:
+        """Tokens that each of `layers` layers reads of a prompt of `tokens`, of which `visual_tokens` are visual."""
+        kept = self.kept(visual_tokens)
+        return [tokens - visual_tokens + kept[sum(layer >= end for end in self.layers)] for layer in range(layers)]
+
+    def spaces_evenly(self, stage: int) -> bool:
+        """Whether stage `stage`, counted from 0, keeps evenly spaced tokens; if not, it keeps the most attended."""
+        return stage < {"uniform": len(self.layers), "uniform0_attention": 1, "uniform1_attention": 2}.get(self.kind, 0)
+
 
 class LanguageModelSpec(_Data):
     """A Qwen2."""
