@@ -16,16 +16,15 @@ Knows names, shapes and config.json. Paths in config.json that point to the auth
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from index.errors import WeightsInvalid, validation_message
+from index.errors import WeightsInvalid
 from model.checkpoints.files import renamed
+from model.checkpoints.qwen2_fields import Qwen2Fields
 
 __all__ = ["VilampConfig", "clip_names", "connector_names", "language_names"]
 
@@ -33,31 +32,11 @@ _CONNECTOR = ("model.mm_projector.", "model.image_newline", "model.composer_proj
 _ENCODERS = ("model.vision_tower.", "model.frame_selector.")
 
 
-class VilampConfig(BaseModel):
+class VilampConfig(Qwen2Fields):
     """The fields of config.json that are used. Fields without a default are required; other fields are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), use_attribute_docstrings=True)
 
     model_type: Literal["llava_qwen"]
     """Name of the layout."""
-    vocab_size: int = Field(gt=0)
-    """Qwen2: tokens of the vocabulary."""
-    hidden_size: int = Field(gt=0)
-    """Qwen2: width."""
-    intermediate_size: int = Field(gt=0)
-    """Qwen2: width of the feed-forward layers."""
-    num_hidden_layers: int = Field(gt=0)
-    """Qwen2: layers."""
-    num_attention_heads: int = Field(gt=0)
-    """Qwen2: attention heads."""
-    num_key_value_heads: int = Field(gt=0)
-    """Qwen2: heads of keys and values."""
-    max_position_embeddings: int = Field(gt=0)
-    """Qwen2: largest number of positions."""
-    rms_norm_eps: float = Field(gt=0)
-    """Qwen2: epsilon of the norms."""
-    tie_word_embeddings: bool
-    """Qwen2: whether the head shares its weights with the embedding."""
     mm_hidden_size: int = Field(gt=0)
     """Width of a patch."""
     mm_projector_type: Literal["mlp2x_gelu"]
@@ -72,19 +51,6 @@ class VilampConfig(BaseModel):
     """τ of keyframe selection."""
     max_frame_num: int | None = Field(default=None, gt=0)
     """K of keyframe selection."""
-
-    @classmethod
-    def read(cls, folder: Path) -> VilampConfig:
-        """Read config.json of a checkpoint folder.
-
-        Raises:
-            WeightsInvalid: the file is not JSON, or a field is missing or invalid; the message names it.
-        """
-        path = folder / "config.json"
-        try:
-            return cls.model_validate(_json(path))
-        except ValidationError as error:
-            raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
 
     def keyframe_tokens(self, patches: int) -> int:
         """Number of tokens of a keyframe with `patches` patches, which form a square grid.
@@ -112,21 +78,6 @@ class VilampConfig(BaseModel):
             for name, ours, theirs in pairs
             if theirs not in (None, ours)
         ]
-
-    @staticmethod
-    def qwen2(folder: Path) -> Any:
-        """The Qwen2Config inside config.json, with every field of it that is present.
-
-        Raises:
-            WeightsInvalid: the file has neither `rope_theta` nor `rope_parameters`.
-        """
-        from transformers import Qwen2Config
-
-        raw = _json(folder / "config.json")
-        if "rope_theta" not in raw and "rope_theta" not in (raw.get("rope_parameters") or {}):
-            raise WeightsInvalid(f"{folder / 'config.json'}: rope_theta is missing")
-        fields = Qwen2Config().to_dict().keys() | {"rope_theta", "rope_scaling"}
-        return Qwen2Config(**{k: v for k, v in raw.items() if k in fields - {"model_type", "architectures", "dtype"}})
 
 
 def language_names(names: Iterable[str]) -> list[str]:
@@ -181,11 +132,3 @@ def clip_names(names: Iterable[str]) -> dict[str, str]:
                 new = new.replace(old, ours)
             chosen[name] = new
     return chosen
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsInvalid(f"{path}: is not valid JSON ({error}); download it again") from error

@@ -1,8 +1,9 @@
-"""Qwen2 checkpoints: a transformers module and its tokenizer from one of the three layouts on disk.
+"""Qwen2 checkpoints: a transformers module and its tokenizer from one of the four layouts on disk.
 
     causal_lm          transformers' own layout of a Qwen2
     llava_onevision    transformers' layouts (there are two) of LLaVA-OneVision; only its language model is read
     vilamp             the layout of ViLAMP's authors; see `model.checkpoints.vilamp`
+    videochat_flash    the layout of VideoChat-Flash's authors; see `model.checkpoints.videochat_flash`
 
 Knows names and shapes of tensors. Does not know prefill, caches or answers.
 """
@@ -33,6 +34,7 @@ from model.checkpoints.files import (
     tensor_files,
     tensor_shapes,
 )
+from model.checkpoints.videochat_flash import FlashConfig, text_names
 from model.checkpoints.vilamp import VilampConfig, language_names
 from model.profiles.profile import LanguageModelSpec
 
@@ -73,7 +75,7 @@ def load_qwen2(spec: LanguageModelSpec, device: torch.device) -> tuple[Any, PreT
         if spec.layout == "causal_lm":
             model = _load_causal(folder, dtype).to(device)
         else:
-            model = _load_from_multimodal(folder, spec.layout, dtype, device)
+            model = _load_from_multimodal(folder, spec, dtype, device)
     tokenizer = load_tokenizer(folder)
     if tokenizer.convert_tokens_to_ids("<|im_end|>") in (None, tokenizer.unk_token_id):
         raise WeightsInvalid(f"language model: the tokenizer in {folder} has no <|im_end|>; it needs ChatML")
@@ -140,12 +142,17 @@ def _load_causal(folder: Path, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def _load_from_multimodal(folder: Path, layout: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_from_multimodal(folder: Path, spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     """The Qwen2 inside a multimodal checkpoint, one tensor in host memory at a time."""
     files = tensor_files(folder)
-    if layout == "vilamp":
+    if spec.layout == "vilamp":
         VilampConfig.read(folder)
         config, names = VilampConfig.qwen2(folder), {name: name for name in language_names(files)}
+    elif spec.layout == "videochat_flash":
+        difference = FlashConfig.read(folder).dropping_difference(spec.dropping)
+        if difference is not None:
+            raise WeightsInvalid(f"{folder / 'config.json'}: {difference}")
+        config, names = FlashConfig.qwen2(folder), {name: name for name in text_names(files)}
     else:
         config = AutoConfig.from_pretrained(folder, local_files_only=True).text_config
         names = renamed(files, _LLAVA)

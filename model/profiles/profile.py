@@ -165,7 +165,7 @@ class LanguageModelSpec(_Data):
 
     source: Source
     """The checkpoint."""
-    layout: Literal["causal_lm", "llava_onevision", "vilamp"] = "causal_lm"
+    layout: Literal["causal_lm", "llava_onevision", "vilamp", "videochat_flash"] = "causal_lm"
     """How the checkpoint names its tensors (see `model.language.qwen2`)."""
     max_context: int = Field(gt=0)
     """Most tokens of prompt and answer together."""
@@ -188,9 +188,10 @@ class ConnectorSpec(_Data):
 
     source: Source
     """The checkpoint."""
-    layout: Literal["two_stream", "llava_onevision", "vilamp"] = "two_stream"
+    layout: Literal["two_stream", "llava_onevision", "vilamp", "hico"] = "two_stream"
     """`two_stream`: this project's file with MLP_k and MLP_n. `llava_onevision`: the one projector of such a
-    checkpoint, used as both (DFM without training). `vilamp`: projector and learned merger of the authors' weights."""
+    checkpoint, used as both (DFM without training). `vilamp`: projector and learned merger of the authors' weights.
+    `hico`: the one projector of VideoChat-Flash's authors."""
 
 
 class DfmSpec(_Data):

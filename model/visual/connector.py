@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from index.errors import WeightsInvalid, WeightsNotFound
 from model.checkpoints.files import check_tensors, read_tensors, resolve, stream_tensors, tensor_files, tensor_shapes
+from model.checkpoints.videochat_flash import FlashConfig, projector_names
 from model.checkpoints.vilamp import VilampConfig, connector_names
 from model.profiles.profile import ConnectorSpec
 from model.visual.dfm_learned import Composer, projector_mlp
@@ -210,6 +211,8 @@ def load_connector(spec: ConnectorSpec, device: torch.device) -> AnyConnector:
     folder = resolve(spec.source, needs=needs, takes=("*.safetensors.index.json",), what="connector")
     if spec.layout == "vilamp":
         return ReleasedConnector.load(folder, device=device)
+    if spec.layout == "hico":
+        return _load_clip_projector(folder, device)
     projector = read_tensors(folder, _LLAVA)
     newline = projector.pop("newline", None)
     first = projector.get("0.weight")
@@ -219,4 +222,24 @@ def load_connector(spec: ConnectorSpec, device: torch.device) -> AnyConnector:
     if newline is not None:
         both["newline"] = newline
     width, patch_dim = first.shape
+    return Connector.from_state(both, patch_dim=patch_dim, width=width, source=str(folder), device=device)
+
+
+def _load_clip_projector(folder: Path, device: torch.device) -> Connector:
+    """The projector of VideoChat-Flash's checkpoints, `model.mm_projector.mlp.{0,2}`, as both MLPs."""
+    config = FlashConfig.read(folder)
+    files = tensor_files(folder)
+    chosen = projector_names(files)
+    width, patch_dim = config.hidden_size, config.mm_hidden_size
+    expected = {
+        f"model.mm_projector.mlp.{layer}.{kind}": shape
+        for layer, wide in ((0, patch_dim), (2, width))
+        for kind, shape in (("weight", (width, wide)), ("bias", (width,)))
+    }
+    check_tensors(str(folder), tensor_shapes({name: files[name] for name in chosen}), expected)
+    both = {
+        name.replace("model.mm_projector.mlp", stream): tensor
+        for name, tensor in stream_tensors(files, chosen)
+        for stream in ("keyframe", "frame")
+    }
     return Connector.from_state(both, patch_dim=patch_dim, width=width, source=str(folder), device=device)

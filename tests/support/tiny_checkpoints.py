@@ -36,6 +36,21 @@ _SENTENCES = (
 )
 WORDS = " ".join(_SENTENCES).split()
 VOCABULARY = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", *WORDS, "<eos>"]
+TEXT_FIELDS: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": LANGUAGE_WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+}
+"""Fields of a Qwen2Config."""
 
 
 def save_tokenizer(folder: Path, *, close: bool) -> Any:
@@ -151,29 +166,12 @@ def _vision(layers: int, *, head: bool = True) -> dict[str, Any]:
     }
 
 
-def _text() -> dict[str, Any]:
-    return {
-        "model_type": "qwen2",
-        "vocab_size": len(VOCABULARY),
-        "hidden_size": LANGUAGE_WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-    }
-
-
 def save_language(folder: Path) -> Path:
     """Write a Qwen2 in transformers' layout."""
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=False)
     torch.manual_seed(3)
-    Qwen2ForCausalLM(Qwen2Config(**_text())).half().save_pretrained(folder)
+    Qwen2ForCausalLM(Qwen2Config(**TEXT_FIELDS)).half().save_pretrained(folder)
     return folder
 
 
@@ -195,7 +193,7 @@ def save_llava_onevision(folder: Path, *, layers: int = 2, tied: bool = True, sh
     torch.manual_seed(5)
     config = LlavaOnevisionConfig(
         vision_config=_vision(layers, head=False),
-        text_config={**_text(), "tie_word_embeddings": tied},
+        text_config={**TEXT_FIELDS, "tie_word_embeddings": tied},
         tie_word_embeddings=tied,
     )
     model = LlavaOnevisionForConditionalGeneration(config).eval()
@@ -216,7 +214,7 @@ def save_vilamp(folder: Path, *, composer: str = "sig_pooling", shards: int = 1,
     folder.mkdir(parents=True)
     save_tokenizer(folder, close=False)
     torch.manual_seed(6)
-    language = Qwen2ForCausalLM(Qwen2Config(**{**_text(), "tie_word_embeddings": False, "rope_theta": 1e6})).eval()
+    language = Qwen2ForCausalLM(Qwen2Config(**{**TEXT_FIELDS, "tie_word_embeddings": False, "rope_theta": 1e6})).eval()
     vision = SiglipVisionModel(SiglipVisionConfig(**_vision(layers, head=False))).eval()
     tower = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     clip = CLIPModel(
@@ -253,7 +251,7 @@ def save_vilamp(folder: Path, *, composer: str = "sig_pooling", shards: int = 1,
         state["model.composer_projector.tau"] = torch.tensor(0.05)
     save_state(folder, state, shards=shards)
     fields: dict[str, Any] = {
-        **_text(),
+        **TEXT_FIELDS,
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1_000_000.0,

@@ -1,0 +1,77 @@
+"""The fields of a Qwen2 in the config.json of a checkpoint that has other models beside it.
+
+Knows config.json alone; names and shapes of tensors are in the modules of the layouts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from index.errors import WeightsInvalid, validation_message
+
+__all__ = ["Qwen2Fields"]
+
+
+class Qwen2Fields(BaseModel):
+    """The fields of a Qwen2. Fields without a default are required; other fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), use_attribute_docstrings=True)
+
+    vocab_size: int = Field(gt=0)
+    """Qwen2: tokens of the vocabulary."""
+    hidden_size: int = Field(gt=0)
+    """Qwen2: width."""
+    intermediate_size: int = Field(gt=0)
+    """Qwen2: width of the feed-forward layers."""
+    num_hidden_layers: int = Field(gt=0)
+    """Qwen2: layers."""
+    num_attention_heads: int = Field(gt=0)
+    """Qwen2: attention heads."""
+    num_key_value_heads: int = Field(gt=0)
+    """Qwen2: heads of keys and values."""
+    max_position_embeddings: int = Field(gt=0)
+    """Qwen2: largest number of positions."""
+    rms_norm_eps: float = Field(gt=0)
+    """Qwen2: epsilon of the norms."""
+    tie_word_embeddings: bool
+    """Qwen2: whether the head shares its weights with the embedding."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read config.json of a checkpoint folder.
+
+        Raises:
+            WeightsInvalid: the file is not JSON, or a field is missing or invalid; the message names it.
+        """
+        path = folder / "config.json"
+        try:
+            return cls.model_validate(_json(path))
+        except ValidationError as error:
+            raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
+
+    @staticmethod
+    def qwen2(folder: Path) -> Any:
+        """The Qwen2Config inside config.json, with every field of it that is present.
+
+        Raises:
+            WeightsInvalid: the file has neither `rope_theta` nor `rope_parameters`.
+        """
+        from transformers import Qwen2Config
+
+        raw = _json(folder / "config.json")
+        if "rope_theta" not in raw and "rope_theta" not in (raw.get("rope_parameters") or {}):
+            raise WeightsInvalid(f"{folder / 'config.json'}: rope_theta is missing")
+        fields = Qwen2Config().to_dict().keys() | {"rope_theta", "rope_scaling"}
+        return Qwen2Config(**{k: v for k, v in raw.items() if k in fields - {"model_type", "architectures", "dtype"}})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsInvalid(f"{path}: is not valid JSON ({error}); download it again") from error
