@@ -1,4 +1,4 @@
-"""Commands about rendered footage: render, demo, evaluate."""
+"""Commands about rendered footage: render, demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.cli.options import Json, ProfileName, settings_of
 from pipeline.console import print_json, print_line, progress
 from pipeline.demo.render import render as render_footage
 
-__all__ = ["app", "demo", "evaluate", "render"]
+__all__ = ["app", "demo", "render"]
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -64,44 +64,3 @@ def demo(
         from pipeline.cli.web import serve as desk  # loads the client of the model service
 
         desk.serve(context, store=str(out / "store"), port=port, profile=profile)
-
-
-@app.command("evaluate")
-def evaluate(
-    context: typer.Context,
-    work: Annotated[Path, typer.Option(help="Folder for footage and stores; a later run uses them again.")],
-    seeds: Annotated[
-        list[int] | None, typer.Option("--seed", help="A seed of footage, repeatable; default: 101, 102 and 103.")
-    ] = None,
-    minutes: Annotated[float, typer.Option(help="Length of each stream.")] = 20.0,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file for the result; a Markdown table is written beside it.")
-    ] = None,
-    profile: ProfileName = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the accuracy of a profile on rendered footage.
-
-    The seeds of the footage were not used in training.
-    """
-    from pipeline.evaluation import rendered, table  # loads torch
-
-    settings = settings_of(context, profile=profile)
-    with progress(quiet=as_json) as bar:
-        task = bar.add_task("evaluating", total=None, detail="")
-        result = rendered.evaluate(
-            work,
-            profile=settings.profile,
-            seeds=seeds or (101, 102, 103),
-            minutes=minutes,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    text = table.table(result)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(result.model_dump_json(indent=1) + "\n")
-        out.with_suffix(".md").write_text(text)
-    if as_json:
-        print_json(result)
-    else:
-        print_line(text)

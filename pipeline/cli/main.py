@@ -56,7 +56,7 @@ COMMANDS = {
     "forget": CommandSource("store", "Delete streams, or their older part, permanently"),
     "evidence": CommandSource("web.evidence", "Make and verify bundles of evidence, and hold footage"),
     "demo": CommandSource("demo", "Try Sightline on rendered footage, and write a report"),
-    "evaluate": CommandSource("demo", "Measure the accuracy of a profile on rendered footage"),
+    "eval": CommandSource("eval.group", "Measure answers on benchmarks, on rendered footage and on needles"),
     "serve": CommandSource("web.serve", "Serve the investigator's desk: a web page and an API over one store"),
     "users": CommandSource("web.users", "Manage the users of the desk"),
     "audit": CommandSource("web.audit", "Read, export and verify the audit trail"),

@@ -35,7 +35,7 @@ run()
 """
 BASE = [
     *("render", "ingest", "watch", "record", "cameras", "clip", "search", "keyframes", "ask", "streams", "verify"),
-    *("reindex", "compact", "forget", "demo", "evaluate", "backfill", "model-service", "alerts", "train", "bench"),
+    *("reindex", "compact", "forget", "demo", "eval", "backfill", "model-service", "alerts", "train", "bench"),
 ]
 
 

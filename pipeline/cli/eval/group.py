@@ -1,0 +1,14 @@
+"""The group `sightline eval`. Each module of this package defines commands; this one puts them together."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.cli.eval.rendered import rendered
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="eval", help="Measure answers on benchmarks, on rendered footage and on needles.", rich_markup_mode=None
+)
+app.command("rendered")(rendered)
