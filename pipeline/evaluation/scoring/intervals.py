@@ -2,8 +2,8 @@
 
 Wilson's score interval is computed with the effective number of questions n / deff, where the design effect deff is the
 variance of the share over clusters divided by the binomial variance (Kish 1965; for intervals of proportions, Korn and
-Graubard 1998). deff is at least 1. Where every question is right, or none, the variance says nothing, and answers within
-a cluster are assumed to be equal: deff = Σ n_c² / n.
+Graubard 1998). deff is at least 1. Where every question is right, or none, the variance says nothing, and answers in
+one cluster are assumed to be equal: deff = Σ n_c² / n.
 """
 
 from __future__ import annotations
@@ -74,6 +74,4 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Clu
         spread = math.fsum(math.fsum(value - share for value in group) ** 2 for group in groups.values())
         effect = spread / total**2 * count / (count - 1) / binomial
     low, high = wilson(share, total / max(1.0, effect))
-    return ClusteredShare(
-        right=math.fsum(values), total=total, share=share, low=low, high=high, clusters=count
-    )
+    return ClusteredShare(right=math.fsum(values), total=total, share=share, low=low, high=high, clusters=count)

@@ -212,7 +212,19 @@ def test_the_help_is_fast() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["render", "ingest", "search", "keyframes", "ask", "streams", "verify", "reindex", "forget", "demo", "eval rendered"],
+    [
+        "render",
+        "ingest",
+        "search",
+        "keyframes",
+        "ask",
+        "streams",
+        "verify",
+        "reindex",
+        "forget",
+        "demo",
+        "eval rendered",
+    ],
 )
 def test_every_command_explains_itself_and_can_speak_json(sightline: Command, command: str) -> None:
     result = sightline(*command.split(), "--help")
