@@ -65,4 +65,4 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Ha
 def _binomial_p(fewer: int, total: int) -> float:
     """Two-sided p of `fewer` or less out of `total` fair coins."""
     tail = sum(math.comb(total, i) for i in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / (1 << total))
