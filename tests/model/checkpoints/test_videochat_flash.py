@@ -76,7 +76,7 @@ def test_fields_that_are_not_supported_are_named(folder: Path, tmp_path: Path, c
     for load in (load_transformers, load_connector):
         spec: Any = _language(tmp_path / "flash") if load is load_transformers else _connector(tmp_path / "flash")
         with pytest.raises(WeightsInvalid, match=rf"config\.json: .*{message}"):
-            load(spec, CPU)  # type: ignore[operator]
+            load(spec, CPU)
 
 
 @pytest.mark.parametrize(
