@@ -33,8 +33,10 @@ _COMMANDS = """\
 This page is generated from the command line itself; `sightline COMMAND --help` prints the same.
 
 Every command that finds or does something accepts `--json` and then writes JSON to standard output; the benchmarks
-always do. An error is one line on standard error. The exit code is 1, or 2 for wrong usage. `--debug`, at any place in
-the line, adds the traceback. Times are RFC 3339 with their zone; `--from`, `--to` and `--before` also take
+always do. An error is one line on standard error. The exit code is 1, or 2 for wrong usage. A command that is
+interrupted says what is safe and ends with 130 (Ctrl-C, SIGINT) or 143 (SIGTERM), within 10 seconds, or 30 while it
+commits; one that runs until it is stopped, such as `watch`, ends with 0. `--debug`, at any place in the line, adds the
+traceback. Times are RFC 3339 with their zone; `--from`, `--to` and `--before` also take
 local times with `--timezone` and phrases such as `2 hours ago`, and say how they were understood. `--config FILE` may stand at any
 place as well, except after `watch` and `record`, whose `--config` is the list of cameras.
 

@@ -27,7 +27,7 @@ from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 from index.errors import UnknownQuestion, UsageError, mask_url, validation_message
 from index.files import write_atomically
-from index.records import EncoderIdentity
+from index.records import EncoderIdentity, to_micros
 from index.schemas import check_stream_id, compose_stream_id, encode_stream_id
 
 __all__ = ["MAX_QUESTIONS", "AlertRule", "StandingQuestion", "StandingQuestionStore", "make_question"]
@@ -247,14 +247,18 @@ class StandingQuestionStore:
         self._delete(f"questions/{found[0].id}.json")
         return found[0]
 
-    def forget_stream(self, stream: str) -> None:
+    def forget_stream(self, stream: str, older_than: int | None = None) -> None:
         """Remove the questions that apply to this stream alone, and the stream from questions about several.
+
+        Args:
+            stream: the stream.
+            older_than: UTC microseconds; questions that were added since then stay. None removes all.
 
         Raises:
             StoreError: a question cannot be removed or replaced.
         """
         for question in self.questions():
-            if stream not in question.streams:
+            if stream not in question.streams or (older_than is not None and question.created_at >= older_than):
                 continue
             others = tuple(name for name in question.streams if name != stream)
             if others:  # first, so that a process that is killed loses no question
@@ -280,9 +284,18 @@ class StandingQuestionStore:
         """Replace the state of a stream. Raises StoreError."""
         self._write(f"state/{encode_stream_id(check_stream_id(stream))}.json", state)
 
-    def delete_state(self, stream: str) -> None:
-        """Delete the state of a stream, if there is one. Raises StoreError."""
-        self._delete(f"state/{encode_stream_id(check_stream_id(stream))}.json")
+    def delete_state(self, stream: str, older_than: int | None = None) -> None:
+        """Delete the state of a stream, if there is one; with `older_than`, UTC microseconds, unless it was written
+        since then. Raises StoreError."""
+        name = f"state/{encode_stream_id(check_stream_id(stream))}.json"
+        if older_than is not None:
+            with translate_errors(f"{self.url}/alerts"):
+                try:
+                    if to_micros(self._files.modified(f"{self._root}/{name}")) >= older_than:
+                        return
+                except FileNotFoundError:
+                    return
+        self._delete(name)
 
     # ---- objects ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Interrupted",
+    "Terminated",
     "configure_logging",
     "interruptible",
     "print_bytes",
@@ -38,6 +39,7 @@ __all__ = [
     "progress",
     "report_error",
     "stop_event",
+    "terminate_as_interrupt",
     "working",
 ]
 
@@ -47,8 +49,17 @@ _ONE_SIGN = str.maketrans({"×": "x", "−": "-", "…": ".", "–": "-"})
 _ASCII = str.maketrans({"×": "x", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "→": "->", "τ": "tau", "–": "-"})
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. It ends a command as Ctrl-C does, so that what a command cleans up and says is the same."""
+
+
 class Interrupted(Exception):
     """A command was interrupted. Typer ends a command without a word on `KeyboardInterrupt`, but passes this on."""
+
+    def __init__(self, interrupt: KeyboardInterrupt) -> None:
+        super().__init__(*interrupt.args)
+        self.interrupt = interrupt
+        """Ctrl-C, or `Terminated`."""
 
 
 def _mask_event(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +101,9 @@ def report_error(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, SightlineError):
         message, code = str(error), error.exit_code
     elif isinstance(error, (KeyboardInterrupt, Interrupted)):
-        message, code = f"interrupted; {str(error) or 'what was stored stays; the same command may be run again'}", 130
+        message = f"interrupted; {str(error) or 'what was stored stays; the same command may be run again'}"
+        first = error.interrupt if isinstance(error, Interrupted) else error
+        code = 128 + (signal.SIGTERM if isinstance(first, Terminated) else signal.SIGINT)  # as a shell reports it
     else:
         message, code = f"{type(error).__name__}: {error}; run again with --debug for the details", 1
     print_error(message)
@@ -142,6 +155,16 @@ def print_line(text: str = "", *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
+def terminate_as_interrupt() -> None:
+    """From now on, have SIGTERM raise `Terminated` in the main thread."""
+
+    def terminate(*_: object) -> None:
+        """Handle the signal."""
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def stop_event() -> threading.Event:
     """Return an event that SIGTERM and SIGINT set, for commands that run until they are interrupted."""
     stop = threading.Event()
@@ -188,7 +211,7 @@ def _progress_console() -> Console:
 
 @contextmanager
 def interruptible(message: str | Callable[[], str]) -> Iterator[None]:
-    """Have an interruption of the block (Ctrl-C) report `message`: what is safe, and how to continue.
+    """Have an interruption of the block (Ctrl-C, SIGTERM) report `message`: what is safe, and how to continue.
 
     Args:
         message: the message, or a function that returns it at that time.
@@ -198,8 +221,8 @@ def interruptible(message: str | Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(message if isinstance(message, str) else message()) from None
+    except KeyboardInterrupt as error:
+        raise type(error)(message if isinstance(message, str) else message()) from None
 
 
 @contextmanager

@@ -4,10 +4,11 @@ The table `segments` has two properties for each stream that footage was deleted
 
     sightline.generation.<digest of the stream>   how often; part of the application ids of later appends, so that
                                                   deleted footage may be stored again
-    sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows", then
-                                                  "... files" while files are removed from the disk, and empty when
-                                                  all is done; a fourth word lists held stretches, "<start>:<end>,…",
-                                                  UTC microseconds, that the deletion leaves
+    sightline.deletion.<digest of the stream>     the deletion in progress: "<generation> <before> rows <kept>
+                                                  <begun>", then with "files" for "rows" while files are removed from
+                                                  the disk, and empty when all is done; <kept> lists the held
+                                                  stretches that the deletion leaves, "<start>:<end>,…" or "-"; times
+                                                  are UTC microseconds
 
 1. `begin` sets both. From then on the deletion takes place: by the same process, or, if that is killed, by the next
    append to the stream, the next `forget` and the next `compact`.
@@ -17,23 +18,29 @@ The table `segments` has two properties for each stream that footage was deleted
 3. Rows are deleted by one commit in each table, which carries the transaction ("sightline.deletion/<digest>",
    generation). So they are deleted once, and never rows that were appended later.
 
-Rows of an append that was killed before it reached `segments` are deleted as well: their transactions are of an earlier
-generation, so the same append would write them again.
+4. Files of the stream that no version lists are removed, while no append of the new generation can have begun: those
+   of appends that were killed or refused.
 
-This module removes no file; `index.maintenance.retention` does.
+Rows of an append that was killed before it reached `segments` are deleted as well: their transactions are of an earlier
+generation, so the same append would write them again. From the stage "files" on, footage of the stream may be stored
+again, so nothing that is newer than the deletion may be removed.
+
+This module does not remove the files that a version listed; `index.maintenance.retention` does.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.columns import digest, sql_string, sql_timestamp
+from index.columns import day_of, digest, sql_string, sql_timestamp
 from index.commits.held import Stretch, holds_of, merged
 from index.delta.row_filter import of_streams
+from index.delta.unlisted import partition_files, remove_unlisted
 from index.errors import CommitFenced, FootageHeld, StoreBusy, mask_url
 from index.records import rfc3339
 from index.schemas import DELETION_KEY, GENERATION_KEY
@@ -57,6 +64,7 @@ ATTEMPTS = 8
 """Attempts to delete footage of a stream, or to store more, while another process deletes footage of it."""
 
 _ALL = "all"
+_NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +83,13 @@ class Deletion:
     kept: tuple[Stretch, ...] = ()
     """Held stretches before `before` that are not deleted, ascending and apart from each other."""
 
+    begun: int = 0
+    """When it began, UTC microseconds; 0 in a record of an earlier version."""
+
     def __str__(self) -> str:
         before = _ALL if self.before is None else self.before
-        kept = ",".join(f"{start}:{end}" for start, end in self.kept)
-        return f"{self.generation} {before} {'rows' if self.has_rows else 'files'} {kept}".rstrip()
+        kept = ",".join(f"{start}:{end}" for start, end in self.kept) or _NONE
+        return f"{self.generation} {before} {'rows' if self.has_rows else 'files'} {kept} {self.begun}"
 
 
 def requirement(stream_id: str, generation: int) -> dict[str, str]:
@@ -126,7 +137,7 @@ def begin(tables: Tables, stream_id: str, before: int | None, *, keep_held: bool
         pending = _parse(held.get(_name(DELETION_KEY, stream_id), ""))
         generation = int(held.get(_name(GENERATION_KEY, stream_id), "0")) + 1
         kept = check_held(held, stream_id, before, keep_held=keep_held)
-        begun.append(pending or Deletion(generation, before, kept=kept))
+        begun.append(pending or Deletion(generation, before, kept=kept, begun=time.time_ns() // 1000))
         if pending:
             return {}
         return {**requirement(stream_id, generation), _name(DELETION_KEY, stream_id): str(begun[-1])}
@@ -157,7 +168,8 @@ def check_held(
 
 
 def delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
-    """Delete the rows that a deletion is about, and those of appends that did not finish; returns the number of frames.
+    """Delete the rows that a deletion is about, and rows and files of appends that did not finish; returns the number
+    of frames.
 
     Raises:
         StoreBusy: another process does the same, and was faster at each attempt.
@@ -167,6 +179,7 @@ def delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
             removed = _delete_rows(tables, stream_id, deletion)
         except CommitFenced:
             continue
+        _remove_unlisted(tables, stream_id, deletion)
         _advance(tables, stream_id, deletion, replace(deletion, has_rows=False))
         return removed
     raise StoreBusy(f"{mask_url(tables.url)}: another process deletes footage of {stream_id}; run `forget` again later")
@@ -179,8 +192,8 @@ def _delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
     where = _predicate(tables, stream_id, deletion)
     if (tables.patches.transaction_versions([app])[app] or 0) < number:
         begins = [start for start, _ in deletion.kept]
-        for time in begins if deletion.before is None else [*begins, deletion.before]:
-            tables.patch_store.make_independent(stream_id, time, app)
+        for first in begins if deletion.before is None else [*begins, deletion.before]:
+            tables.patch_store.make_independent(stream_id, first, app)
     removed = tables.frames.delete_once(where, app, number)
     tables.patches.delete_once(where, app, number)
     if deletion.before is None and not deletion.kept:
@@ -188,6 +201,17 @@ def _delete_rows(tables: Tables, stream_id: str, deletion: Deletion) -> int:
     else:
         _correct_segments(tables, stream_id, deletion)
     return removed
+
+
+def _remove_unlisted(tables: Tables, stream_id: str, deletion: Deletion) -> None:
+    """Remove the files that appends of earlier generations wrote and did not commit."""
+    until = None if deletion.before is None else day_of(deletion.before)
+    for table in tables.all():
+        found = partition_files(table, stream_id, until)
+        now = deletion_in_progress(tables, stream_id)
+        if now is None or now.generation != deletion.generation or not now.has_rows:
+            return  # another process has done this, and what was found may be of an append that has begun since
+        remove_unlisted(table, found)
 
 
 def finish(tables: Tables, stream_id: str, deletion: Deletion) -> None:
@@ -282,11 +306,12 @@ def _application(stream_id: str) -> str:
 def _parse(text: str) -> Deletion | None:
     if not text:
         return None
-    generation, before, left, *kept = text.split()
-    stretches = [each.split(":") for each in kept[0].split(",")] if kept else []
+    generation, before, left, *more = text.split()
+    stretches = [each.split(":") for each in more[0].split(",")] if more and more[0] != _NONE else []
     return Deletion(
         int(generation),
         None if before == _ALL else int(before),
         left == "rows",
         tuple((int(start), int(end)) for start, end in stretches),
+        int(more[1]) if len(more) > 1 else 0,
     )

@@ -33,6 +33,10 @@ __all__ = ["S3Access", "delta_options", "file_system", "object_reason", "open_ob
 
 _S3 = ("s3://", "s3a://")
 _TRUE = ("1", "true", "yes", "on")
+_REQUESTS = {"retries": {"mode": "standard", "total_max_attempts": 3}, "connect_timeout": 3}
+"""Of each request to S3: up to 3 s between attempts, and 3 s to connect."""
+_ROUNDS = 2
+"""How often s3fs repeats that; with its default, 5, an address that does not answer would take 50 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,10 @@ def file_system(url: str) -> tuple[Any, str]:
         "secret": found.secret,
         "token": found.token,
         "client_kwargs": {"region_name": found.region} if found.region else None,
+        "config_kwargs": _REQUESTS,
     }
     system, path = fsspec.core.url_to_fs(url, **{name: value for name, value in options.items() if value})
+    system.retries = _ROUNDS  # a setting of the class, which has no argument
     return system, path
 
 

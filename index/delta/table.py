@@ -33,10 +33,10 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.files import TableFiles, listed_files
-from index.delta.objects import delta_options, file_system
+from index.delta.objects import delta_options
 from index.delta.row_filter import RowFilter
 from index.errors import CommitFenced, mask_url
-from index.schemas import TABLES, partition_folder
+from index.schemas import TABLES
 
 __all__ = ["GRACE_HOURS", "THREADS", "RequirementFailed", "StoreTable", "patch_writer"]
 
@@ -394,22 +394,15 @@ class StoreTable:
 
     # ---- maintenance -------------------------------------------------------------------------------------------------
 
-    def purge(self, stream_id: str, until: str | None = None) -> None:
+    def purge(self) -> None:
         """Remove from the disk, and from the log, what the newest version does not list.
 
-        A file that no version lists may belong to a commit in progress. One of this stream, of days up to `until`
-        (YYYY-MM-DD; of all days when None), may hold deleted rows and is removed at once. Any other one is removed when
-        it is older than `GRACE_HOURS`.
+        A file that no version lists may belong to a commit in progress; it is removed when it is older than
+        `GRACE_HOURS`.
         """
         self.configure(_PURGING)  # the log must go too: the names of files contain the names of streams
         with translate_errors(self.uri):
             self.open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-            listed = {path.rsplit("/", 1)[-1] for path in self.open().get_add_actions()["path"].to_pylist()}
-            files, folder = file_system(f"{self.uri}/{partition_folder(stream_id)}")
-            for path in files.find(folder):
-                day = path.rpartition("/date=")[2].split("/")[0] if "/date=" in path else ""
-                if path.rsplit("/", 1)[-1] not in listed and (until is None or day <= until):
-                    files.rm_file(path)
         self.vacuum()
         self._checkpoint()
         self.configure(_CONFIGURATION)

@@ -9,6 +9,7 @@ This module does not decide what is old: the caller names the stream and the tim
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from index.columns import day_of
@@ -24,6 +25,7 @@ from index.commits.deletion import (
 from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 from index.errors import UnknownStream
+from index.records import to_micros
 from index.schemas import compose_stream_id, decode_stream_id, partition_folder
 from index.search.faiss_shards import FaissShards
 from index.standing_questions import StandingQuestionStore
@@ -69,7 +71,8 @@ def forget(
     while True:
         _drop_shards(shards, stream_id, before)  # first: what a shard contains is found by a search
         deletion = pending or begin(tables, stream_id, before, keep_held=keep_held)
-        removed += _complete(tables, shards, stream_id, deletion, staging=staging)
+        older_than = None if pending is None or before is None else deletion.begun
+        removed += _complete(tables, shards, stream_id, deletion, staging=staging, older_than=older_than)
         if deletion.before == before and (pending is None or pending.has_rows):
             return removed
         pending = None
@@ -82,9 +85,9 @@ def unfinished_deletions(tables: Tables) -> dict[str, Deletion]:
 
 
 def finish_deletions(tables: Tables, shards: FaissShards) -> None:
-    """Complete every deletion that was stopped."""
+    """Complete every deletion that was stopped. What was added since it began stays."""
     for stream_id, deletion in unfinished_deletions(tables).items():
-        _complete(tables, shards, stream_id, deletion)
+        _complete(tables, shards, stream_id, deletion, older_than=deletion.begun)
     finish_nameless(tables, _names(tables))
 
 
@@ -93,28 +96,53 @@ def _drop_shards(shards: FaissShards, stream_id: str, before: int | None) -> Non
     shards.drop(stream_id, None if before is None else day_of(before))
 
 
-def _complete(tables: Tables, shards: FaissShards, stream_id: str, deletion: Deletion, *, staging: bool = True) -> int:
+def _complete(
+    tables: Tables,
+    shards: FaissShards,
+    stream_id: str,
+    deletion: Deletion,
+    *,
+    staging: bool = True,
+    older_than: int | None = None,
+) -> int:
     """Do what is left of a deletion; returns the number of frames.
 
     The files of the tables come last: by them `finish_deletions` knows the names of streams.
+
+    Args:
+        older_than: UTC microseconds; standing questions, alert state and staged frames that are newer stay. The stream
+            may have been stored again, and questions about it added, since the deletion was stopped.
     """
-    removed = delete_rows(tables, stream_id, deletion) if deletion.has_rows else 0
-    _drop_shards(shards, stream_id, deletion.before)
     standing = StandingQuestionStore(tables.url)
     if staging or deletion.before is None:
-        standing.delete_state(stream_id)
+        standing.delete_state(stream_id, older_than)
     if deletion.before is None and not deletion.kept:
-        standing.forget_stream(stream_id)
-    with translate_errors(tables.url):
-        files, staged = file_system(f"{tables.url}/staging")
-        if staging and files.exists(staged):
-            files.rm(staged, recursive=True)
+        standing.forget_stream(stream_id, older_than)
+    if staging:
+        _remove_staged(tables, older_than)
+    removed = delete_rows(tables, stream_id, deletion) if deletion.has_rows else 0
+    _drop_shards(shards, stream_id, deletion.before)
     for table in tables.all():
-        table.purge(stream_id, None if deletion.before is None else day_of(deletion.before))
+        table.purge()
         if not is_remote(tables.url):
             _remove_empty_folders(Path(table.uri, partition_folder(stream_id)))
     finish(tables, stream_id, deletion)
     return removed
+
+
+def _remove_staged(tables: Tables, older_than: int | None) -> None:
+    """Remove the frames that backfills have staged, of all streams; with a time, UTC microseconds, only older ones."""
+    with translate_errors(tables.url):
+        files, staged = file_system(f"{tables.url}/staging")
+        if not files.exists(staged):
+            return
+        if older_than is None:
+            files.rm(staged, recursive=True)
+            return
+        for path in files.find(staged):
+            with suppress(FileNotFoundError):  # a backfill removes what it has committed
+                if to_micros(files.modified(path)) < older_than:
+                    files.rm_file(path)
 
 
 def _names(tables: Tables) -> set[str]:
@@ -145,5 +173,5 @@ def _has_files(tables: Tables, stream_id: str) -> bool:
 def _remove_empty_folders(partition: Path) -> None:
     """Remove what is left of a partition's folders, whose names contain the name of the stream."""
     for folder in sorted(partition.glob("**/"), reverse=True):
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # not empty, or an append has just put a file there
             folder.rmdir()

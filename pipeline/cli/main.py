@@ -21,7 +21,14 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from ingest.shutdown import limit_stop
-from pipeline.console import Interrupted, configure_logging, print_error, print_line, report_error
+from pipeline.console import (
+    Interrupted,
+    configure_logging,
+    print_error,
+    print_line,
+    report_error,
+    terminate_as_interrupt,
+)
 
 __all__ = ["COMMANDS", "CommandSource", "LazyGroup", "app", "global_options_first", "load_command", "main", "run"]
 
@@ -99,11 +106,12 @@ class LazyGroup(TyperGroup):
         return name, command if name is None else load_command(name), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Raises Interrupted, with the message of `pipeline.console.interruptible`, on Ctrl-C."""
+        """Run the command. Raises Interrupted, with the message of `pipeline.console.interruptible`, on Ctrl-C
+        and SIGTERM."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise Interrupted(*error.args) from None
+            raise Interrupted(error) from None
 
 
 app = typer.Typer(
@@ -169,8 +177,13 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command of `sys.argv` and exit: 0 for success, 1 for an error, 2 for wrong usage."""
+    """Run the command of `sys.argv` and exit.
+
+    The exit code is 0 for success, 1 for an error, 2 for wrong usage, and that of a shell for a command that a signal
+    ended: 130 for SIGINT, 143 for SIGTERM. Commands that run until they are stopped end with 0.
+    """
     limit_stop()
+    terminate_as_interrupt()
     arguments = global_options_first(sys.argv[1:])
     debug = "--debug" in arguments[:1]
     try:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from deltalake import CommitProperties
+from deltalake.exceptions import CommitFailedError
 
 from index.commits import bulk
 from index.commits.deletion import deletion_in_progress
 from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.delta.table import StoreTable
+from index.delta.unlisted import partition_files, remove_unlisted
 from index.errors import StoreFull
 from index.patches.codec import PatchEncoding
 from index.records import FrameRecords
 from index.schemas import GENERATION_KEY
+from index.standing_questions import StandingQuestion, StandingQuestionStore, make_question
 from index.store import Store
 from tests.support.killed_append import KILLED, start
 from tests.support.records import APP, BEGAN, PAIR, SECOND, make_records, make_segment, offset_segment
@@ -168,6 +174,108 @@ def test_a_stopped_deletion_is_completed_by_the_next_append(
     store.compact()
     assert store.verify() == []
     assert store.streams()[0].frames == 20
+
+
+def stop_at_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget "front" in a process that is killed when its rows are gone and files are left."""
+
+    def dies(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreTable, "purge", dies)
+        with pytest.raises(Killed):
+            store.forget("front")
+
+
+def question(streams: tuple[str, ...], text: str) -> StandingQuestion:
+    """A standing question that is added now."""
+    vector = np.zeros(PAIR.patch.dimension, np.float32)
+    return make_question(text, vector, PAIR.patch, streams=streams, created_at=time.time_ns() // 1000)
+
+
+@pytest.mark.parametrize("how", ["compact", "forget before"])
+def test_what_is_newer_than_a_stopped_deletion_stays(
+    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    fill(chunks=1)
+    standing, staged = StandingQuestionStore(store.url), Path(store.url, "staging", "run")
+
+    def dies(*_: object, **__: object) -> None:
+        raise Killed
+
+    standing.add(question(("front",), "an old question"))
+    standing.write_state("front", b"old")
+    staged.mkdir(parents=True)
+    (staged / "old").touch()
+    with monkeypatch.context() as patched:  # before any of these is removed
+        patched.setattr(StandingQuestionStore, "delete_state", dies)
+        with pytest.raises(Killed):
+            store.forget("front")
+    store, records = Store.open(store.url), make_records("front", BEGAN + 100 * SECOND, seed=3)
+    assert store.append(make_segment(records, source="other"), records)  # which completes the deletion of the rows
+    later = make_records("front", BEGAN + 200 * SECOND, seed=4)
+    chunk = bulk.write(store.tables, make_segment(later, source="third"), later)  # not committed yet
+    assert chunk is not None
+    standing.add(question(("front",), "a new question"))
+    standing.add(question(("front", "back"), "a question about two"))
+    standing.write_state("front", b"new")
+    (staged / "new").touch()
+    if how == "compact":
+        store.compact()
+    else:
+        store.forget("front", BEGAN + 50 * SECOND)
+        chunk = bulk.write(store.tables, make_segment(later, source="third"), later)  # fenced off
+        assert chunk is not None
+    assert [(q.text, q.streams) for q in standing.questions()] == [
+        ("a new question", ("front",)),
+        ("a question about two", ("back", "front")),
+    ]
+    if how == "compact":
+        assert standing.read_state("front") == b"new"
+        assert [path.name for path in staged.iterdir()] == ["new"]
+    assert bulk.commit(store.tables, [chunk]) == 1
+    assert store.streams()[0].frames == 40
+    assert (store.patches(store.window(["front"])) == np.concatenate([records.patches, later.patches])).all()
+    assert store.verify() == []
+    store.forget("front")
+    assert [(q.text, q.streams) for q in standing.questions()] == [("a question about two", ("back",))]
+    assert standing.read_state("front") is None
+    assert not staged.exists()
+
+
+def test_chunks_written_after_a_stopped_deletion_stay(
+    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(chunks=1)
+    stop_at_files(store, monkeypatch)
+    store, records = Store.open(store.url), make_records("front", BEGAN + 100 * SECOND)
+    chunk = bulk.write(store.tables, make_segment(records, source="other"), records)
+    assert chunk is not None
+    store.compact()
+    assert bulk.commit(store.tables, [chunk]) == 1
+    assert store.streams()[0].frames == 20
+    assert store.verify() == []
+
+
+def test_files_that_a_refused_append_left_are_removed_and_those_of_commits_in_progress_are_not(
+    store: Store, fill: Fill
+) -> None:
+    fill(chunks=1)
+    records = make_records("front", BEGAN + 100 * SECOND)
+    left = bulk.write(store.tables, make_segment(records, source="other"), records)
+    assert left is not None
+    table = store.tables.frames
+    in_progress, found = table.open(), partition_files(table, "front")
+    remove_unlisted(table, found)
+    assert [path for path in found if not Path(path).exists()] == [
+        path for path in found if path.endswith(left.frames[0].path.rsplit("/", 1)[-1])
+    ]
+    with pytest.raises(CommitFailedError):  # its files could have been among those that were found
+        table.write(in_progress, table.schema.empty_table(), CommitProperties())
+    assert store.verify() == []
+    store.forget("front")
+    assert partition_files(store.tables.patches, "front") == []
 
 
 def test_a_chunk_written_before_a_forget_is_refused_after_it(store: Store, fill: Fill) -> None:
