@@ -106,5 +106,6 @@ def frame_rows(key: str, frames: FrameRecords) -> pa.Table:
         to_list_array(frames.frame_vectors),
         to_list_array(frames.patch_pooled),
         pa.array(frames.pictures, pa.binary()),
+        pa.nulls(len(frames), pa.float32()) if frames.frame_norms is None else pa.array(frames.frame_norms),
     ]
     return pa.Table.from_arrays(columns, schema=FRAMES)

@@ -157,6 +157,9 @@ class FrameRecords:
     pictures: list[bytes]
     """N pictures, JPEG."""
 
+    frame_norms: NDArray[np.float32] | None = None
+    """float32[N]: norms that the vectors of `frame_vectors` had before they were scaled to 1; None if not known."""
+
     def __post_init__(self) -> None:
         n = len(self.captured_at)
         for name, dtype, dims in (
@@ -165,8 +168,11 @@ class FrameRecords:
             ("frame_vectors", np.float32, 2),
             ("patch_pooled", np.float32, 2),
             ("patches", np.float16, 3),
+            ("frame_norms", np.float32, 1),
         ):
             array = getattr(self, name)
+            if array is None and name == "frame_norms":
+                continue
             if array.dtype != dtype or array.ndim != dims or len(array) != n:
                 raise UsageError(
                     f"{name}: expected {np.dtype(dtype).name} with {dims} dimensions and {n} rows, "
@@ -197,6 +203,7 @@ class FrameRecords:
             patch_pooled=self.patch_pooled[keep],
             patches=self.patches[keep],
             pictures=[picture for picture, kept in zip(self.pictures, keep.tolist(), strict=True) if kept],
+            frame_norms=None if self.frame_norms is None else self.frame_norms[keep],
         )
 
 

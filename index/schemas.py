@@ -70,6 +70,8 @@ FRAMES = pa.schema(
         _column("frame_vector", pa.list_(pa.float32()), "CLIP embedding, unit norm, [Df]"),
         _column("patch_pooled", pa.list_(pa.float32()), "SigLIP pooled embedding, unit norm, [Dp]"),
         _column("picture", pa.binary(), "JPEG bytes"),
+        # A store of an earlier version lacks the column until a frame with a norm is appended.
+        pa.field("frame_norm", pa.float32(), metadata={"unit": "norm of the CLIP embedding, null when not stored"}),
     ]
 )
 PATCHES = pa.schema([*_KEY, _column("patches", pa.binary(), "float16 little endian, [M, Dp] row by row")])

@@ -289,6 +289,20 @@ class Store:
         _require_all(window, missing, "patches")
         return result
 
+    def frame_features(self, window: Window) -> NDArray[np.float32]:
+        """Embeddings of a window's frames before they were scaled to unit norm, float32[N, Df], in its row order.
+
+        Raises:
+            UsageError: the norms of some frames are not stored, because an earlier version stored the frames.
+        """
+        norms = self.vectors.norms(window)
+        if lacking := int(np.isnan(norms).sum()):
+            raise UsageError(
+                f"{mask_url(self.url)}: has no norms of frame vectors for {lacking} of {len(norms)} frames, which "
+                "`single_token` weights need: an earlier version stored them; ingest the footage again into a new store"
+            )
+        return window.frame_vectors * norms[:, None]
+
     def pictures(self, window: Window) -> list[bytes]:
         """The picture of each of a window's frames, JPEG, in its row order. Raises StoreCorrupt if one is missing."""
         result = [b""] * len(window)

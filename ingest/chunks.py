@@ -225,6 +225,7 @@ def concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
     """The frames of all parts, in order, as one; the parts are of one stream and at least one."""
     if len(parts) == 1:
         return parts[0]
+    norms = [part.frame_norms for part in parts if part.frame_norms is not None]
     return replace(
         parts[0],
         captured_at=np.concatenate([part.captured_at for part in parts]),
@@ -233,6 +234,7 @@ def concatenated(parts: Sequence[FrameRecords]) -> FrameRecords:
         patch_pooled=np.concatenate([part.patch_pooled for part in parts]),
         patches=np.concatenate([part.patches for part in parts]),
         pictures=[picture for part in parts for picture in part.pictures],
+        frame_norms=None if len(norms) < len(parts) else np.concatenate(norms),
     )
 
 

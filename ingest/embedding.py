@@ -19,6 +19,7 @@ from index.records import ClockSource, FrameRecords
 from ingest.decoding.frame import FrameBatch
 from model.encoders.clips import clip_batches, clip_numbers
 from model.encoders.encoder import Encoders
+from model.encoders.norms import split_norms
 
 __all__ = ["embed", "encode_records", "picture"]
 
@@ -37,11 +38,12 @@ def embed(
         clips: the clip of each, int64[N]; None if each is a clip of its own.
 
     Returns:
-        Frame vectors float32[N, Df], pooled patches float32[N, Dp] and patches float16[N, M, Dp].
+        Embeddings of the frames float32[N, Df], not of unit norm, pooled patches float32[N, Dp] and patches
+        float16[N, M, Dp].
     """
-    vectors = encoders.frame.encode_frames(frames)
+    features = encoders.frame.frame_features(frames)
     pooled, patches = encoders.patch.encode_frames(frames, clips)
-    return vectors, pooled, patches
+    return features, pooled, patches
 
 
 def encode_records(
@@ -75,7 +77,8 @@ def encode_records(
     for rows in clip_batches(clips, batch_frames):
         on_batch(rows.stop - rows.start)
         parts.append(embed(encoders, pixels[rows], clips[rows]))
-    vectors, pooled, patches = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    features, pooled, patches = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    vectors, norms = split_norms(features)
     encoded = perf_counter()
     pictures = [picture(frame) for frame in pixels]
     if seconds is not None:
@@ -95,6 +98,7 @@ def encode_records(
                 patch_pooled=pooled[rows],
                 patches=patches[rows],
                 pictures=pictures[rows],
+                frame_norms=norms[rows],
             )
         )
         frames.pixels.clear()

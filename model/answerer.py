@@ -64,14 +64,20 @@ class AnswerRequest:
     read_patches: Callable[[slice, NDArray[np.float16]], object]
     """Fills float16[n, M, Dp] with the patches of a slice of rows. Slices come in ascending order, from another
     thread."""
-    read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
-    """Vectors of the frame encoder for a slice of rows, float32[n, Df]; only `single_token` weights need them."""
+    read_features: Callable[[slice], NDArray[np.float32]] | None = None
+    """The frame encoder's embeddings of a slice of rows, float32[n, Df], not of unit norm; only `single_token` weights
+    need them."""
     clips: NDArray[np.int64] | None = None
     """Number of the clip of each row, ascending, int64[N]; None for the clips of the store. Only HiCo reads clips."""
     footage_seconds: float | None = None
     """Seconds of footage that the frames were sampled from; None for the seconds that they cover themselves."""
     sampling: Sampling = GREEDY
     """How an open answer is decoded; options are compared by likelihood, whatever it is."""
+    generate: bool = False
+    """Decode the answer to a question with options, as the published evaluation does, in place of comparing the
+    options by likelihood."""
+    max_new_tokens: int | None = None
+    """Most tokens of a decoded answer; the profile's number if None."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -79,6 +85,8 @@ class AnswerRequest:
         if not all(option.strip() for option in self.options):
             raise UsageError("an option is empty; give every --option a text")
         lengths = {len(self.stream_index), len(self.captured_at), len(self.keyframe)}
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if len(lengths) != 1:
             raise UsageError(f"stream_index, captured_at and keyframe must have one length, got {sorted(lengths)}")
 
@@ -143,13 +151,21 @@ class Answerer:
             )
         return min(self.profile.max_frames, self.visual.most_frames(room, k, self._clock_tokens()))
 
-    def check_budget(self, *, keyframes: int, frames: int, question: str, options: tuple[str, ...] = ()) -> int:
-        """Most tokens that prompt and answer need.
+    def check_budget(
+        self,
+        *,
+        keyframes: int,
+        frames: int,
+        question: str,
+        options: tuple[str, ...] = (),
+        new_tokens: int | None = None,
+    ) -> int:
+        """Most tokens that prompt and answer need; `new_tokens` is the length of an answer that is decoded.
 
         Raises:
             BudgetExceeded: they exceed the context; a prompt is never truncated.
         """
-        text = self._text_tokens(question, options)
+        text = self._text_tokens(question, options, new_tokens)
         visual = self.visual.count(keyframes, frames)
         visual += self.visual.count_times(keyframes, frames) * self._clock_tokens()
         if text + visual > self.language.max_context:
@@ -174,11 +190,20 @@ class Answerer:
             UsageError: the rows are not grouped by stream, or the patches have another shape.
         """
         frames, keyframes = len(request.keyframe), int(np.count_nonzero(request.keyframe))
-        self.check_budget(keyframes=keyframes, frames=frames, question=request.question, options=request.options)
+        limit = request.max_new_tokens or self.profile.language_model.max_new_tokens
+        compared = request.options if not request.generate else ()
+        self.check_budget(
+            keyframes=keyframes,
+            frames=frames,
+            question=request.question,
+            options=request.options,
+            new_tokens=None if compared else limit,
+        )
         clock = StageClock(self.language.device)
         embeddings, mask = self.embed_prompt(request, clock)
         since = clock.now()
-        prompt = self.language.prefill(embeddings, room=self._answer_tokens(request.options), visual=mask)
+        room = self._answer_tokens(compared) or limit
+        prompt = self.language.prefill(embeddings, room=room, visual=mask)
         since = clock.add("prefill", since)
         visual = self.visual.count(keyframes, frames)
         del embeddings
@@ -187,19 +212,18 @@ class Answerer:
             clock.add("decode", since)
             return Answer(text, option, probabilities, visual, prompt.length, clock.seconds)
 
-        if request.options:
-            ids = [self.option_ids(option) for option in request.options]
+        if compared:
+            ids = [self.option_ids(option) for option in compared]
             totals = self.language.score(prompt, ids)
             clock.add("first_token", clock.began)
             mean = sum(map(len, ids)) / len(ids)
             scores = torch.tensor([t * mean / len(i) for t, i in zip(totals, ids, strict=True)], dtype=torch.float64)
             best = int(scores.argmax())
-            text = request.options[best]
+            text = compared[best]
             yield AnswerPiece(text)
             yield AnswerPiece("", finish(text, best, tuple(torch.softmax(scores, 0).tolist())))
             return
         sent, tokens = "", list[int]()
-        limit = self.profile.language_model.max_new_tokens
         for token in self.language.decode(prompt, max_new_tokens=limit, sampling=request.sampling):
             if not tokens:
                 clock.add("first_token", clock.began)
@@ -252,7 +276,7 @@ class Answerer:
                 read=read,
                 chunk=chunk,
                 clips=request.clips,
-                read_vectors=request.read_vectors,
+                read_features=request.read_features,
             )
             timed = embed_time if self.profile.timestamps else None
             for part in self.visual.embeddings(frames, query, timed, clock.stage):
@@ -281,14 +305,16 @@ class Answerer:
         return len(clock_ids(self.language.tokenizer, 0)) if self.profile.timestamps else 0
 
     def _answer_tokens(self, options: tuple[str, ...]) -> int:
-        """Tokens that the cache must hold after the prompt: those of all options, or of the longest open answer."""
-        return sum(len(self.option_ids(o)) for o in options) or self.profile.language_model.max_new_tokens
+        """Tokens that the cache must hold after the prompt for options that are compared."""
+        return sum(len(self.option_ids(o)) for o in options)
 
-    def _text_tokens(self, question: str, options: tuple[str, ...]) -> int:
+    def _text_tokens(self, question: str, options: tuple[str, ...], new_tokens: int | None = None) -> int:
         """Most tokens of the prompt's text and of the longest answer."""
         preface = self.visual.preface(_LONGEST_SECONDS, self.profile.max_frames)
         prefix, suffix = build_prompt(self.language.tokenizer, question, options, preface=preface)
-        longest = max((len(self.option_ids(o)) for o in options), default=self.profile.language_model.max_new_tokens)
+        decoded = new_tokens or self.profile.language_model.max_new_tokens
+        scored = 0 if new_tokens else max((len(self.option_ids(o)) for o in options), default=0)
+        longest = scored or decoded
         return len(prefix) + len(suffix) + longest
 
 

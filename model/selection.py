@@ -27,6 +27,7 @@ __all__ = [
     "MAX_FRAMES",
     "SelectionSettings",
     "check_selection",
+    "even_rows",
     "keyframe_mask",
     "reading",
     "rows_to_read",
@@ -162,6 +163,22 @@ def rows_to_read(total: int, keyframes: NDArray[np.int64], limit: int) -> NDArra
     count = max(0, limit - len(keyframes))
     picked = others[((2 * np.arange(count) + 1) * len(others)) // (2 * max(1, count))]
     return np.sort(np.concatenate([keyframes, picked]))
+
+
+def even_rows(total: int, limit: int) -> NDArray[np.int64]:
+    """Ascending rows of at most `limit` frames out of `total`, the first and the last included, int64[min(total,
+    limit)].
+
+    As the published evaluation of ViLAMP thins a video: the whole parts of `numpy.linspace(0, total - 1, limit)`.
+
+    Raises:
+        UsageError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise UsageError(f"the number of frames must be at least 1, got {limit}")
+    if total <= limit:
+        return np.arange(total)
+    return np.linspace(0, total - 1, limit, dtype=np.int64)
 
 
 def check_selection(

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, WriterProperties
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties
 from deltalake.transaction import AddAction
 
 from index.columns import frame_rows, segment_row
@@ -129,6 +129,7 @@ def _commit_files(
         """Add the data files, which are written already, in one commit."""
         files = [file for files in new for file in files]
         _check_present(table, files)
+        _add_columns(delta, table.schema)
         delta.create_write_transaction(
             [_add_action(file) for file in files],
             mode="append",
@@ -138,6 +139,14 @@ def _commit_files(
         )
 
     table.commit_new(items, add_files, requires)
+
+
+def _add_columns(delta: DeltaTable, schema: pa.Schema) -> None:
+    """Add the optional columns that a table of an earlier version lacks and the written files have."""
+    held = {field.name for field in delta.schema().fields}
+    missing = [field for field in Schema.from_arrow(schema).fields if field.name not in held]
+    if missing:
+        delta.alter.add_columns(missing)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

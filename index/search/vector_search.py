@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import string_field, to_matrix
@@ -19,6 +20,7 @@ from index.errors import UsageError
 from index.search.faiss_shards import FaissShard, FaissShards
 from index.search.moments import Hit
 from index.search.scores import MAX_SCORED_FRAMES, ScoredFrames, cosines
+from index.window import Window
 
 __all__ = ["VectorSearch"]
 
@@ -149,6 +151,17 @@ class VectorSearch:
         where = on_day(stream, day) & string_field("segment").isin(pa.array(sorted(segments), pa.string()))
         rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), to_matrix(rows["frame_vector"], self._dimension)
+
+    def norms(self, window: Window) -> NDArray[np.float32]:
+        """Norms that the embeddings of a window's frames had, float32[N] in its row order; NaN where not stored."""
+        result = np.full(len(window), np.nan, np.float32)
+        if len(window):
+            where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+            held = self._frames.read(["stream_id", "captured_at", "frame_norm"], where)
+            rows = window.locate(held["stream_id"], held["captured_at"].cast(pa.int64()).to_numpy())
+            found = pc.fill_null(held["frame_norm"], np.nan).to_numpy().astype(np.float32)
+            result[rows[rows >= 0]] = found[rows >= 0]
+        return result
 
     def _all_days(self) -> list[tuple[str, str, frozenset[str]]]:
         return sorted(self._days(self._frames.read(["stream_id", "date", "segment"])), key=lambda group: group[:2])

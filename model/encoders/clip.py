@@ -11,6 +11,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import CLIPTokenizerFast, PreTrainedTokenizerBase
 
 from index.errors import WeightsInvalid
 from index.records import EncoderIdentity
@@ -24,9 +25,10 @@ from model.checkpoints.files import (
     weights_files,
 )
 from model.checkpoints.vilamp import clip_names
+from model.encoders.norms import split_norms
 from model.encoders.plain_tokens import controls_of, plain_tokenize
 from model.encoders.preprocessing import Preprocessing
-from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower, unit_vectors
+from model.encoders.pretrained import PretrainedEncoder, Tokenize, identify, resolve_tower
 from model.profiles.profile import FrameEncoderSpec
 from model.vocabulary import unknown_words
 
@@ -42,6 +44,7 @@ _NEEDS = (
     "open_clip_config.json",
     "open_clip_model.safetensors|open_clip_pytorch_model.safetensors|open_clip_pytorch_model.bin",
 )
+_REFERENCE = ("tokenizer.json|vocab.json",)
 _TOKENIZER = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json")
 
 
@@ -69,18 +72,23 @@ class ClipEncoder(PretrainedEncoder):
         """Words of `text` that the encoder does not know, in their order, each once."""
         return [] if self._tokenizer is None else unknown_words(self._tokenizer, text)
 
-    @torch.inference_mode()
     def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors of uint8[H, W, 3] RGB frames of any sizes, float32[n, Df] of unit norm.
 
         Raises:
             UsageError: a frame has another shape or dtype.
         """
+        return split_norms(self.frame_features(frames))[0]
+
+    @torch.inference_mode()
+    def frame_features(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embeddings of frames as the image tower gives them, float32[n, Df], not of unit norm. Raises as
+        `encode_frames`."""
         result = np.empty((len(frames), self.identity.dimension), np.float32)
         for rows, pixels in self.batches(frames):
             with self.half_precision():
                 vectors = self.model.encode_image(pixels)
-            result[rows] = unit_vectors(vectors)
+            result[rows] = vectors.float().cpu().numpy()
         return result
 
     def forward_text(self, ids: Tensor) -> Tensor:
@@ -97,7 +105,8 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
         WeightsInvalid: open_clip rejects the configuration or the tensors.
     """
     what, whole = f"frame encoder {spec.name}", spec.tower is None
-    folder = resolve(spec.source, needs=_NEEDS if whole else _NEEDS[:1], takes=_TOKENIZER, what=what)
+    needs = (*(_NEEDS if whole else _NEEDS[:1]), *(_REFERENCE if spec.tokenizer == "transformers" else ()))
+    folder = resolve(spec.source, needs=needs, takes=_TOKENIZER, what=what)
     with loading(what, folder):
         model = open_clip.create_model(
             f"local-dir:{folder}",
@@ -106,14 +115,14 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
             load_weights=whole,
             weights_only=True,  # of a `.bin` file, which `resolve` refuses unless the profile allows it
         )
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-
-    def as_given(texts: Sequence[str]) -> Tensor:
-        """Token ids of texts, int64[n, length]."""
-        ids: Tensor = tokenizer(list(texts))
-        return ids
-
-    tokenize = plain_tokenize(as_given, controls_of(getattr(tokenizer, "tokenizer", tokenizer)))
+        tokenizer: Any
+        if spec.tokenizer == "transformers":
+            tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            as_given = _reference(tokenizer, model.context_length)
+        else:
+            read: Any = open_clip.get_tokenizer(f"local-dir:{folder}")
+            tokenizer, as_given = getattr(read, "tokenizer", read), lambda texts: read(list(texts))
+    tokenize = plain_tokenize(as_given, controls_of(tokenizer))
     tower = resolve_tower(spec, f"{what}, weights")
     if tower is not None:
         _copy_frame_selector(model, tower)
@@ -125,7 +134,22 @@ def load_clip(spec: FrameEncoderSpec, device: torch.device) -> ClipEncoder:
         preprocessing_digest=preprocessing.digest(),
         dimension=_dimension(model, tokenize, device),
     )
-    return ClipEncoder(model, tokenize, preprocessing, identity, spec.batch, getattr(tokenizer, "tokenizer", None))
+    words = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    return ClipEncoder(model, tokenize, preprocessing, identity, spec.batch, words)
+
+
+def _reference(tokenizer: Any, length: int) -> Tokenize:
+    """The ids of transformers' tokenizer, int64[n, length], cut at `length` and filled with 0 as OpenAI's."""
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        """Token ids of texts, int64[n, length]."""
+        rows = tokenizer(list(texts), max_length=length, truncation=True).input_ids
+        ids = torch.zeros((len(rows), length), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+        return ids
+
+    return tokenize
 
 
 @torch.no_grad()

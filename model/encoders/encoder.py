@@ -37,6 +37,10 @@ class FrameEncoder(Protocol):
             UsageError: a frame has another shape or dtype.
         """
 
+    def frame_features(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embeddings of frames as the image tower gives them, float32[n, Df], not of unit norm. Raises as
+        `encode_frames`."""
+
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, float32[n, Df] of unit norm; a text longer than the model reads is truncated."""
 

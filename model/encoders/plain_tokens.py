@@ -21,10 +21,14 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 
 def controls_of(tokenizer: Any) -> dict[str, int]:
-    """Control tokens of a tokenizer of transformers or of open_clip, with their ids; without the unknown token."""
+    """Control tokens of a tokenizer of transformers or of open_clip, with their ids.
+
+    Without the unknown token, unless it has another meaning too, as CLIP's end of a text has.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", None)
     if added is not None:
-        unknown = tokenizer.unk_token_id
+        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        unknown = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
         return {str(token): int(number) for number, token in added.items() if int(number) != unknown}
     return {tokenizer.decoder[number]: int(number) for number in tokenizer.all_special_ids}
 

@@ -92,6 +92,10 @@ class FrameEncoderSpec(EncoderSpec):
 
     batch: int = Field(default=64, gt=0)
     """Most frames encoded at once."""
+    tokenizer: Literal["open_clip", "transformers"] = "open_clip"
+    """The code that turns a text into tokens: the one that the weights were trained with. `open_clip`: the tokenizer of
+    the configuration; that of OpenAI's CLIP repairs mojibake and reads HTML entities first. `transformers`:
+    CLIPTokenizerFast with the files of `source`, which takes a text as it is."""
 
 
 class PatchEncoderSpec(EncoderSpec):

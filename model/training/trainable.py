@@ -25,6 +25,7 @@ from index.errors import BudgetExceeded, UsageError, WeightsInvalid
 from index.records import EncoderPair
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.encoder import Encoders
+from model.encoders.norms import split_norms
 from model.encoders.siglip import SiglipEncoder, load_siglip
 from model.language.transformers_engine import TransformersLanguage, load_transformers
 from model.profiles.profile import Profile
@@ -48,7 +49,9 @@ class SampleFeatures:
     """The N frames of one video as model input; row i of every array is the same frame."""
 
     vectors: NDArray[np.float32]
-    """Vectors of the frame encoder, float32[N, Df]."""
+    """Vectors of the frame encoder, float32[N, Df], of unit norm."""
+    norms: NDArray[np.float32]
+    """Norms that they had, float32[N]."""
     captured_at: NDArray[np.int64]
     """Capture times, int64[N], UTC microseconds."""
     patches: NDArray[np.float16] | None = None
@@ -157,10 +160,11 @@ class TrainableModel(nn.Module):
             patch_pixels: the same frames in the input size of the patch encoder, uint8[N, H, W, 3].
             captured_at: int64[N], UTC microseconds.
         """
-        vectors = self.frame_encoder.encode_frames(list(frame_pixels))
+        vectors, norms = split_norms(self.frame_encoder.frame_features(list(frame_pixels)))
         if self.trains_encoder:
-            return SampleFeatures(vectors, captured_at, pixels=patch_pixels)
-        return SampleFeatures(vectors, captured_at, patches=self.patch_encoder.encode_frames(list(patch_pixels))[1])
+            return SampleFeatures(vectors, norms, captured_at, pixels=patch_pixels)
+        patches = self.patch_encoder.encode_frames(list(patch_pixels))[1]
+        return SampleFeatures(vectors, norms, captured_at, patches=patches)
 
     def select(self, vectors: NDArray[np.float32], query: str, k: int) -> NDArray[np.bool_]:
         """Keyframes by DKS, as for an answer: bool[N] of `vectors` float32[N, Df]."""
@@ -202,7 +206,7 @@ class TrainableModel(nn.Module):
             captured_at=features.captured_at,
             read=self._reader(features),
             chunk=_TOWER_FRAMES if self.trains_encoder else 64,
-            read_vectors=lambda rows: features.vectors[rows],
+            read_features=lambda rows: features.vectors[rows] * features.norms[rows, None],
         )
 
         def embed_time(at: int) -> Tensor:

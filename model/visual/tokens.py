@@ -156,7 +156,7 @@ class SingleTokenVisual(_DfmCounts):
     """The `single_token` weights: keyframes pass the projector; the token of any other frame is its CLIP embedding,
     mapped.
 
-    The embedding is the one of keyframe selection, of unit norm.
+    The embedding is the one of keyframe selection before it is scaled to unit norm, as in the authors' code.
     """
 
     def __init__(self, spec: DfmSpec, encoders: Encoders, connector: ReleasedConnector) -> None:
@@ -178,8 +178,8 @@ class SingleTokenVisual(_DfmCounts):
         self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
     ) -> Iterator[PromptPart]:
         """See `Visual.embeddings`."""
-        if frames.read_vectors is None:
-            raise UsageError("single_token weights need the CLIP embedding of each frame; give read_vectors")
+        if frames.read_features is None:
+            raise UsageError("single_token weights need the CLIP embedding of each frame; give read_features")
         weight = next(self._projector.parameters())
         for run in iterate_runs(frames.read, frames.keyframe, frames.stream_index, chunk=frames.chunk):
             with stage("projector"):
@@ -187,7 +187,7 @@ class SingleTokenVisual(_DfmCounts):
                     patches = run.patches[0].to(weight.device, weight.dtype)
                     features = pool_grid(self._projector(patches).float(), self.keyframe_tokens).to(weight.dtype)
                 else:
-                    vectors = torch.from_numpy(frames.read_vectors(slice(run.start, run.stop)))
+                    vectors = torch.from_numpy(frames.read_features(slice(run.start, run.stop)))
                     features = self._single(vectors.to(weight.device, weight.dtype))
             yield from _with_time(FrameTokens(run.start, run.stop, run.is_keyframe, features), frames, embed_time)
         if self._newline is not None and len(frames.keyframe):

@@ -84,6 +84,8 @@ class Staging:
             "patches": pa.array([row.tobytes() for row in np.ascontiguousarray(frames.patches, "<f2")], pa.binary()),
             "picture": pa.array(frames.pictures, pa.binary()),
         }
+        if frames.frame_norms is not None:
+            columns["frame_norm"] = pa.array(frames.frame_norms)
         table = pa.table(columns).replace_schema_metadata({"shape": json.dumps([n, m, d])})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="NONE", use_dictionary=False, write_statistics=False)
@@ -120,6 +122,8 @@ class Staging:
             patch_pooled=to_matrix(table["patch_pooled"], self._encoders.patch.dimension),
             patches=patches,
             pictures=table["picture"].to_pylist(),
+            # Absent where an earlier version staged the chunk.
+            frame_norms=table["frame_norm"].to_numpy() if "frame_norm" in table.column_names else None,
         )
 
     def _marker(self, footage: SourceFootage, first: int, end: int | None, seconds: int) -> str:

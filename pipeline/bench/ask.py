@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from index.records import FrameRecords, Segment
 from index.store import Store
 from model.encoders.encoder import load_encoders
+from model.encoders.norms import split_norms
 from model.profiles.profile import load_profile
 from model.world.drawing import draw
 from model.world.scenes import make_camera, make_timeline
@@ -55,7 +56,7 @@ def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -
     encoders = load_encoders(load_profile(profile))
     camera, clips = make_camera(11), make_timeline(11, 600)
     pictures = [draw(camera, [e for c in clips for e in c.events], t, "", t)[0] for t in range(600)]
-    vectors = encoders.frame.encode_frames(pictures)
+    vectors, norms = split_norms(encoders.frame.frame_features(pictures))
     pooled, patches = encoders.patch.encode_frames(pictures)
     rows: list[AskRow] = []
     for count in frames:
@@ -74,6 +75,7 @@ def bench_ask(profile: str = "micro", frames: Sequence[int] = (1_200, 10_000)) -
                     patch_pooled=pooled[some],
                     patches=patches[some],
                     pictures=[b""] * size,
+                    frame_norms=norms[some],
                 )
                 segment = Segment(
                     stream_id="bench",

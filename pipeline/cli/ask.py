@@ -49,6 +49,7 @@ from pipeline.pictures.stored import FrameKey, frame_pictures
 from pipeline.pictures.uploaded import read_picture
 from pipeline.questions.asker import Asked, Asker, Keyframe, Selection, check_reading
 from pipeline.questions.query import NEAR_SECONDS
+from pipeline.questions.reference import REFERENCE_FRAMES, answer_as_reference, select_as_reference
 from pipeline.questions.search import FoundMoment, SearchResult, find
 from pipeline.questions.verification import Verification, not_looked, verify_moments
 from pipeline.service.token import read_token
@@ -417,6 +418,14 @@ def ask(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of --temperature, to repeat an answer; default: a random one.")
     ] = None,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference",
+            help="Ask as the published evaluation of ViLAMP: about one stream, at most 600 frames, evenly spaced before "
+            "keyframes are selected; the answer is decoded, not chosen.",
+        ),
+    ] = False,
     html: HtmlFile = None,
     sheet: SheetFile = None,
     save_frames: FrameFolder = None,
@@ -430,15 +439,27 @@ def ask(
     """Answer a question, and list the keyframes behind it."""
     check_selection(question, k, tau, selector, redundancy)
     check_reading(options, max_frames)
+    if reference and (selector or redundancy or temperature or service):
+        raise UsageError(
+            "--reference sets the selection and the decoding, and runs the models here; leave --selector, "
+            "--redundancy, --temperature and --service out"
+        )
     outputs = Outputs(html, sheet, save_frames, force).check()
     where = time_range(streams, start, end, timezone)
-    remote = service or settings_of(context).service
+    remote = None if reference else service or settings_of(context).service
     if remote is None:
         asker = _local_asker(context, store, profile, where)
         with working("loading the language model"), interruptible("nothing was changed"):
             asker.load()
     else:
         asker = _service_asker(context, store, profile, where, remote)
+    on_text = (lambda _: None) if as_json else (lambda piece: print_line(piece, end=""))
+    if reference:
+        frames = min(max_frames or REFERENCE_FRAMES, REFERENCE_FRAMES)
+        selection = select_as_reference(asker, question, k=k, tau=tau, frames=frames, **where)
+        asked = answer_as_reference(asker, question, selection, options=options, on_text=on_text)
+        _finish(asker, asked, selection, outputs, as_json=as_json)
+        return
     selection = asker.select(question, k=k, tau=tau, fill=fill, selector=selector, redundancy=redundancy, **where)
     asked = asker.answer(
         question,
@@ -446,8 +467,13 @@ def ask(
         options=options,
         max_frames=max_frames,
         sampling=Sampling(temperature, seed),
-        on_text=(lambda _: None) if as_json else (lambda piece: print_line(piece, end="")),
+        on_text=on_text,
     )
+    _finish(asker, asked, selection, outputs, as_json=as_json)
+
+
+def _finish(asker: Asker, asked: Asked, selection: Selection, outputs: Outputs, *, as_json: bool) -> None:
+    """Print an answer, and write the files that the user wants of it."""
     _print_answer(asked, as_json=as_json)
     if outputs.wanted:
         _save_answer(asker, asked, selection, outputs, "Sightline answer")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
+from index.store import Store
 from index.window import Window
 from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.encoders.encoder import load_encoders
@@ -120,8 +121,8 @@ def _select(
 class _Camera:
     """One stream of the store, in memory."""
 
-    def __init__(self, window: Window, patches: NDArray[np.float16], began: int) -> None:
-        self.window, self.patches = window, patches
+    def __init__(self, store: Store, window: Window, began: int) -> None:
+        self.store, self.window, self.patches = store, window, store.patches(window)
         self.seconds = (window.captured_at - began) / 1e6
 
     def answer(self, answerer: Answerer, question: Question, keyframes: NDArray[np.int64]) -> str:
@@ -143,7 +144,7 @@ class _Camera:
             captured_at=self.window.captured_at[rows],
             keyframe=mask[rows],
             read_patches=lambda part, out: np.copyto(out, self.patches[rows[part]]),
-            read_vectors=lambda part: self.window.frame_vectors[rows[part]],
+            read_features=lambda part: self.store.frame_features(self.window.take(rows[part])),
             footage_seconds=covered_seconds(self.window.captured_at, self.window.stream_index),
         )
         *_, last = answerer.answer(request)
@@ -193,7 +194,7 @@ def evaluate(
         began = to_micros(began_at(seed))
         for number in range(cameras):
             window = store.window([camera_name(number)], None, None)
-            camera = _Camera(window, store.patches(window), began)
+            camera = _Camera(store, window, began)
             frames += len(window)
             for question in questions(seed, number, minutes, each=each):
                 asked += 1

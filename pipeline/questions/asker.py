@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import ModelError, UsageError
 from index.keyframes import relevance
-from index.records import Segment, Time, parse_time, rfc3339
+from index.records import Time, parse_time, rfc3339
 from index.selectors.registry import SelectorName
 from index.selectors.selector import Redundancy
 from index.store import Store
@@ -29,8 +30,9 @@ from model.answers import GREEDY, Sampling
 from model.encoders.encoder import Encoders, load_encoders
 from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
-from model.selection import check_selection, keyframe_mask, reading, select_rows
+from model.selection import check_selection, even_rows, keyframe_mask, reading, select_rows
 from model.vocabulary import unknown_words_notice
+from pipeline.questions.footage_starts import FootageStarts
 
 if TYPE_CHECKING:
     from model.answerer import Answerer
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Asked",
     "Asker",
-    "FootageStarts",
     "Keyframe",
     "Selection",
     "ask",
@@ -148,29 +149,6 @@ class Selection:
         )
 
 
-class FootageStarts:
-    """The start of each source of footage, to express a capture time as a position in its file."""
-
-    def __init__(self, segments: Sequence[Segment]) -> None:
-        self.segments = segments
-        self.began = {(s.stream_id, s.source): s.start for s in segments if s.chunk == 0}
-
-    def offset(self, stream_id: str, at: int, pts_seconds: float) -> float:
-        """Time from the first frame of the footage that contains `at` (UTC microseconds), in seconds.
-
-        If that first frame is no longer in the store the result is `pts_seconds`, the pts of the frame itself. The two
-        differ in files whose pts do not start at 0.
-        """
-        segment = self.segment(stream_id, at)
-        began = None if segment is None else self.began.get((stream_id, segment.source))
-        return pts_seconds if began is None else (at - began) / 1e6
-
-    def segment(self, stream_id: str, at: int) -> Segment | None:
-        """The segment that contains `at` (UTC microseconds), the one that begins last if there are several."""
-        within = [s for s in self.segments if s.stream_id == stream_id and s.start <= at < s.end]
-        return max(within, key=lambda s: s.start, default=None)
-
-
 def _forward_text(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
     """Yield `pieces`, and call `on_text` with the text of each."""
     for piece in pieces:
@@ -258,6 +236,7 @@ class Asker:
         fill: bool = False,
         selector: SelectorName | None = None,
         redundancy: Redundancy | None = None,
+        among: int | None = None,
     ) -> Selection:
         """Select the keyframes for a question (DKS).
 
@@ -270,6 +249,7 @@ class Asker:
             fill: fill the gaps between keyframes until there are min(k, N).
             selector: name of the selector, see `index.selectors`; the profile's if None.
             redundancy: when two frames are alike, `fixed`, `adaptive` or `background`; the profile's if None.
+            among: select among at most this many frames of the window, evenly spaced; see `model.selection.even_rows`.
 
         Raises:
             UsageError: an argument is invalid.
@@ -279,6 +259,8 @@ class Asker:
         check_selection(question, k, tau, selector, redundancy)
         since = perf_counter()
         window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
+        if among is not None and among < len(window):
+            window = window.take(even_rows(len(window), among))
         timings = {"window": perf_counter() - since}
         since = perf_counter()
         query = self.encoders.frame.encode_text([question])[0]
@@ -363,9 +345,15 @@ class Asker:
         options: Sequence[str] | None = None,
         max_frames: int | None = None,
         sampling: Sampling = GREEDY,
+        generate: bool = False,
+        max_new_tokens: int | None = None,
         on_text: Callable[[str], None] = lambda _: None,
     ) -> Asked:
         """Answer a question from a selection that `select` made for it; arguments as in `ask`.
+
+        Args:
+            generate: decode the answer to a question with options, in place of comparing their likelihoods.
+            max_new_tokens: most tokens of a decoded answer; the profile's if None.
 
         Raises:
             UsageError: an argument is invalid.
@@ -386,7 +374,8 @@ class Asker:
             max_frames=max_frames,
         )
         mask = keyframe_mask(selection.keyframes, len(window))
-        *pieces, last = _forward_text(self._pieces(question, choices, window, rows, mask, sampling), on_text)
+        made = self._pieces(question, choices, window, rows, mask, sampling, generate, max_new_tokens)
+        *pieces, last = _forward_text(made, on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
         timings = {**selection.timings, "load": loading, **last.answer.timings}
@@ -396,7 +385,7 @@ class Asker:
             question=question,
             answer=last.answer.text,
             option=None if option is None else choices[option],
-            probabilities=dict(zip(choices, last.answer.probabilities, strict=True)) if choices else {},
+            probabilities=dict(zip(choices, last.answer.probabilities, strict=True)) if option is not None else {},
             keyframes=self.listed(selection),
             frames=len(rows),
             window_frames=len(window),
@@ -414,13 +403,22 @@ class Asker:
         rows: NDArray[np.int64],
         keyframe: NDArray[np.bool_],
         sampling: Sampling,
+        generate: bool,
+        max_new_tokens: int | None,
     ) -> Iterator[AnswerPiece]:
         """Answer from `rows` of `window`, whose keyframes are marked in `keyframe`, bool[N]."""
         read = window if len(rows) == len(window) else window.take(rows)
         seconds = covered_seconds(window.captured_at, window.stream_index)
         if self.service is not None:
+            if generate or max_new_tokens is not None:
+                raise UsageError("a model service compares options itself; leave --service out")
             return self.service.answer(question, choices, read, keyframe[rows], sampling, seconds)
         from model import answerer
+
+        @cache
+        def features() -> NDArray[np.float32]:
+            """Embeddings of all frames, float32[N, Df], read once and only if the weights need them."""
+            return self.store.frame_features(read)
 
         request = answerer.AnswerRequest(
             question=question,
@@ -430,8 +428,10 @@ class Asker:
             keyframe=keyframe[rows],
             footage_seconds=seconds,
             read_patches=lambda part, out: self.store.patches(read.take(part), out),
-            read_vectors=lambda part: read.frame_vectors[part],
+            read_features=lambda part: features()[part],
             sampling=sampling,
+            generate=generate,
+            max_new_tokens=max_new_tokens,
         )
         return self.answerer.answer(request)
 

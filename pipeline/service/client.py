@@ -66,6 +66,10 @@ class _TextEncoder:
         """Raise UsageError: a model service does not encode frames."""
         raise UsageError(f"a model service does not encode frames ({len(frames)} were given); ingest without --service")
 
+    def frame_features(self, frames: Sequence[NDArray[np.uint8]]) -> NoReturn:
+        """Raise UsageError, as `encode_frames`."""
+        self.encode_frames(frames)
+
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, float32[n, D] of unit norm, equal to the bit to those of the service's encoder."""
         body = _body(EmbedBody, texts=list(texts), encoder=self._which)

@@ -84,8 +84,9 @@ class FrameSource(Protocol):
             StoreError: the store is not readable.
         """
 
-    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
-        """Vectors of the frame encoder for the rows `part`, float32[n, Df]. Raises as `patches`."""
+    def features(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
+        """Embeddings of the frame encoder for the rows `part`, float32[n, Df], not of unit norm. Raises as `patches`,
+        and UsageError if the store lacks their norms."""
 
     def choose(
         self,
@@ -200,7 +201,7 @@ class ServiceEngine:
             captured_at=rows.captured_at,
             keyframe=rows.keyframe,
             read_patches=read_patches,
-            read_vectors=lambda part: self.store.vectors(rows, part),
+            read_features=lambda part: self.store.features(rows, part),
             footage_seconds=rows.footage_seconds,
             sampling=sampling,
         )

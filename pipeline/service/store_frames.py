@@ -77,14 +77,15 @@ class StoreFrames:
             covered_seconds(window.captured_at, window.stream_index),
         )
 
-    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
-        """Vectors of the frame encoder for the rows `part`, float32[n, Df]. Raises UnknownFrame, StoreError."""
+    def features(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
+        """Embeddings of the frame encoder for the rows `part`, float32[n, Df], not of unit norm. Raises UnknownFrame,
+        StoreError, and UsageError if the store lacks their norms."""
         index, times = rows.stream_index[part], rows.captured_at[part]
         found = np.empty((len(times), self._store.encoders.frame.dimension), np.float32)
         for stream in np.unique(index).tolist():
             mine = index == stream
             held = self._stored_frames(rows.stream_ids[stream], times[mine])
-            found[mine] = held.frame_vectors[np.searchsorted(held.captured_at, times[mine])]
+            found[mine] = self._store.frame_features(held.take(np.searchsorted(held.captured_at, times[mine])))
         return found
 
     def _check_frames(self, asked: Window) -> None:

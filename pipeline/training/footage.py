@@ -186,6 +186,7 @@ class _Entries:
         pair = trainee.encoders.pair
         self._folder = plan.cache
         self._facts = [
+            "norms",  # entries of earlier versions lack them
             plan.fps,
             plan.max_frames,
             pair.frame.model_dump(),
@@ -214,7 +215,7 @@ def _keep(entry: Path, features: SampleFeatures) -> None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=entry.parent))
         try:
-            for name in ("vectors", "captured_at", "patches", "pixels"):
+            for name in ("vectors", "norms", "captured_at", "patches", "pixels"):
                 array = getattr(features, name)
                 if array is not None:
                     np.save(part / f"{name}.npy", array)
@@ -230,7 +231,7 @@ def _keep(entry: Path, features: SampleFeatures) -> None:
 def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
     try:
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in entry.glob("*.npy")}
-        return SampleFeatures(**{**arrays, "vectors": np.array(arrays["vectors"])})
+        return SampleFeatures(**{**arrays, **{name: np.array(arrays[name]) for name in ("vectors", "norms")}})
     except (OSError, ValueError, TypeError, LookupError):
         raise TrainingDataInvalid(
             f"{conversation.where}: its cache {entry} is damaged; delete that folder and run again"

@@ -26,11 +26,11 @@ class Grey:
 
     encoded = 0
 
-    def encode_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+    def frame_features(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
         self.encoded += len(frames)
         vectors = np.ones((len(frames), 16), np.float32)
         vectors[:, 0] = [frame.mean() for frame in frames]
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 class Patches:

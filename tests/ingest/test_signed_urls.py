@@ -61,6 +61,8 @@ class Encoder:
             return np.ones((n, 12), np.float32), np.ones((n, 4, 12), np.float16)
         return np.full((n, 16), 0.25, np.float32)
 
+    frame_features = encode_frames
+
 
 class Outbox:
     """Keeps the bytes of all messages."""

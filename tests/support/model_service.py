@@ -59,7 +59,7 @@ class Footage:
                 raise UnknownFrame(f"{name}: the store has no frame at {at}")
             row[:] = self.frames[name, at]
 
-    def vectors(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
+    def features(self, rows: FrameReferences, part: slice) -> NDArray[np.float32]:
         return np.ones((len(rows.captured_at[part]), CLIP_WIDTH), np.float32)
 
     def choose(

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from index.errors import SightlineError, WeightsInvalid, WeightsNotFound
+from index.store import Store
+from ingest.decoding.frame import FrameBatch
+from ingest.embedding import encode_records
 from model.answerer import Answerer, AnswerRequest, load_answerer
 from model.checkpoints.vilamp import VilampConfig
 from model.encoders.clip import ClipEncoder, load_clip
@@ -28,10 +31,13 @@ from model.profiles.profile import (
     Source,
     load_profile,
 )
+from model.stage_clock import StageClock
 from model.visual.connector import ReleasedConnector, load_connector
 from model.visual.dfm import merge_mean
 from model.visual.dfm_learned import Composer
+from model.visual.prompt import build_prompt
 from tests.support import tiny_checkpoints as tiny
+from tests.support.records import make_segment
 
 CPU = torch.device("cpu")
 PROMPT = [5, 9, 7, 20, 11, 30, 6, 12, 40, 8]
@@ -64,7 +70,9 @@ def _profile(folder: Path, checkpoints: Path, **dfm: Any) -> Profile:
     clip, siglip = Source(folder=checkpoints / "clip"), Source(folder=checkpoints / "siglip")
     return shipped.model_copy(
         update={
-            "frame_encoder": shipped.frame_encoder.model_copy(update={"source": clip, "tower": ours}),
+            "frame_encoder": shipped.frame_encoder.model_copy(
+                update={"source": clip, "tower": ours, "tokenizer": "open_clip"}
+            ),
             "patch_encoder": shipped.patch_encoder.model_copy(update={"source": siglip, "tower": ours, "layer": 2}),
             "language_model": shipped.language_model.model_copy(update={"source": ours, "max_new_tokens": 4}),
             "connector": shipped.connector.model_copy(update={"source": ours}),
@@ -283,7 +291,7 @@ def test_an_index_that_does_not_agree_with_its_shards(tmp_path: Path) -> None:
 
 def _request(answerer: Answerer, encoders: Encoders, n: int = 7) -> AnswerRequest:
     frames = [np.full((40, 50, 3), i * 30, np.uint8) for i in range(n)]
-    vectors = encoders.frame.encode_frames(frames)
+    features = encoders.frame.frame_features(frames)
     _, patches = encoders.patch.encode_frames(frames)
     return AnswerRequest(
         question="What colour was the truck?",
@@ -292,7 +300,7 @@ def _request(answerer: Answerer, encoders: Encoders, n: int = 7) -> AnswerReques
         captured_at=np.arange(n, dtype=np.int64),
         keyframe=np.arange(n) % 4 == 2,
         read_patches=lambda rows, out: np.copyto(out, patches[rows]),
-        read_vectors=lambda rows: vectors[rows],
+        read_features=lambda rows: features[rows],
     )
 
 
@@ -360,6 +368,44 @@ def test_the_sequence_is_the_mergers_tokens_and_the_newline(tmp_path: Path, chec
         expected = torch.cat([*rows, connector.image_newline[None]])
     start = next(i for i in range(len(seen[0])) if torch.allclose(seen[0][i], expected[0], atol=1e-3))
     torch.testing.assert_close(seen[0][start : start + len(expected)], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_single_token_weights_get_the_features_before_they_were_scaled(tmp_path: Path, checkpoints: Path) -> None:
+    folder = tmp_path / "vilamp"
+    _, _, clip = tiny.save_vilamp(folder, composer="single_token")
+    profile = _profile(folder, checkpoints)
+    encoders = load_encoders(profile, "cpu")
+    answerer = load_answerer(profile, encoders, "cpu")
+    shades = [40, 70, 100, 130, 160, 190, 220]
+    frames = [np.full((tiny.SIZE, tiny.SIZE, 3), shade, np.uint8) for shade in shades]
+    times = [i * 1_000_000 for i in range(7)]
+    batch = FrameBatch(times, [float(i) for i in range(7)], list(frames))
+    (records,) = encode_records(encoders, [("gate", "given", batch)], batch_frames=4)
+    store = Store.create(tmp_path / "store", encoders.pair)
+    assert store.append(make_segment(records), records)
+    window = store.window()
+    keyframe = np.arange(7) == 2
+    request = AnswerRequest(
+        question="What colour was the truck?",
+        stream_index=window.stream_index,
+        captured_at=window.captured_at,
+        keyframe=keyframe,
+        read_patches=lambda rows, out: store.patches(window.take(rows), out),
+        read_features=lambda rows: store.frame_features(window.take(rows)),
+    )
+    embeddings = answerer.embed_prompt(request, StageClock(CPU))
+    with torch.inference_mode():
+        pixels = torch.stack([torch.full((3, tiny.SIZE, tiny.SIZE), shade / 127.5 - 1) for shade in shades])
+        features = clip.get_image_features(pixel_values=pixels)  # as the authors' code passes them on
+        features = features if isinstance(features, Tensor) else features.pooler_output
+        expected = _connector(folder).composer_projector(features)[~torch.from_numpy(keyframe)]
+        unit = torch.nn.functional.normalize(features, dim=-1)
+        scaled = _connector(folder).composer_projector(unit)[~torch.from_numpy(keyframe)]
+        assert (scaled - expected).abs().max() > 0.1  # else the test would not see a norm
+    prefix, _ = build_prompt(answerer.language.tokenizer, request.question)
+    got = embeddings[len(prefix) :]
+    torch.testing.assert_close(got[:2], expected[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got[2 + 4 : 2 + 4 + 4], expected[2:], rtol=1e-4, atol=1e-4)
 
 
 def test_mean_pooling_can_take_the_place_of_the_merger(tmp_path: Path, checkpoints: Path) -> None:

@@ -13,10 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTokenizerFast
 
-from index.errors import UsageError
+from index.errors import UsageError, WeightsNotFound
 from model.encoders.clip import ClipEncoder, load_clip
 from model.encoders.plain_tokens import controls_of, plain_tokenize
 from model.encoders.siglip import SiglipEncoder, load_siglip
@@ -47,15 +49,35 @@ def published_clip(folder: Path) -> Path:
     return folder
 
 
+def reference_tokenizer() -> CLIPTokenizerFast:
+    """transformers' tokenizer of CLIP, with the published vocabulary, which open_clip has too."""
+    own = SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(token, token): number for token, number in own.encoder.items()}
+    return CLIPTokenizerFast(vocab=vocabulary, merges=list(own.bpe_ranks))
+
+
+def reference_clip(folder: Path) -> Path:
+    """A CLIP whose folder has the files of transformers' tokenizer too, as on the hub."""
+    reference_tokenizer().save_pretrained(published_clip(folder))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipEncoder | SiglipEncoder]:
     """Encoders of every layout: published CLIP, CLIP with a tokenizer of transformers, SigLIP, and those of `micro`."""
     folder = tmp_path_factory.mktemp("encoders")
-    micro = load_profile("micro")
+    micro, vilamp = load_profile("micro"), load_profile("vilamp")
     siglip = tiny.save_siglip(folder / "siglip")
     return {
         "published CLIP": load_clip(
             FrameEncoderSpec(name="b", source=Source(folder=published_clip(folder / "b"))), CPU
+        ),
+        "reference CLIP": load_clip(
+            FrameEncoderSpec(
+                name="r", source=Source(folder=reference_clip(folder / "r")), tokenizer=vilamp.frame_encoder.tokenizer
+            ),
+            CPU,
         ),
         "tiny CLIP": load_clip(FrameEncoderSpec(name="c", source=Source(folder=tiny.save_clip(folder / "c"))), CPU),
         "tiny SigLIP": load_siglip(PatchEncoderSpec(name="s", source=Source(folder=siglip)), CPU),
@@ -64,7 +86,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipEncoder 
     }
 
 
-LAYOUTS = ("published CLIP", "tiny CLIP", "tiny SigLIP", "micro CLIP", "micro SigLIP")
+LAYOUTS = ("published CLIP", "reference CLIP", "tiny CLIP", "tiny SigLIP", "micro CLIP", "micro SigLIP")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -76,6 +98,43 @@ def test_what_follows_a_control_token_is_read(encoders: dict[str, ClipEncoder | 
         one, other = encoder.encode_text([f"red {token} truck", f"red {token} gate"])
         assert np.abs(one - other).max() > 1e-4, token
     assert encoder.tokenize(["red truck", "a <eos> b"]).shape == (2, len(encoder.tokenize(["a"])[0]))
+
+
+CURIOUS = {
+    "curly quotes": "the driver\u2019s \u201cred\u201d truck",
+    "a ligature": "an o\ufb03ce with a \ufb01re",
+    "HTML entities": "a man &amp; a dog &lt;b&gt; caf&eacute;",
+    "mojibake": "a caf\u00c3\u00a9 sign, it\u00e2\u20ac\u2122s red",
+    "full width": "\uff32\uff45\uff44 truck",
+}
+
+
+@pytest.mark.parametrize("text", CURIOUS.values(), ids=list(CURIOUS))
+def test_the_profile_names_the_tokenizer_that_the_weights_were_trained_with(
+    encoders: dict[str, ClipEncoder | SiglipEncoder], text: str
+) -> None:
+    reference = reference_tokenizer()(text).input_ids
+    ids = {layout: encoders[layout].tokenize([text])[0].tolist() for layout in ("reference CLIP", "published CLIP")}
+    assert ids["reference CLIP"] == reference + [0] * (77 - len(reference))
+    assert ids["published CLIP"] == SimpleTokenizer()([text])[0].tolist()
+    assert ids["reference CLIP"] != ids["published CLIP"]  # else the text would show nothing
+
+
+@pytest.mark.parametrize(
+    "text", ["a red truck", "", "word " * 200, "it's 12:30", "\u524d\u95e8 \U0001f3a5", "A  b\n c"]
+)
+def test_both_tokenizers_of_clip_agree_on_plain_texts(
+    encoders: dict[str, ClipEncoder | SiglipEncoder], text: str
+) -> None:
+    one, other = (encoders[layout].tokenize([text])[0].tolist() for layout in ("reference CLIP", "published CLIP"))
+    assert one == other
+    assert len(one) == 77
+
+
+def test_a_folder_without_the_files_of_the_tokenizer_says_so(tmp_path: Path) -> None:
+    spec = FrameEncoderSpec(name="r", source=Source(folder=published_clip(tmp_path / "r")), tokenizer="transformers")
+    with pytest.raises(WeightsNotFound, match=r"tokenizer\.json or vocab\.json"):
+        load_clip(spec, CPU)
 
 
 def test_texts_without_control_tokens_have_the_ids_of_the_tokenizer_itself() -> None:

@@ -34,7 +34,9 @@ def _vilamp(folder: Path, checkpoints: Path, **dfm: Any) -> Profile:
     clip, siglip = Source(folder=checkpoints / "clip"), Source(folder=checkpoints / "siglip")
     return shipped.model_copy(
         update={
-            "frame_encoder": shipped.frame_encoder.model_copy(update={"source": clip, "tower": ours}),
+            "frame_encoder": shipped.frame_encoder.model_copy(
+                update={"source": clip, "tower": ours, "tokenizer": "open_clip"}
+            ),
             "patch_encoder": shipped.patch_encoder.model_copy(update={"source": siglip, "tower": ours, "layer": 2}),
             "language_model": shipped.language_model.model_copy(update={"source": ours, "max_new_tokens": 4}),
             "connector": shipped.connector.model_copy(update={"source": ours}),
@@ -85,7 +87,7 @@ def _answered(answerer: Answerer, trainee: TrainableModel) -> float:
         captured_at=features.captured_at,
         keyframe=trainee.select(features.vectors, QUESTION, KEYFRAMES),
         read_patches=lambda rows, out: np.copyto(out, patches[rows]),
-        read_vectors=lambda rows: features.vectors[rows],
+        read_features=lambda rows: features.vectors[rows] * features.norms[rows, None],
     )
     prompt = answerer.language.prefill(answerer.embed_prompt(request, StageClock(CPU))[0])
     ids = answerer.option_ids(ANSWER)

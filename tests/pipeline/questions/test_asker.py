@@ -13,7 +13,8 @@ from index.errors import BudgetExceeded, EmptyWindow, StoreNotFound, UnknownStre
 from index.keyframes import relevance, select_keyframes
 from index.records import Segment, parse_time
 from index.store import Store
-from pipeline.questions.asker import Asker, FootageStarts, ask
+from pipeline.questions.asker import Asker, ask
+from pipeline.questions.footage_starts import FootageStarts
 from pipeline.questions.search import search
 from tests.support.command import BEGAN, FRAMES, Command
 

@@ -164,14 +164,16 @@ def test_vectors_and_patches_of_named_frames_are_the_stores(filled: str, profile
         window.stream_ids, window.stream_index[keep], window.captured_at[keep], np.zeros(keep.sum(), np.bool_)
     )
     part = slice(2, 17)
-    np.testing.assert_array_equal(frames.vectors(rows, part), window.frame_vectors[keep][part])
+    features = frames.features(rows, part)
+    np.testing.assert_array_equal(features, Store.open(filled).frame_features(window)[keep][part])
+    assert np.abs(np.linalg.norm(features, axis=1) - 1).max() > 0.1  # not of unit norm
     expected = Store.open(filled).patches(window)[keep][part]
     got = np.zeros_like(expected)
     frames.patches(rows, part, got)
     np.testing.assert_array_equal(got, expected)
     shifted = FrameReferences(rows.stream_ids, rows.stream_index, rows.captured_at + 1, rows.keyframe)
     with pytest.raises(UnknownFrame, match=r"no such frame \(6 in all\)"):
-        frames.vectors(shifted, part)
+        frames.features(shifted, part)
     with pytest.raises(UnknownFrame, match=r"no such frame \(6 in all\)"):
         frames.patches(shifted, part, got)
 
