@@ -346,6 +346,10 @@ class AlertMessage(_Message):
     """That score, a cosine."""
     threshold: float
     """The score that a second must pass."""
+    usual: float | None = None
+    """Median of the stream's own background for this question, a cosine."""
+    percentile: float | None = Field(default=None, ge=0, le=100)
+    """Share of that background that scores less than `score`, in percent."""
     picture: str | None = Field(default=None, max_length=4 * (PICTURE_BYTES // 3 + 1))
     """JPEG of the frame that raised the question, in base64; only if raised, and if it has at most `PICTURE_BYTES`."""
 

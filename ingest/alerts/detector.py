@@ -54,6 +54,10 @@ class ScoreHistory:
         high = min(low + 1, len(self._sorted) - 1)
         return self._sorted[low] + (self._sorted[high] - self._sorted[low]) * (at - low)
 
+    def percentile(self, score: int) -> float:
+        """The share of the scores that are less, in percent, 0 to 100. Needs at least one score."""
+        return 100.0 * bisect_left(self._sorted, score) / len(self._sorted)
+
     def scores(self) -> list[int]:
         """All scores, the oldest first."""
         return list(self._order)
@@ -76,6 +80,10 @@ class AlertTransition(NamedTuple):
     """The score at `peak`."""
     threshold: float
     """The high threshold at the time when the alert was raised."""
+    usual: float | None = None
+    """The median of the background, the camera's own usual scores, at `at`; None without a background."""
+    percentile: float | None = None
+    """The share of the background that scores less than `score`, in percent; None without a background."""
 
 
 @dataclass(slots=True)
@@ -218,7 +226,7 @@ class AlertDetector:
             if transition.state == "raised":
                 self.silent = self.seen < self.rule.warm_up
             if not self.silent:
-                reported.append(transition)
+                reported.append(self._with_meaning(transition))
         self.seen += 1
         start = self.hysteresis.start
         # An alert that lasts long enough becomes part of the scene.
@@ -228,6 +236,14 @@ class AlertDetector:
         if self.seen == self.rule.warm_up:
             self._trim()
         return reported
+
+    def _with_meaning(self, transition: AlertTransition) -> AlertTransition:
+        """The transition with what its score means at this camera."""
+        if not len(self.background):
+            return transition
+        return transition._replace(
+            usual=self.background.quantile(0.5), percentile=self.background.percentile(transition.score)
+        )
 
     def _trim(self) -> None:
         """Remove high scores from before the first threshold, unless they are more than a fifth of the background.

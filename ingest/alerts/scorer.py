@@ -161,6 +161,8 @@ class StreamScorer:
             peak=from_micros(transition.peak * _SECOND),
             score=transition.score / UNIT,
             threshold=round(transition.threshold / UNIT, 4),
+            usual=None if transition.usual is None else round(transition.usual / UNIT, 4),
+            percentile=None if transition.percentile is None else round(transition.percentile, 1),
             picture=None if small is None else base64.b64encode(small).decode(),
         )
 

@@ -193,10 +193,12 @@ def _print_alert(alert: AlertMessage, *, as_json: bool, pictures: Path | None) -
 
 
 def alert_line(alert: AlertMessage) -> str:
-    """An alert as one line of text: state, stream, times, name, score and threshold."""
+    """An alert as one line of text: state, stream, times, name, score, threshold, and what the score means there."""
     when = f"{alert.start:%Y-%m-%dT%H:%M:%SZ}"
     until = f" to {alert.end:%H:%M:%S}" if alert.end else ""
     score = f"{alert.score:.3f} over {alert.threshold:.3f}"
+    if alert.usual is not None and alert.percentile is not None:
+        score += f", usual {alert.usual:.3f}, higher than {alert.percentile:.1f} % of the stream's own scores"
     return f"{alert.state:7}  {alert.stream}  {when}{until}  {alert.name}  {score}"
 
 

@@ -69,6 +69,8 @@ class Fired(_Reply):
     """Last second; null while it lasts."""
     peak: float
     """The highest score."""
+    percentile: float | None
+    """Share of the stream's own background that scores less, in percent; null where an earlier version raised it."""
     thumbnail: str | None
     """Address of the picture of that frame; null if it is no longer stored."""
 
@@ -378,5 +380,6 @@ def _fired(document: dict[str, Any], stream: ResidentStream | None) -> Fired:
         start=document["start"],
         end=document["end"],
         peak=document["score"],
+        percentile=document.get("percentile"),
         thumbnail=thumbnail,
     )

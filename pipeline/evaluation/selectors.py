@@ -8,9 +8,10 @@ counts as a hit if a keyframe shows one of its events (`any`), or all of them (`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from pipeline.evaluation.share import Share, share
 __all__ = ["SelectorReport", "bench_selectors", "time_selectors"]
 
 SCENES = (0.0, 1.0, 2.0, 4.0, 8.0)
-_TIMED_FRAMES, _TIMED_DIMENSION, _REPEATS = 10_000, 512, 5
+_TIMED_FRAMES, _TIMED_DIMENSION, _REPEATS = 10_000, 512, 25
 _VARIANTS: tuple[tuple[SelectorName, Redundancy], ...] = (
     *(("dks", redundancy) for redundancy in REDUNDANCIES),
     ("inverse", "background"),
@@ -78,6 +79,8 @@ class TimedSelector(BaseModel):
     """Length of the constant vector in the frames."""
     seconds: float
     """Median time of one selection."""
+    cpu_seconds: float
+    """Median time that a core worked for one selection: its time on a machine without other work."""
 
 
 class SelectorReport(BaseModel):
@@ -99,6 +102,8 @@ class SelectorReport(BaseModel):
     """One row for each selector, condition and K."""
     timed_frames: int
     """Frames of the timed selection, of 512 dimensions."""
+    load: float
+    """Mean number of processes that wanted a core in the minute before the end."""
     timings: list[TimedSelector]
     """Time of each selector."""
 
@@ -198,6 +203,7 @@ def bench_selectors(
         rows=rows,
         timed_frames=_TIMED_FRAMES,
         timings=time_selectors(settings.tau),
+        load=round(os.getloadavg()[0], 1),
     )
 
 
@@ -215,9 +221,11 @@ def time_selectors(tau: float = 0.85, k: int = 32) -> list[TimedSelector]:
         for name, redundancy in _VARIANTS:
             taken = []
             for _ in range(_REPEATS):
-                since = perf_counter()
+                since, worked = perf_counter(), thread_time()
                 SELECTORS[name](candidates, SelectionRule(k, tau, redundancy))
-                taken.append(perf_counter() - since)
-            seconds = float(np.median(taken))
-            timings.append(TimedSelector(selector=name, redundancy=redundancy, scene=scene, seconds=seconds))
+                taken.append((perf_counter() - since, thread_time() - worked))
+            seconds, cpu = np.median(np.asarray(taken), axis=0).tolist()
+            timings.append(
+                TimedSelector(selector=name, redundancy=redundancy, scene=scene, seconds=seconds, cpu_seconds=cpu)
+            )
     return timings

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.keyframes import select_adaptive, select_keyframes
@@ -14,6 +16,7 @@ from index.selectors.selector import Candidates, Redundancy, SelectionRule
 from tests.index.selectors.test_selectors import footage
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 12), st.sampled_from([0.0, 1.0, 4.0]))
 def test_the_adaptive_threshold_is_the_smallest_that_gives_k(seed: int, k: int, scene: float) -> None:
     candidates = footage(seed, 60, scene=scene)
@@ -94,6 +97,51 @@ def test_day_and_night_have_backgrounds_of_their_own() -> None:
     rows = dks(candidates, SelectionRule(32, redundancy="background")).rows
     assert 6 <= int((rows < 600).sum()) <= 26
     assert len(dks(candidates, SelectionRule(32)).rows) == 2
+
+
+@pytest.mark.parametrize("scene", [2.0, 8.0])
+def test_one_background_all_day_leaves_the_order_of_relevance(scene: float) -> None:
+    candidates = footage(9, 1800, scene=scene)
+    cosines = candidates.frames @ (candidates.query / np.linalg.norm(candidates.query))
+    scores = reduce_background(candidates.frames, candidates.query)[1]
+    assert np.corrcoef(cosines, scores)[0, 1] > 0.999
+    best = set(np.argsort(-cosines)[:60].tolist())
+    assert len(best & set(np.argsort(-scores)[:60].tolist())) >= 57
+
+
+@given(st.integers(0, 200), st.sampled_from([2.0, 6.0]), st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_the_equations_of_the_module(seed: int, scene: float, streams: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts, index = [], []
+    for stream in range(streams):
+        n = int(rng.integers(400, 1500))
+        backgrounds = rng.standard_normal((n // 500 + 1, 16)).repeat(500, axis=0)[:n] * 0.2 + rng.standard_normal(16)
+        wide = footage(seed + stream, n).frames + scene * backgrounds
+        parts.append(wide / np.linalg.norm(wide, axis=1, keepdims=True))
+        index += [stream] * n
+    frames, query = np.concatenate(parts), rng.standard_normal(16)
+    vectors, scores = reduce_background(frames.astype(np.float32), query.astype(np.float32), np.asarray(index))
+    direction, edges = query / np.linalg.norm(query), stretches(len(frames), np.asarray(index)).tolist()
+    spans = [(index[a], slice(a, b)) for a, b in pairwise(edges)]
+
+    def stays(v: float) -> float:
+        return min(1.0, float(np.sqrt(MEAN_COSINE * v / ((1 - v) * (1 - MEAN_COSINE)))))
+
+    for stream, rows in spans:
+        means = [frames[other].mean(axis=0) for name, other in spans if name == stream]
+        mean, scene_mean = frames[rows].mean(axis=0), np.mean(means, axis=0)
+        w, usual = 1 - mean @ mean, 1 - np.mean([each @ each for each in means])
+        if 1 - usual <= ALIKE:
+            expected, relevance = frames[rows], frames[rows] @ direction
+        else:
+            kappa = (w / (w + np.square(mean - scene_mean).sum())) ** 2
+            v = kappa * usual + (1 - kappa) * w
+            expected = frames[rows] - (1 - stays(w)) * mean
+            own = (frames[rows] - mean) @ direction + kappa * ((mean - scene_mean) @ direction)
+            relevance = (own + stays(v) * (scene_mean @ direction)) / np.sqrt(v + stays(v) ** 2 * (1 - v))
+        np.testing.assert_allclose(vectors[rows], expected, atol=2e-5)
+        np.testing.assert_allclose(scores[rows], relevance, atol=2e-3)
 
 
 def test_stretches_end_with_their_stream() -> None:

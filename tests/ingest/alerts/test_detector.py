@@ -35,6 +35,8 @@ def test_quantiles_are_those_of_the_last_scores(values: list[int], size: int, sh
         last = values[max(0, i + 1 - size) : i + 1]
         assert background.scores() == last
         assert background.quantile(share) == pytest.approx(float(np.quantile(last, share)), abs=1e-6)
+        for score in (value, value + 1, -UNIT, UNIT + 1):
+            assert background.percentile(score) == 100 * sum(held < score for held in last) / len(last)
     assert ScoreHistory(size, values).scores() == background.scores()
 
 

@@ -116,6 +116,9 @@ def test_frames_in_any_batches_give_the_same_alerts(store: Store, size: int) -> 
     assert (raised.text, raised.stream) == ("a red car", "front")
     assert raised.score == pytest.approx(0.7, abs=1e-3)
     assert raised.threshold == pytest.approx(0.35, abs=0.02)
+    assert raised.usual is not None
+    assert raised.usual < raised.threshold
+    assert raised.percentile == 100.0  # of this camera's own scores
     assert raised.jpeg() == jpeg(61)
     assert Image.open(io.BytesIO(base64.b64decode(str(raised.picture)))).size == (8, 8)
     assert published[1].picture is None

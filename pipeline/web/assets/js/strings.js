@@ -395,6 +395,7 @@ export const strings = {
     neverFired: 'It has not fired yet.',
     fired: (/** @type {string} */ number) => `${number} times in all`,
     threshold: (/** @type {number} */ value) => `threshold ${value.toFixed(3)}`,
+    percentile: (/** @type {number} */ value) => `higher than ${value} % of this camera's own scores`,
     webhookTo: (/** @type {string} */ url) => `to ${url}`,
     question: 'What to watch for',
     questionHint: 'A description of the picture, as in a search',

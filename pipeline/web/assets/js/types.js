@@ -186,6 +186,7 @@
  * @property {string} start
  * @property {string} end
  * @property {number|null} [peak]
+ * @property {number|null} [percentile]
  * @property {string|null} [thumbnail]
  *
  * @typedef {object} Preview

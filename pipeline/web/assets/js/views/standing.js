@@ -156,6 +156,9 @@ function firedFigure(fired) {
         typeof fired.peak === 'number'
           ? h('span', { class: 'soft', title: strings.standing.peak }, fired.peak.toFixed(3))
           : null,
+        typeof fired.percentile === 'number'
+          ? h('span', { class: 'soft' }, strings.standing.percentile(fired.percentile))
+          : null,
       ),
       when(at, { stacked: true }),
     ),
