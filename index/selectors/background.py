@@ -1,8 +1,8 @@
 """Vectors without the background: what the frames of a fixed camera share is reduced before they are compared.
 
 The frames of a fixed camera share the scene, so all of them are alike for an encoder and Algorithm 1 stops after one
-keyframe. A stream is cut into stretches of about ten minutes. With the mean μ of the unit vectors f of a stretch, and the
-means μ̄ and w̄ of all μ and w of the stream:
+keyframe. A stream is cut into stretches of about ten minutes. With the mean μ of the unit vectors f of a stretch, and
+the means μ̄ and w̄ of all μ and w of the stream:
 
     w  = 1 − ‖μ‖²                                how much the frames of the stretch differ
     f' = f − (1 − s(w)) μ                         vectors to compare; their mean cosine is m₀ = 0.2
@@ -12,15 +12,15 @@ means μ̄ and w̄ of all μ and w of the stream:
     R' = ((f − μ) · q + κ (μ − μ̄) · q + s(v) μ̄ · q) / √(v + s(v)² (1 − v))
                                                   relevance; the denominator is the root mean square of ‖f'‖
 
-Where the mean cosine of a stream, 1 − w̄, is at most 0.6, f' = f and R' is the cosine: varied footage is selected exactly
-as the paper does. With one background all day κ is 1, and R' orders a stream's frames as the cosine does; only their
-redundancy is judged without the scene. √κ is the share of the energy about μ̄ that is not a change of the background. As it
-falls, as from day to night, frames are compared by what happens in them. A stream whose scene fits the question stays ahead
-of others. Each stretch has a background of its own, so light that changes over the day is not mistaken for an event; what
-stays for most of ten minutes becomes background itself. `benchmarks/selectors.json` compares the rules.
+Where the mean cosine of a stream, 1 − w̄, is at most 0.6, f' = f and R' is the cosine: varied footage is selected
+exactly as the paper does. With one background all day κ is 1, and R' orders a stream's frames as the cosine does; only
+their redundancy is judged without the scene. √κ is the share of the energy about μ̄ that is not a change of the
+background. As it falls, as from day to night, frames are compared by what happens in them. A stream whose scene fits
+the question stays ahead of others. Each stretch has a background of its own, so light that changes over the day is not
+mistaken for an event; what stays for most of ten minutes becomes background itself. `benchmarks/selectors.json`
+compares the rules.
 
-This is our own addition, not part of the paper. Does not know K or τ.
-"""
+This is our own addition, not part of the paper. Does not know K or τ."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 __all__ = ["ALIKE", "MEAN_COSINE", "STRETCH", "reduce_background", "stretches"]
 
 MEAN_COSINE = 0.2
-"""m₀, chosen among 0.1 to 0.5 over the four seeds of `benchmarks/selectors.json`; 0.1 does as well, and larger ones show
-the evidence less often, because the scene has a part in what is alike."""
+"""m₀, chosen among 0.1 to 0.5 over the four seeds of `benchmarks/selectors.json`; 0.1 does as well, and larger ones
+show the evidence less often, because the scene has a part in what is alike."""
 ALIKE = 0.6
 """Mean cosine of a stream up to which its frames are left as they are."""
 STRETCH = 600

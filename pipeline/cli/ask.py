@@ -422,8 +422,8 @@ def ask(
         bool,
         typer.Option(
             "--reference",
-            help="Ask as the published evaluation of ViLAMP: about one stream, at most 600 frames, evenly spaced before "
-            "keyframes are selected; the answer is decoded, not chosen.",
+            help="Ask as the published evaluation of ViLAMP: about one stream, at most 600 frames, spaced evenly "
+            "before keyframes are selected; the answer is decoded, not chosen.",
         ),
     ] = False,
     html: HtmlFile = None,

@@ -2,11 +2,11 @@
 
     window ─ at most 600 frames, evenly ─▶ DKS with gaps filled ─▶ released prompt ─▶ decoded text
 
-It differs from `Asker.ask` in three points: the frames are thinned before keyframes are selected, so that DKS never sees
-the others; keyframes are those of the paper's rule, filled up to K; and the answer to a question with options is decoded
-text, which may be none of the options, in place of the option with the largest likelihood. With the profile `vilamp` the
-settings of selection, merging and prompt are those of the released code too. One difference stays: the frames are those
-of the store, one a second by timestamp, where the scripts step by a whole number of frames.
+It differs from `Asker.ask` in three points: the frames are thinned before keyframes are selected, so that DKS never
+sees the others; keyframes are those of the paper's rule, filled up to K; and the answer to a question with options is
+decoded text, which may be none of the options, in place of the option with the largest likelihood. With the profile
+`vilamp` the settings of selection, merging and prompt are those of the released code too. One difference stays: the
+frames are those of the store, one a second by timestamp, where the scripts step by a whole number of frames.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def answer_as_reference(
     given = asked.answer.strip().casefold()
     same = [option for option in options or () if option.strip().casefold() == given]
     note = (
-        f"Reference mode: keyframes were selected among {len(selection.window)} frames, spaced evenly, and the answer is "
-        "decoded text."
+        f"Reference mode: keyframes were selected among {len(selection.window)} frames, spaced evenly, and the answer "
+        "is decoded text."
     )
     return asked.model_copy(update={"option": same[0] if same else None, "notices": [*asked.notices, note]})
 
