@@ -43,8 +43,9 @@ class Frames:
     """Most rows that are read at once."""
     clips: NDArray[np.int64] | None = None
     """Number of the clip of each row, ascending, int64[N]; None for the store's clips. Only HiCo reads clips."""
-    read_vectors: Callable[[slice], NDArray[np.float32]] | None = None
-    """Returns the frame encoder's vectors of a slice of rows, float32[n, Df]; needed for `single_token` weights."""
+    read_features: Callable[[slice], NDArray[np.float32]] | None = None
+    """Returns the frame encoder's embeddings of a slice of rows, float32[n, Df], not of unit norm; needed for
+    `single_token` weights."""
     read_norms: Callable[[slice], Tensor] | None = None
     """Returns `LearnedMerger.norms` of a slice of rows, [n, M, 2]. None to compute them, nine tenths of the merger's
     work."""

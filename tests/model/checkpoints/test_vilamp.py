@@ -393,7 +393,7 @@ def test_single_token_weights_get_the_features_before_they_were_scaled(tmp_path:
         read_patches=lambda rows, out: store.patches(window.take(rows), out),
         read_features=lambda rows: store.frame_features(window.take(rows)),
     )
-    embeddings = answerer.embed_prompt(request, StageClock(CPU))
+    embeddings, _ = answerer.embed_prompt(request, StageClock(CPU))
     with torch.inference_mode():
         pixels = torch.stack([torch.full((3, tiny.SIZE, tiny.SIZE), shade / 127.5 - 1) for shade in shades])
         features = clip.get_image_features(pixel_values=pixels)  # as the authors' code passes them on
