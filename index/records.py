@@ -6,6 +6,7 @@ source of the clock. Arrays are column-wise: row i of every array is the same fr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -72,6 +73,22 @@ class EncoderPair(BaseModel):
     clip_frames: int = Field(default=1, gt=0)
     """Most frames that share their patch tokens because they were encoded as a clip; 1 where each frame was encoded by
     itself and its M tokens form a square grid over the picture."""
+
+    def grid_side(self) -> int:
+        """Rows and columns of the square grid that the patches of a frame form over its picture.
+
+        Raises:
+            UsageError: the patches have no places in the picture, because clips were encoded, or M is not a square.
+        """
+        if self.clip_frames > 1:
+            raise UsageError(
+                f"this store was ingested by clips of {self.clip_frames} frames, whose tokens have no place in one "
+                "picture; parts of pictures need a store of a profile without a [hico] section"
+            )
+        side = math.isqrt(self.patches)
+        if side * side != self.patches:
+            raise UsageError("the patches of this store's encoder are not a square grid over the picture")
+        return side
 
 
 class Segment(BaseModel):

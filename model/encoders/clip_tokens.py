@@ -28,6 +28,7 @@ from model.encoders.preprocessing import Preprocessing
 from model.encoders.pretrained import half_patches, unit_vectors
 from model.encoders.siglip import SiglipEncoder, load_siglip
 from model.encoders.tome import merge_tokens
+from model.encoders.umt import load_umt
 from model.profiles.profile import HicoSpec, Profile
 
 __all__ = ["ClipTokenEncoder", "ClipTower", "SiglipTower", "load_patch_encoder"]
@@ -200,7 +201,13 @@ def load_patch_encoder(profile: Profile, device: torch.device) -> SiglipEncoder 
     """
     if profile.hico is None:
         return load_siglip(profile.patch_encoder, device)
-    return ClipTokenEncoder(SiglipTower(load_siglip(profile.patch_encoder, device)), profile.hico)
+    tower: ClipTower
+    if profile.patch_encoder.kind == "siglip":
+        tower = SiglipTower(load_siglip(profile.patch_encoder, device))
+    else:
+        assert profile.encoder_shape is not None  # for the type checker: the profile was checked
+        tower = load_umt(profile.patch_encoder, profile.encoder_shape, profile.hico.clip_frames, device)
+    return ClipTokenEncoder(tower, profile.hico)
 
 
 def _digest(preprocessing: str, spec: HicoSpec) -> str:

@@ -289,7 +289,8 @@ class ModelShape(_Data):
 
 
 class EncoderShape(_Data):
-    """Sizes of a profile's encoders. `sightline bench encoders --random-weights` builds them without any checkpoint."""
+    """Sizes of a profile's encoders. `sightline bench encoders --random-weights` builds them without any checkpoint; a
+    patch encoder of kind `umt`, whose checkpoints have no sizes, is always built from them."""
 
     frame: str
     """Architecture of the frame encoder, by open_clip's name."""
@@ -300,11 +301,17 @@ class EncoderShape(_Data):
     width: int = Field(gt=0)
     """Width of the patch encoder's vision tower."""
     layers: int = Field(gt=0)
-    """Layers of it."""
+    """Layers of it that are run."""
     heads: int = Field(gt=0)
     """Attention heads of it."""
     feed_forward: int = Field(gt=0)
     """Width of its feed-forward layers."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
 
 
 class Profile(_Data):
@@ -356,6 +363,8 @@ class Profile(_Data):
     def _clips_or_dfm(self) -> Self:
         if self.hico is None and self.patch_encoder.kind == "umt":
             raise ValueError("patch_encoder.kind umt encodes clips; add a [hico] section")
+        if self.patch_encoder.kind == "umt" and self.encoder_shape is None:
+            raise ValueError("patch_encoder.kind umt needs an [encoder_shape] section: its checkpoints have no sizes")
         if self.hico is not None:
             for name in sorted(self.dfm.model_fields_set - _SELECTION_FIELDS):
                 raise ValueError(

@@ -22,10 +22,12 @@ from transformers import SiglipConfig, SiglipModel
 from index.errors import UsageError
 from index.records import EncoderIdentity
 from model.encoders.clip import ClipEncoder
+from model.encoders.clip_tokens import ClipTokenEncoder, ClipTower, SiglipTower
 from model.encoders.encoder import load_encoders, pick_device
 from model.encoders.preprocessing import Preprocessing
 from model.encoders.siglip import SiglipEncoder
-from model.profiles.profile import Profile, load_profile
+from model.encoders.umt import Umt, UmtTower, umt_preprocessing
+from model.profiles.profile import EncoderShape, PatchEncoderSpec, Profile, load_profile
 from pipeline.bench.cost import peak_of
 from pipeline.bench.model import device_name
 
@@ -43,13 +45,15 @@ class EncoderRow(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     encoder: Literal["frame", "patch"]
-    """`frame` (CLIP) or `patch` (SigLIP)."""
+    """`frame` (CLIP) or `patch` (SigLIP, or an encoder of clips)."""
     name: str
     """Name of the encoder."""
     parameters: int
     """Number of parameters."""
     batch: int
     """Frames in a batch."""
+    clip_frames: int = 1
+    """Frames that are encoded together; 1 where each frame is encoded by itself."""
     seconds: float
     """Encoding, preprocessing included."""
     preprocessing_seconds: float
@@ -57,7 +61,7 @@ class EncoderRow(BaseModel):
     frames_per_second: float
     """Frames encoded a second."""
     flops_a_frame: float
-    """Operations of the matrix products of one frame, counted while the model runs."""
+    """Operations of the matrix products of one frame, counted while the model runs; merging of tokens included."""
     flops_fraction: float | None
     """Operations a second by the device's peak; None where that is not known."""
 
@@ -110,14 +114,14 @@ def bench_encoders(
         raise UsageError("--frames and --repeats must be at least 1")
     chosen, where = load_profile(profile), pick_device(device)
     if random_weights:
-        clip, siglip = _random(chosen, where)
+        frame, patch = _random(chosen, where)
     else:
         pair = load_encoders(chosen, str(where))
-        clip, siglip = pair.frame, pair.patch
+        frame, patch = pair.frame, pair.patch
     pixels = list(np.random.default_rng(_SEED).integers(0, 256, (frames, _HEIGHT, _WIDTH, 3), np.uint8))
     rows = [
-        _row("frame", clip, pixels, chosen.frame_encoder.batch, where, repeats),
-        _row("patch", siglip, pixels, chosen.patch_encoder.batch, where, repeats),
+        _row("frame", frame, pixels, chosen.frame_encoder.batch, where, repeats),
+        _row("patch", patch, pixels, chosen.patch_encoder.batch, where, repeats),
     ]
     return EncodersBench(
         profile=chosen.name,
@@ -132,15 +136,25 @@ def bench_encoders(
 def _row(
     which: Literal["frame", "patch"], encoder: Any, pixels: list[Pixels], batch: int, device: torch.device, repeats: int
 ) -> EncoderRow:
+    clip_frames = encoder.spec.clip_frames if isinstance(encoder, ClipTokenEncoder) else 1
+    batch = max(batch, clip_frames)
+
+    def encode(frames: list[Pixels]) -> None:
+        """Encode frames as ingest does."""
+        if which == "frame":
+            encoder.encode_frames(frames)
+        else:
+            encoder.encode_frames(frames, np.arange(len(frames)) // clip_frames)
+
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
     try:
         with FlopCounterMode(display=False) as counter:
-            encoder.encode_frames(pixels[:batch])
+            encode(pixels[:batch])
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     flops = counter.get_total_flops() / len(pixels[:batch])
-    seconds = _median(lambda: encoder.encode_frames(pixels), device, repeats)
+    seconds = _median(lambda: encode(pixels), device, repeats)
 
     def prepare() -> None:
         """Preprocess all frames, without encoding them."""
@@ -153,6 +167,7 @@ def _row(
         name=encoder.identity.name,
         parameters=sum(p.numel() for p in encoder.model.parameters()),
         batch=batch,
+        clip_frames=clip_frames,
         seconds=seconds,
         preprocessing_seconds=_median(prepare, device, repeats),
         frames_per_second=len(pixels) / seconds,
@@ -175,19 +190,37 @@ def _median(run: Callable[[], object], device: torch.device, repeats: int) -> fl
 
 
 def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
-    """Build both encoders of `encoder_shape`; their text towers are minimal, because only frames are encoded."""
+    """Build both encoders of `encoder_shape` with random weights."""
     shape = profile.encoder_shape
     if shape is None:
         raise UsageError(f"the profile {profile.name} has no [encoder_shape] section; add one to measure it")
-
-    def identity(name: str, dimension: int) -> EncoderIdentity:
-        return EncoderIdentity(
-            name=name, revision="random", weights_digest="", preprocessing_digest="", dimension=dimension
-        )
-
     torch.manual_seed(_SEED)
     clip: Any = open_clip.create_model(shape.frame, device=device)
     clip.eval().requires_grad_(False)
+    frame = ClipEncoder(
+        clip,
+        lambda _: torch.empty(0),
+        Preprocessing.from_open_clip(open_clip.get_model_preprocess_cfg(clip), source=shape.frame),
+        _identity(profile.frame_encoder.name, int(clip.visual.output_dim)),
+        profile.frame_encoder.batch,
+    )
+    patch = profile.patch_encoder
+    tower: ClipTower
+    if patch.kind == "umt":
+        with torch.device(device):
+            umt = Umt(shape).eval().requires_grad_(False)
+        tower = UmtTower(umt, umt_preprocessing(shape.image_size), _identity(patch.name, shape.width), patch.batch)
+    else:
+        siglip = _random_siglip(patch, shape, device)
+        if profile.hico is None:
+            return frame, siglip
+        tower = SiglipTower(siglip)
+    assert profile.hico is not None  # for the type checker: a profile of kind umt has it
+    return frame, ClipTokenEncoder(tower, profile.hico)
+
+
+def _random_siglip(spec: PatchEncoderSpec, shape: EncoderShape, device: torch.device) -> SiglipEncoder:
+    """A SigLIP with random weights; its text tower is minimal, because only frames are encoded."""
     vision = {
         "hidden_size": shape.width,
         "intermediate_size": shape.feed_forward,
@@ -198,7 +231,7 @@ def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
     }
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
     with torch.device(device):
-        siglip = SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).eval().requires_grad_(False)
+        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).eval().requires_grad_(False)
     half = (0.5, 0.5, 0.5)
     squash = Preprocessing(
         height=shape.image_size,
@@ -208,16 +241,11 @@ def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
         mean=half,
         std=half,
     )
-    settings = open_clip.get_model_preprocess_cfg(clip)
-    frame, patch = profile.frame_encoder, profile.patch_encoder
-    dimension = int(clip.visual.output_dim)
-    return (
-        ClipEncoder(
-            clip,
-            lambda _: torch.empty(0),
-            Preprocessing.from_open_clip(settings, source=shape.frame),
-            identity(frame.name, dimension),
-            frame.batch,
-        ),
-        SiglipEncoder(siglip, lambda _: torch.empty(0), squash, identity(patch.name, shape.width), patch),
+    return SiglipEncoder(model, lambda _: torch.empty(0), squash, _identity(spec.name, shape.width), spec)
+
+
+def _identity(name: str, dimension: int) -> EncoderIdentity:
+    """The identity of an encoder with random weights."""
+    return EncoderIdentity(
+        name=name, revision="random", weights_digest="", preprocessing_digest="", dimension=dimension
     )

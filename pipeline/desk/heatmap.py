@@ -6,8 +6,6 @@ that the question selected (`model.visual.dfm.merge_weights`). A keyframe is rea
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,8 +48,10 @@ def heat_map(desk: Desk, caller: Caller, stream_id: str, at: int, question_id: s
     Raises:
         UnknownItem: the caller has no such question.
         UnknownStream, UnknownFrame: there is no such frame that the caller may see.
-        UsageError: the frame is a keyframe, the question was not about the stream, or the profile merges otherwise.
+        UsageError: the frame is a keyframe, the question was not about the stream, the profile merges otherwise, or the
+            store's patches have no places in a picture.
     """
+    side = desk.store.encoders.grid_side()
     question = read_question(desk, caller, question_id)
     stream = desk.stream(caller, stream_id, Action.ASK)
     if question.selected is None or stream.stream_id not in question.streams:
@@ -76,9 +76,6 @@ def heat_map(desk: Desk, caller: Caller, stream_id: str, at: int, question_id: s
     weights = merge_weights(patches[:1], None if before is None else patches[1], query, alpha=spec.alpha, lam=spec.lam)[
         0
     ].numpy()
-    side = math.isqrt(len(weights))
-    if side * side != len(weights):
-        raise UsageError("the patches of this store's encoder are not a square grid")
     grid = (weights / weights.max()).reshape(side, side)
     return HeatMap(
         stream_id=stream.stream_id,

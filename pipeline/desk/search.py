@@ -312,10 +312,11 @@ def _near_rows(stream: ResidentStream, rows: NDArray[np.int64], box: _Box) -> tu
 
 def _box_vector(desk: Desk, stream: ResidentStream, row: int, box: Box) -> NDArray[np.float32]:
     """The mean of the patches of a frame in the box, float32[Dp] of unit norm."""
+    try:
+        side = desk.store.encoders.grid_side()
+    except UsageError as error:
+        raise UsageError(f"like.box: {error}; leave the box out") from None
     patches = _read_patches(desk, stream, np.array([row]))[0].astype(np.float32)
-    side = round(len(patches) ** 0.5)
-    if side * side != len(patches):
-        raise UsageError("like.box: the patches of this store's encoder are not a square grid; leave the box out")
     left, top, right, bottom = box
     centre = (np.arange(side) + 0.5) / side
     columns = (centre >= left) & (centre <= right)

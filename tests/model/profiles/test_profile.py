@@ -28,7 +28,7 @@ source = { folder = "connector.safetensors" }
 
 
 def test_the_shipped_profiles_load_and_pin_their_sources() -> None:
-    assert profile_names() == ["edge", "micro", "vilamp"]
+    assert profile_names() == ["edge", "micro", "videochat_flash", "vilamp"]
     for name in profile_names():
         profile = load_profile(name)
         assert profile.name == name
@@ -77,6 +77,11 @@ def test_a_profile_of_ones_own_names_folders_beside_it(tmp_path: Path) -> None:
             "belong to kind siglip",
         ),
         ("[connector]", "[dfm]\nalpha = 0.1\n[hico]\n[connector]", "dfm.alpha has no effect"),
+        (
+            '"google/siglip", revision = "abc" }',
+            '"a/b", revision = "abc" }\nkind = "umt"\n[hico]',
+            "needs an .encoder_shape",
+        ),
         ("[connector]", "[hico]\nclip_tokens = 63\n[connector]", "multiple of clip_frames"),
         ("[connector]", "[hico]\nmin_frames = 3\n[connector]", "must ascend"),
         ("[connector]", "[hico]\nmax_frames = 32\n[connector]", "must ascend"),
@@ -104,11 +109,11 @@ def test_a_profile_may_read_clips_and_still_say_how_keyframes_are_selected(tmp_p
 
 @pytest.mark.parametrize("name", ["nope", "missing/own.toml"])
 def test_no_such_profile(name: str) -> None:
-    with pytest.raises(ProfileInvalid, match="edge, micro, vilamp"):
+    with pytest.raises(ProfileInvalid, match="edge, micro, videochat_flash, vilamp"):
         load_profile(name)
 
 
-@pytest.mark.parametrize("name", ["edge", "vilamp"])
+@pytest.mark.parametrize("name", ["edge", "videochat_flash", "vilamp"])
 def test_without_network_and_cache_one_sentence_names_what_to_provide(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,3 +48,19 @@ def test_random_weights_count_what_a_vision_transformer_does(profile: str) -> No
 def test_random_weights_need_sizes(profile: str) -> None:
     with pytest.raises(UsageError, match="encoder_shape"):
         bench_encoders(profile, random_weights=True, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["siglip", "umt"])
+def test_clips_are_encoded_together(profile: str, kind: str) -> None:
+    path = Path(profile).with_name(f"clips-{kind}.toml")
+    named = Path(profile).read_text().replace('name = "tiny-siglip"', f'name = "tiny-siglip", kind = "{kind}"')
+    path.write_text(named + SHAPE + "[hico]\nclip_tokens = 16\nhead_width = 16\n")
+    report = bench_encoders(str(path), frames=8, random_weights=True, device="cpu", repeats=1)
+    frame, patch = report.rows
+    assert (frame.clip_frames, patch.clip_frames) == (1, 4)
+    together, width = (64 if kind == "umt" else 16), 32  # tokens that attend to each other
+    layer = 2 * 16 * (4 * width**2 + 2 * width * 48) + 4 * 16 * together * width  # of one frame's tokens
+    merging = 2 * (32 * 32 + 16 * 16) * 16 / 4  # similarities of 64 → 32 → 16 tokens a clip
+    head = 2 * (2 * 16 * width**2 + 2 * width**2 + 2 * width * 48) + 4 * 16 * width if kind == "siglip" else 0
+    expected = 3 * layer + 2 * 16 * 3 * 16**2 * width + merging + head
+    assert patch.flops_a_frame == pytest.approx(expected, rel=0.01)
