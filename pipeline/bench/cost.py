@@ -7,11 +7,27 @@ device are its maker's figures for dense bfloat16 and for memory bandwidth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from model.profiles.profile import ModelShape
 
-__all__ = ["PEAKS", "Cost", "Counts", "Peak", "learned_dfm", "paper_dfm", "peak_of", "prefill", "two_mlps"]
+__all__ = [
+    "PEAKS",
+    "Cost",
+    "Counts",
+    "Peak",
+    "Tower",
+    "learned_dfm",
+    "linear_products",
+    "merge_tokens",
+    "paper_dfm",
+    "peak_of",
+    "prefill",
+    "two_mlps",
+    "vision",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +59,22 @@ class Cost:
     def flops(self) -> int:
         """All operations."""
         return self.products + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """Sizes of a vision tower and of what it encodes at once: a frame, or the frames of a clip."""
+
+    tokens: int
+    """Patches that attend to one another."""
+    patch_values: int
+    """Pixel values of a patch."""
+    width: int
+    """Width of a token."""
+    layers: int
+    """Layers that run."""
+    feed_forward: int
+    """Width of the feed-forward layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +155,62 @@ def learned_dfm(shape: ModelShape, counts: Counts, weight_bytes: int, *, stored:
     return Cost(products, other, moved), tokens
 
 
-def prefill(shape: ModelShape, tokens: int, piece: int, weight_bytes: int) -> Cost:
+def linear_products(tower: Tower) -> int:
+    """Multiply-adds of the linear layers and of the patch convolution of one pass."""
+    layer = 4 * tower.width**2 + 2 * tower.width * tower.feed_forward
+    return tower.tokens * (tower.layers * layer + tower.patch_values * tower.width)
+
+
+def vision(tower: Tower, weight_bytes: int) -> Cost:
+    """One pass of a vision tower; every token attends to every other. The weights are read once a pass."""
+    attention = 2 * 2 * tower.tokens**2 * tower.width * tower.layers
+    weights = linear_products(tower) // tower.tokens
+    moved = tower.tokens * (tower.patch_values + tower.width)
+    return Cost(products=2 * linear_products(tower) + attention, other=0, bytes=weight_bytes * (weights + moved))
+
+
+def merge_tokens(tokens: int, kept: int, width: int, head_width: int) -> Cost:
+    """ToMe from `tokens` to `kept` tokens (arXiv 2210.09461, as VideoChat-Flash repeats it): in each round even tokens
+    are compared with odd ones by heads of `head_width` averaged, and at most half of all tokens merge."""
+    products = other = 0
+    left = tokens
+    while left > kept:
+        products += 2 * head_width * ((left + 1) // 2) * (left // 2)
+        other += 2 * left * width + 3 * left * head_width
+        left -= min(left // 2, left - kept)
+    return Cost(products, other, bytes=2 * (tokens + kept) * width)
+
+
+def prefill(
+    shape: ModelShape, tokens: int | Sequence[int], piece: int, weight_bytes: int, *, attended: Sequence[int] = ()
+) -> Cost:
     """The language model over a prompt in pieces of `piece` tokens, and its head once; attention is causal.
 
     Each piece reads all weights once, and the keys and values of all tokens before it once.
+
+    Args:
+        shape: sizes of the model.
+        tokens: tokens of the prompt, or what each layer reads of them.
+        piece: tokens of a piece.
+        weight_bytes: bytes of a number.
+        attended: numbers of layers, from 1, after which tokens are dropped by attention: the keys of the next layer
+            and one row of its attention are computed once more.
     """
     w, hidden = shape.width, shape.feed_forward
     narrow = w // shape.heads * shape.kv_heads
     layer = 2 * w * w + 2 * w * narrow + 3 * w * hidden
-    attention = 2 * 2 * w * tokens * (tokens + 1) // 2
     head = w * shape.vocabulary
-    pieces = [min(piece, tokens - first) for first in range(0, tokens, piece)]
-    seen = sum(sum(pieces[: i + 1]) for i in range(len(pieces)))
-    return Cost(
-        products=shape.layers * (2 * tokens * layer + attention) + 2 * head,
-        other=0,
-        bytes=weight_bytes * (shape.layers * (len(pieces) * layer + 2 * seen * narrow) + head + 2 * tokens * w),
-    )
+    lengths = [tokens] * shape.layers if isinstance(tokens, int) else list(tokens)
+    products, moved = 2 * head, head + 2 * lengths[0] * w
+    for length in lengths:
+        pieces = [min(piece, length - first) for first in range(0, length, piece)]
+        seen = sum(sum(pieces[: i + 1]) for i in range(len(pieces)))
+        products += 2 * length * layer + 2 * 2 * w * length * (length + 1) // 2
+        moved += len(pieces) * layer + 2 * seen * narrow
+    for end in attended:
+        read = lengths[end - 1]
+        products += 2 * read * w * narrow + 2 * w * w + 2 * read * w
+        moved += read * w + w * (narrow + w)
+    for before, after in pairwise(lengths):
+        moved += 2 * (before + after) * w if before != after else 0  # hidden states between groups of layers
+    return Cost(products=products, other=0, bytes=weight_bytes * moved)

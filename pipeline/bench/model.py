@@ -13,7 +13,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -30,11 +30,11 @@ from model.encoders.encoder import load_encoders, pick_device
 from model.language.kv_cache import cache_bytes
 from model.language.qwen2 import build_qwen2
 from model.language.transformers_engine import PREFILL_TOKENS, TransformersLanguage
-from model.profiles.profile import load_profile
+from model.profiles.profile import DroppingSpec, load_profile
 from model.read_ahead import ReadAhead, chunk_rows
 from model.stage_clock import StageClock
 from model.visual.connector import AnyConnector, Connector, ReleasedConnector
-from model.visual.interface import Frames
+from model.visual.interface import Frames, PromptPart
 from model.visual.tokens import build_visual
 from pipeline.bench.cost import Cost, Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
 
@@ -109,7 +109,9 @@ class ModelBench(BaseModel):
     profile: str
     """Name of the profile."""
     dfm: str
-    """Mode of DFM."""
+    """Mode of DFM; `clips` for a profile that reads clips."""
+    dropping: DroppingSpec | None = None
+    """Dropping of visual tokens in deep layers."""
     stored_lengths: bool
     """Whether lengths of patches count as stored at ingest."""
     weights: Literal["random", "profile"]
@@ -155,13 +157,16 @@ class _Bench:
         visual = self.visual.count(keyframes, frames)
         stamps = 4 * keyframes if self.profile.timestamps else 0
         prompt = _TEXT_TOKENS + visual + stamps
+        lengths = (
+            [prompt] * shape.layers if self._dropping is None else self._dropping.lengths(shape.layers, prompt, visual)
+        )
         row = ModelRow(
             frames=frames,
             keyframes=keyframes,
             visual_tokens=visual,
             prompt_tokens=prompt,
             patch_bytes=2 * frames * shape.patches * shape.patch_dim,
-            cache_bytes=cache_bytes(language.model.config, prompt + 1, language.dtype),
+            cache_bytes=cache_bytes(language.model.config, [length + 1 for length in lengths], language.dtype),
         )
         if prompt >= language.max_context:
             row.refused = f"{prompt} tokens and the answer do not fit into {language.max_context}"
@@ -186,7 +191,7 @@ class _Bench:
             keyframe_tokens=self.visual.keyframe_tokens,
         )
         peak = peak_of(device_name(device))
-        for name, cost in self._costs(counts, prompt).items():
+        for name, cost in self._costs(counts, lengths).items():
             seconds = float(np.median([stages.get(name, 0.0) for stages, _ in runs]))
             flops, moved = (None, None) if peak is None or seconds == 0 else (peak.flops, peak.bandwidth)
             row.stages[name] = Stage(
@@ -203,18 +208,28 @@ class _Bench:
         row.peak_memory_bytes = _peak_memory(device)
         return row
 
-    def _costs(self, counts: Counts, prompt: int) -> dict[str, Cost]:
+    @property
+    def _dropping(self) -> DroppingSpec | None:
+        return self.profile.language_model.dropping
+
+    def _costs(self, counts: Counts, lengths: list[int]) -> dict[str, Cost]:
         size = self.language.dtype.itemsize
         loaded = 2 * (counts.merged + counts.keyframes) * self.shape.patches * self.shape.patch_dim
-        if self.profile.dfm.mode == "released":
+        if self.profile.hico is not None:
+            rows = (counts.merged + counts.keyframes) * self.shape.patches
+            tokens = Counts(merged=rows, before=0, keyframes=0, keyframe_tokens=0)
+            read = {"projector": two_mlps(self.shape, tokens, size)}
+        elif self.profile.dfm.mode == "released":
             dfm, projector = learned_dfm(self.shape, counts, size, stored=self.stored)
+            read = {"dfm": dfm, "projector": projector}
         else:
-            dfm, projector = paper_dfm(self.shape, counts), two_mlps(self.shape, counts, size)
+            read = {"dfm": paper_dfm(self.shape, counts), "projector": two_mlps(self.shape, counts, size)}
+        stages = [] if self._dropping is None else list(enumerate(self._dropping.layers))
+        attended = [end for stage, end in stages if self._dropping and not self._dropping.spaces_evenly(stage)]
         return {
             "patch_load": Cost(0, 0, loaded),
-            "dfm": dfm,
-            "projector": projector,
-            "prefill": prefill(self.shape, prompt, PREFILL_TOKENS, size),
+            **read,
+            "prefill": prefill(self.shape, lengths, PREFILL_TOKENS, size, attended=attended),
         }
 
     def _question(self, folder: Path, keyframe: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[dict[str, float], float]:
@@ -242,20 +257,22 @@ class _Bench:
                     chunk=chunk,
                     read_norms=self._norms if self.stored else None,
                 )
-                parts = [language.embed(words[:30]), *self._pieces(frames, clock), language.embed(words[30:])]
-            embeddings = torch.cat(parts)
+                parts = [PromptPart(language.embed(words[:30]), visual=False), *self._pieces(frames, clock)]
+                parts.append(PromptPart(language.embed(words[30:]), visual=False))
+            embeddings = torch.cat([part.embeddings for part in parts])
+            mask = torch.cat([torch.full((len(part.embeddings),), part.visual) for part in parts])
             del parts
             with clock.stage("prefill"):
-                prompt = language.prefill(embeddings, room=1)
+                prompt = language.prefill(embeddings, room=1, visual=mask)
                 int(prompt.logits.argmax())
         return clock.seconds, clock.now() - began
 
-    def _pieces(self, frames: Frames, clock: StageClock) -> Iterator[torch.Tensor]:
+    def _pieces(self, frames: Frames, clock: StageClock) -> Iterator[PromptPart]:
         language = self.language
         stamp = (lambda _: language.embed([1, 2, 3, 4])) if self.profile.timestamps else None
         query = self.visual.query("What happened?")
         for piece in self.visual.embeddings(frames, query, stamp, clock.stage):
-            yield piece.embeddings.to(language.device, language.dtype)
+            yield replace(piece, embeddings=piece.embeddings.to(language.device, language.dtype))
 
     def _norms(self, rows: slice) -> torch.Tensor:
         """Stand-in for the lengths that a store would give: any numbers above 0."""
@@ -302,6 +319,7 @@ def bench_model(
     stored_lengths: bool = False,
     device: str | None = None,
     repeats: int = _REPEATS,
+    dropping: bool | None = None,
 ) -> ModelBench:
     """Measure a profile's model over windows of several sizes.
 
@@ -312,6 +330,8 @@ def bench_model(
         stored_lengths: measure as if ingest had stored the lengths that the learned merger needs of every patch.
         device: `cpu`, `cuda`, …; CUDA if available when None.
         repeats: measured runs of each size, after one that warms up; medians are reported.
+        dropping: drop visual tokens in deep layers, as published unless the profile says how, or never; None for what
+            the profile does.
 
     Raises:
         UsageError: `frames` is empty or has a number below 1, the profile has no `shape`, or the disk is too small for
@@ -319,6 +339,10 @@ def bench_model(
         ModelError: the device is not available, or the weights cannot be loaded.
     """
     chosen = load_profile(profile)
+    if dropping is not None:
+        stages = (chosen.language_model.dropping or DroppingSpec()) if dropping else None
+        language_model = chosen.language_model.model_copy(update={"dropping": stages})
+        chosen = chosen.model_copy(update={"language_model": language_model})
     if not frames or min(frames) < 1:
         raise UsageError("give at least one number of frames, each above 0")
     if chosen.shape is None:
@@ -334,7 +358,8 @@ def bench_model(
     peak = peak_of(device_name(where))
     return ModelBench(
         profile=chosen.name,
-        dfm=chosen.dfm.mode,
+        dfm=chosen.dfm.mode if chosen.hico is None else "clips",
+        dropping=chosen.language_model.dropping,
         stored_lengths=stored_lengths,
         weights="random" if random_weights else "profile",
         parameters=sum(p.numel() for p in language.model.parameters()),
@@ -392,7 +417,8 @@ def random_model(profile: Profile, device: torch.device) -> tuple[Visual, Transf
     connector.to(dtype).requires_grad_(False)
     patch, frame = _NoEncoder(shape.patches, shape.patch_dim), _NoEncoder(0, shape.query_dim)
     visual = build_visual(profile, cast("Encoders", _Pair(frame, patch)), connector)
-    return visual, TransformersLanguage(model, None, max_context=profile.language_model.max_context)
+    spec = profile.language_model
+    return visual, TransformersLanguage(model, None, max_context=spec.max_context, dropping=spec.dropping)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
 from pipeline.bench import ask, decode, dks, ingest, memory, service
+from pipeline.bench.counted import question
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line
 from pipeline.evaluation import selectors
@@ -136,8 +137,14 @@ def bench_model(
     ] = False,
     frames: Annotated[str, typer.Option(help="Window sizes, separated by commas.")] = "64,256,1024,8192,10000",
     repeats: Repeats = 3,
+    counted: Annotated[
+        bool, typer.Option("--counted", help="Count FLOPs and bytes from the profile's sizes instead of running it.")
+    ] = False,
+    dropping: Annotated[
+        bool | None, typer.Option(help="Drop visual tokens in deep layers, or never; default: what the profile does.")
+    ] = None,
 ) -> None:
-    """Measure DFM, projector and prefill.
+    """Measure DFM or the reading of clips, projector and prefill.
 
     Reports time, memory, FLOPs and bytes, on the GPU if there is one.
     """
@@ -148,6 +155,9 @@ def bench_model(
     except ValueError:
         raise UsageError(f"--frames {frames}: give whole numbers separated by commas, such as 64,256") from None
     settings = settings_of(context, profile=profile)
+    if counted:
+        print_json(question.count_questions(settings.profile, sizes))
+        return
     report = model.bench_model(
         settings.profile,
         sizes,
@@ -155,6 +165,7 @@ def bench_model(
         stored_lengths=stored_lengths,
         device=settings.device,
         repeats=repeats,
+        dropping=dropping,
     )
     print_json(report)
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from index.errors import UsageError
-from model.profiles.profile import ModelShape, Profile, load_profile
+from model.profiles.profile import DroppingSpec, HicoSpec, ModelShape, Profile, load_profile
 from model.visual.dfm import merge
 from model.visual.dfm_learned import Composer, LearnedMerger, projector_mlp
 from pipeline.bench.cost import Counts, learned_dfm, paper_dfm, peak_of, prefill, two_mlps
@@ -171,3 +171,49 @@ def test_devices_are_known_by_their_drivers_name() -> None:
     assert peak_of("NVIDIA H200") != peak_of("NVIDIA H100 80GB HBM3")
     assert peak_of("NVIDIA L4") != peak_of("NVIDIA L40S")
     assert peak_of("CPU, 2 threads") is None
+
+
+def _hico(**dropping: object) -> Profile:
+    """Micro with a hico section: what a store holds of a frame are 4 tokens, 16 of a clip."""
+    micro = _tiny("micro")
+    spec = DroppingSpec.model_validate({"layers": [1], "ratios": [1, 0.5], **dropping})
+    return micro.model_copy(
+        update={
+            "shape": SHAPE.model_copy(update={"patches": 4}),
+            "hico": HicoSpec(clip_tokens=16, head_width=12),
+            "language_model": micro.language_model.model_copy(update={"dropping": spec, "max_context": 400}),
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["uniform", "attention"])
+def test_a_prefill_with_dropping_has_the_products_that_torch_counts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.language.transformers_engine.PREFILL_TOKENS", 7)
+    profile = _hico(kind=kind)
+    _, language = random_model(profile, torch.device("cpu"))
+    visual = torch.arange(40) < 30
+    with FlopCounterMode(display=False) as counter:
+        language.prefill(torch.randn(40, 32), room=1, visual=visual)
+    counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
+    linear = sum(flops for op, flops in counted.items() if "attention" not in op)
+    attention = 2 * 2 * 32 * (40 * 41 // 2 + 25 * 26 // 2)  # the second layer reads 25 tokens
+    expected = prefill(SHAPE, [40, 25], 7, 4, attended=[1] if kind == "attention" else []).products - attention
+    assert linear == pytest.approx(expected, rel=0.002)
+    less = prefill(SHAPE, [40, 25], 7, 4).products - attention
+    assert (expected - less) == (2 * 40 * 32 * 16 + 2 * 32 * 32 + 2 * 40 * 32 if kind == "attention" else 0)
+
+
+def test_clips_are_measured_with_and_without_dropping(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = _hico()
+    monkeypatch.setattr("pipeline.bench.model.load_profile", lambda _: profile)
+    dropped, kept = (
+        bench_model("own", [40], random_weights=True, device="cpu", repeats=1, dropping=choice)
+        for choice in (None, False)
+    )
+    assert (dropped.dfm, kept.dfm, kept.dropping) == ("clips", "clips", None)
+    assert dropped.dropping == profile.language_model.dropping
+    (short,), (whole,) = dropped.rows, kept.rows
+    assert set(short.stages) == {"patch_load", "projector", "prefill"}
+    assert short.visual_tokens == whole.visual_tokens == 40 * 4
+    assert whole.cache_bytes - short.cache_bytes == 2 * 16 * 4 * 80  # K and V, width, bytes, tokens of one layer
+    assert short.stages["prefill"].flops < whole.stages["prefill"].flops
