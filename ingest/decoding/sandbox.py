@@ -50,6 +50,8 @@ class VideoInfo:
     """Seconds, None if the container does not state it."""
     created: datetime | None
     """Creation time in the container, None if there is none."""
+    rate: float | None = None
+    """Mean frames a second of the video, None if the container does not state it."""
     discontinuities: list[Discontinuity] = field(default_factory=list)
     """Steps and gaps of the timestamps, at most a hundred; known once the last frame has been read."""
     discontinuity_count: int = 0
@@ -73,11 +75,14 @@ def receive_info(reader: MessageReader) -> VideoInfo:
         values = json.loads(body)
         mode, first, duration = values["mode"], float(values["first"]), values["duration"]
         created = datetime.fromisoformat(values["created"]) if values["created"] else None
+        rate = None if values.get("rate") is None else float(values["rate"])
         if mode not in MODES or not math.isfinite(first) or not (duration is None or math.isfinite(duration)):
             raise ValueError(mode)
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(rate)
     except (ValueError, KeyError, TypeError, RecursionError):
         reader.raise_invalid()
-    return VideoInfo(mode, first, duration, created)
+    return VideoInfo(mode, first, duration, created, rate)
 
 
 class Decoding:

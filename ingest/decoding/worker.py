@@ -114,7 +114,10 @@ def decode_file(parent: ParentPipes, order: Any, source: int, memory: int, limit
     video = open_video(source, limits, fps=order["fps"], formats=formats)
     demuxer = video.demuxer
     created = demuxer.created.isoformat() if demuxer.created else None
-    parent.send_json(OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created)
+    rate = float(demuxer.stream.average_rate) if demuxer.stream.average_rate else None
+    parent.send_json(
+        OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created, rate=rate
+    )
     for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
         ring.put(frame)
     found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]

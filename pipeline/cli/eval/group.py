@@ -5,10 +5,15 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli.eval.rendered import rendered
+from pipeline.cli.eval.runs import compare, export, report, run
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="eval", help="Measure answers on benchmarks, on rendered footage and on needles.", rich_markup_mode=None
 )
+app.command("run")(run)
+app.command("report")(report)
+app.command("compare")(compare)
+app.command("export")(export)
 app.command("rendered")(rendered)

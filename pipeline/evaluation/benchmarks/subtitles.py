@@ -1,0 +1,115 @@
+"""Subtitles: SubRip files and the JSON of LongVideoBench, and the three rules by which lines reach a prompt.
+
+`none` gives no text, `aligned` the lines that a frame which the model reads falls into (the rule of Video-MME and
+LongVideoBench), `all` the whole file. Which rule is used is part of a result: accuracies under two rules are not
+comparable.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.evaluation.benchmarks.rows import seconds_of
+
+__all__ = ["Cue", "SubtitleRule", "read_subtitles", "select_cues"]
+
+SubtitleRule = Literal["none", "aligned", "all"]
+"""Which subtitles a prompt has."""
+
+_TIMES = re.compile(r"(\d+:\d\d:\d\d[.,]\d+|\d+:\d\d[.,]\d+)\s*-->\s*(\d+:\d\d:\d\d[.,]\d+|\d+:\d\d[.,]\d+)")
+_TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_LEAST = 1.0  # seconds; a shorter line is widened about its middle
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """One line of subtitles."""
+
+    start: float
+    """Seconds since the beginning of the video."""
+    end: float
+    """Seconds, exclusive."""
+    text: str
+    """One line without tags."""
+
+
+def read_subtitles(path: Path, offset: float = 0.0) -> list[Cue]:
+    """The cues of an `.srt` or `.json` file in the order of time; those without text are left out.
+
+    Args:
+        path: the file; a damaged cue is passed over, and bytes that are not UTF-8 are replaced.
+        offset: seconds to subtract, for a video that is a cut of a longer one.
+    """
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    cues = _from_json(text) if path.suffix == ".json" else _from_srt(text)
+    shifted = [Cue(cue.start - offset, cue.end - offset, cue.text) for cue in cues]
+    return sorted((cue for cue in shifted if cue.end > 0 and cue.text), key=lambda cue: cue.start)
+
+
+def _plain(text: str) -> str:
+    return " ".join(html.unescape(_TAG.sub("", text)).split())
+
+
+def _from_srt(text: str) -> list[Cue]:
+    cues = []
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    starts = [number for number, line in enumerate(lines) if _TIMES.search(line)]
+    for number, following in zip(starts, [*starts[1:], len(lines) + 1], strict=True):
+        found = _TIMES.search(lines[number])
+        start, end = (seconds_of(each) for each in found.groups()) if found else (None, None)
+        body = lines[number + 1 : following - 1]
+        if "" in body:
+            body = body[: body.index("")]
+        if start is not None and end is not None:
+            cues.append(Cue(start, end, _plain(" ".join(body))))
+    return cues
+
+
+def _from_json(text: str) -> list[Cue]:
+    """Rows {start, end, line} with clock texts, or {timestamp: [seconds, seconds or null], text}."""
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError:
+        return []
+    cues = []
+    for row in rows if isinstance(rows, list) else []:
+        start: float | None
+        end: float | None
+        if not isinstance(row, dict):
+            continue
+        if "timestamp" in row:
+            first, last = (*row["timestamp"], None, None)[:2]
+            start = None if first is None else float(first)
+            end = start if last is None else float(last)
+        else:
+            start, end = seconds_of(str(row.get("start"))), seconds_of(str(row.get("end")))
+        if start is not None and end is not None:
+            cues.append(Cue(start, max(start, end), _plain(str(row.get("line", row.get("text", ""))))))
+    return cues
+
+
+def select_cues(cues: Sequence[Cue], rule: SubtitleRule, seconds: Sequence[float]) -> list[str]:
+    """The lines that a prompt has; a line that repeats its predecessor is left out.
+
+    Args:
+        cues: the subtitles.
+        rule: which lines.
+        seconds: times of the frames that the model reads, ascending, in seconds since the beginning of the video.
+    """
+    chosen = [] if rule == "none" else [cue for cue in cues if rule == "all" or _holds(cue, seconds)]
+    lines: list[str] = []
+    for cue in chosen:
+        if not lines or lines[-1] != cue.text:
+            lines.append(cue.text)
+    return lines
+
+
+def _holds(cue: Cue, seconds: Sequence[float]) -> bool:
+    middle, half = (cue.start + cue.end) / 2, max(_LEAST, cue.end - cue.start) / 2
+    return any(middle - half <= second < middle + half for second in seconds)

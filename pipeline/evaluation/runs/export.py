@@ -1,0 +1,71 @@
+"""Answers of a run for other tools.
+
+`lmms-eval` is the log that its model `from_log` replays: the replies by position of the row in the data set, so that
+lmms-eval scores them with its own code. Where options were compared by likelihood the reply is the letter. A question
+without an answer has an empty reply. `submission` is the object of EgoSchema's leaderboard, {id: index}.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from index.errors import UsageError
+from index.files import write_atomically
+from pipeline.evaluation.benchmarks.registry import benchmark
+from pipeline.evaluation.runs.record import AnswerLine, RunFolder
+from pipeline.evaluation.runs.summary import judged
+from pipeline.evaluation.scoring.reply import LETTERS
+
+__all__ = ["EXPORTS", "ExportFormat", "export_run"]
+
+ExportFormat = Literal["lmms-eval", "submission"]
+"""The formats."""
+
+EXPORTS: dict[ExportFormat, str] = {
+    "lmms-eval": "score them with lmms_eval --model from_log --model_args logs=FOLDER --tasks TASK",
+    "submission": "upload it to the leaderboard",
+}
+"""What to do with each."""
+
+
+def export_run(folder: RunFolder, out: Path, form: ExportFormat) -> int:
+    """Write the answers of a run to `out` and return their number.
+
+    Raises:
+        UsageError: the run is not of the whole split, or the format does not exist for its benchmark.
+    """
+    head = folder.head()
+    bench = benchmark(head.benchmark)
+    if head.questions != head.rows:
+        raise UsageError(
+            f"{folder.path}: has {head.questions} of {head.rows} rows; {form} needs the whole split, without --limit and "
+            "--subset"
+        )
+    pairs = judged(folder)
+    if form == "submission":
+        if bench.name != "egoschema":
+            raise UsageError(f"--format submission: {bench.title} has no such leaderboard; use lmms-eval")
+        choices = {item.id: line.predicted for item, line in pairs if line is not None and line.predicted is not None}
+        write_atomically(out, json.dumps(choices, indent=1) + "\n", parents=True)
+        return len(choices)
+    if bench.lmms_task is None:
+        raise UsageError(f"--format lmms-eval: it has no task with the rows of {bench.title}")
+    replies = [_reply(line) for _, line in pairs]
+    log: dict[str, Any] = {
+        "args": {"model": "sightline", "model_args": f"profile={head.profile},mode={head.mode}", "limit": None},
+        "model_configs": {"task": bench.lmms_task},
+        "time": "unknown",
+        "logs": [{"doc_id": number, "resps": [[reply]]} for number, reply in enumerate(replies)],
+        "sightline": head.model_dump(mode="json"),
+    }
+    write_atomically(out, json.dumps(log, indent=1, ensure_ascii=False) + "\n", parents=True)
+    return sum(bool(reply) for reply in replies)
+
+
+def _reply(line: AnswerLine | None) -> str:
+    if line is None or line.state not in ("answered", "unparsed"):
+        return ""
+    by_likelihood = bool(line.probabilities)
+    return LETTERS[line.predicted] if by_likelihood and isinstance(line.predicted, int) else line.reply
