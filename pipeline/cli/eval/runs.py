@@ -67,8 +67,8 @@ def run(
 ) -> None:
     """Run a benchmark, or go on with a run.
 
-    Videos that the store lacks are ingested. Every answer is a line of OUT/answers.jsonl; the same command goes on after
-    the last one. OUT/report.html shows the result.
+    Videos that the store lacks are ingested. Every answer is a line of OUT/answers.jsonl; the same command goes on
+    after the last one. OUT/report.html shows the result.
     """
     if reference and answers == "likelihood":
         raise UsageError("--reference generates replies; leave --answers likelihood out")

@@ -1,6 +1,6 @@
 """What every adapter is: rows, videos, prompt, parse, metric and groups.
 
-    files of the user ─ read ─▶ Item … ─ prompt ─▶ model ─ reply ─▶ parse ─ score ─▶ value in [0, 1] ─ metrics ─▶ figures
+    files of the user ─ read ─▶ Item … ─ prompt ─▶ model ─ reply ─▶ parse ─ score ─▶ value in [0, 1] ─ metrics ─▶ figure
 
 An adapter says where its files are and what they mean. It does not know models, stores, or how a run resumes.
 """

@@ -1,8 +1,8 @@
 """EgoSchema: 5,031 clips of three minutes, one question each with five options; answers are public for 500 (2023).
 
-Read are the official `questions.json` with `subset_answers.json`, the rows of lmms-eval, and the JSON Lines of ViLAMP's
-evaluation. The split `subset` holds the questions whose answer is public, `full` all; there the answers are hidden and a
-run gives the file to submit (`sightline eval export --format submission`).
+Read are the official `questions.json` with `subset_answers.json`, the rows of lmms-eval, and the JSON Lines of
+ViLAMP's evaluation. The split `subset` holds the questions whose answer is public, `full` all; there the answers are
+hidden and a run gives the file to submit (`sightline eval export --format submission`).
 """
 
 from __future__ import annotations

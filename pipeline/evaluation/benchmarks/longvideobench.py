@@ -1,7 +1,7 @@
 """LongVideoBench: videos of seconds to an hour with subtitles, 1,337 questions of the split `val` (Wu et al. 2024).
 
-Read is `lvb_val.json` (or `lvb_test_wo_gt.json`, whose answers are hidden) or the Parquet of lmms-eval. `position` counts
-frames of the original file: a copy with another rate makes the evidence wrong. Subtitles begin at
+Read is `lvb_val.json` (or `lvb_test_wo_gt.json`, whose answers are hidden) or the Parquet of lmms-eval. `position`
+counts frames of the original file: a copy with another rate makes the evidence wrong. Subtitles begin at
 `starting_timestamp_for_subtitles`, because a video may be a cut. They are one block before the question here; the
 reference loader puts each line between the frames.
 """

@@ -1,9 +1,9 @@
-"""MLVU: seven tasks of choice over videos of minutes to hours (dev), nine with up to six options (test) (Zhou et al. 2024).
+"""MLVU: seven tasks of choice over long videos (dev), nine with up to six options (test) (Zhou et al. 2024).
 
-Read are the JSON file of each task, the Parquet of lmms-eval, and JSON Lines. M-Avg is the unweighted mean of the tasks'
-accuracies, which is not the share of right answers. The dev files hold two needle rows whose answer is no candidate and
-one empty row: they stay in the denominator, so 355 needle questions can give at most 353. The two open tasks (sub-scene
-captioning and summary) need a judge and are not read.
+Read are the JSON file of each task, the Parquet of lmms-eval, and JSON Lines. M-Avg is the unweighted mean of the
+tasks' accuracies, which is not the share of right answers. The dev files hold two needle rows whose answer is no
+candidate and one empty row: they stay in the denominator, so 355 needle questions can give at most 353. The two open
+tasks (sub-scene captioning and summary) need a judge and are not read.
 """
 
 from __future__ import annotations

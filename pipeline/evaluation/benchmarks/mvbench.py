@@ -1,9 +1,9 @@
 """MVBench: 20 tasks of 200 questions about short clips (Li et al. 2024).
 
 Read are `json/{task}.json`. Some rows are about a part of their video (`start`, `end`): frames are sampled in it. The
-videos of `episodic_reasoning` are folders of pictures at three a second, and its rows have subtitles of their own, which
-are not given to the model here. The score is the mean of the tasks' accuracies. A question with a single option is
-always right; there are five, in `counterfactual_inference`.
+videos of `episodic_reasoning` are folders of pictures at three a second, and its rows have subtitles of their own,
+which are not given to the model here. The score is the mean of the tasks' accuracies. A question with a single option
+is always right; there are five, in `counterfactual_inference`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rows of annotation files, and what they say of options and answers, in the one form that every adapter uses.
 
-Read are JSON (a list), JSON Lines (also under the name `.json`, as released files have it), CSV and Parquet. Options lose
-their labels; an answer, whether a letter, an index or a text, becomes an index. A row that no adapter can use is kept
-with its problem: it counts in the denominator.
+Read are JSON (a list), JSON Lines (also under the name `.json`, as released files have it), CSV and Parquet. Options
+lose their labels; an answer, whether a letter, an index or a text, becomes an index. A row that no adapter can use is
+kept with its problem: it counts in the denominator.
 """
 
 from __future__ import annotations

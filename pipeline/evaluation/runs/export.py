@@ -40,8 +40,8 @@ def export_run(folder: RunFolder, out: Path, form: ExportFormat) -> int:
     bench = benchmark(head.benchmark)
     if head.questions != head.rows:
         raise UsageError(
-            f"{folder.path}: has {head.questions} of {head.rows} rows; {form} needs the whole split, without --limit and "
-            "--subset"
+            f"{folder.path}: has {head.questions} of {head.rows} rows; {form} needs the whole split, without "
+            "--limit and --subset"
         )
     pairs = judged(folder)
     if form == "submission":
