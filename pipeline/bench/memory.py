@@ -25,7 +25,7 @@ from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.bench.footage import camera_footage, repeated
 
-__all__ = ["MemoryReport", "bench_memory"]
+__all__ = ["MemoryReport", "bench_memory", "peak_bytes", "reset_peak"]
 
 _EVERY_SECONDS = 0.1
 _MOST_SECONDS = 4 * 3600
@@ -117,7 +117,7 @@ class _ChildrenPeak(threading.Thread):
         """Poll until asked to stop."""
         while not self._stop_asked.wait(_EVERY_SECONDS):
             for child in _children():
-                self.peak = max(self.peak, _peak_of(child))
+                self.peak = max(self.peak, peak_bytes(child))
 
     def stop(self) -> int:
         """Stop polling and return the peak in bytes."""
@@ -134,13 +134,18 @@ def _children() -> list[str]:
     return found
 
 
-def _peak_of(pid: str) -> int:
-    """Return VmHWM in bytes; 0 for a process that has ended."""
+def peak_bytes(pid: str = "self") -> int:
+    """Return the peak resident memory of a process (VmHWM), in bytes; 0 for a process that has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def reset_peak() -> None:
+    """Make the peak of this process its present resident memory, so that `peak_bytes` reports what follows."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _ingest(film: str, store: str, profile: str) -> Peaks:
@@ -155,7 +160,7 @@ def _ingest(film: str, store: str, profile: str) -> Peaks:
         minutes=report.footage_seconds / 60,
         frames=report.frames,
         ingest_seconds=report.wall_seconds,
-        ingest_peak_bytes=_peak_of("self"),
+        ingest_peak_bytes=peak_bytes("self"),
         decoder_peak_bytes=decoder,
     )
 

@@ -6,6 +6,7 @@ Benchmarks that load torch, Apache Beam or a Kafka client are imported when thei
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from index.extras import require_extra
 from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.cli.options import ProfileName, settings_of
-from pipeline.console import configure_logging, print_json, print_line
+from pipeline.console import configure_logging, print_json, print_line, progress
 from pipeline.evaluation import selectors
 from pipeline.figures import figures_page
 from pipeline.pages import write_page
@@ -87,6 +88,37 @@ def bench_selectors(
         pool.submit(configure_logging, debug=False).result()  # logs go to standard error there too
         task = pool.submit(selectors.bench_selectors, work, seeds=seeds or [101, 102, 103], minutes=minutes)
         print_json(task.result())
+
+
+@app.command("readings")
+def bench_readings(
+    work: Annotated[Path, typer.Option(help="Folder for footage and stores, which a second run uses again.")] = Path(
+        "readings-work"
+    ),
+    profiles: Annotated[list[str] | None, typer.Option("--profile", help="Default: micro and micro-hico.")] = None,
+    frames: Annotated[list[int] | None, typer.Option("--frames", help="Length; default: 500 to 4,000.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the rendered world.")] = 201,
+    each: Annotated[int, typer.Option(help="Questions of every kind.")] = 8,
+    dropping: Annotated[bool, typer.Option("--dropping/--no-dropping", help="Also HiCo with dropping.")] = True,
+) -> None:
+    """Compare DFM and HiCo on the same questions about rendered footage.
+
+    Reports accuracy, tokens, counted FLOPs, memory and seconds for each length.
+    """
+    readings = import_module("pipeline.evaluation.readings")  # loads torch
+    with progress() as bar:
+        task = bar.add_task("readings", total=None, detail="")
+        print_json(
+            readings.bench_readings(
+                work,
+                profiles=profiles or ["micro", "micro-hico"],
+                lengths=frames or [500, 1000, 2000, 4000],
+                seed=seed,
+                each=each,
+                dropping=dropping,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        )
 
 
 @app.command("ingest")

@@ -16,12 +16,17 @@ from pipeline.demo.render import render
 __all__ = ["evidence_shown", "rendered_store"]
 
 
-def rendered_store(work: Path, encoders: Encoders, *, seed: int, minutes: float, cameras: int) -> Store:
-    """The store of a seed's footage, which is rendered and ingested if `work` does not have it yet."""
+def rendered_store(
+    work: Path, encoders: Encoders, *, seed: int, minutes: float, cameras: int, name: str = "store"
+) -> Store:
+    """The store of a seed's footage, which is rendered and ingested if `work` does not have it yet.
+
+    Stores of different encoders need a different `name`; they share the footage.
+    """
     footage = work / f"seed-{seed}-{minutes:g}m-{cameras}c"
     if not (footage / "truth.json").exists():
         render(seed, minutes, cameras, footage)
-    store = Store.open_or_create(str(work / f"store-{footage.name}"), encoders.pair)
+    store = Store.open_or_create(str(work / f"{name}-{footage.name}"), encoders.pair)
     ingest_sources([str(footage)], store=store, encoders=encoders)
     return store
 

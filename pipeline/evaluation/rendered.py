@@ -17,16 +17,14 @@ from pydantic import BaseModel, ConfigDict
 
 from index.keyframes import select_top_k, select_uniform
 from index.records import to_micros
-from index.store import Store
-from index.window import Window
-from model.answerer import Answerer, AnswerRequest, load_answerer
+from model.answerer import load_answerer
 from model.encoders.encoder import load_encoders
-from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
-from model.selection import keyframe_mask, reading, select_rows
+from model.selection import select_rows
 from model.visual.dfm import merge_mean
-from model.world.questions import QUESTION_KINDS, Question
+from model.world.questions import QUESTION_KINDS
 from pipeline.demo.render import began_at, camera_name, questions
+from pipeline.evaluation.camera import Camera
 from pipeline.evaluation.footage import evidence_shown, rendered_store
 from pipeline.evaluation.share import Share, share
 
@@ -118,40 +116,6 @@ def _select(
     return select_uniform(len(vectors), k=k)
 
 
-class _Camera:
-    """One stream of the store, in memory."""
-
-    def __init__(self, store: Store, window: Window, began: int) -> None:
-        self.store, self.window, self.patches = store, window, store.patches(window)
-        self.seconds = (window.captured_at - began) / 1e6
-
-    def answer(self, answerer: Answerer, question: Question, keyframes: NDArray[np.int64]) -> str:
-        """Answer a question as `sightline ask` does when these are the keyframes."""
-        window = self.window
-        room = answerer.max_frames(len(keyframes), question.text, question.options)
-        rows = reading(answerer.profile, window.stream_index, window.captured_at, keyframes, room=room)
-        return self.answer_from(answerer, question, keyframes, rows)
-
-    def answer_from(
-        self, answerer: Answerer, question: Question, keyframes: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> str:
-        """Answer a question from `rows`, of which `keyframes` are keyframes."""
-        mask = keyframe_mask(keyframes, len(self.window))
-        request = AnswerRequest(
-            question=question.text,
-            options=question.options,
-            stream_index=self.window.stream_index[rows],
-            captured_at=self.window.captured_at[rows],
-            keyframe=mask[rows],
-            read_patches=lambda part, out: np.copyto(out, self.patches[rows[part]]),
-            read_features=lambda part: self.store.frame_features(self.window.take(rows[part])),
-            footage_seconds=covered_seconds(self.window.captured_at, self.window.stream_index),
-        )
-        *_, last = answerer.answer(request)
-        assert last.answer is not None
-        return last.answer.text
-
-
 def evaluate(
     work: Path,
     *,
@@ -194,7 +158,7 @@ def evaluate(
         began = to_micros(began_at(seed))
         for number in range(cameras):
             window = store.window([camera_name(number)], None, None)
-            camera = _Camera(store, window, began)
+            camera = Camera(store, window, began)
             frames += len(window)
             for question in questions(seed, number, minutes, each=each):
                 asked += 1
@@ -212,15 +176,17 @@ def evaluate(
                             chosen[method] = picked
                 none = np.zeros(0, np.int64)
                 answers = {
-                    variants[0]: camera.answer(answerer, question, chosen["dks"]),
-                    "blind": camera.answer_from(answerer, question, none, none),
+                    variants[0]: camera.answer(answerer, question, chosen["dks"]).text,
+                    "blind": camera.answer_from(answerer, question, none, none).text,
                 }
                 if averaging is not None:
                     answers |= {
-                        "top-k": camera.answer(answerer, question, chosen["top-k"]),
-                        "uniform": camera.answer(answerer, question, chosen["uniform"]),
-                        "mean pooling": camera.answer(averaging, question, chosen["dks"]),
-                        "keyframes only": camera.answer_from(answerer, question, chosen["dks"], np.sort(chosen["dks"])),
+                        "top-k": camera.answer(answerer, question, chosen["top-k"]).text,
+                        "uniform": camera.answer(answerer, question, chosen["uniform"]).text,
+                        "mean pooling": camera.answer(averaging, question, chosen["dks"]).text,
+                        "keyframes only": camera.answer_from(
+                            answerer, question, chosen["dks"], np.sort(chosen["dks"])
+                        ).text,
                     }
                 for variant, text in answers.items():
                     for kind in (question.kind, "all"):

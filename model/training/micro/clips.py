@@ -37,7 +37,7 @@ from model.world.scenes import COLOURS, COUNTS, KINDS, PLACES, Actor, Event
 __all__ = ["CLIP_FRAMES", "CLIP_TOKENS", "HICO_CONTEXT", "HICO_RATE", "HICO_STAGES", "draw_clip_example"]
 
 CLIP_FRAMES, CLIP_TOKENS = 4, 16
-HICO_RATE, HICO_CONTEXT = 4e-4, 32_768
+HICO_RATE, HICO_CONTEXT = 4e-4, 65_536
 _SHORT = StreamSize(frames=100, clips=6, k=0, others=0, batch=8)
 _MEDIUM = StreamSize(frames=600, clips=16, k=0, others=0, batch=2)
 _LONG = StreamSize(frames=1200, clips=24, k=0, others=0, batch=1)
