@@ -28,7 +28,7 @@ source = { folder = "connector.safetensors" }
 
 
 def test_the_shipped_profiles_load_and_pin_their_sources() -> None:
-    assert profile_names() == ["edge", "micro", "videochat_flash", "vilamp"]
+    assert profile_names() == ["edge", "micro", "micro-hico", "videochat_flash", "vilamp"]
     for name in profile_names():
         profile = load_profile(name)
         assert profile.name == name
@@ -109,7 +109,7 @@ def test_a_profile_may_read_clips_and_still_say_how_keyframes_are_selected(tmp_p
 
 @pytest.mark.parametrize("name", ["nope", "missing/own.toml"])
 def test_no_such_profile(name: str) -> None:
-    with pytest.raises(ProfileInvalid, match="edge, micro, videochat_flash, vilamp"):
+    with pytest.raises(ProfileInvalid, match="edge, micro, micro-hico, videochat_flash, vilamp"):
         load_profile(name)
 
 

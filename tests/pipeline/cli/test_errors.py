@@ -115,7 +115,7 @@ def test_a_store_of_another_encoder_is_refused(sightline: Command, filled: str, 
 def test_a_profile_that_is_not_there_and_weights_that_are_not(sightline: Command, filled: str, models: Path) -> None:
     result = sightline("ask", "what", "--store", filled, "--profile", "huge")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "no profile 'huge': give one of edge, micro, videochat_flash, vilamp" in result.err
+    assert "no profile 'huge': give one of edge, micro, micro-hico, videochat_flash, vilamp" in result.err
     missing = models / "missing.toml"
     missing.write_text((models / "tiny.toml").read_text().replace('folder = "clip"', 'folder = "clap"'))
     result = sightline("ask", "what", "--store", filled, "--profile", missing)
