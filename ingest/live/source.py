@@ -5,19 +5,21 @@ playlist entry that names a file or a private address is rejected before anythin
 decided by its content, not by its name or type, and no other format that names further sources is read. The other
 protocols receive the address that was checked, and a whitelist without `file`.
 
-FFmpeg follows redirects of RTSP and RTMP servers by itself. A source whose connection leads to another address than the
-one that was checked is closed before a packet of it is read.
+FFmpeg follows redirects of RTSP servers by itself. A source whose connection leads to another address than the one that
+was checked is closed before a packet of it is read. It follows none of an RTMP server.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import resource
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import av
 
 from index.errors import NotVideo, SourceDenied, SourceError, SourceNotFound, SourceStalled, SourceUnsupported, mask_url
 from ingest.decoding.demuxer import FOOTAGE_FORMATS
-from ingest.sources.pinned_http import PinnedHttp
+from ingest.sources.pinned_http import PinnedHttp, Response
 from ingest.sources.url_policy import UrlPolicy, check_url
 
 __all__ = ["LiveSource", "loop_path"]
@@ -41,7 +43,41 @@ _WHITELIST = {
     "srt": "srt,udp",
 }
 _PLAYLIST = b"#EXTM3U"
+_NAMED = re.compile(rb"""^(?!https?:)[a-z][a-z0-9+.-]{0,30}:[^\r\n]{0,200}""", re.MULTILINE | re.IGNORECASE)
+"""Entries of a playlist with another scheme than HTTP."""
 _MOST_DESCRIPTORS = 4096
+
+
+class _Entry:
+    """What a playlist names, as FFmpeg reads it. An error is kept, and looks to FFmpeg like the end of the file.
+
+    PyAV keeps one exception of a callback, and prints the traceback of each further one.
+    """
+
+    def __init__(self, fetch: Callable[[], Response | io.BytesIO], keep: Callable[[Exception], None]) -> None:
+        self._keep = keep
+        self._body: Response | io.BytesIO | None = None
+        with self._kept():
+            self._body = fetch()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end, and after an error."""
+        data = b""
+        with self._kept():
+            data = b"" if self._body is None else self._body.read(size)
+        return data
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._body is not None:
+            self._body.close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except (SourceError, OSError, ValueError) as error:
+            self._keep(error)
 
 
 class LiveSource:
@@ -72,6 +108,7 @@ class LiveSource:
         self.scheme = urlsplit(url).scheme.lower()
         self._url, self._policy, self._transport, self._times = url, policy, transport, (connect, stall)
         self._http = PinnedHttp(policy, timeout=stall)
+        self._failed: Exception | None = None  # the first of what the playlist names
         self.container = self._first = self._open()
         videos = [s for s in self.container.streams.video if s.codec_context is not None]
         if not videos:
@@ -91,13 +128,15 @@ class LiveSource:
                 yield from self._looped()
             else:
                 for packet in self.container.demux(self.stream):
+                    self._check_entries()
                     if packet.size:
                         yield packet
         except SourceError:
             raise
-        except (av.error.ExitError, av.error.TimeoutError, TimeoutError):
-            raise SourceStalled(f"{self.shown}: sends nothing for {self._times[1]:g} s") from None
         except (av.error.FFmpegError, OSError) as error:
+            self._check_entries()
+            if isinstance(error, (av.error.ExitError, av.error.TimeoutError, TimeoutError)):
+                raise SourceStalled(f"{self.shown}: sends nothing for {self._times[1]:g} s") from None
             raise SourceNotFound(f"{self.shown}: the connection was lost ({_reason(error)})") from None
 
     def close(self) -> None:
@@ -183,21 +222,51 @@ class LiveSource:
             return av.open(first, options=only, **options)
         url, self._http = str(first.name), PinnedHttp(first.policy, timeout=self._times[1])
         first.close()
-        return av.open(
-            url,
-            format="hls",
-            io_open=self._open_entry,
-            options={
-                "protocol_whitelist": "http,https,tcp,tls,crypto",
-                "http_persistent": "0",
-                "live_start_index": "-1",
-                "max_reload": "1000",
-            },
-            **options,
-        )
+        try:
+            container = av.open(
+                url,
+                format="hls",
+                io_open=self._open_entry,
+                options={
+                    "protocol_whitelist": "http,https,tcp,tls,crypto",
+                    "http_persistent": "0",
+                    "live_start_index": "-1",
+                    "max_reload": "1000",
+                },
+                **options,
+            )
+        except (av.error.FFmpegError, OSError):
+            self._check_entries()
+            raise
+        try:
+            self._check_entries()
+        except SourceError:
+            container.close()
+            raise
+        return container
 
-    def _open_entry(self, url: str, flags: int, options: dict[str, str]) -> Any:
-        """Open an entry of the playlist, or the playlist again."""
+    def _check_entries(self) -> None:
+        """Raise the first error of what the playlist names. FFmpeg passes over a segment that it cannot read."""
+        if isinstance(self._failed, TimeoutError):
+            raise SourceStalled(f"{self.shown}: what its playlist names does not answer in time")
+        if self._failed is not None:
+            if isinstance(self._failed, SourceError):
+                raise self._failed
+            raise SourceNotFound(f"{self.shown}: the connection was lost ({_reason(self._failed)})")
+
+    def _keep(self, error: Exception) -> None:
+        self._failed = self._failed or error
+
+    def _open_entry(self, url: str, flags: int, options: dict[str, str]) -> _Entry:
+        """Open an entry of the playlist, or the playlist again. Raises nothing: see `_Entry`."""
+        return _Entry(lambda: self._fetch(url, flags, options), self._keep)
+
+    def _fetch(self, url: str, flags: int, options: dict[str, str]) -> Response | io.BytesIO:
+        """Request what the playlist names.
+
+        Raises:
+            SourceDenied: the policy forbids it, or it is no HTTP URL.
+        """
         if flags & 2:
             raise SourceDenied(f"{self.shown}: its playlist requests write access, which is never granted")
         headers: dict[str, str] = {}
@@ -206,7 +275,15 @@ class LiveSource:
             headers["Range"] = f"bytes={start or 0}-{int(end) - 1 if end else ''}"
         if urlsplit(url).scheme.lower() not in ("http", "https"):
             raise SourceDenied(f"{self.shown}: its playlist names {mask_url(url)}, which is not an HTTP URL")
-        return self._http.open(url, headers)
+        body = self._http.open(url, headers)
+        if not _is_playlist(body.peek(64)):
+            return body
+        with body:
+            text = body.read()
+        for named in _NAMED.findall(text):  # FFmpeg refuses these as well, but does not say so
+            shown = mask_url(named.decode(errors="replace"))
+            raise SourceDenied(f"{self.shown}: its playlist names {shown}, which is not an HTTP URL")
+        return io.BytesIO(text)
 
     # ---- files played in a loop ----------------------------------------------------------------------------------
 

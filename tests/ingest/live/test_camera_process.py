@@ -191,6 +191,36 @@ def test_hls_over_tls_plays(tmp_path: Path) -> None:
         server.server_close()
 
 
+@pytest.mark.parametrize("plays_first", [False, True])
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("http://169.254.169.254/x.ts", "169.254.169.254"),
+        ("file:///etc/passwd.ts", "which is not an HTTP URL"),
+        ("concat:/etc/hosts.ts", "which is not an HTTP URL"),
+    ],
+)
+def test_a_hostile_playlist_is_denied_with_the_reason_and_no_traceback(
+    entry: str, why: str, plays_first: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_video(tmp_path / "part.ts", seconds=2)
+    entries = (["part.ts"] if plays_first else []) + [entry] * 3
+    lines = "".join(f"#EXTINF:2,\n{each}\n" for each in entries)
+    (tmp_path / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-TARGETDURATION:2\n{lines}#EXT-X-ENDLIST\n"
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with camera(f"http://127.0.0.1:{server.server_port}/list.m3u8", tmp_path / "spool") as (_, events):
+            error = until(events, "error")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (error["type"], why in error["message"]) == ("SourceDenied", True), error
+    assert capfd.readouterr().err == ""
+
+
 def test_an_rtsp_redirect_to_another_port_leads_nowhere(tmp_path: Path) -> None:
     """FFmpeg follows it without asking; the confinement stops it."""
     with socket.create_server(("127.0.0.1", 0)) as own, socket.create_server(("127.0.0.1", 0)) as other:
