@@ -124,8 +124,8 @@ class Segment(BaseModel):
     """Source of `start`, `end` and the times of the frames."""
 
     clock_zone: str | None = None
-    """The time zone in which the time in a file's name was read: an IANA name, an offset such as `+01:00`, `UTC`, or
-    `epoch`. None for other sources, and for segments that were stored before zones were."""
+    """The time zone in which the time in a file's name, or a given time, was read: an IANA name, an offset such as
+    `+01:00`, `UTC`, or `epoch`. None for other sources, and for segments that were stored before zones were."""
 
     clock_fold: ClockFold | None = None
     """How a doubtful local time was read; None where the time was not doubtful."""
@@ -288,3 +288,12 @@ def parse_time(value: Time | None, name: str = "time") -> int | None:
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
     raise UsageError(f"{name}: expected a datetime, an RFC 3339 text or whole microseconds, got {type(value).__name__}")
+
+
+def parse_zoned_time(value: Time | None, name: str = "time") -> datetime | None:
+    """The same as a datetime in the zone that `value` names; UTC for microseconds."""
+    micros = parse_time(value, name)
+    if micros is None:
+        return None
+    zoned = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return from_micros(micros).astimezone(zoned.tzinfo if isinstance(zoned, datetime) else UTC)

@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import SourceError, UsageError
-from index.records import FrameRecords, Segment, Time, clock_text, from_micros, parse_time, rfc3339
+from index.records import FrameRecords, Segment, Time, clock_text, parse_zoned_time, rfc3339
 from ingest.chunks import (
     BATCH_FRAMES,
     ChunkFrames,
@@ -182,8 +182,7 @@ def ingest_sources(
     """
     if segment_seconds < 1:
         raise UsageError(f"segment_seconds must be at least 1, got {segment_seconds}")
-    given = parse_time(start, "start")
-    began_at = None if given is None else from_micros(given)
+    began_at = parse_zoned_time(start, "start")
     plan = plan_footage(
         sources, stream=stream, start=began_at, names=names, timezone=timezone, overlap=overlap, limits=limits
     )

@@ -32,7 +32,7 @@ from ingest.decoding.demuxer import FOOTAGE_FORMATS
 from ingest.sources.pinned_http import PinnedHttp, Response
 from ingest.sources.url_policy import UrlPolicy, check_url
 
-__all__ = ["LiveSource", "loop_path"]
+__all__ = ["LiveSource", "foreign_entry", "loop_path"]
 
 _WHITELIST = {
     "rtsp": "rtsp,rtp,rtcp,udp,tcp",
@@ -43,8 +43,7 @@ _WHITELIST = {
     "srt": "srt,udp",
 }
 _PLAYLIST = b"#EXTM3U"
-_NAMED = re.compile(rb"""^(?!https?:)[a-z][a-z0-9+.-]{0,30}:[^\r\n]{0,200}""", re.MULTILINE | re.IGNORECASE)
-"""Entries of a playlist with another scheme than HTTP."""
+_FOREIGN = re.compile(rb"^(?!https?:)[a-z][a-z0-9+.-]{0,30}:[^\r\n]{0,200}", re.MULTILINE | re.IGNORECASE)
 _MOST_DESCRIPTORS = 4096
 
 
@@ -280,9 +279,8 @@ class LiveSource:
             return body
         with body:
             text = body.read()
-        for named in _NAMED.findall(text):  # FFmpeg refuses these as well, but does not say so
-            shown = mask_url(named.decode(errors="replace"))
-            raise SourceDenied(f"{self.shown}: its playlist names {shown}, which is not an HTTP URL")
+        if (named := foreign_entry(text)) is not None:  # FFmpeg refuses it as well, but does not say so
+            raise SourceDenied(f"{self.shown}: its playlist names {mask_url(named)}, which is not an HTTP URL")
         return io.BytesIO(text)
 
     # ---- files played in a loop ----------------------------------------------------------------------------------
@@ -330,6 +328,12 @@ class LiveSource:
 def loop_path(url: str) -> str:
     """The absolute path of the file that a `loop:` URL names."""
     return str(Path(url.removeprefix("loop:").removeprefix("//")).expanduser().absolute())
+
+
+def foreign_entry(playlist: bytes) -> str | None:
+    """The first entry of an HLS playlist with another scheme than HTTP, None if there is none; its first characters."""
+    found = _FOREIGN.search(playlist)
+    return None if found is None else found[0].decode(errors="replace")
 
 
 def _is_playlist(head: bytes) -> bool:

@@ -29,7 +29,7 @@ class FoundStart(NamedTuple):
     source: ClockSource
     """The source of the time."""
     zone: str | None = None
-    """The zone that a time in a name was read in, see `ingest.sources.naming.FileName`."""
+    """The zone that a time in a name was read in, see `ingest.sources.naming.FileName`; that of a `given` time."""
     fold: ClockFold | None = None
     """How a time in a name was read that daylight saving makes doubtful."""
 
@@ -59,7 +59,7 @@ def find_start(
         StartImplausible: the file's name or container says that it begins more than a day from now.
     """
     if given is not None:
-        return FoundStart(to_micros(given), "given")
+        return FoundStart(to_micros(given), "given", _zone_of(given))
     shown = printable(path.name)
     named = named or read_name(str(path))
     if named.start is not None:
@@ -71,6 +71,12 @@ def find_start(
     _log.warning("start time unknown, using the file's modification time as its end; pass --start", file=shown)
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC) - timedelta(seconds=duration or 0.0)
     return FoundStart(to_micros(modified), "mtime")
+
+
+def _zone_of(time: datetime) -> str:
+    """`UTC`, the name of a zone, or an offset such as `+01:00`."""
+    offset = time.strftime("%z")
+    return getattr(time.tzinfo, "key", None) or ("UTC" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}")
 
 
 def _plausible(start: datetime, source: str, shown: str) -> int:

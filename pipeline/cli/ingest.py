@@ -10,7 +10,7 @@ import typer
 from index.errors import UsageError
 from index.extras import require_extra
 from index.patches.codec import PatchEncoding
-from index.records import from_micros, parse_time
+from index.records import parse_zoned_time
 from index.store import Store
 from ingest.file_ingest import FileReport, IngestProgress, ingest_sources
 from ingest.sources.files import expand
@@ -77,7 +77,7 @@ def ingest(
     """
     settings = settings_of(context, store=store, profile=profile, require_sandbox=require_sandbox)
     encoding = _patch_encoding(patches or settings.patches, settings.epsilon if epsilon is None else epsilon)
-    began = parse_time(start, "--start")
+    began = parse_zoned_time(start, "--start")
     chosen_overlap = check_overlap(overlap)
     check_names(stream, names, timezone)
     check_store(settings, encoding)
@@ -102,7 +102,7 @@ def ingest(
             store=opened,
             encoders=encoders,
             stream=stream,
-            start=None if began is None else from_micros(began),
+            start=began,
             names=names,
             timezone=timezone,
             overlap=chosen_overlap,

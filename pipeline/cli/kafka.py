@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from index.errors import UsageError
-from index.records import from_micros, parse_time
+from index.records import parse_zoned_time
 from index.store import Store
 from ingest.footage_report import FootageReport
 from ingest.kafka.metrics import ConsumerMetrics
@@ -83,7 +83,7 @@ def publish(
 
     settings = settings_of(context, require_sandbox=require_sandbox)
     kafka = kafka_settings(settings, servers)
-    began = parse_time(start, "--start")
+    began = parse_zoned_time(start, "--start")
     chosen_overlap = check_overlap(overlap)
     check_names(stream, names, timezone)
     report_sandbox(settings, announce=False)
@@ -97,7 +97,7 @@ def publish(
             settings=kafka,
             sender=lambda: Sender(kafka),
             stream=stream,
-            start=None if began is None else from_micros(began),
+            start=began,
             names=names,
             timezone=timezone,
             overlap=chosen_overlap,

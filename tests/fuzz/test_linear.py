@@ -14,6 +14,7 @@ from index.errors import SightlineError, UsageError, mask_url, shown_text
 from index.records import parse_time
 from index.schemas import check_stream_id
 from ingest.kafka.dead_letters import ATTEMPT, attempt_of
+from ingest.live.source import foreign_entry
 from ingest.messages import parse_alert, parse_dead_letter, parse_segment
 from ingest.segments.names import parse_name
 from ingest.sources.naming import NamePattern, read_name, recognize_layout, stream_id_of, time_in_name
@@ -82,6 +83,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "check_url": lambda text: check_url(f"http://camera/{text}", _POLICY, resolve=lambda *_: ["192.0.2.7"]),
     "check_url of a host": lambda text: check_url(f"rtsp://{text}/x", _POLICY, resolve=lambda *_: ["192.0.2.7"]),
     "split_url": lambda text: split_url(text, "http://camera/list.m3u8"),
+    "foreign_entry": lambda text: [foreign_entry(text.encode()), foreign_entry("\n".join(text).encode())],
     "parse_segment": _json(parse_segment),
     "parse_dead_letter": _json(parse_dead_letter),
     "parse_alert": _json(parse_alert),
