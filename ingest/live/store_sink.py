@@ -11,10 +11,12 @@ cameras.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import structlog
 
@@ -23,10 +25,11 @@ from index.errors import CommitFenced, KafkaProblem, MessageInvalid, SourceError
 from index.records import Segment, rfc3339
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
+from ingest.footage_report import FootageReport
 from ingest.kafka.settings import ConsumeSettings
 from ingest.live.spool import SpooledSegment
 from ingest.messages import AlertMessage
-from ingest.segment_indexer import DecodedSegment, SegmentIndexer
+from ingest.segment_indexer import CommittedBatch, DecodedSegment, SegmentIndexer
 from ingest.segments.frames import SegmentFrames, decode_segment
 from model.encoders.encoder import Encoders
 
@@ -49,6 +52,7 @@ class StoreSink:
     Attributes:
         frames: the number of frames stored.
         commits: the number of commits.
+        footage: what was stored, repeated and dropped; what no camera sent is not in it.
         late: seconds from capture to commit of the latest frames, at most 100,000.
     """
 
@@ -65,6 +69,7 @@ class StoreSink:
         self.gather_seconds, self.max_segments = settings.commit_seconds, settings.commit_segments
         self.late: deque[float] = deque(maxlen=100_000)
         self.frames = self.commits = 0
+        self.footage, self._footage_lock = FootageReport(), threading.Lock()
         self._on_alerts = on_alerts
         self._indexer = SegmentIndexer(
             store, encoders, self._announce, batch_frames=settings.batch_frames, decoders=settings.decoders
@@ -91,17 +96,27 @@ class StoreSink:
                 self._offsets.clear()
                 self._commit(decoded)
 
-    def report(self) -> dict[str, float | int]:
-        """Counts of frames, commits and alerts, and the median and 95th percentile of `late` in seconds."""
+    def drop(self, spooled: SpooledSegment) -> None:
+        """Count a segment that the full spool dropped; for any thread."""
+        with self._footage_lock:
+            self.footage.add("dropped", segments=1, seconds=spooled.segment.duration)
+
+    def report(self) -> dict[str, Any]:
+        """Counts of frames, commits and alerts, the footage, and the median and 95th percentile of `late` in
+        seconds."""
         late = sorted(self.late)
         at = {f"late_p{p}": round(late[min(len(late) - 1, len(late) * p // 100)], 3) for p in (50, 95)} if late else {}
-        return {"frames": self.frames, "commits": self.commits, "alerts": self.alerts, **at}
+        return {"frames": self.frames, "commits": self.commits, "alerts": self.alerts, "footage": self.footage, **at}
 
     def _commit(self, segments: Sequence[DecodedSegment]) -> None:
         unknown = [app for app in {each.app for each in segments} if app not in self._offsets]
         if unknown:
             self._offsets.update(self._indexer.committer.offsets(unknown))
         new = [each for each in segments if each.row.chunk >= (self._offsets[each.app] or 0)]
+        with self._footage_lock:
+            for each in segments:
+                if each.row.chunk < (self._offsets[each.app] or 0):
+                    self.footage.add("repeated", segments=1, seconds=(each.row.end - each.row.start) / 1e6)
         if not new:
             return
         ends = {each.app: each.row.chunk + 1 for each in new}
@@ -113,8 +128,22 @@ class StoreSink:
                 self.late.extend(now - at / 1e6 for at in each.records.captured_at.tolist())
         self.commits += 1
         self.frames += batch.frames
+        self._count(batch)
         _log.info("stored", segments=len(batch.stored), frames=batch.frames)
         self._indexer.announce(batch)
+
+    def _count(self, batch: CommittedBatch) -> None:
+        """Count the footage of a commit, as a Kafka worker does; what does not decode is dropped."""
+        segments = {(each.row.source, each.row.chunk): each for each in batch.segments}
+        with self._footage_lock:
+            for stored in batch.stored:
+                decoded = segments[stored.source, stored.chunk]
+                if decoded.records is None or not len(decoded.records):
+                    seconds = 0.0 if decoded.frames is not None else (stored.end - stored.start) / 1e6
+                    self.footage.add("stored" if decoded.frames else "dropped", segments=1, seconds=seconds)
+                    continue
+                self.footage.add("stored" if stored.frames else "repeated", segments=1, frames=stored.frames)
+                self.footage.add("repeated", frames=len(decoded.records) - stored.frames)
 
     def _announce(self, stored: Sequence[Segment], alerts: Sequence[AlertMessage]) -> bool:
         try:

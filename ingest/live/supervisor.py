@@ -66,6 +66,7 @@ def run_live(
     stop: threading.Event,
     reload: threading.Event | None = None,
     metrics: Callable[[StatusRegistry], None] = lambda _: None,
+    on_drop: Callable[[SpooledSegment], None] = lambda _: None,
 ) -> None:
     """Read cameras until `stop` is set; then close every camera's segment and write what is in the spool.
 
@@ -77,6 +78,7 @@ def run_live(
         stop: ends the supervisor.
         reload: has the list read again; cleared afterwards.
         metrics: called once with the status of the cameras, which is a Prometheus collector.
+        on_drop: called, in any thread, with each segment that the full spool drops.
 
     Raises:
         UsageError: the list is invalid (at the start; later the last valid list stays), or the folder is in use.
@@ -84,11 +86,13 @@ def run_live(
     """
     listed = read_cameras(cameras) if isinstance(cameras, Path) else cameras
     status = StatusRegistry(settings.folder / STATUS_FILE, command)
-    spool = Spool(
-        settings.folder,
-        max_bytes=settings.spool_bytes,
-        on_drop=lambda spooled: status.count(spooled.segment.stream, dropped=spooled.frames),
-    )
+
+    def dropped(spooled: SpooledSegment) -> None:
+        """Count a segment that the full spool drops."""
+        status.count(spooled.segment.stream, dropped=spooled.frames)
+        on_drop(spooled)
+
+    spool = Spool(settings.folder, max_bytes=settings.spool_bytes, on_drop=dropped)
     try:
         threads = _CameraThreads(settings, spool, status)
         metrics(status)

@@ -19,6 +19,7 @@ from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip as cut_clip
 from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
 from ingest.live.recorder import Recorder, folder_url
+from ingest.live.spool import SpooledSegment
 from ingest.live.status import CameraState, StatusRegistry, read_status
 from ingest.live.store_sink import StoreSink
 from ingest.live.supervisor import STATUS_FILE, run_live
@@ -82,7 +83,14 @@ def _camera_list(urls: list[str] | None, path: Path | None, transport: str) -> C
 
 
 def _run(
-    cameras: CameraList | Path, live: LiveSettings, sink: Any, command: str, port: int | None, address: str
+    cameras: CameraList | Path,
+    live: LiveSettings,
+    sink: Any,
+    command: str,
+    port: int | None,
+    address: str,
+    *,
+    on_drop: Callable[[SpooledSegment], None] = lambda _: None,
 ) -> None:
     """Read the cameras until SIGINT or SIGTERM; SIGHUP reads the list of cameras again."""
     stop, reload = stop_event(), threading.Event()
@@ -93,7 +101,7 @@ def _run(
         if port is not None:
             print_note(serve_metrics(registry, port, address))
 
-    run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics)
+    run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics, on_drop=on_drop)
 
 
 def _outbox(settings: Settings, servers: str | None, stack: ExitStack) -> tuple[KafkaSettings, Outbox]:
@@ -145,11 +153,12 @@ def watch(
                 print_note(alert_line(alert))
 
         sink = StoreSink(opened, encoders, settings.consume, settings.decode_limits, on_alerts=report)
-        _run(listed, live, sink, "watch", metrics_port, metrics_address)
+        _run(listed, live, sink, "watch", metrics_port, metrics_address, on_drop=sink.drop)
     if as_json:
         print_json(sink.report())
     else:
         print_line(f"{sink.frames} frames, {sink.commits} commits, {sink.alerts} alerts")
+        print_line(str(sink.footage))
 
 
 def _holds_of(store: str) -> Callable[[], Sequence[Hold]]:

@@ -83,6 +83,22 @@ def test_an_alert_is_published_once_and_late_after_a_failure(store: Store, tmp_p
     assert (seconds_of(store.window().captured_at) - BEGAN // SECOND).tolist() == list(range(70))
 
 
+def test_footage_is_counted_as_stored_repeated_or_dropped(store: Store, tmp_path: Path) -> None:
+    sink = sink_of(store, AlertLog())
+    sink.write([segment(tmp_path, range(0), 0, 20), segment(tmp_path, range(0), 15, 10)])  # five seconds twice
+    assert str(sink.footage) == "stored: 2 segments, 25 frames, 25 s; repeated: 5 frames, 5 s; dropped: nothing"
+    name = parse_name(segment_name("gate", BEGAN + 30 * SECOND, 10, "video/mp4"))
+    assert name is not None
+    (tmp_path / "noise").write_bytes(b"this is no video" * 100)
+    sink.write([SpooledSegment(name, tmp_path / "noise", 1600, 10)])
+    sink.drop(segment(tmp_path, range(0), 40, 7))
+    assert str(sink.footage.dropped) == "2 segments, 17 s"
+    again = sink_of(store, AlertLog())  # another process finds them in the spool
+    again.write([segment(tmp_path, range(0), 0, 20)])
+    assert str(again.footage) == "stored: nothing; repeated: 1 segment, 20 s; dropped: nothing"
+    assert again.report()["footage"] is again.footage
+
+
 def test_alerts_of_a_failed_commit_are_published_by_the_next(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
