@@ -40,6 +40,7 @@ from pipeline.cli.options import (
     time_range,
 )
 from pipeline.console import interruptible, print_json, print_line, print_note, working
+from pipeline.media.footage import FootageFinder
 from pipeline.pictures.answer_report import answer_report
 from pipeline.pictures.saving import Outputs, save_file, save_frames
 from pipeline.pictures.scaling import to_jpeg
@@ -80,7 +81,7 @@ def _local_asker(context: typer.Context, store: str | None, profile: str | None,
     opened.check_window(**where)
     settings = settings_of(context, store=store, profile=profile)
     with working(f"loading the models of {settings.profile}"), interruptible("nothing was changed"):
-        return Asker(opened, settings.profile, settings.device)
+        return Asker(opened, settings.profile, settings.device, footage=FootageFinder(opened))
 
 
 def _service_asker(

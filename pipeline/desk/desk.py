@@ -124,7 +124,8 @@ class Desk:
         self.settings = settings
         self.store = Store.open(settings.store)
         self.frames = ResidentFrames(self.store.tables.frames, dimension=self.store.encoders.frame.dimension)
-        self.models = DeskModels(self.store, settings.profile, settings.device, connect)
+        self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
+        self.models = DeskModels(self.store, settings.profile, settings.device, connect, footage=self.footage)
         self.audit_sink, self.database, self._on_close = audit, database, on_close
         self.admission = Admission(waiting=_WAITING)
         self.running = RunningQuestions()
@@ -134,7 +135,6 @@ class Desk:
         self.rankings: Memo[Any] = Memo(64, 256 * 2**20, lambda ranking: int(ranking.nbytes))
         self.verified: Memo[Any] = Memo(10_000)
         self.thumbnails: Memo[bytes] = Memo(20_000, 128 * 2**20, len)
-        self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
         self.player = Player(self.footage)
         self.played: Memo[float] = Memo(4_096)
         self.uploads: Memo[Any] = Memo(1_000)

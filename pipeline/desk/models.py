@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from index.errors import ServiceError, UsageError
 from index.store import Store
+from pipeline.media.footage import FootageFinder
 from pipeline.questions.asker import Asker
 from pipeline.service.client import ServiceClient
 
@@ -54,11 +55,19 @@ class DeskModels:
         profile: name of a model profile, or the path of its TOML file.
         device: device of the models; a GPU if there is one if None.
         connect: returns the client of a model service; None to run the models in this process.
+        footage: see `pipeline.questions.asker.Asker`.
     """
 
     def __init__(
-        self, store: Store, profile: str, device: str | None, connect: Callable[[], ServiceClient] | None = None
+        self,
+        store: Store,
+        profile: str,
+        device: str | None,
+        connect: Callable[[], ServiceClient] | None = None,
+        *,
+        footage: FootageFinder | None = None,
     ) -> None:
+        self._footage = footage
         self.store, self.profile_name, self._device, self._connect = store, profile, device, connect
         self._asker: Asker | None = None
         self._lock = threading.RLock()
@@ -81,7 +90,7 @@ class DeskModels:
                 except ServiceError as error:
                     self._down = str(error)
                     raise
-                asker = Asker(self.store, self.profile_name, self._device, service=service)
+                asker = Asker(self.store, self.profile_name, self._device, service=service, footage=self._footage)
                 asker.encoders = replace(
                     asker.encoders,
                     frame=_OneAtATime(asker.encoders.frame, self._encoding),

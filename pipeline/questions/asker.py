@@ -9,7 +9,6 @@ others. The models run in this process, or in a model service. Does not know how
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from index.errors import ModelError, UsageError
 from index.keyframes import relevance
@@ -32,11 +30,14 @@ from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
 from model.selection import check_selection, even_rows, keyframe_mask, reading, select_rows
 from model.vocabulary import unknown_words_notice
+from pipeline.questions.asked import Asked, Keyframe, Selection
 from pipeline.questions.footage_starts import FootageStarts
+from pipeline.questions.short_windows import ReadAgain, read_again
 
 if TYPE_CHECKING:
     from model.answerer import Answerer
     from model.answers import AnswerPiece
+    from pipeline.media.footage import FootageFinder
     from pipeline.service.client import ServiceClient
     from pipeline.service.schemas import ServedProfile
 
@@ -48,54 +49,6 @@ __all__ = [
     "ask",
     "check_reading",
 ]
-
-
-class Keyframe(BaseModel):
-    """One keyframe of a question."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    stream_id: str
-    """The stream."""
-    captured_at: str
-    """Capture time as RFC 3339, UTC."""
-    offset_seconds: float
-    """Time since the first frame of the footage that the frame belongs to, in seconds."""
-    score: float
-    """Relevance R_f: cosine of the frame and the question."""
-    clock: str | None = None
-    """The source of `captured_at`, with the zone that a time in a name was read in, such as `filename
-    (Europe/Amsterdam)`; None if the segment is no longer in the store."""
-
-
-class Asked(BaseModel):
-    """An answer, and the frames that it is based on."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    question: str
-    """The question."""
-    answer: str
-    """The answer."""
-    option: str | None = None
-    """The chosen option; None for an open question."""
-    probabilities: dict[str, float] = Field(default_factory=dict)
-    """Probability of each option; empty for an open question."""
-    keyframes: list[Keyframe]
-    """The keyframes, stream by stream in the order of time."""
-    frames: int
-    """Number of frames that the model read, the keyframes included."""
-    window_frames: int
-    """Number of frames in the window, among which the keyframes were selected."""
-    visual_tokens: int
-    """Number of tokens that represent the frames."""
-    tau: float | None = None
-    """Similarity threshold of the keyframes, τ or the larger one that K of them needed; None for a selector without
-    one."""
-    timings_seconds: dict[str, float]
-    """Time of each stage, and their `total`, in seconds."""
-    notices: list[str] = Field(default_factory=list)
-    """Remarks that limit the trust in the answer, for the user."""
 
 
 def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
@@ -110,43 +63,6 @@ def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None
         raise UsageError("an option is empty; give every --option a text")
     if len(set(options or ())) != len(options or ()):
         raise UsageError("two options are the same; give each only once")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The keyframes of a question in a window of N frames."""
-
-    window: Window
-    """All frames of the window."""
-    keyframes: NDArray[np.int64]
-    """Rows of the keyframes in the order of their selection, int64[≤ k]."""
-    scores: NDArray[np.float32]
-    """Relevance R_f of every frame, float32[N]."""
-    timings: dict[str, float]
-    """Time of each stage, in seconds."""
-    tau: float | None = None
-    """The threshold that applied: τ, or the larger one that K keyframes needed; None for a selector without one."""
-    distinct: int | None = None
-    """Keyframes before gaps were filled; None if none were filled."""
-    wanted: int = 0
-    """Number of keyframes that were wanted, at most the frames of the window."""
-
-    @property
-    def summary(self) -> str:
-        """How many keyframes were found, and at which threshold, for the user."""
-        found = f"{len(self.keyframes)} keyframes of {len(self.window)} frames"
-        return found if self.tau is None else f"{found} at τ = {self.tau:.3g}"
-
-    @property
-    def notice(self) -> str | None:
-        """A remark for the user if fewer keyframes differ from one another than were wanted; else None."""
-        differ = len(self.keyframes) if self.distinct is None else self.distinct
-        if self.tau is None or differ >= self.wanted:
-            return None
-        return (
-            f"Only {differ} of {self.wanted} keyframes differ from one another at τ = {self.tau:.3g}: the frames are "
-            "alike. --redundancy background compares them without the scene that they share."
-        )
 
 
 def _forward_text(pieces: Iterable[AnswerPiece], on_text: Callable[[str], None]) -> Iterator[AnswerPiece]:
@@ -165,6 +81,8 @@ class Asker:
         profile: name of a model profile, or the path of its TOML file.
         device: device of the models, such as "cpu" or "cuda"; a GPU if there is one if None.
         service: a model service that runs the models; `profile` and `device` are ignored then, and no model is loaded.
+        footage: finds the footage that a profile of clips reads again where a window is short; None to read the store
+            alone.
 
     Raises:
         StoreNotFound, StoreVersion: the store cannot be opened.
@@ -179,9 +97,10 @@ class Asker:
         device: str | None = None,
         *,
         service: ServiceClient | None = None,
+        footage: FootageFinder | None = None,
     ) -> None:
         opened = Store.open(store) if isinstance(store, str | Path) else store
-        self.device, self.service = device, service
+        self.device, self.service, self.footage = device, service, footage
         self.profile: Profile | ServedProfile
         self.encoders: Encoders
         if service is not None:
@@ -374,7 +293,9 @@ class Asker:
             max_frames=max_frames,
         )
         mask = keyframe_mask(selection.keyframes, len(window))
-        made = self._pieces(question, choices, window, rows, mask, sampling, generate, max_new_tokens)
+        again = self._short(window, room) if max_frames is None else None
+        frames = again if isinstance(again, ReadAgain) else None
+        made = self._pieces(question, choices, window, rows, mask, sampling, generate, max_new_tokens, frames)
         *pieces, last = _forward_text(made, on_text)
         if last.answer is None:
             raise ModelError(f"the {self.profile.name} profile gave no answer after {len(pieces)} pieces")
@@ -387,13 +308,26 @@ class Asker:
             option=None if option is None else choices[option],
             probabilities=dict(zip(choices, last.answer.probabilities, strict=True)) if option is not None else {},
             keyframes=self.listed(selection),
-            frames=len(rows),
+            frames=len(rows if frames is None else frames),
             window_frames=len(window),
             visual_tokens=last.answer.visual_tokens,
             timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
             tau=selection.tau,
-            notices=self._notices(question, selection, len(rows)),
+            notices=self._notices(question, selection, len(rows), again),
         )
+
+    def _short(self, window: Window, room: int) -> ReadAgain | str | None:
+        """The frames of a short window's footage, or the reason why they were not read; None for other windows."""
+        spec = self.profile.hico
+        if spec is None or len(window) >= spec.min_frames:
+            return None
+        if self.service is not None:
+            return "a model service reads the store alone"
+        if self.footage is None:
+            return "no footage was given"
+        if room < spec.min_frames:
+            return f"the model has room for {room} frames"
+        return read_again(self.footage, window, self.encoders, spec)
 
     def _pieces(
         self,
@@ -405,8 +339,9 @@ class Asker:
         sampling: Sampling,
         generate: bool,
         max_new_tokens: int | None,
+        again: ReadAgain | None,
     ) -> Iterator[AnswerPiece]:
-        """Answer from `rows` of `window`, whose keyframes are marked in `keyframe`, bool[N]."""
+        """Answer from `rows` of `window`, whose keyframes are marked in `keyframe`, bool[N], or from `again`."""
         read = window if len(rows) == len(window) else window.take(rows)
         seconds = covered_seconds(window.captured_at, window.stream_index)
         if self.service is not None:
@@ -414,6 +349,22 @@ class Asker:
                 raise UsageError("a model service compares options itself; leave --service out")
             return self.service.answer(question, choices, read, keyframe[rows], sampling, seconds)
         from model import answerer
+
+        if again is not None:
+            request = answerer.AnswerRequest(
+                question=question,
+                options=choices,
+                stream_index=again.stream_index,
+                captured_at=again.captured_at,
+                keyframe=np.zeros(len(again), np.bool_),
+                clips=again.clips,
+                footage_seconds=seconds,
+                read_patches=lambda part, out: np.copyto(out, again.patches[part]),
+                sampling=sampling,
+                generate=generate,
+                max_new_tokens=max_new_tokens,
+            )
+            return self.answerer.answer(request)
 
         @cache
         def features() -> NDArray[np.float32]:
@@ -435,7 +386,9 @@ class Asker:
         )
         return self.answerer.answer(request)
 
-    def _notices(self, question: str, selection: Selection, read: int) -> list[str]:
+    def _notices(
+        self, question: str, selection: Selection, read: int, again: ReadAgain | str | None = None
+    ) -> list[str]:
         reader = self._reader
         notices = [reader.notice] if reader.notice else []
         unknown = reader.unknown_words(question)
@@ -443,7 +396,17 @@ class Asker:
         frames = len(selection.window)
         if selection.notice is not None:
             notices.append(selection.notice)
-        if read < frames and self.profile.hico is not None:
+        if isinstance(again, ReadAgain):
+            notices.append(
+                f"The window has {frames} frames in the store, so its footage was read again: {len(again)} frames in "
+                "clips of their own."
+            )
+        elif again is not None:
+            notices.append(
+                f"The window has {frames} frames, fewer than the model expects of footage; they come from the store, "
+                f"one a second, because {again}."
+            )
+        elif read < frames and self.profile.hico is not None:
             notices.append(
                 f"The window has {frames} frames, of which {read} were read, whole clips spread evenly; the keyframes "
                 "are evidence for you, and the model need not have read them."

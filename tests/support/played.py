@@ -61,11 +61,11 @@ def store_file(
     return source
 
 
-def record_segments(folder: Path, path: Path, stream: str, seconds: int, *, length: int = 5) -> str:
+def record_segments(folder: Path, path: Path, stream: str, seconds: int, *, length: int = 5, began: int = BEGAN) -> str:
     """Recordings of `length` seconds each, cut from a file; returns the URL of their folder."""
     for first in range(0, seconds, length):
         kind = "video/mp4"
-        name = folder / segment_name(stream, BEGAN + first * SECOND, float(length), kind)  # type: ignore[arg-type]
+        name = folder / segment_name(stream, began + first * SECOND, float(length), kind)  # type: ignore[arg-type]
         name.parent.mkdir(parents=True, exist_ok=True)
         cut: list[str | Path] = [
             "-ss",
