@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     store: str = "sightline-store"
     """URL or path of the store."""
     profile: str = "micro"
-    """Model profile: micro, edge, vilamp, or the path of a TOML file."""
+    """Model profile: micro, edge, vilamp, videochat_flash, or the path of a TOML file."""
     device: str | None = None
     """Device of the models, such as cpu or cuda; by default a GPU if there is one."""
     patches: Literal["fp16", "int8", "differential"] | None = None

@@ -7,7 +7,7 @@ itself. The tokens do not depend on a question, so ingest computes them and a st
 which frame of its clip a token belongs is bookkeeping: merging mixes the frames. Knows frames and clip numbers, no
 capture times and no stores.
 
-Source: VideoChat-Flash (2501.00574), section 3.2; with SigLIP, the ablation of its table 4.
+Source: VideoChat-Flash (2501.00574), clip-level compression; with SigLIP, an ablation.
 """
 
 from __future__ import annotations

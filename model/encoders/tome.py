@@ -5,8 +5,8 @@ The tokens of a clip are merged pairwise until C remain. Each step splits them b
 or what is one too many. A token carries its size, the number of tokens it was merged from, and merging is the mean
 weighted by size. Nothing is learned. Knows tokens, no frames and no encoders.
 
-Source: VideoChat-Flash (2501.00574), section 3.2; token merging: Bolya et al. 2023 (2210.09461). Unlike there, all
-steps come after the encoder, and similarity is that of the tokens themselves.
+Source: VideoChat-Flash (2501.00574), clip-level compression; token merging: Bolya et al. 2023 (2210.09461). Unlike
+there, all steps come after the encoder, and similarity is that of the tokens themselves.
 """
 
 from __future__ import annotations

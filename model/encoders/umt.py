@@ -7,7 +7,7 @@ column: 4·196 at 224 pixels, 4·784 at 448. Of the 24 blocks that were trained,
 are those of the authors' checkpoints (see `model.checkpoints.videochat_flash`), which have no sizes of the encoder; the
 profile's `encoder_shape` gives them. Does not know merging, and has no text tower.
 
-Source: Li et al. 2023, Unmasked Teacher (2303.16058); VideoChat-Flash (2501.00574), section 4.
+Source: Li et al. 2023, Unmasked Teacher (2303.16058); VideoChat-Flash (2501.00574).
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class UmtTower:
     def encode_text(self, texts: Sequence[str]) -> NoReturn:
         """Raise UsageError: a UMT has no text tower."""
         raise UsageError(
-            f"{self.identity.name} is a clip encoder without a text tower, so {len(texts)} texts cannot be compared "
-            "with its vectors; standing questions need a profile whose patch encoder is a SigLIP"
+            f"{self.identity.name} is a clip encoder without a text tower, so its vectors cannot be compared with text "
+            f"({len(texts)} given); standing questions need a profile whose patch encoder is a SigLIP"
         )
 
 

@@ -66,7 +66,7 @@ ModelType = TypeVar("ModelType", bound=BaseModel)
 
 StoreUrl = Annotated[str | None, typer.Option("--store", help="URL or path of the store.")]
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="Model profile: micro, edge, vilamp, or a TOML file.")
+    str | None, typer.Option("--profile", help="Model profile: micro, edge, vilamp, videochat_flash, or a TOML file.")
 ]
 StreamIds = Annotated[
     list[str] | None,
