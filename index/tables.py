@@ -153,7 +153,8 @@ class Tables:
             raise IdentityMismatch(
                 f"{shown}: holds vectors of {stored_encoders.frame.name} and {stored_encoders.patch.name}, opened with "
                 f"{encoders.frame.name} and {encoders.patch.name} of other weights or settings; use the profile that "
-                "wrote it, or ingest the footage again into a new store"
+                "wrote it, or ingest the footage again into a new store: `sightline ingest FOOTAGE --profile PROFILE "
+                "--store NEW_STORE`"
             )
         if encoding is not None and str(encoding) != str(stored_encoding):  # ε counts for `differential` only
             raise UsageError(

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from index.extras import EXTRA_OF_MODULE
 from ingest.decoding.confinement import LAYERS, probe
 from ingest.sources.url_policy import LIVE_SCHEMES
+from model.profiles.profile import Profile
+from pipeline.readiness import Readiness, check_profile
 
 __all__ = ["Diagnosis", "Extra", "Sandbox", "diagnose", "ffmpeg_protocols"]
 
@@ -79,6 +81,8 @@ class Diagnosis(BaseModel):
     """GPUs that faiss can use."""
     extras: list[Extra]
     """The extras, present or not."""
+    readiness: Readiness | None = None
+    """Whether the machine can run a profile, if one was named."""
 
 
 def ffmpeg_protocols() -> list[str]:
@@ -92,8 +96,13 @@ def ffmpeg_protocols() -> list[str]:
     return sorted(set(names))
 
 
-def diagnose() -> Diagnosis:
-    """Examine this machine and this installation."""
+def diagnose(profile: Profile | None = None, store: str = "store") -> Diagnosis:
+    """Examine this machine and this installation, and whether it can run `profile` with a store at `store`.
+
+    Raises:
+        UsageError: the place of the store is invalid.
+    """
+    readiness = None if profile is None else check_profile(profile, store)
     posture, protocols = probe(), ffmpeg_protocols()
     cuda = torch.cuda.is_available()
     return Diagnosis(
@@ -109,6 +118,7 @@ def diagnose() -> Diagnosis:
         packages={name: found for name in _DISTRIBUTIONS if (found := _version(name))},
         cuda=torch.version.cuda,
         gpus=[torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())] if cuda else [],
+        readiness=readiness,
         faiss_gpus=faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0,
         extras=[
             Extra(name=extra, missing=[name for name, owner in EXTRA_OF_MODULE.items() if owner == extra and _no(name)])

@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from index.errors import WeightsInvalid, WeightsNotFound
 from index.files import cache_folder, write_atomically
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "SourceState",
     "check_tensors",
     "loading",
+    "look_up",
     "read_tensors",
     "renamed",
     "resolve",
@@ -85,25 +88,24 @@ def _without_pickles(patterns: Sequence[str]) -> Iterator[str]:
 
 def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequence[str], what: str) -> Path:
     """The folder of a hub repository in the hub's cache; the arguments are those of `resolve`."""
-    from huggingface_hub import constants, model_info, snapshot_download  # slow to import; seldom needed
-
+    hub = _hub()
     patterns = [alternative for need in (*needs, *takes) for alternative in need.split("|")]
     files = ", ".join(need.split("|")[0] for need in needs)
     advice = f"download {files} of {repo} at revision {revision} and name their folder in a profile file (--profile)"
     try:
-        cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
+        cached = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
         if not _missing(cached, needs):
             return cached
     except OSError:
         pass
-    if constants.HF_HUB_OFFLINE:
+    if hub.constants.HF_HUB_OFFLINE:
         raise WeightsNotFound(f"{what}: {repo} is not in the cache and the hub is switched off; {advice}")
     try:
         # One cheap request first: without a network the download itself would retry for half a minute.
-        listed = model_info(repo, revision=revision, timeout=_PROBE_SECONDS, files_metadata=True).siblings or []
+        listed = hub.model_info(repo, revision=revision, timeout=_PROBE_SECONDS, files_metadata=True).siblings or []
         wanted = _files_to_fetch([each.rfilename for each in listed], needs, takes)
         # It shows its progress, and continues a download that was interrupted.
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted or patterns))
+        folder = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=wanted or patterns))
     except Exception as error:  # releases of the hub's client raise errors of three different HTTP libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsNotFound(
@@ -119,6 +121,59 @@ def _from_hub(repo: str, revision: str | None, needs: Sequence[str], takes: Sequ
                 f"{what}: {folder / each.rfilename} differs from the file of {repo}; delete it and try again"
             )
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """Where the weights of a source are."""
+
+    state: Literal["here", "fetchable", "missing"]
+    """On this machine, on the hub within reach, or neither."""
+    bytes: int
+    """Bytes of the weights: on the disk, or to fetch."""
+    problem: str = ""
+    """Why they are missing."""
+
+
+def look_up(source: Source) -> SourceState:
+    """Where the weights of `source` are; fetches nothing. The hub is asked once for what is not in its cache."""
+    hub = _hub()
+    patterns = ("*.safetensors", *(("*.bin",) if source.allow_pickle else ()))
+    if source.hub is None:
+        path = source.folder if source.folder is not None else _PACKAGE / str(source.package)
+        size = path.stat().st_size if path.is_file() else _size_of(path, patterns)
+        return SourceState("here", size) if size else SourceState("missing", 0, f"{path} has no weights")
+    try:
+        cached = Path(hub.snapshot_download(source.hub, revision=source.revision, local_files_only=True))
+        if size := _size_of(cached, patterns):
+            return SourceState("here", size)
+    except OSError:
+        pass
+    if hub.constants.HF_HUB_OFFLINE:
+        return SourceState("missing", 0, f"{source.hub} is not in the cache and the hub is switched off")
+    try:
+        found = hub.model_info(source.hub, revision=source.revision, timeout=_PROBE_SECONDS, files_metadata=True)
+    except Exception as error:  # releases of the hub's client raise errors of three different HTTP libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return SourceState("missing", 0, f"{source.hub} is not in the cache and cannot be fetched ({reason})")
+    sizes = {each.rfilename: each.size or 0 for each in found.siblings or []}
+    wanted = _files_to_fetch(list(sizes), ("|".join(patterns),), ())
+    if not wanted:
+        return SourceState("missing", 0, f"{source.hub} has no weights as {' or '.join(patterns)}")
+    return SourceState("fetchable", sum(sizes[name] for name in wanted))
+
+
+def _hub() -> Any:
+    """The hub's client, which is slow to import and seldom needed."""
+    import huggingface_hub
+
+    return huggingface_hub
+
+
+def _size_of(folder: Path, patterns: Sequence[str]) -> int:
+    """Bytes of the files of the first pattern that matches any."""
+    found = ([path.stat().st_size for path in folder.glob(pattern)] for pattern in patterns)
+    return sum(next((sizes for sizes in found if sizes), []))
 
 
 def _files_to_fetch(names: Sequence[str], needs: Sequence[str], takes: Sequence[str]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Json
+from model.profiles.profile import load_profile
+from pipeline.cli.options import Json, StoreUrl, settings_of
 from pipeline.console import print_error, print_json, print_line
 
 if TYPE_CHECKING:
     from pipeline.diagnosis import Diagnosis
+    from pipeline.readiness import Readiness
 
 __all__ = ["app", "doctor"]
 
@@ -18,22 +20,46 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("doctor")
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", help="Check too whether this machine can run this profile, before the first question."
+        ),
+    ] = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
     """Show what this machine has: the decoder's sandbox, versions, extras.
 
-    Exits with code 1 if a layer of the sandbox that matters is missing.
+    With --profile also whether its weights are here or can be fetched, whether the memory holds the models, how many
+    hours fit on the disk, and what will happen. Exits with code 1 if a layer of the sandbox that matters is missing, or
+    the profile cannot work.
     """
     from pipeline.diagnosis import diagnose  # loads torch
 
-    found = diagnose()
+    chosen = None if profile is None else load_profile(profile)
+    found = diagnose(chosen, settings_of(context, store=store).store)
+    ready = found.readiness
     if as_json:
         print_json(found)
     else:
         for line in _lines(found):
             print_line(line)
+        for line in () if ready is None else _ready_lines(ready):
+            print_line(line)
     if not found.sandbox.sufficient:
         print_error("decoders cannot be confined on this machine; use Linux 5.13 or newer with Landlock, see the guide")
         raise typer.Exit(1)
+    if ready is not None and not ready.works:
+        print_error(f"the profile {ready.profile} cannot work on this machine: {ready.outlook}")
+        raise typer.Exit(1)
+
+
+def _ready_lines(ready: Readiness) -> list[str]:
+    checks = [f"{'works' if each.works else 'FAILS':6} {each.name}: {each.text}" for each in ready.checks]
+    return ["", f"Profile {ready.profile}", *checks, f"then   {ready.outlook}"]
 
 
 def _lines(found: Diagnosis) -> list[str]:
