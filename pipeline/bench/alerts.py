@@ -32,7 +32,7 @@ from model.profiles.profile import load_profile
 from model.world.questions import Constraint
 from model.world.scenes import COLOURS, KINDS, PLACES, Event, rng_of
 from pipeline.demo.render import began_at, camera_name, render, stream_seed, timeline
-from pipeline.evaluation.share import Share, share
+from pipeline.share import Share, share
 
 __all__ = ["AlertsBench", "bench_alerts"]
 

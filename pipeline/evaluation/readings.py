@@ -29,7 +29,7 @@ from pipeline.console import configure_logging
 from pipeline.demo.render import began_at, camera_name, questions
 from pipeline.evaluation.camera import Camera
 from pipeline.evaluation.footage import rendered_store
-from pipeline.evaluation.share import Share, share
+from pipeline.share import Share, share
 
 __all__ = ["MICRO_DROPPING", "Reading", "ReadingReport", "bench_readings", "prefill_flops"]
 

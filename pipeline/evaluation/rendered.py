@@ -26,7 +26,7 @@ from model.world.questions import QUESTION_KINDS
 from pipeline.demo.render import began_at, camera_name, questions
 from pipeline.evaluation.camera import Camera
 from pipeline.evaluation.footage import evidence_shown, rendered_store
-from pipeline.evaluation.share import Share, share
+from pipeline.share import Share, share
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -25,7 +25,7 @@ from model.profiles.profile import load_profile
 from model.world.questions import Question
 from pipeline.demo.render import began_at, camera_name, questions
 from pipeline.evaluation.footage import evidence_shown, rendered_store
-from pipeline.evaluation.share import Share, share
+from pipeline.share import Share, share
 
 __all__ = ["SelectorReport", "bench_selectors", "time_selectors"]
 

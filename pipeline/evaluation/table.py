@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.evaluation.rendered import METHODS, Evaluation
-from pipeline.evaluation.share import Share
+from pipeline.share import Share
 
 __all__ = ["table"]
 
