@@ -96,7 +96,9 @@ def run(
         limits=settings.decode_limits,
     )
     plan.check()
-    remote = service or settings.service
+    if reference and service:
+        raise UsageError("--reference runs the models in this process; leave --service out")
+    remote = None if reference else service or settings.service
     asker, encoders = _asker(settings, profile, remote)
     with (
         progress(quiet=quiet or as_json) as bar,

@@ -106,6 +106,8 @@ class Benchmark(ABC):
     """Recorded with results; changes whenever the prompt does."""
     parser_id: ClassVar[str] = PARSER_ID
     """Recorded with results; changes whenever a reply may be read differently."""
+    reference_tokens: ClassVar[int] = 256
+    """Most tokens of an answer in the published scripts of ViLAMP."""
     lmms_task: ClassVar[str | None] = None
     """Name of the task in lmms-eval; None if it has none with the same rows."""
 

@@ -39,6 +39,7 @@ class LongVideoBench(Benchmark):
     splits = ("val", "test")
     groups = ("duration_group", "question_category", "level", "topic_category")
     subtitled = True
+    reference_tokens = 128
     prompt_id = "longvideobench-letter-1"
     lmms_task = "longvideobench_val_v"
 

@@ -60,7 +60,7 @@ def _from_srt(text: str) -> list[Cue]:
     cues = []
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     starts = [number for number, line in enumerate(lines) if _TIMES.search(line)]
-    for number, following in zip(starts, [*starts[1:], len(lines) + 1], strict=True):
+    for number, following in zip(starts, [*starts, len(lines) + 1][1:], strict=True):
         found = _TIMES.search(lines[number])
         start, end = (seconds_of(each) for each in found.groups()) if found else (None, None)
         body = lines[number + 1 : following - 1]

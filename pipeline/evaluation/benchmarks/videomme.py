@@ -23,6 +23,7 @@ class VideoMme(Benchmark):
     title = "Video-MME"
     groups = ("duration", "domain", "sub_category", "task_type")
     subtitled = True
+    reference_tokens = 1
     prompt_id = "videomme-official-1"
     lmms_task = "videomme"
 

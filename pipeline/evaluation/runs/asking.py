@@ -2,8 +2,8 @@
 
 The keyframes are selected for the bare question; options and subtitles would exceed the text encoder's context. The
 language model reads the benchmark's prompt where the answer is generated, and the profile's own prompt where options
-are compared by likelihood. `reference` reads frames as the published scripts do: at most `REFERENCE_FRAMES`, evenly
-spaced, before keyframes are selected. Does not know where results are written.
+are compared by likelihood. `reference` selects and asks as the published scripts do (`pipeline.questions.reference`):
+the options, with letters, are printed into the released prompt. Does not know where results are written.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ from pipeline.evaluation.runs.footage import EPOCH, VideoInStore
 from pipeline.evaluation.runs.record import AnswerLine, Baseline, Mode, ShownFrame
 from pipeline.evaluation.scoring.highlights import CLIP_SECONDS
 from pipeline.evaluation.scoring.positions import rotate, unrotate
+from pipeline.evaluation.scoring.reply import LETTERS
 from pipeline.evaluation.scoring.spans import Span
 from pipeline.questions.asker import Asked, Asker, Selection
+from pipeline.questions.reference import REFERENCE_FRAMES, answer_as_reference, select_as_reference
 
-__all__ = ["REFERENCE_FRAMES", "Questioner", "Reading", "evidence_spans"]
-
-REFERENCE_FRAMES = 600
-"""Most frames that the published evaluation scripts of ViLAMP read, their default and the published command's value."""
+__all__ = ["Questioner", "Reading", "evidence_spans"]
 
 _WINDOWS = 10
 
@@ -51,7 +50,7 @@ class Reading:
     baseline: Baseline = "none"
     """What the model sees."""
     reference: bool = False
-    """At most `REFERENCE_FRAMES` frames, evenly spaced, before the selection of keyframes."""
+    """Selection, prompt and decoding of the published scripts."""
     subtitles: SubtitleRule = "none"
     """Which subtitles the prompt has."""
     k: int | None = None
@@ -102,7 +101,7 @@ class Questioner:
         """
         try:
             window = self._window(item, str(video.stream))
-            selection = self._select(item, window)
+            selection = self._reference(item, window) if self._is_reference else self._select(item, window)
             if self.benchmark.task == "highlights":
                 line = self._rank(item, selection)
             else:
@@ -128,6 +127,18 @@ class Questioner:
         end = None if high is None else max(EPOCH + round(high * 1e6), (start or EPOCH) + 1_000_000)
         return self.asker.store.window([stream], start, end)
 
+    @property
+    def _is_reference(self) -> bool:
+        return self.reading.reference and self.reading.baseline == "none"
+
+    def _reference(self, item: Item, window: Window) -> Selection:
+        """Keyframes as the published scripts select them."""
+        ends = int(window.captured_at[0]), int(window.captured_at[-1]) + 1
+        k, tau = self.reading.k, self.reading.tau
+        return select_as_reference(
+            self.asker, item.question, streams=window.streams, start=ends[0], end=ends[1], k=k, tau=tau
+        )
+
     def _select(self, item: Item, window: Window) -> Selection:
         """Keyframes among the frames that the baseline or the reference leaves."""
         reading, began = self.reading, perf_counter()
@@ -137,8 +148,6 @@ class Questioner:
             return Selection(nothing, np.zeros(0, np.int64), np.zeros(0, np.float32), {})
         if reading.baseline == "single-frame":
             window = window.take(np.array([count // 2]))
-        elif reading.reference and count > REFERENCE_FRAMES:
-            window = window.take(np.linspace(0, count - 1, REFERENCE_FRAMES).astype(np.int64))
         query = self.asker.encoders.frame.encode_text([item.question])[0]
         chosen = self._chosen(window, query, reading.k)
         scores = relevance(window.frame_vectors, query)
@@ -162,11 +171,17 @@ class Questioner:
         lines = select_cues(cues, self.reading.subtitles, seconds)
         options = rotate(item.options, rotation)
         if self.reading.mode == "likelihood" and self.benchmark.task == "choice":
-            head = "\n".join(["This video's subtitles are listed below:", *lines, ""]) if lines else ""
-            asked = self.asker.answer(head + item.question, selection, options=options)
+            asked = self.asker.answer(_subtitled(lines) + item.question, selection, options=options)
             shown = options.index(asked.option) if asked.option is not None else None
             line = self._line(item, rotation, asked, shown, options)
             line.probabilities = [asked.probabilities[option] for option in item.options]
+        elif self._is_reference and self.benchmark.task == "choice":
+            listed = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+            tokens = self.benchmark.reference_tokens
+            asked = answer_as_reference(
+                self.asker, _subtitled(lines) + item.question, selection, options=listed, max_new_tokens=tokens
+            )
+            line = self._line(item, rotation, asked, self.benchmark.parse(asked.answer, options), options)
         else:
             asked = self.asker.answer(self.benchmark.prompt(item, options, lines), selection)
             parsed = self.benchmark.parse(asked.answer, options)
@@ -241,3 +256,8 @@ class Questioner:
                 )
             )
         return shown
+
+
+def _subtitled(lines: Sequence[str]) -> str:
+    """Subtitles as they precede a question in the profile's own prompt; empty without lines."""
+    return "\n".join(["This video's subtitles are listed below:", *lines, ""]) if lines else ""

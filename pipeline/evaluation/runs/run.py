@@ -73,6 +73,10 @@ class RunPlan:
             raise UsageError(f"--rotations: {bench.title} has no options")
         if reading.subtitles != "none" and not bench.subtitled:
             raise UsageError(f"--subtitles: {bench.title} has none")
+        if reading.reference and (reading.baseline != "none" or reading.selector or bench.task == "highlights"):
+            raise UsageError(
+                "--reference sets the selection and asks the language model; leave --selector and --baseline out"
+            )
         if reading.baseline != "none" and bench.task == "highlights":
             raise UsageError(f"--baseline: {bench.title} asks no language model; its random rows are in the report")
         check_selection("a question", reading.k, reading.tau, reading.selector, None)
@@ -177,6 +181,7 @@ def _ask(questioner: Questioner, footage: Footage, item: Item, rotation: int, cu
 def _head(plan: RunPlan, asker: Asker, rows: int, questions: int, annotations: str) -> RunHead:
     reading, profile, bench = plan.reading, asker.profile, plan.benchmark
     likelihood = reading.mode == "likelihood" and bench.task == "choice"
+    released = reading.reference and bench.task == "choice"
     decoding = {"highlights": "no language model"}.get(bench.task, "likelihood of options" if likelihood else "greedy")
     return RunHead(
         benchmark=bench.name,
@@ -186,7 +191,7 @@ def _head(plan: RunPlan, asker: Asker, rows: int, questions: int, annotations: s
         questions=questions,
         subset=plan.subset,
         limit=plan.limit,
-        prompt_id="profile" if likelihood else bench.prompt_id,
+        prompt_id="vilamp-released-1" if released else "profile" if likelihood else bench.prompt_id,
         parser_id="none" if likelihood else bench.parser_id,
         mode=reading.mode,
         baseline=reading.baseline,

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation.benchmarks.subtitles import Cue, read_subtitles, select_cues
+
+SRT = (
+    '\ufeff1\r\n00:00:01,000 --> 00:00:02,500\r\n<font color="#fff">A red\r\n<b>dog</b></font>\r\n\r\n'
+    "2\r\n00:00:02,500 --> 00:00:04,000\r\nruns &amp; barks\r\n\r\n"
+    "3\r\nnot a time\r\nlost\r\n\r\n"
+    "4\r\n01:00:00,000 --> 01:00:01,000\r\n{\\an8}late\r\n5\r\n01:00:02,000 --> 01:00:03,000\r\n\r\n"
+)
+
+
+def test_srt_with_everything(tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    path.write_bytes(SRT.encode())
+    assert read_subtitles(path) == [Cue(1, 2.5, "A red dog"), Cue(2.5, 4, "runs & barks"), Cue(3600, 3601, "late")]
+
+
+def test_no_tags_and_bad_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    path.write_bytes(b"1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n")
+    assert [cue.text for cue in read_subtitles(path)] == ["caf�"]
+    path.write_bytes(b"")
+    assert read_subtitles(path) == []
+
+
+def test_json_of_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [
+        {"start": "00:01:41.000", "end": "00:01:41.500", "line": "one"},
+        {"timestamp": [103.0, None], "text": "two"},
+        {"timestamp": [50.0, 60.0], "text": "before the cut"},
+    ]
+    path.write_text(json.dumps(rows))
+    assert read_subtitles(path, 100.0) == [Cue(1, 1.5, "one"), Cue(3, 3, "two")]
+
+
+def test_rules() -> None:
+    cues = [
+        Cue(0.2, 0.4, "short"),
+        Cue(2.2, 2.9, "short too"),
+        Cue(5, 9, "long"),
+        Cue(7, 9, "long"),
+        Cue(20, 21, "late"),
+    ]
+    assert select_cues(cues, "none", [0, 5]) == []
+    assert select_cues(cues, "all", []) == ["short", "short too", "long", "late"]
+    assert select_cues(cues, "aligned", [0, 5, 8]) == ["short", "long"]  # a short line is widened to 1 s
+    assert select_cues(cues, "aligned", [3]) == ["short too"]
+    assert select_cues(cues, "aligned", []) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))), st.sets(st.integers(0, 70)))
+def test_aligned_against_every_second(spans: list[tuple[int, int]], seconds: set[int]) -> None:
+    cues = [Cue(start, start + length, str(number)) for number, (start, length) in enumerate(spans)]
+    expected = [cue.text for cue in cues if seconds & set(range(int(cue.start), int(cue.end)))]
+    assert select_cues(cues, "aligned", sorted(seconds)) == expected
