@@ -152,7 +152,7 @@ def test_subtitles_reach_the_prompt_by_rule(
             *("eval", "run", "videomme", "--data", data, "--store", store, "--out", out, "--answers", "generated"),
             *("--subtitles", rule, "--subset", "duration=medium", "--json"),
         )
-        assert result.data["head"]["questions"] == 2, result.err
+        assert result.data["head"]["questions"] == 1, result.err
     assert not any("subtitles" in prompt for prompt in prompts)  # the video `two` has none
     sightline(
         *("eval", "run", "videomme", "--data", data, "--store", store, "--out", tmp_path / "one"),
