@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,10 +17,13 @@ __all__ = ["Qwen2Fields"]
 
 
 class Qwen2Fields(BaseModel):
-    """The fields of a Qwen2. Fields without a default are required; other fields are ignored."""
+    """The fields of a Qwen2. Fields without a default are required; for others see `without_effect`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), use_attribute_docstrings=True)
 
+    without_effect: ClassVar[frozenset[str] | None] = None
+    """Fields that have no effect on an answer. `qwen2` refuses any that is neither used, nor Qwen2's, nor one of these;
+    None for a layout whose other fields are ignored."""
     vocab_size: int = Field(gt=0)
     """Qwen2: tokens of the vocabulary."""
     hidden_size: int = Field(gt=0)
@@ -53,12 +56,12 @@ class Qwen2Fields(BaseModel):
         except ValidationError as error:
             raise WeightsInvalid(f"{path}: {validation_message(error)}") from None
 
-    @staticmethod
-    def qwen2(folder: Path) -> Any:
+    @classmethod
+    def qwen2(cls, folder: Path) -> Any:
         """The Qwen2Config inside config.json, with every field of it that is present.
 
         Raises:
-            WeightsInvalid: the file has neither `rope_theta` nor `rope_parameters`.
+            WeightsInvalid: the file has neither `rope_theta` nor `rope_parameters`, or has a field that is not known.
         """
         from transformers import Qwen2Config
 
@@ -66,6 +69,12 @@ class Qwen2Fields(BaseModel):
         if "rope_theta" not in raw and "rope_theta" not in (raw.get("rope_parameters") or {}):
             raise WeightsInvalid(f"{folder / 'config.json'}: rope_theta is missing")
         fields = Qwen2Config().to_dict().keys() | {"rope_theta", "rope_scaling"}
+        unknown = sorted(raw.keys() - fields - cls.model_fields.keys() - (cls.without_effect or raw.keys()))
+        if unknown:
+            raise WeightsInvalid(
+                f"{folder / 'config.json'}: {', '.join(unknown)}: not known, so answers may differ from those of the "
+                "authors' code; if a field has no effect on an answer, remove it from the file"
+            )
         return Qwen2Config(**{k: v for k, v in raw.items() if k in fields - {"model_type", "architectures", "dtype"}})
 
 

@@ -32,8 +32,54 @@ _CONNECTOR = ("model.mm_projector.", "model.image_newline", "model.composer_proj
 _ENCODERS = ("model.vision_tower.", "model.frame_selector.")
 
 
+# Of paths, training, pictures that are no video, and the authors' notes.
+_WITHOUT_EFFECT = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "_attn_implementation",
+        "attn_implementation",
+        "clip_model_path",
+        "faster_token_stride",
+        "force_sample",
+        "freeze_mm_mlp_adapter",
+        "image_aspect_ratio",
+        "image_crop_resolution",
+        "image_grid_pinpoints",
+        "image_split_resolution",
+        "image_token_index",
+        "mm_compressor_type",
+        "mm_newline_position",
+        "mm_patch_merge_type",
+        "mm_projector_lr",
+        "mm_spatial_pool_out_channels",
+        "mm_spatial_pool_stride",
+        "mm_tunable_parts",
+        "mm_use_im_patch_token",
+        "mm_vision_select_feature",
+        "mm_vision_select_layer",
+        "mm_vision_tower",
+        "mm_vision_tower_lr",
+        "pos_skipping_range",
+        "tokenizer_model_max_length",
+        "tokenizer_padding_side",
+        "torch_dtype",
+        "transformers_version",
+        "tune_mm_mlp_adapter",
+        "unfreeze_mm_vision_tower",
+        "use_mm_proj",
+        "use_pos_skipping",
+        "vision_tower_pretrained",
+    ]
+)
+
+
 class VilampConfig(Qwen2Fields):
-    """The fields of config.json that are used. Fields without a default are required; other fields are ignored."""
+    """The fields of config.json that are used. Fields without a default are required; a field that is neither used nor
+    known to have no effect is an error of `qwen2`."""
+
+    without_effect = _WITHOUT_EFFECT
 
     model_type: Literal["llava_qwen"]
     """Name of the layout."""
@@ -45,6 +91,14 @@ class VilampConfig(Qwen2Fields):
     """How a keyframe's patches are pooled: `bilinear` halves the grid along each side, `none` keeps all patches."""
     composer_type: Literal["sig_pooling", "single_token"] = "single_token"
     """The merger; this default and those below are the defaults of the layout's own class."""
+    mm_resampler_type: None = None
+    """A resampler between tower and projector, which is not supported."""
+    mm_use_im_start_end: Literal[False] | None = False
+    """Tokens around the frames, which are not supported."""
+    add_faster_video: Literal[False] | None = False
+    """Frames with fewer tokens between the others, which are not supported."""
+    add_time_instruction: Literal[False] | None = False
+    """A sentence on the times of the frames, which is not supported."""
     f2t_thrd: float = -1.0
     """Relevance floor of keyframe selection."""
     f2f_thrd: float | None = None

@@ -228,6 +228,10 @@ def test_a_temperature_that_cannot_be_is_refused(tau: float, tmp_path: Path) -> 
         ({"model_type": "qwen2"}, "model_type"),
         ({"mm_projector_type": "linear"}, "mm_projector_type"),
         ({"composer_type": "mean"}, "composer_type"),
+        ({"mm_resampler_type": "perceiver"}, "mm_resampler_type"),
+        ({"add_time_instruction": True}, "add_time_instruction"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
+        ({"mm_new_pooling": "max"}, r"mm_new_pooling: not known"),
     ],
 )
 def test_a_field_of_the_configuration_that_is_missing_or_foreign_is_named(
@@ -236,6 +240,17 @@ def test_a_field_of_the_configuration_that_is_missing_or_foreign_is_named(
     tiny.save_vilamp(tmp_path / "sig", **config)
     with pytest.raises(WeightsInvalid, match=message):
         _language(tmp_path / "sig")
+
+
+def test_fields_of_the_layout_without_an_effect_are_accepted(tmp_path: Path) -> None:
+    onevision: dict[str, Any] = {
+        **{"image_aspect_ratio": "anyres_max_9", "mm_newline_position": "grid", "mm_patch_merge_type": "spatial_unpad"},
+        **{"mm_vision_select_layer": -2, "mm_use_im_start_end": False, "add_faster_video": False, "use_mm_proj": True},
+        **{"mm_tunable_parts": "mm_vision_tower", "tokenizer_model_max_length": 32768, "torch_dtype": "bfloat16"},
+        **{"transformers_version": "4.40.0.dev0", "use_cache": True, "use_sliding_window": False, "hidden_act": "silu"},
+    }
+    tiny.save_vilamp(tmp_path / "sig", **onevision)
+    assert _language(tmp_path / "sig").width == tiny.LANGUAGE_WIDTH
 
 
 def test_another_composer_than_the_configuration_says(tmp_path: Path) -> None:
