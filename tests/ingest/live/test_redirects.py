@@ -1,4 +1,4 @@
-"""Redirects of an RTSP server that FFmpeg follows by itself: nothing is read from another address."""
+"""Redirects: one of an RTSP server, which FFmpeg follows by itself, leads to no packet; one of RTMP is not followed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from index.errors import SourceDenied
+from index.errors import SourceDenied, SourceNotFound
 from ingest.live.source import LiveSource
 from ingest.sources.url_policy import UrlPolicy
 
@@ -117,3 +117,48 @@ def test_a_source_that_redirects_to_another_address_is_denied() -> None:
         with pytest.raises(SourceDenied, match=r"redirects to 127\.0\.0\.2.*nothing of it was read") as denied:
             _open(f"rtsp://user:hunter2@127.0.0.1:{port}/camera")
     assert "hunter2" not in str(denied.value)
+
+
+def _text(text: str, *, mark: bytes = b"\x02") -> bytes:
+    """A string of AMF; the name of a property without its mark."""
+    return mark + struct.pack(">H", len(text)) + text.encode()
+
+
+def _rejection(redirect: str) -> bytes:
+    """An answer of RTMP to `connect` that names another server, in chunks of 128 bytes."""
+    code, ends = _text("code", mark=b""), b"\0\0\x09"
+    extra = b"\x03" + code + struct.pack(">Bd", 0, 302.0) + _text("redirect", mark=b"") + _text(redirect) + ends
+    why = _text("description", mark=b"") + _text("redirected")  # without one, FFmpeg takes no notice
+    information = code + _text("NetConnection.Connect.Rejected") + why + _text("ex", mark=b"") + extra + ends
+    body = _text("_error") + struct.pack(">Bd", 0, 1.0) + b"\x05\x03" + information
+    head = b"\x03\0\0\0" + len(body).to_bytes(3, "big") + b"\x14\0\0\0\0"
+    return head + b"\xc3".join(body[at : at + 128] for at in range(0, len(body), 128))
+
+
+def test_ffmpeg_follows_no_redirect_of_an_rtmp_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as other:
+        first.settimeout(30)
+        other.settimeout(0.5)
+        asked: list[bytes] = []
+
+        def answer() -> None:
+            with suppress(OSError), first.accept()[0] as client:
+                client.settimeout(30)
+                received = b""
+                while len(received) < 1537:
+                    received += client.recv(65536)
+                client.sendall(b"\x03" + b"\0" * 1536 + received[1:1537])
+                while b"connect" not in received[1537 + 1536 :]:
+                    received += client.recv(65536)
+                asked.append(received[1537 + 1536 :])
+                client.sendall(_rejection(f"rtmp://127.0.0.1:{other.getsockname()[1]}/live"))
+                client.recv(1)
+
+        server = threading.Thread(target=answer, daemon=True)
+        server.start()
+        with pytest.raises(SourceNotFound, match="cannot be opened"):
+            _open(f"rtmp://127.0.0.1:{first.getsockname()[1]}/live/camera")
+        server.join(30)
+        assert b"tcUrl" in asked[0]
+        with pytest.raises(TimeoutError):
+            other.accept()
