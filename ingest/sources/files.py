@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -165,14 +166,17 @@ def fetched(source: str) -> Iterator[Path]:
     if "://" not in source or source.startswith("file://"):
         path = _local(source)
         try:
-            with path.open("rb"):
-                pass
-        except IsADirectoryError:
-            raise SourceNotFound(f"{path}: is a folder; name a file in it") from None
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block for ever
+            mode = os.fstat(descriptor).st_mode
+            os.close(descriptor)
         except PermissionError:
             raise SourceNotFound(f"{path}: no permission to read it; change its mode, or run as another user") from None
         except OSError as error:
             raise SourceNotFound(f"{path}: {error.strerror or error}") from None
+        if stat.S_ISDIR(mode):
+            raise SourceNotFound(f"{path}: is a folder; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise SourceNotFound(f"{path}: not a regular file; name a file, or a folder of files")
         yield path
         return
     shown, parts = mask_url(source), split_url(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from index.errors import SourceDenied, SourceNotFound
-from ingest.sources.files import expand
+from ingest.sources.files import expand, fetched
 from tests.support.footage import make_video
 
 
@@ -42,3 +43,12 @@ def test_folders_and_globs_with_other_files(tmp_path: Path) -> None:
     problems = expand([tmp_path / "none", "ftp://user:secret@host/x.mp4", tmp_path / "*.avi"]).problems
     assert [type(error) for _, error in problems] == [SourceNotFound, SourceDenied, SourceNotFound]
     assert not any("secret" in name + str(error) for name, error in problems)
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")  # nobody writes to it
+    for path in (tmp_path / "pipe.mp4", Path("/dev/zero")):
+        with pytest.raises(SourceNotFound, match="not a regular file; name a file"), fetched(str(path)):
+            pass
+    with pytest.raises(SourceNotFound, match="is a folder; name a file in it"), fetched(str(tmp_path)):
+        pass
