@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from ingest.segments.names import parse_name
 from ingest.sources.naming import NamePattern, read_name, recognize_layout, stream_id_of, time_in_name
 from ingest.sources.url_policy import UrlPolicy, check_url, split_url
 from pipeline.audit.record import AuditRecord
+from pipeline.evaluation.benchmarks.subtitles import read_subtitles
 from pipeline.times import parse_day_time, understand_time
 
 _SHORT, _TIMES = 6_000, 8
@@ -66,6 +69,16 @@ def _json(parse: Callable[[bytes], Any]) -> Callable[[str], Any]:
     return lambda text: [parse(text.encode()), parse(b'{"version": 1, "stream": "' + text.encode() + b'"}')]
 
 
+def _subtitles(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.srt", "a.json"):
+            path = Path(folder, name)
+            path.write_text(f"00:00:01,000 --> 00:00:02,000\n{text}\n\n{text} --> {text}\n", "utf-8", "replace")
+            read_subtitles(path)
+        path.write_text(text, "utf-8", "replace")
+        read_subtitles(path)
+
+
 PARSERS: dict[str, Callable[[str], Any]] = {
     "mask_url": mask_url,
     "mask_url of a URL": lambda text: mask_url(f"rtsp://camera/{text}"),
@@ -84,6 +97,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "check_url of a host": lambda text: check_url(f"rtsp://{text}/x", _POLICY, resolve=lambda *_: ["192.0.2.7"]),
     "split_url": lambda text: split_url(text, "http://camera/list.m3u8"),
     "foreign_entry": lambda text: [foreign_entry(text.encode()), foreign_entry("\n".join(text).encode())],
+    "read_subtitles": _subtitles,
     "parse_segment": _json(parse_segment),
     "parse_dead_letter": _json(parse_dead_letter),
     "parse_alert": _json(parse_alert),

@@ -22,7 +22,8 @@ __all__ = ["Cue", "SubtitleRule", "read_subtitles", "select_cues"]
 SubtitleRule = Literal["none", "aligned", "all"]
 """Which subtitles a prompt has."""
 
-_TIMES = re.compile(r"(\d+:\d\d:\d\d[.,]\d+|\d+:\d\d[.,]\d+)\s*-->\s*(\d+:\d\d:\d\d[.,]\d+|\d+:\d\d[.,]\d+)")
+_CLOCK = r"((?:\d{1,4}:)?\d{1,4}:\d\d[.,]\d{1,9})"  # bounded, so that searching a line takes linear time
+_TIMES = re.compile(rf"{_CLOCK}\s{{0,9}}-->\s{{0,9}}{_CLOCK}")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 _LEAST = 1.0  # seconds; a shorter line is widened about its middle
 
@@ -75,7 +76,7 @@ def _from_json(text: str) -> list[Cue]:
     """Rows {start, end, line} with clock texts, or {timestamp: [seconds, seconds or null], text}."""
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number of thousands of digits, and thousands of brackets
         return []
     cues = []
     for row in rows if isinstance(rows, list) else []:
