@@ -208,9 +208,9 @@ class Answerer:
         visual = self.visual.count(keyframes, frames)
         del embeddings
 
-        def finish(text: str, option: int | None = None, probabilities: tuple[float, ...] = ()) -> Answer:
+        def finish(text: str, count: int, option: int | None = None, probabilities: tuple[float, ...] = ()) -> Answer:
             clock.add("decode", since)
-            return Answer(text, option, probabilities, visual, prompt.length, clock.seconds)
+            return Answer(text, option, probabilities, visual, prompt.length, clock.seconds, count)
 
         if compared:
             ids = [self.option_ids(option) for option in compared]
@@ -221,7 +221,7 @@ class Answerer:
             best = int(scores.argmax())
             text = compared[best]
             yield AnswerPiece(text)
-            yield AnswerPiece("", finish(text, best, tuple(torch.softmax(scores, 0).tolist())))
+            yield AnswerPiece("", finish(text, len(ids[best]) - 1, best, tuple(torch.softmax(scores, 0).tolist())))
             return
         sent, tokens = "", list[int]()
         for token in self.language.decode(prompt, max_new_tokens=limit, sampling=request.sampling):
@@ -235,7 +235,7 @@ class Answerer:
         if not tokens:
             clock.add("first_token", clock.began)
         text = self._text(tokens)
-        yield AnswerPiece(text[len(sent) :], finish(text.strip()))
+        yield AnswerPiece(text[len(sent) :], finish(text.strip(), len(tokens)))
 
     @torch.inference_mode()
     def embed_prompt(self, request: AnswerRequest, clock: StageClock) -> tuple[Tensor, Tensor]:

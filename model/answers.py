@@ -30,6 +30,8 @@ class Answer:
     prompt), `prefill`, `decode` (everything after prefill), and `first_token` (from the call to the first token, or to
     the scores of the options).
     """
+    completion_tokens: int = 0
+    """Tokens of the text, without the one that ends it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -463,7 +463,7 @@ _WRITER = {
     # time.
     "frames": WriterProperties(
         compression="UNCOMPRESSED",
-        max_row_group_size=4096,  # what a reader of pictures holds in memory
+        max_row_group_size=256,  # what is read for one picture: 4 MB of pictures of 16 kB
         column_properties=dict.fromkeys(("frame_vector.list.element", "patch_pooled.list.element", "picture"), _RAW),
     ),
     "patches": WriterProperties(compression="UNCOMPRESSED", column_properties={"patches": _RAW}),

@@ -33,8 +33,8 @@ from index.search.scores import cosines
 __all__ = ["FrameSnapshot", "ResidentFrames", "ResidentStream"]
 
 _VECTOR_BYTES = 2 * 2**30
-_PICTURE_GROUPS = 8  # row groups whose pictures are kept, because a strip shows neighbours
-_PICTURE_BYTES = 512 * 2**20
+_PICTURE_GROUPS = 64  # row groups whose pictures are kept, because a strip shows neighbours
+_PICTURE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

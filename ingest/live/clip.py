@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict
@@ -22,7 +22,7 @@ from index.records import rfc3339
 from index.schemas import check_stream_id
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.sandbox import open_regular
-from ingest.segments.clipping import ClipKind, ClipSpan, ClipWriter, Encoding, clip_kind
+from ingest.segments.clipping import MOST_BYTES, ClipKind, ClipSpan, ClipWriter, Encoding, clip_kind
 from ingest.segments.names import NamedSegment, day_of, parse_name
 
 __all__ = ["ClipReport", "clip", "clip_recorded", "fetch_segment", "recorded"]
@@ -52,6 +52,19 @@ class ClipReport(BaseModel):
     """The number of frames."""
     missing_seconds: float
     """Seconds within the clip that were not recorded."""
+
+    @classmethod
+    def of(cls, stream_id: str, out: Path, span: ClipSpan) -> Self:
+        """The report of a clip that was written to `out`."""
+        return cls(
+            stream_id=stream_id,
+            file=str(out),
+            start=rfc3339(span.first),
+            end=rfc3339(span.end),
+            segments=span.parts,
+            frames=span.frames,
+            missing_seconds=round(span.missing_seconds, 6),
+        )
 
 
 def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment]:
@@ -111,15 +124,7 @@ def clip(place: str, stream: str, start: int, end: int, out: Path, *, limits: De
             span = clip_recorded(place, segments, file.fileno(), kind=kind, start=start, end=end, limits=limits)
     except OSError as error:
         raise SourceNotFound(f"{out}: cannot be written ({error.strerror or error})") from None
-    return ClipReport(
-        stream_id=stream,
-        file=str(out),
-        start=rfc3339(span.first),
-        end=rfc3339(span.end),
-        segments=span.parts,
-        frames=span.frames,
-        missing_seconds=round(span.missing_seconds, 6),
-    )
+    return ClipReport.of(stream, out, span)
 
 
 def clip_recorded(
@@ -132,6 +137,7 @@ def clip_recorded(
     end: int,
     limits: DecodeLimits | None = None,
     encoding: Encoding | None = None,
+    output_bytes: int = MOST_BYTES,
     on_start: Callable[[ClipWriter], None] = lambda writer: None,
 ) -> ClipSpan:
     """Write the footage of recorded segments between two times to an open file.
@@ -144,6 +150,7 @@ def clip_recorded(
         start, end: UTC microseconds.
         limits: limits of the process that reads the segments.
         encoding: how the clip is encoded; packets are copied when None.
+        output_bytes: most bytes of the clip.
         on_start: called with the writer before the first segment is read.
 
     Raises:
@@ -160,6 +167,7 @@ def clip_recorded(
             name=segments[0].stream,
             limits=limits,
             input_bytes=len(segments) * _SEGMENT_BYTES,
+            output_bytes=output_bytes,
             encoding=encoding,
         ) as writer,
     ):

@@ -22,10 +22,10 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import CLIPPED, DONE
 from ingest.segments.redaction import Box
 
-__all__ = ["ClipKind", "ClipSpan", "ClipWriter", "Encoding", "Redaction", "clip_file", "clip_kind"]
+__all__ = ["MOST_BYTES", "ClipKind", "ClipSpan", "ClipWriter", "Encoding", "Redaction", "clip_file", "clip_kind"]
 
 ClipKind = Literal["mp4", "matroska", "webm"]
-_MOST_BYTES = 2**40
+MOST_BYTES = 2**40
 """Largest clip that a process may write, if nothing else bounds it."""
 
 
@@ -119,7 +119,7 @@ class ClipWriter:
         name: str,
         limits: DecodeLimits | None = None,
         input_bytes: int = 0,
-        output_bytes: int = _MOST_BYTES,
+        output_bytes: int = MOST_BYTES,
         encoding: Encoding | None = None,
     ) -> None:
         if start >= end:
@@ -214,6 +214,7 @@ def clip_file(
     name: str,
     limits: DecodeLimits | None = None,
     encoding: Encoding | None = None,
+    output_bytes: int = MOST_BYTES,
 ) -> ClipSpan:
     """Write the footage of one ordinary file between two times, without encoding it again unless `encoding` says how.
 
@@ -230,6 +231,7 @@ def clip_file(
         name: of the file, in error messages; credentials in it are masked.
         limits: limits of the process.
         encoding: how the clip is encoded; packets are copied when None.
+        output_bytes: most bytes of the clip.
 
     Raises:
         UsageError: `start` is not before `end`.
@@ -238,7 +240,15 @@ def clip_file(
         SandboxUnavailable: `limits.require_sandbox`, and the process is not confined.
     """
     with ClipWriter(
-        source, out, kind=kind, start=start, end=end, name=name, limits=limits, encoding=encoding
+        source,
+        out,
+        kind=kind,
+        start=start,
+        end=end,
+        name=name,
+        limits=limits,
+        output_bytes=output_bytes,
+        encoding=encoding,
     ) as writer:
         writer.add(began)
         return writer.finish()

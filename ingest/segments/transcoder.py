@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -37,9 +37,10 @@ _X264 = {"preset": "veryfast", "tune": "zerolatency", "crf": "24"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "34", "b": "0"}
 
 
-def video_encoder() -> tuple[str, str]:
+def video_encoder() -> tuple[str, Literal["mp4", "webm"]]:
     """The encoder that this build of PyAV has, and the container format that goes with it."""
-    for name, kind in (("libx264", "mp4"), ("libvpx-vp9", "webm")):
+    known: tuple[tuple[str, Literal["mp4", "webm"]], ...] = (("libx264", "mp4"), ("libvpx-vp9", "webm"))
+    for name, kind in known:
         try:
             av.Codec(name, "w")
         except av.error.FFmpegError:

@@ -15,7 +15,7 @@ import typer
 from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
-from pipeline.bench import ask, decode, dks, ingest, memory, service
+from pipeline.bench import ask, decode, desk, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line, progress
@@ -144,6 +144,25 @@ def bench_memory(
     """Measure the peak memory of ingesting short and long footage."""
     print_json(
         memory.bench_memory(settings_of(context, profile=profile).profile, short_minutes=short, long_minutes=long)
+    )
+
+
+@app.command("desk")
+def bench_desk(
+    store: Annotated[Path, typer.Option(help="Folder of the store, which is made if it is missing.")] = Path(
+        "desk-store"
+    ),
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a store that is made.")] = 1_000_000,
+    picture_width: Annotated[int, typer.Option(min=16, help="Width of its pictures, in pixels.")] = 480,
+    searches: Annotated[int, typer.Option(min=1, max=100, help="Number of searches.")] = 30,
+    thumbnails: Annotated[int, typer.Option(min=1, help="Number of thumbnails.")] = 300,
+) -> None:
+    """Measure what a browser waits for at the desk: first page, list of results, thumbnails.
+
+    The store has random vectors and no patches. Its pictures have 16 kB at a width of 480, and 3 kB at 128.
+    """
+    print_json(
+        desk.bench_desk(store, frames=frames, picture_width=picture_width, searches=searches, thumbnails=thumbnails)
     )
 
 

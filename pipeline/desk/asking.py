@@ -30,6 +30,7 @@ from index.errors import (
     mask_url,
 )
 from index.records import parse_rfc3339, rfc3339
+from model.answers import GREEDY, Sampling
 from model.selection import check_selection
 from pipeline.access.caller import Caller
 from pipeline.access.roles import Action
@@ -41,6 +42,7 @@ from pipeline.service.admission import JobEnd, QueuedRequest, RequestCancelled
 from pipeline.service.schemas import code_of
 
 __all__ = [
+    "DEADLINE_SECONDS",
     "AnswerEvent",
     "AskQuery",
     "AskRun",
@@ -51,13 +53,16 @@ __all__ = [
     "SelectedEvent",
     "TextEvent",
     "ask",
+    "ask_recorded",
+    "cancel",
     "forget_question",
     "list_questions",
     "read_question",
 ]
 
 _POINTS = 2_000
-_DEADLINE_SECONDS = 900.0
+DEADLINE_SECONDS = 900.0
+"""Longest time of a question, the wait in the queue included."""
 _OF_ONE_CALLER = 4
 
 
@@ -182,8 +187,16 @@ class AskQuery:
     """Last time, exclusive, UTC microseconds."""
     k: int | None = None
     """Largest number of keyframes; the profile's if None."""
+    tau: float | None = None
+    """Similarity threshold of DKS; the profile's if None."""
     max_frames: int | None = None
     """Largest number of frames to read; the profile's if None."""
+    max_new_tokens: int | None = None
+    """Largest number of tokens of an open answer; the profile's if None."""
+    sampling: Sampling = GREEDY
+    """How an open answer is decoded."""
+    seconds: float = DEADLINE_SECONDS
+    """Longest time until the answer, the wait in the queue included."""
 
 
 Event = tuple[str, BaseModel | Exception]
@@ -200,6 +213,8 @@ class AskRun:
         self.selected: SelectedEvent | None = None
         self.answer: AnswerEvent | None = None
         self.error: Exception | None = None
+        self.result: Asked | None = None
+        self.forgotten = False
         self._events: list[Event] = []
         self._ended = False
         self._readers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -247,6 +262,11 @@ class AskRun:
         elif isinstance(data, AnswerEvent):
             self.answer = data
         self._publish(name, data)
+
+    @property
+    def seconds_left(self) -> float:
+        """Time until the deadline, in seconds; 0 after it."""
+        return 0.0 if self.job is None else max(0.0, self.job.deadline - time.monotonic())
 
     def entry(self, *, whole: bool) -> QuestionEntry:
         """The question as replies have it; with keyframes if `whole`."""
@@ -304,7 +324,7 @@ def ask(desk: Desk, caller: Caller, query: AskQuery) -> AskRun:
         ServiceBusy: too many questions wait, of all callers or of this one.
         ServiceUnavailable: the desk is stopping.
     """
-    check_selection(query.question, query.k, None)
+    check_selection(query.question, query.k, query.tau)
     check_reading(list(query.options), query.max_frames)
     if query.start is not None and query.end is not None and query.start >= query.end:
         raise UsageError(f"start {rfc3339(query.start)} is not before end {rfc3339(query.end)}")
@@ -321,12 +341,20 @@ def ask(desk: Desk, caller: Caller, query: AskQuery) -> AskRun:
         running.runs[run.id] = run
         try:
             run.job = desk.admission.submit(
-                lambda job: _work(desk, run, job), deadline=time.monotonic() + _DEADLINE_SECONDS, emit=run.emit
+                lambda job: _work(desk, run, job), deadline=time.monotonic() + query.seconds, emit=run.emit
             )
         except SightlineError:
             del running.runs[run.id]
             desk.history.remove(caller, run.id)
             raise
+    return run
+
+
+def ask_recorded(desk: Desk, caller: Caller, query: AskQuery) -> AskRun:
+    """As `ask`, with a record in the audit trail."""
+    run = ask(desk, caller, query)
+    detail = {"question": query.question, "id": run.id, "options": list(query.options)}
+    desk.audit(caller, "ask", streams=run.streams, detail=detail)
     return run
 
 
@@ -349,8 +377,14 @@ def forget_question(desk: Desk, caller: Caller, question_id: str) -> None:
     """Remove a question of a caller; one that is being answered is cancelled. Raises UnknownItem."""
     desk.history.remove(caller, question_id)
     run = desk.running.runs.get(question_id)
-    if run is not None and run.job is not None and run.state == "running":
-        run.state = "cancelled"
+    if run is not None:
+        run.forgotten = True
+        cancel(desk, run)
+
+
+def cancel(desk: Desk, run: AskRun) -> None:
+    """End the work on a question, which the history keeps as cancelled; does nothing if it has ended."""
+    if run.job is not None and run.state == "running":
         desk.admission.cancel(run.job)
 
 
@@ -364,8 +398,8 @@ def _entry(desk: Desk, stored: StoredQuestion) -> QuestionEntry:
 
 
 def _remember(desk: Desk, run: AskRun) -> None:
-    if run.state == "cancelled":
-        return  # it was removed
+    if run.forgotten:
+        return
     document = run.entry(whole=True).model_dump()
     desk.history.put(StoredQuestion(run.id, run.caller.name, run.asked, run.streams, document))
 
@@ -375,7 +409,9 @@ def _work(desk: Desk, run: AskRun, job: QueuedRequest) -> Iterator[tuple[str, Ba
     query = run.query
     asker = desk.models.asker
     try:
-        selection = asker.select(query.question, streams=run.streams, start=query.start, end=query.end, k=query.k)
+        selection = asker.select(
+            query.question, streams=run.streams, start=query.start, end=query.end, k=query.k, tau=query.tau
+        )
         yield "selected", _selected(run.id, asker.listed(selection), selection)
 
         def forward(text: str) -> None:
@@ -388,6 +424,8 @@ def _work(desk: Desk, run: AskRun, job: QueuedRequest) -> Iterator[tuple[str, Ba
             selection,
             options=list(query.options) or None,
             max_frames=query.max_frames,
+            sampling=query.sampling,
+            max_new_tokens=query.max_new_tokens,
             on_text=forward,
         )
     except UnknownStream:  # deleted since the scope was made; the message would name the streams of others
@@ -396,6 +434,7 @@ def _work(desk: Desk, run: AskRun, job: QueuedRequest) -> Iterator[tuple[str, Ba
         desk.models.note_service(error)
         raise
     desk.models.note_service(None)
+    run.result = asked
     yield "answer", _answered(run.id, asked)
 
 
@@ -450,4 +489,4 @@ def _answered(question_id: str, asked: Asked) -> AnswerEvent:
 def _detail(error: Exception) -> str:
     if isinstance(error, SightlineError):
         return mask_url(str(error))
-    return "cancelled" if isinstance(error, RequestCancelled) else "the desk failed to answer; see its log"
+    return "the question was cancelled" if isinstance(error, RequestCancelled) else "see the log of the desk"

@@ -10,6 +10,7 @@ Does not know HTTP.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,14 @@ from pipeline.media.footage import FootageFinder
 from pipeline.media.playback import Player
 from pipeline.memo import Memo
 from pipeline.service.admission import Admission
+from pipeline.service.answers.failures import failure_of
 from pipeline.service.client import ServiceClient
 
 __all__ = ["AuditSink", "Desk", "DeskSettings", "RunningQuestions"]
 
 _log = structlog.get_logger("sightline.desk")
 _WAITING = 16  # questions in the queue of the language model
+_ONE_RECORD_SECONDS = 600.0
 AuditSink = Callable[[Caller, str, Sequence[str], Mapping[str, object]], None]
 """Receives the caller, the action, the streams and details of what was done."""
 
@@ -103,7 +106,7 @@ class Desk:
         thumbnails: small pictures, by stream, time and width.
         footage: finds the footage behind frames.
         player: plays it.
-        played: when a caller began to play a moment, so that its parts are one record of the audit trail.
+        recorded: when `audit_once` made a record.
         webhooks: sends the alerts of standing questions.
         follower: compares new frames with the standing questions; None without a database.
         uploads: uploaded pictures, by caller and id.
@@ -127,7 +130,7 @@ class Desk:
         self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
         self.models = DeskModels(self.store, settings.profile, settings.device, connect, footage=self.footage)
         self.audit_sink, self.database, self._on_close = audit, database, on_close
-        self.admission = Admission(waiting=_WAITING)
+        self.admission = Admission(waiting=_WAITING, translate=failure_of)
         self.running = RunningQuestions()
         self.history = History(database)
         self.jobs = Jobs()
@@ -136,7 +139,7 @@ class Desk:
         self.verified: Memo[Any] = Memo(10_000)
         self.thumbnails: Memo[bytes] = Memo(20_000, 128 * 2**20, len)
         self.player = Player(self.footage)
-        self.played: Memo[float] = Memo(4_096)
+        self.recorded: Memo[float] = Memo(16_384)
         self.uploads: Memo[Any] = Memo(1_000)
         self.webhooks = WebhookSender(webhook_policy(settings.webhook_networks))
         self.follower = None if database is None else Follower(self.store, database, self.webhooks)
@@ -182,6 +185,24 @@ class Desk:
         """
         if self.audit_sink is not None:
             self.audit_sink(caller, action, streams, detail or {})
+
+    def audit_once(
+        self, caller: Caller, action: str, *, stream: str, what: object, detail: Mapping[str, object]
+    ) -> None:
+        """Record what a browser does in many requests, such as playing: one record in ten minutes.
+
+        Args:
+            caller: who.
+            action: what, such as `view`.
+            stream: on which stream.
+            what: what makes two requests the same, besides caller, action and stream.
+            detail: as in `audit`; that of the first request.
+        """
+        key = (caller.name, caller.via, caller.origin, action, stream, what)
+        before = self.recorded.find(key)
+        if before is None or time.monotonic() - before > _ONE_RECORD_SECONDS:
+            self.audit(caller, action, streams=[stream], detail=detail)
+            self.recorded.put(key, time.monotonic())
 
     def warm(self) -> None:
         """Read frames and load the encoders in the background, so that the first search is not slower than the next."""

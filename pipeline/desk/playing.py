@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from index.records import rfc3339
 from pipeline.access.caller import Caller
 from pipeline.access.roles import Action
@@ -11,9 +9,6 @@ from pipeline.desk.desk import Desk
 from pipeline.media.playback import Playable
 
 __all__ = ["play"]
-
-_ONE_RECORD_SECONDS = 600.0
-"""A browser asks for a video in many parts; within this time they are one record of the audit trail."""
 
 
 def play(desk: Desk, caller: Caller, stream_id: str, at: int, *, transcode: bool = False) -> Playable:
@@ -35,11 +30,8 @@ def play(desk: Desk, caller: Caller, stream_id: str, at: int, *, transcode: bool
     stream = desk.stream(caller, stream_id)
     playable = desk.player.open(stream.stream_id, at, transcode=transcode)
     try:
-        key = (caller.name, caller.via, caller.origin, stream.stream_id, at)
-        before = desk.played.find(key)
-        if before is None or time.monotonic() - before > _ONE_RECORD_SECONDS:
-            desk.audit(caller, Action.VIEW, streams=[stream.stream_id], detail={"play": rfc3339(at)})
-            desk.played.put(key, time.monotonic())
+        # A browser asks for a video in many parts.
+        desk.audit_once(caller, Action.VIEW, stream=stream.stream_id, what=at, detail={"play": rfc3339(at)})
     except BaseException:
         playable.close()
         raise

@@ -9,7 +9,9 @@ of the frame encoder; with both, the score is their weighted mean.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -40,6 +42,8 @@ Box = tuple[float, float, float, float]
 _MOST = 10_000
 _BOX_FRAMES = 20_000
 _READ_FRAMES = 256
+_MANY_FRAMES = 100_000
+_THREADS = 4
 
 
 class _Reply(BaseModel):
@@ -229,6 +233,7 @@ def _rank(
     scored: list[ScoredFrames] = []
     whole: dict[str, NDArray[np.float32]] = {}
     notices: list[str] = []
+    compared = {} if parts.vector is None or parts.box is not None else _all_scores(streams, parts.vector)
     for name, stream in streams.items():
         rows = stream.between(query.start, query.end)
         times = stream.captured_at[rows]
@@ -236,9 +241,7 @@ def _rank(
         if not keep.any():
             continue
         if parts.box is None:
-            assert parts.vector is not None
-            values = stream.scores(parts.vector)
-            whole[name] = values
+            values = whole[name] = compared[name]
         else:
             allowed = np.arange(rows.start, rows.stop)[keep]
             chosen, remark = _near_rows(stream, allowed, parts.box)
@@ -255,6 +258,14 @@ def _rank(
     )
     size = moments.nbytes + sum(each.nbytes for each in whole.values())
     return Ranking(moments, size, tuple(notices))
+
+
+def _all_scores(streams: Mapping[str, ResidentStream], query: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Cosines of all frames of each stream and a query; of many frames, streams side by side on the cores there are."""
+    if sum(map(len, streams.values())) < _MANY_FRAMES:
+        return {name: stream.scores(query) for name, stream in streams.items()}
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        return dict(zip(streams, pool.map(lambda stream: stream.scores(query), streams.values()), strict=True))
 
 
 def _background(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -36,7 +36,7 @@ from index.records import rfc3339
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from ingest.live.clip import fetch_segment
-from ingest.segments.clipping import ClipSpan, Encoding, Redaction
+from ingest.segments.clipping import MOST_BYTES, ClipKind, ClipSpan, Encoding, Redaction
 from ingest.segments.playing import MediaFacts, probe
 from ingest.segments.transcoder import video_encoder
 from pipeline.evidence.blur import checked_redactions, cover
@@ -56,8 +56,8 @@ from pipeline.evidence.manifest import (
 )
 from pipeline.evidence.page import render_page
 from pipeline.evidence.signing import SigningKey
+from pipeline.media.clip import footage_parts, write_footage
 from pipeline.media.footage import Footage, FootageFinder, RecordedFootage
-from pipeline.media.playback import write_footage
 from pipeline.pictures.sheet import Captioned, contact_sheet
 
 __all__ = ["MAX_SECONDS", "Draft", "make_bundle"]
@@ -108,6 +108,7 @@ def make_bundle(
     out: Path,
     *,
     limits: DecodeLimits | None = None,
+    clip_bytes: int = MOST_BYTES,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Manifest:
     """Make a bundle.
@@ -119,6 +120,7 @@ def make_bundle(
         draft: what it is made of.
         out: where: a ZIP archive if its suffix is .zip, else a folder. Nothing may be there.
         limits: limits of the confined processes.
+        clip_bytes: most bytes of its clip; without room for it the bundle has none, and says so.
         progress: called with the share that is done, 0 to 1.
 
     Raises:
@@ -139,7 +141,7 @@ def make_bundle(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
             folder = Path(temporary, "bundle")
             folder.mkdir()
-            maker = _Maker(store, finder, draft, redactions, folder, limits or DecodeLimits(), progress)
+            maker = _Maker(store, finder, draft, redactions, folder, limits or DecodeLimits(), clip_bytes, progress)
             manifest = maker.make(key)
             if out.suffix.lower() == ".zip":
                 made = Path(temporary, "bundle.zip")
@@ -164,10 +166,12 @@ class _Maker:
         redactions: tuple[Redaction, ...],
         folder: Path,
         limits: DecodeLimits,
+        clip_bytes: int,
         progress: Callable[[float], None],
     ) -> None:
         self.store, self.finder, self.draft, self.redactions = store, finder, draft, redactions
         self.folder, self.limits, self.progress = folder, limits, progress
+        self.clip_bytes = clip_bytes
         self.notices: list[str] = []
 
     def make(self, key: SigningKey) -> Manifest:
@@ -285,26 +289,27 @@ class _Maker:
 
     def _sources(self, footage: Footage) -> tuple[list[SourceFootage], MediaFacts]:
         """The digests of the footage's bytes, and what its first file has."""
-        if isinstance(footage, RecordedFootage):
-            result, facts = [], None
+        parts = footage_parts(self.finder, footage, self.draft.start, self.draft.end)
+        result, facts = list[SourceFootage](), None
+        if isinstance(parts, RecordedFootage):
             with tempfile.TemporaryFile(prefix="sightline-") as part:
-                for segment in footage.segments:
-                    fetch_segment(f"{footage.place}/{segment.name}", part)
+                for segment in parts.segments:
+                    fetch_segment(f"{parts.place}/{segment.name}", part)
                     size, digest = part.tell(), _digest_of(part)
                     facts = facts or probe(part.fileno(), name=segment.name, limits=self.limits)
                     start = rfc3339(segment.start)
                     result.append(
                         SourceFootage(kind="recording", name=segment.name, sha256=digest, bytes=size, start=start)
                     )
-            if facts is None:
-                raise SourceNotFound(f"{footage.stream_id}: the recording has no segment")
-            return result, facts
-        with footage.opened() as descriptor, open(os.dup(descriptor), "rb") as file:
-            facts = probe(descriptor, name=footage.path.name, limits=self.limits)
-            digest = _digest_of(file)
-            size, start = os.fstat(descriptor).st_size, rfc3339(footage.began)
-        entry = SourceFootage(kind="file", name=footage.path.name, sha256=digest, bytes=size, start=start)
-        return [entry], facts
+        for source in () if isinstance(parts, RecordedFootage) else parts:
+            with source.opened() as descriptor, open(os.dup(descriptor), "rb") as file:
+                facts = facts or probe(descriptor, name=source.path.name, limits=self.limits)
+                digest = _digest_of(file)
+                size, start = os.fstat(descriptor).st_size, rfc3339(source.began)
+            result.append(SourceFootage(kind="file", name=source.path.name, sha256=digest, bytes=size, start=start))
+        if facts is None:
+            raise SourceNotFound(f"{footage.stream_id}: the recording has no segment")
+        return result, facts
 
     def _written(self, footage: Footage, facts: MediaFacts) -> Clip:
         codec, container = video_encoder()
@@ -312,7 +317,8 @@ class _Maker:
         if self.redactions:
             name = f"clip.{container}"
             return _described(name, None, self._write(footage, name, container, encoding), again=True)
-        name, kind = ("clip.mp4", "mp4") if facts.copies else ("clip.mkv", "matroska")
+        kind: ClipKind = "mp4" if facts.copies else "matroska"
+        name = "clip.mp4" if facts.copies else "clip.mkv"
         try:
             span = self._write(footage, name, kind, None)
         except (DecodeFailed, NotVideo):
@@ -329,7 +335,7 @@ class _Maker:
             self._write(footage, view, container, encoding)
         return _described(name, view, span, again=False)
 
-    def _write(self, footage: Footage, name: str, kind: str, encoding: Encoding | None) -> ClipSpan:
+    def _write(self, footage: Footage, name: str, kind: ClipKind, encoding: Encoding | None) -> ClipSpan:
         with (self.folder / name).open("xb+") as file:
             return write_footage(
                 self.finder,
@@ -340,6 +346,7 @@ class _Maker:
                 kind=kind,
                 limits=self.limits,
                 encoding=encoding,
+                output_bytes=self.clip_bytes,
             )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from index.errors import EmptyWindow, SourceNotFound, UnknownItem, UsageError
+from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UnknownItem, UsageError
 from index.files import write_atomically
 from index.records import parse_rfc3339, rfc3339
 from ingest.segments.clipping import ClipKind, Encoding, Redaction
@@ -34,7 +34,7 @@ from pipeline.desk.links import API
 from pipeline.evidence.blur import checked_redactions, cover
 from pipeline.evidence.bundle import MAX_SECONDS, Draft, make_bundle
 from pipeline.evidence.signing import SigningKey
-from pipeline.media.playback import write_footage
+from pipeline.media.clip import write_footage
 from pipeline.pictures.sheet import Captioned, contact_sheet
 
 __all__ = ["ExportQuery", "Exported", "begin_export", "find_export"]
@@ -44,6 +44,10 @@ _SECOND = 1_000_000
 _AROUND = 5 * _SECOND
 _KEEP_SECONDS = 86_400.0
 _MOST_FILES = 200
+_CLIP_BYTES = 8 * 2**30
+"""Largest clip of an export."""
+_KEPT_BYTES = 32 * 2**30
+"""Exports are removed, the oldest first, while all of them together are larger."""
 _SHEET_PICTURES = 200
 _ID = re.compile(r"[A-Za-z0-9_-]{16,40}")
 _TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska", ".jpg": "image/jpeg", ".zip": "application/zip"}
@@ -197,14 +201,16 @@ def _details(question: QuestionEntry | None, desk: Desk) -> dict[str, Any]:
 
 
 def _folder(desk: Desk) -> Path:
-    """The folder of exports, without those that are too old."""
+    """The folder of exports, without those that are too old, too many or too large."""
     if desk.settings.state is None:
         raise UsageError("exports need a state folder; start the desk with --state")
     folder = desk.settings.state / "exports"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    held = 0
     for number, path in enumerate(kept):
-        if number >= _MOST_FILES or time.time() - path.stat().st_mtime > _KEEP_SECONDS:
+        held += sum(each.stat().st_size for each in folder.glob(f"{path.stem}*"))
+        if number >= _MOST_FILES or held > _KEPT_BYTES or time.time() - path.stat().st_mtime > _KEEP_SECONDS:
             _remove(folder, path.stem)
     return folder
 
@@ -221,7 +227,7 @@ def _make(desk: Desk, job: Job, draft: Draft, key: SigningKey | None, place: Pat
         if key is None:
             raise UsageError("evidence needs a key")
         path = place.with_suffix(".zip")
-        make_bundle(desk.store, desk.footage, key, draft, path, progress=job.advance)
+        make_bundle(desk.store, desk.footage, key, draft, path, clip_bytes=_CLIP_BYTES, progress=job.advance)
         return path
     return _sheet(desk, draft, place) if kind == "sheet" else _clip(desk, job, draft, place)
 
@@ -250,7 +256,14 @@ def _clip(desk: Desk, job: Job, draft: Draft, place: Path) -> Path:
                 kind=kind,
                 limits=desk.player.limits,
                 encoding=encoding,
+                output_bytes=_CLIP_BYTES,
             )
+    except DecodeFailed:
+        if path.stat().st_size >= _CLIP_BYTES:
+            raise UsageError(
+                f"the clip is larger than {_CLIP_BYTES // 2**30} GiB; choose a shorter stretch, or use `sightline clip`"
+            ) from None
+        raise
     except OSError as error:
         raise SourceNotFound(f"the clip cannot be written ({error.strerror or error})") from None
     job.advance(0.9)

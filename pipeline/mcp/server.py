@@ -117,8 +117,7 @@ def make_server(desk: Desk, who: Callable[[], Caller]) -> MCPServer[Any]:
                 start=parse_time(start, "start"),
                 end=parse_time(end, "end"),
             )
-            run = asking.ask(desk, caller, query)
-            desk.audit(caller, "ask", streams=run.streams, detail={"question": question, "id": run.id})
+            run = asking.ask_recorded(desk, caller, query)
             if not run.wait(_ANSWER_SECONDS):
                 raise DeadlineExceeded("no answer in time; ask about a shorter time")
             if run.error is not None:

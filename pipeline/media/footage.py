@@ -43,6 +43,8 @@ _DIGEST = re.compile(r"[0-9a-f]{32}")
 _KNOWN_FILES = 1_000
 _CANDIDATES = 8
 """Most rows of the store that are tried for one time."""
+_FILES = 500
+"""Most files of one clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,19 @@ class FootageFinder:
                 if (found := self._verified(stream_id, row, candidate)) is not None:
                     return found
         return None
+
+    def find_files(self, stream_id: str, start: int, end: int) -> list[SourceFile]:
+        """The ingested files with footage of [start, end), UTC microseconds, that are there, by their begin."""
+        if self.roots == ():
+            return []
+        found: dict[str, SourceFile] = {}
+        for row in self._rows(stream_id, start, end):
+            if row.source in found or len(found) >= _FILES:
+                continue
+            verified = (self._verified(stream_id, row, candidate) for candidate in self._places(row.uri))
+            if (file := next((each for each in verified if each is not None), None)) is not None:
+                found[row.source] = file
+        return sorted(found.values(), key=lambda file: file.began)
 
     def _rows(self, stream_id: str, start: int, end: int) -> list[_Row]:
         """The segments of ingested files in a stretch of time."""

@@ -25,13 +25,14 @@ from typing import IO, Literal
 from index.errors import EmptyWindow, ServiceBusy, SightlineError, SourceError, SourceNotFound
 from index.records import rfc3339
 from ingest.decoding.limits import DecodeLimits
-from ingest.live.clip import clip_recorded, fetch_segment
-from ingest.segments.clipping import ClipKind, ClipSpan, ClipWriter, Encoding
+from ingest.live.clip import fetch_segment
+from ingest.segments.clipping import ClipSpan, ClipWriter, Encoding
 from ingest.segments.playing import MediaFacts, probe
 from ingest.segments.transcoder import video_encoder
-from pipeline.media.footage import Footage, FootageFinder, RecordedFootage, SourceFile
+from pipeline.media.clip import write_footage
+from pipeline.media.footage import Footage, FootageFinder, SourceFile
 
-__all__ = ["JOBS", "WINDOW_SECONDS", "PlayPlan", "Playable", "Player", "write_footage"]
+__all__ = ["JOBS", "WINDOW_SECONDS", "PlayPlan", "Playable", "Player"]
 
 WINDOW_SECONDS = 120
 """Most seconds of a file that is made to be played."""
@@ -358,53 +359,6 @@ class Player:
             while len(self._facts) > 1000:
                 self._facts.popitem(last=False)
         return facts
-
-
-def write_footage(
-    finder: FootageFinder,
-    footage: Footage,
-    out: int,
-    *,
-    start: int,
-    end: int,
-    kind: str,
-    limits: DecodeLimits,
-    encoding: Encoding | None,
-    output_bytes: int = 2**40,
-    on_start: Callable[[ClipWriter], None] = lambda writer: None,
-) -> ClipSpan:
-    """Write the footage of a stretch of time to an open file; see `ingest.segments.clipping.ClipWriter`."""
-    container: ClipKind = "webm" if kind == "webm" else "matroska" if kind == "matroska" else "mp4"
-    if isinstance(footage, RecordedFootage):
-        wider = finder.find_recording(footage.stream_id, start, end) or footage
-        return clip_recorded(
-            wider.place,
-            wider.segments,
-            out,
-            kind=container,
-            start=start,
-            end=end,
-            limits=limits,
-            encoding=encoding,
-            on_start=on_start,
-        )
-    with (
-        footage.opened() as source,
-        ClipWriter(
-            source,
-            out,
-            kind=container,
-            start=start,
-            end=end,
-            name=footage.path.name,
-            limits=limits,
-            output_bytes=output_bytes,
-            encoding=encoding,
-        ) as writer,
-    ):
-        on_start(writer)
-        writer.add(footage.began)
-        return writer.finish()
 
 
 def _started(made: _Made, writer: ClipWriter) -> None:

@@ -56,6 +56,10 @@ class Asked(BaseModel):
     """Number of frames in the window, among which the keyframes were selected."""
     visual_tokens: int
     """Number of tokens that represent the frames."""
+    prompt_tokens: int = 0
+    """Number of tokens that the model read, those of the frames included."""
+    completion_tokens: int = 0
+    """Number of tokens of the answer."""
     tau: float | None = None
     """Similarity threshold of the keyframes, τ or the larger one that K of them needed; None for a selector without
     one."""

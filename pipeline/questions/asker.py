@@ -311,6 +311,8 @@ class Asker:
             frames=len(rows if frames is None else frames),
             window_frames=len(window),
             visual_tokens=last.answer.visual_tokens,
+            prompt_tokens=last.answer.prompt_tokens,
+            completion_tokens=last.answer.completion_tokens,
             timings_seconds={name: round(seconds, 6) for name, seconds in timings.items()},
             tau=selection.tau,
             notices=self._notices(question, selection, len(rows), again),
@@ -345,9 +347,9 @@ class Asker:
         read = window if len(rows) == len(window) else window.take(rows)
         seconds = covered_seconds(window.captured_at, window.stream_index)
         if self.service is not None:
-            if generate or max_new_tokens is not None:
+            if generate:
                 raise UsageError("a model service compares options itself; leave --service out")
-            return self.service.answer(question, choices, read, keyframe[rows], sampling, seconds)
+            return self.service.answer(question, choices, read, keyframe[rows], sampling, seconds, max_new_tokens)
         from model import answerer
 
         if again is not None:

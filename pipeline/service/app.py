@@ -24,8 +24,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from index.errors import (
     BudgetExceeded,
@@ -39,15 +38,19 @@ from index.errors import (
     UnknownStream,
     UsageError,
 )
+from pipeline.http.reference_page import reference_page
 from pipeline.service.admission import Admission, QueuedRequest, RequestCancelled
-from pipeline.service.chat.errors import chat_problem, invalid_parameter, unknown_model
+from pipeline.service.answers.finished import FinishedAnswer, frame_references
+from pipeline.service.answers.format import AnswerFormat, ReplyFormat
+from pipeline.service.answers.reply import reply_with
+from pipeline.service.chat.errors import chat_problem, invalid_parameter, is_chat_path, unknown_model
+from pipeline.service.chat.format import ChatFormat
+from pipeline.service.chat.models import ModelList, ServedModel
 from pipeline.service.chat.schemas import ChatBody
-from pipeline.service.engine import FinishedAnswer, ServiceEngine, frame_references
+from pipeline.service.engine import ServiceEngine
 from pipeline.service.guard import RequestGuard
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.metrics import ServiceMetrics
-from pipeline.service.reference_page import reference_page
-from pipeline.service.reply_format import AnswerFormat, ChatFormat, ReplyFormat
 from pipeline.service.request_stream import RequestStream, unless_disconnected
 from pipeline.service.schemas import (
     AnswerBody,
@@ -75,8 +78,6 @@ _STATUS: dict[type[SightlineError], int] = {
     DeadlineExceeded: 504,
     OutOfMemory: 507,
 }
-_MAX_READ_DELAY_SECONDS = 30.0
-_OPENAI_PATHS = ("/v1/chat/", "/v1/models")
 
 
 class ModelService:
@@ -173,18 +174,17 @@ class ModelService:
         """The model profile of the service."""
         return self.engine.profile
 
-    async def models(self) -> dict[str, Any]:
+    async def models(self) -> ModelList:
         """The list of models in OpenAI's format; it has one entry, the profile."""
-        return {"object": "list", "data": [self._model()]}
+        return ModelList(data=[self._model()])
 
     async def model(self, model: str) -> JSONResponse:
         """The profile in OpenAI's format; status 404 for any other name."""
         entry = self._model()
-        return JSONResponse(entry) if model == entry["id"] else _problem(404, unknown_model(entry["id"]))
+        return JSONResponse(entry.model_dump()) if model == entry.id else _problem(404, unknown_model(entry.id))
 
-    def _model(self) -> dict[str, Any]:
-        name = self.engine.answerer.profile.name
-        return {"id": name, "object": "model", "created": self.created, "owned_by": "sightline"}
+    def _model(self) -> ServedModel:
+        return ServedModel(id=self.engine.answerer.profile.name, created=self.created)
 
     async def budget(self, body: BudgetBody) -> Budget:
         """The largest number of frames of a question, and its unknown words."""
@@ -231,18 +231,17 @@ class ModelService:
         profile, scope = self.engine.answerer.profile, body.footage
         if body.model != profile.name:
             return _problem(404, unknown_model(profile.name))
-        limit = body.max_completion_tokens or body.max_tokens
         form = ChatFormat(
             profile.name,
-            limit=min(limit or profile.language_model.max_new_tokens, profile.language_model.max_new_tokens),
-            usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            limit=min(body.limit or profile.language_model.max_new_tokens, profile.language_model.max_new_tokens),
+            usage=body.wants_usage,
             notices=[*([self.engine.answerer.notice] if self.engine.answerer.notice else []), *body.notices],
         )
         work = partial(
             self.engine.answer_about,
             question=body.question,
             options=scope.options,
-            max_new_tokens=limit,
+            max_new_tokens=body.limit,
             where=scope.model_dump(exclude={"options"}),
             sampling=body.sampling,
         )
@@ -308,41 +307,21 @@ class ModelService:
         """Run a job and reply in the format `form`. An error before the first item determines the status of the
         reply."""
         submitted = self._submit(route, work, seconds)
-        pieces = self._pieces(route, submitted)
-
-        async def whole() -> Any:
-            """The last item of the job."""
-            last: Any = None
-            async for item in pieces:
-                last = item
-            return last
-
-        try:
-            if not stream:
-                return JSONResponse(form.whole(await unless_disconnected(request, whole())))
-            first = await unless_disconnected(request, _next(pieces))
-        except BaseException:
-            await pieces.aclose()
-            raise
-
-        async def events() -> AsyncGenerator[bytes]:
-            """The items of the job as server-sent events."""
-            item = first
-            try:
-                while item is not None:
-                    yield form.end(item) if isinstance(item, FinishedAnswer) else form.piece(item)
-                    item = await _next(pieces)
-            except (SightlineError, RequestCancelled) as error:
-                yield form.error(problem_of(error))
-
-        return _Events(events(), pieces, submitted)
+        return await reply_with(
+            request,
+            self._pieces(route, submitted),
+            form,
+            stream=stream,
+            cancel=submitted.cancel,
+            seconds_left=lambda: submitted.seconds_left,
+        )
 
     # ---- errors ------------------------------------------------------------------------------------------------
 
     def _refused(self, error: SightlineError, path: str = "", **numbers: int | float | None) -> JSONResponse:
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
         problem = problem_of(error, **numbers)
-        if path.startswith(_OPENAI_PATHS):
+        if is_chat_path(path):
             own, problem = chat_problem(error, **numbers)
             status = own or status
         response = _problem(status, problem)
@@ -364,7 +343,7 @@ class ModelService:
     async def _invalid(self, request: Request, error: Exception) -> JSONResponse:
         """The first invalid fields and why; never their values, which may be secret."""
         assert isinstance(error, RequestValidationError)
-        if request.url.path.startswith(_OPENAI_PATHS):
+        if is_chat_path(request.url.path):
             return _problem(400, invalid_parameter(error.errors()))
         found = error.errors()[:5]
         message = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
@@ -379,31 +358,5 @@ class ModelService:
         return response
 
 
-async def _next(pieces: AsyncGenerator[Any]) -> Any:
-    """The next item, or None at the end."""
-    return await anext(pieces, None)
-
-
 def _problem(status: int, problem: Problem) -> JSONResponse:
     return JSONResponse({"error": problem.model_dump()}, status)
-
-
-class _Events(StreamingResponse):
-    """A stream of server-sent events; the job is cancelled when the response ends, whichever side ends it."""
-
-    def __init__(self, events: AsyncGenerator[bytes], pieces: AsyncGenerator[Any], submitted: RequestStream) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._pieces, self._submitted = events, pieces, submitted
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            # A client that stops reading without closing the connection would keep the response open for ever.
-            async with asyncio.timeout(self._submitted.seconds_left + _MAX_READ_DELAY_SECONDS):
-                await super().__call__(scope, receive, send)
-        except TimeoutError:
-            _log.warning("a client did not read its answer in time")
-        finally:
-            self._submitted.cancel()
-            await self._events.aclose()
-            await self._pieces.aclose()

@@ -177,10 +177,12 @@ class ServiceClient:
         keyframe: NDArray[np.bool_],
         sampling: Sampling = GREEDY,
         footage_seconds: float | None = None,
+        max_new_tokens: int | None = None,
     ) -> Iterator[AnswerPiece]:
         """Answer a question from the frames of `window`, whose keyframes are marked in `keyframe`, bool[N].
 
-        `footage_seconds` is the length of the footage that they were sampled from.
+        `footage_seconds` is the length of the footage that they were sampled from. An open answer has at most
+        `max_new_tokens` tokens, and at most as many as the service allows.
 
         Raises:
             SightlineError: an error of the service, as the same class that this process would raise.
@@ -194,6 +196,7 @@ class ServiceClient:
             temperature=sampling.temperature,
             seed=sampling.seed,
             footage_seconds=footage_seconds,
+            max_new_tokens=max_new_tokens,
         )
         until = time.monotonic() + self.deadline_seconds
         while True:
@@ -224,6 +227,7 @@ class ServiceClient:
                             done.usage.visual_tokens,
                             done.usage.prompt_tokens,
                             done.timings,
+                            done.usage.completion_tokens,
                         )
                         yield AnswerPiece("", answer)
                         return

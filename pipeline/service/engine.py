@@ -6,71 +6,22 @@ HTTP; the store is behind the protocol `FrameSource`.
 
 from __future__ import annotations
 
-import copy
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import structlog
 import torch
 from numpy.typing import NDArray
 
-from index.errors import BudgetExceeded, ModelError, OutOfMemory, SightlineError, mask_url
+from index.errors import BudgetExceeded, ModelError
 from model.answerer import Answerer, AnswerRequest
-from model.answers import GREEDY, Answer, AnswerPiece, Sampling
-from pipeline.service.admission import QueuedRequest, RequestCancelled
-from pipeline.service.schemas import Budget, ServedProfile, StreamFrames, Usage
+from model.answers import GREEDY, AnswerPiece, Sampling
+from pipeline.service.admission import QueuedRequest
+from pipeline.service.answers.failures import failure_of
+from pipeline.service.answers.finished import FinishedAnswer, FrameReferences
+from pipeline.service.schemas import Budget, ServedProfile, Usage
 
-__all__ = ["FinishedAnswer", "FrameReferences", "FrameSource", "ServiceEngine", "frame_references"]
-
-_log = structlog.get_logger("sightline.service")
-# Messages of a CPU allocator and of CUDA libraries that raise RuntimeError when memory is exhausted.
-_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
-
-
-@dataclass(frozen=True, slots=True)
-class FrameReferences:
-    """N frames of a store by stream and time: row i of every array is the same frame.
-
-    The rows are grouped by stream and ascend in time within each stream.
-    """
-
-    stream_ids: list[str]
-    """The streams."""
-    stream_index: NDArray[np.int32]
-    """Position of each frame's stream in `stream_ids`, int32[N]."""
-    captured_at: NDArray[np.int64]
-    """Capture times in UTC microseconds, int64[N]."""
-    keyframe: NDArray[np.bool_]
-    """Whether each frame is a keyframe, bool[N]."""
-    footage_seconds: float | None = None
-    """Seconds of footage that the frames were sampled from; None for the seconds that they cover themselves."""
-
-    def __len__(self) -> int:
-        return len(self.captured_at)
-
-    @property
-    def keyframes(self) -> int:
-        """Number of keyframes."""
-        return int(np.count_nonzero(self.keyframe))
-
-
-def frame_references(frames: Sequence[StreamFrames], footage_seconds: float | None = None) -> FrameReferences:
-    """The frames that a request refers to, stream by stream in the order of the request."""
-    index = [np.full(len(part.captured_at), i, np.int32) for i, part in enumerate(frames)]
-    times = [np.asarray(part.captured_at, np.int64) for part in frames]
-    masks = [np.zeros(len(part.captured_at), np.bool_) for part in frames]
-    for mask, part in zip(masks, frames, strict=True):
-        mask[part.keyframes] = True
-    return FrameReferences(
-        [part.stream_id for part in frames],
-        np.concatenate([np.zeros(0, np.int32), *index]),
-        np.concatenate([np.zeros(0, np.int64), *times]),
-        np.concatenate([np.zeros(0, np.bool_), *masks]),
-        footage_seconds,
-    )
+__all__ = ["FrameSource", "ServiceEngine"]
 
 
 class FrameSource(Protocol):
@@ -111,20 +62,6 @@ class FrameSource(Protocol):
         Raises:
             UsageError, UnknownStream, EmptyWindow.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedAnswer:
-    """The last item of an answer's job."""
-
-    answer: Answer
-    """The answer of the model."""
-    usage: Usage
-    """Resources that the question used."""
-    rows: FrameReferences
-    """Frames that the model read."""
-    queue_seconds: float
-    """Time in the queue, in seconds."""
 
 
 class ServiceEngine:
@@ -194,6 +131,7 @@ class ServiceEngine:
             self.store.patches(rows, part, out)
             read += out.nbytes
 
+        longest = self.answerer.profile.language_model.max_new_tokens  # clients may shorten an answer only
         request = AnswerRequest(
             question=question,
             options=tuple(options),
@@ -204,11 +142,12 @@ class ServiceEngine:
             read_features=lambda part: self.store.features(rows, part),
             footage_seconds=rows.footage_seconds,
             sampling=sampling,
+            max_new_tokens=None if max_new_tokens is None else min(max_new_tokens, longest),
         )
         self._job = job
         try:
             last: AnswerPiece | None = None
-            for last in self._limited(max_new_tokens).answer(request):
+            for last in self.answerer.answer(request):
                 if last.text:
                     yield last.text
             if last is None or last.answer is None:
@@ -216,7 +155,7 @@ class ServiceEngine:
             answer = last.answer
             usage = Usage(
                 prompt_tokens=answer.prompt_tokens,
-                completion_tokens=self._count(answer.text),
+                completion_tokens=answer.completion_tokens,
                 visual_tokens=answer.visual_tokens,
                 frames=len(rows),
                 keyframes=rows.keyframes,
@@ -248,52 +187,13 @@ class ServiceEngine:
         yield getattr(self.answerer.encoders, encoder).encode_text(list(texts))
 
     def translate_error(self, error: Exception) -> Exception:
-        """The error that a failed request replies with.
-
-        Running out of memory fails this request only. A CUDA fault fails every later request too, and sets `broken`.
-        """
-        if isinstance(error, SightlineError | RequestCancelled):
-            return error
-        if _is_out_of_memory(error):
-            if torch.cuda.is_available():
-                # Return the memory of this request to the driver, so that it is not fragmented.
-                torch.cuda.empty_cache()
-            _log.warning("out of memory", error=_first_line(error))
-            return OutOfMemory(
-                "the question needs more memory than is available; ask about a shorter time, or with fewer keyframes"
-            )
+        """The error that a failed request replies with, see `failure_of`. A CUDA fault also sets `broken`."""
         if isinstance(error, getattr(torch, "AcceleratorError", ())):
             self.broken = True  # the CUDA context is lost: /readyz reports it, and a supervisor restarts the service
-        _log.error("a request failed", details=mask_url("".join(traceback.format_exception(error))))
-        return ModelError("the service failed to process the request; see its log")
+        return failure_of(error)
 
     # ---- internals ---------------------------------------------------------------------------------------------
 
     def _watch_prefill(self) -> None:
         """Check the job before every pass of the language model, so that a long prefill ends if it is cancelled."""
         self.answerer.language.register_forward_pre_hook(lambda: self._job.check() if self._job is not None else None)
-
-    def _limited(self, max_new_tokens: int | None) -> Answerer:
-        """The answerer, or a shallow copy with a smaller limit of new tokens."""
-        profile = self.answerer.profile
-        spec = profile.language_model
-        if max_new_tokens is None or max_new_tokens >= spec.max_new_tokens:
-            return self.answerer
-        shorter = spec.model_copy(update={"max_new_tokens": max_new_tokens})
-        limited = copy.copy(self.answerer)
-        limited.profile = profile.model_copy(update={"language_model": shorter})
-        return limited
-
-    def _count(self, text: str) -> int:
-        """Number of tokens of an answer's text, without the token that ends it."""
-        return len(self.answerer.language.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OUT_OF_MEMORY_MESSAGES)
-
-
-def _first_line(error: BaseException) -> str:
-    return mask_url((str(error).splitlines() or [""])[0])[:500]

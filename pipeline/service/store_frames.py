@@ -15,8 +15,9 @@ from model.answerer import AnswerRequest
 from model.hico.sampling import covered_seconds
 from model.selection import keyframe_mask, reading
 from pipeline.questions.asker import Asker
+from pipeline.service.answers.finished import FrameReferences
 from pipeline.service.app import ModelService
-from pipeline.service.engine import FrameReferences, ServiceEngine
+from pipeline.service.engine import ServiceEngine
 from pipeline.service.limits import ServiceLimits
 from pipeline.service.server import check_address, run_service
 

@@ -22,8 +22,9 @@ from pipeline.access.roles import Action
 from pipeline.audit.log import AuditLog
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import API
+from pipeline.http.reference_page import reference_page
 from pipeline.service.limits import ServiceLimits
-from pipeline.service.reference_page import reference_page
+from pipeline.web import completions
 from pipeline.web.address import DeskAddress
 from pipeline.web.guard import DeskGuard
 from pipeline.web.problems import ProblemDocument, add_handlers
@@ -81,6 +82,7 @@ def make_routes(desk: Desk) -> FastAPI:
     add_handlers(app)
     for router in routers():
         router.attach(app, API)
+    completions.routes.attach(app)
     for router in (session.health, _reference(app), _page()):
         router.attach(app, documented=False)
     app.mount("/assets", _PageFiles(directory=ASSETS, check_dir=False), name="assets")

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from index.errors import (
     AccessError,
@@ -50,6 +50,8 @@ from index.errors import (
     UsageError,
     mask_url,
 )
+from pipeline.service.admission import RequestCancelled
+from pipeline.service.chat.errors import chat_problem, invalid_parameter, is_chat_path
 from pipeline.service.schemas import code_of
 
 __all__ = [
@@ -167,7 +169,6 @@ def add_handlers(app: FastAPI) -> None:
         status = status_of(error)
         if status >= 500:
             _log.warning("refused", code=code_of(type(error)), status=status, problem=mask_url(str(error)))
-        problem = problem_of(error, _request_id(request))
         headers = {}
         if isinstance(error, ServiceBusy):
             headers["Retry-After"] = str(error.retry_after)
@@ -175,11 +176,17 @@ def add_handlers(app: FastAPI) -> None:
             headers["Retry-After"] = str(getattr(error, "retry_after", 5))
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if is_chat_path(request.url.path):
+            own, found = chat_problem(error)
+            return JSONResponse({"error": found.model_dump()}, own or status, headers)
+        problem = problem_of(error, _request_id(request))
         return JSONResponse(problem.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         """The first invalid fields and why; never their values, which may be secret."""
         assert isinstance(error, RequestValidationError)
+        if is_chat_path(request.url.path):
+            return JSONResponse({"error": invalid_parameter(error.errors()).model_dump()}, 400)
         found = error.errors()[:5]
         detail = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
         return problem_response(422, "invalid_request", detail, request_id=_request_id(request))
@@ -201,7 +208,12 @@ def add_handlers(app: FastAPI) -> None:
         problem = problem_of(error, _request_id(request))
         return JSONResponse(problem.model_dump(), 500, media_type=PROBLEM_TYPE)
 
+    async def disconnected(_: Request, error: Exception) -> Response:
+        """The client has closed the connection, so nobody receives this."""
+        return Response(status_code=499)
+
     app.add_exception_handler(SightlineError, sightline_error)
+    app.add_exception_handler(RequestCancelled, disconnected)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, defect)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 from starlette.types import Receive, Scope, Send
 
 from index.store import Store
+from model.encoders.encoder import load_encoders
+from model.profiles.profile import load_profile
 from pipeline.access.authentication import Authentication
 from pipeline.access.oidc import OidcLogin
 from pipeline.access.sessions import csrf_token
@@ -79,24 +83,35 @@ class DeskApp:
         self.authentication.close()
 
 
-def make_store(place: Path, streams: tuple[str, ...] = ("gate-1", "gate-2", "yard")) -> None:
-    """A store with 20 seconds of each stream."""
-    made = Store.create(place, PAIR)
+def make_store(
+    place: Path, streams: tuple[str, ...] = ("gate-1", "gate-2", "yard"), *, micro: bool = False, seconds: int = 20
+) -> None:
+    """A store of random frames of each stream; with `micro` its vectors have the sizes and names of that profile."""
+    pair = load_encoders(load_profile("micro"), "cpu").pair if micro else PAIR
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 36), "red").save(picture, "JPEG")
+    made = Store.create(place, pair)
     for number, stream in enumerate(streams):
-        records = make_records(stream, BEGAN, 20, seed=number)
+        records = make_records(stream, BEGAN, seconds, seed=number, pair=pair, picture=picture.getvalue())
         made.append(make_segment(records, 0, f"file {stream}"), records)
 
 
 def desk_app(
-    place: Path, *, users: bool = True, oidc: OidcLogin | None = None, address: DeskAddress | None = None
+    place: Path,
+    *,
+    users: bool = True,
+    oidc: OidcLogin | None = None,
+    address: DeskAddress | None = None,
+    micro: bool = False,
 ) -> DeskApp:
     """The application of a desk in a folder, with a store and a state folder."""
-    make_store(place / "store")
+    make_store(place / "store", micro=micro)
     if users:
         add_users(place / "state")
     authentication = Authentication(place / "state", oidc=oidc)
     audit = AuditLog.open(str(place / "store"), place / "state")
-    desk = Desk(DeskSettings(store=str(place / "store"), state=place / "state"), audit=audit.record)
+    settings = DeskSettings(store=str(place / "store"), state=place / "state", device="cpu")
+    desk = Desk(settings, audit=audit.record, database=authentication.database if micro else None)
     app = make_app(
         desk,
         authentication=authentication,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from index.errors import UnknownFrame, UnknownStream
 from model.answerer import Answerer, AnswerRequest
 from model.answers import Answer, AnswerPiece
+from pipeline.service.answers.finished import FrameReferences
 from pipeline.service.app import ModelService
-from pipeline.service.engine import FrameReferences
 from pipeline.service.server import server_config
 from tests.support.tiny_checkpoints import CLIP_WIDTH, PATCHES, WIDTH
 
@@ -99,7 +99,7 @@ class Scripted(Answerer):
         for text in self.script(request):
             answer += text
             yield AnswerPiece(text)
-        yield AnswerPiece("", Answer(answer, None, (), 0, 1, {"decode": 0.001}))
+        yield AnswerPiece("", Answer(answer, None, (), 0, 1, {"decode": 0.001}, len(answer.split())))
 
 
 @contextmanager

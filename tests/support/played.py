@@ -45,13 +45,21 @@ def jpeg(grey: int, size: tuple[int, int] = (160, 120)) -> bytes:
 
 
 def store_file(
-    store: Store, path: Path, stream: str, seconds: int, *, chunk: int = 10, clock: ClockSource = "given", uri: str = ""
+    store: Store,
+    path: Path,
+    stream: str,
+    seconds: int,
+    *,
+    chunk: int = 10,
+    clock: ClockSource = "given",
+    uri: str = "",
+    began: int = BEGAN,
 ) -> str:
     """Store the seconds of a file as `ingest` does, with random vectors; returns what identifies the file."""
-    source = source_digest(path, stream, None if clock == "mtime" else BEGAN)
+    source = source_digest(path, stream, None if clock == "mtime" else began)
     for number in range((seconds + chunk - 1) // chunk):
         first, last = number * chunk, min(seconds, (number + 1) * chunk)
-        made = make_records(stream, BEGAN + first * SECOND, last - first, seed=number)
+        made = make_records(stream, began + first * SECOND, last - first, seed=number)
         values: dict[str, Any] = {name: getattr(made, name) for name in made.__slots__}
         values["pictures"] = [jpeg(8 * (second + 1)) for second in range(first, last)]
         records = FrameRecords(**{**values, "clock_source": clock})

@@ -26,19 +26,28 @@ PAIR = EncoderPair(frame=identity("clip", 16), patch=identity("siglip", 12), pat
 """The encoders of all records here: Df = 16, Dp = 12, M = 4."""
 
 
-def make_records(stream: str = "front", start: int = BEGAN, n: int = 20, seed: int = 0, mark: str = "") -> FrameRecords:
-    """`n` frames of random vectors, one a second from `start`; the pictures contain `mark`."""
+def make_records(
+    stream: str = "front",
+    start: int = BEGAN,
+    n: int = 20,
+    seed: int = 0,
+    mark: str = "",
+    *,
+    pair: EncoderPair = PAIR,
+    picture: bytes | None = None,
+) -> FrameRecords:
+    """`n` frames of random vectors, one a second from `start`; the pictures contain `mark`, or are all `picture`."""
     rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(n, 16)).astype(np.float32)
+    vectors = rng.normal(size=(n, pair.frame.dimension)).astype(np.float32)
     return FrameRecords(
         stream_id=stream,
         clock_source="given",
         captured_at=start + np.arange(n, dtype=np.int64) * SECOND,
         pts_seconds=np.arange(n, dtype=np.float64),
         frame_vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
-        patch_pooled=rng.normal(size=(n, 12)).astype(np.float32),
-        patches=rng.normal(size=(n, 4, 12)).astype(np.float16),
-        pictures=[f"JPEG {mark} {i}".encode() for i in range(n)],
+        patch_pooled=rng.normal(size=(n, pair.patch.dimension)).astype(np.float32),
+        patches=rng.normal(size=(n, pair.patches, pair.patch.dimension)).astype(np.float16),
+        pictures=[f"JPEG {mark} {i}".encode() if picture is None else picture for i in range(n)],
     )
 
 

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from platformdirs import user_state_path
 
-from index.columns import digest
 from index.commits.held import Hold
 from index.errors import SourceNotFound, UsageError
 from index.records import from_micros, rfc3339
 from index.store import Store
-from index.tables import normalize_url
 from ingest.live.holds import place_marker, remove_marker
 from ingest.live.recorder import folder_url
 from ingest.segments.clipping import Redaction
 from pipeline.access.caller import Caller
+from pipeline.access.state import state_folder
 from pipeline.audit.log import AuditLog
 from pipeline.cli.options import Json, StoreUrl, Zone, settings_of, time_range
 from pipeline.console import print_json, print_line, print_note
@@ -48,10 +46,6 @@ Recordings = Annotated[
     list[str] | None, typer.Option("--recordings", help="Folder or bucket of `record --to`, repeatable.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept.")]
-
-
-def _state(store: str, chosen: Path | None) -> Path:
-    return chosen or user_state_path("sightline") / digest(normalize_url(store))
 
 
 def _audit(
@@ -95,7 +89,7 @@ def create(
     clip.
     """
     settings = settings_of(context, store=store)
-    opened, place = Store.open(settings.store), _state(settings.store, state)
+    opened, place = Store.open(settings.store), state_folder(settings.store, state)
     window = time_range([stream], start, end, timezone)
     redactions = [Redaction(window["start"], window["end"], _box(text)) for text in blur or ()]
     draft = Draft(
@@ -164,7 +158,7 @@ def verify(
 @app.command("key")
 def key(context: typer.Context, store: StoreUrl = None, state: State = None, as_json: Json = False) -> None:
     """Print the public key of this installation, which checks its bundles. It is made when it is first used."""
-    public = SigningKey.load_or_create(_state(settings_of(context, store=store).store, state)).public
+    public = SigningKey.load_or_create(state_folder(settings_of(context, store=store).store, state)).public
     if as_json:
         print_json({"fingerprint": public.fingerprint, "public_key": public.pem})
         return
@@ -196,7 +190,7 @@ def hold(
     placed = opened.hold(stream, window["start"], window["end"], reason=reason, placed_by=getpass.getuser())
     for place in recordings or ():
         place_marker(folder_url(place), placed)
-    _audit(settings.store, _state(settings.store, state), "hold", [placed.stream_id], _detail(placed))
+    _audit(settings.store, state_folder(settings.store, state), "hold", [placed.stream_id], _detail(placed))
     if as_json:
         print_json(_shown(placed))
     else:
@@ -221,7 +215,7 @@ def release(
         if not remove_marker(folder_url(place), hold_id):
             print_note(f"{place} has no marker of this hold")
     detail = {**_detail(released), "held_because": released.reason, "reason": reason}
-    _audit(settings.store, _state(settings.store, state), "release", [released.stream_id], detail)
+    _audit(settings.store, state_folder(settings.store, state), "release", [released.stream_id], detail)
     if as_json:
         print_json(_shown(released))
     else:

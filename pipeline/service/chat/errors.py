@@ -8,7 +8,7 @@ from typing import Any
 from index.errors import BudgetExceeded, EmptyWindow, SightlineError, UnknownStream, UsageError
 from pipeline.service.schemas import Problem, problem_of
 
-__all__ = ["chat_problem", "invalid_parameter", "unknown_model"]
+__all__ = ["chat_problem", "invalid_parameter", "is_chat_path", "unknown_model"]
 
 _MAX_SHOWN = 200
 _CODES = {
@@ -16,7 +16,13 @@ _CODES = {
     "missing": "missing_required_parameter",
     "json_invalid": "invalid_json",
 }
+_PATHS = ("/v1/chat/", "/v1/models")
 _OURS = frozenset({"invalid_value", "unsupported_value"})
+
+
+def is_chat_path(path: str) -> bool:
+    """Whether a path is one of OpenAI's, whose errors have OpenAI's form."""
+    return path.startswith(_PATHS)
 
 
 def invalid_parameter(errors: Sequence[Mapping[str, Any]]) -> Problem:

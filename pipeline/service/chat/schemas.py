@@ -200,6 +200,16 @@ class ChatBody(_Strict):
         return question_of(self.messages)
 
     @property
+    def limit(self) -> int | None:
+        """Largest number of tokens of an open answer; None for the profile's."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a streamed reply ends with the number of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
     def footage(self) -> FootageScope:
         """The footage of the question."""
         return self.sightline or FootageScope()

@@ -49,7 +49,9 @@ def follow_job(desk: DeskOf, caller: CallerOf, job_id: _Id) -> Response:
 @routes.delete("/jobs/{job_id}", action=Action.VIEW, status_code=204)
 def cancel_job(desk: DeskOf, caller: CallerOf, job_id: _Id) -> None:
     """Cancel one of the caller's jobs."""
-    desk.jobs.find(caller, job_id).cancel()
+    job = desk.jobs.find(caller, job_id)
+    job.cancel()
+    desk.audit(caller, "job.cancel", streams=job.streams, detail={"job": job.id, "kind": job.kind})
 
 
 async def _changes(job: Job) -> AsyncIterator[bytes]:

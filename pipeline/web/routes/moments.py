@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Header, Query
 from starlette.responses import Response
 
-from index.records import parse_rfc3339, parse_time
+from index.records import parse_rfc3339, parse_time, rfc3339
 from pipeline.access.roles import Action
 from pipeline.desk import moments as desk_moments
 from pipeline.desk.moments import FramePage, MomentView
@@ -51,7 +51,10 @@ def get_thumbnail(
     if_none_match: _IfNoneMatch = None,
 ) -> Response:
     """A small picture of a frame, JPEG."""
-    data = desk_moments.thumbnail(desk, caller, stream, parse_rfc3339(at), width)
+    when = parse_rfc3339(at)
+    data = desk_moments.thumbnail(desk, caller, stream, when, width)
+    day = rfc3339(when)[:10]
+    desk.audit_once(caller, "thumbnails", stream=stream, what=day, detail={"day": day})
     return cached_reply(data, "image/jpeg", if_none_match)
 
 
@@ -75,7 +78,7 @@ def list_frames(
     cursor: Cursor = None,
 ) -> FramePage:
     """The frames of a stream in the order of time."""
-    return desk_moments.frames(
+    found = desk_moments.frames(
         desk,
         caller,
         stream,
@@ -85,6 +88,9 @@ def list_frames(
         limit=limit,
         cursor=cursor,
     )
+    if text is not None and cursor is None:  # without a text it lists times, and each picture is recorded
+        desk.audit(caller, "search", streams=[stream], detail={"search": text})
+    return found
 
 
 @routes.get("/moment", action=Action.VIEW)

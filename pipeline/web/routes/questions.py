@@ -40,10 +40,7 @@ def ask(desk: DeskOf, caller: CallerOf, body: AskBody) -> Response:
         k=body.k,
         max_frames=body.max_frames,
     )
-    run = asking.ask(desk, caller, query)
-    detail = {"question": body.question, "id": run.id, "options": body.options or []}
-    desk.audit(caller, "ask", streams=run.streams, detail=detail)
-    return EventStream(_events(run))
+    return EventStream(_events(asking.ask_recorded(desk, caller, query)))
 
 
 async def _events(run: AskRun) -> AsyncIterator[bytes]:
@@ -67,6 +64,7 @@ def get_question(desk: DeskOf, caller: CallerOf, question_id: _Id) -> QuestionEn
 def delete_question(desk: DeskOf, caller: CallerOf, question_id: _Id) -> None:
     """Remove one of the caller's questions; one that is being answered is cancelled."""
     asking.forget_question(desk, caller, question_id)
+    desk.audit(caller, "question.remove", detail={"id": question_id})
 
 
 @routes.get("/heatmap", action=Action.ASK, errors=(409,))
@@ -78,4 +76,6 @@ def get_heat_map(
     question: Annotated[str, Query(min_length=1, max_length=64, description="Id of one of the caller's questions.")],
 ) -> HeatMap:
     """What differential feature merging kept of a frame for a question."""
-    return heat_map(desk, caller, stream, parse_rfc3339(at), question)
+    found = heat_map(desk, caller, stream, parse_rfc3339(at), question)
+    desk.audit(caller, "heatmap", streams=[stream], detail={"at": at, "question": question})
+    return found

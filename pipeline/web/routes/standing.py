@@ -46,7 +46,9 @@ def add_standing(desk: DeskOf, caller: CallerOf, body: StandingBody) -> NewStand
 @routes.post("/standing/preview", action=Action.STANDING, errors=(409, 504))
 def preview_standing(desk: DeskOf, caller: CallerOf, body: PreviewBody) -> Preview:
     """What a standing question would have done over the last day of the streams."""
-    return standing.preview(desk, caller, body.text, streams=body.streams, floor=body.floor, warm_up=body.warm_up)
+    found = standing.preview(desk, caller, body.text, streams=body.streams, floor=body.floor, warm_up=body.warm_up)
+    desk.audit(caller, "standing.preview", streams=body.streams or (), detail={"text": body.text})
+    return found
 
 
 @routes.get("/standing/{question_id}", action=Action.STANDING)

@@ -14,6 +14,7 @@ import pytest
 from index.errors import DecodeFailed, EmptyWindow, ServiceBusy
 from index.store import Store
 from pipeline.media import playback
+from pipeline.media.clip import write_footage
 from pipeline.media.footage import FootageFinder
 from pipeline.media.playback import Playable, Player
 from tests.support.played import decoded, record_segments, render_pattern, store_file
@@ -124,7 +125,7 @@ def test_what_nobody_reads_is_stopped_and_its_slot_is_free_again(
     player: Player, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go = threading.Event(), threading.Event()
-    write = playback.write_footage
+    write = write_footage
 
     def slow(*arguments: object, **options: object) -> object:
         begun.set()

@@ -28,9 +28,9 @@ from index.errors import (
 )
 from index.store import Store
 from pipeline.questions.asker import Asker
+from pipeline.service.answers.finished import FrameReferences
 from pipeline.service.app import ModelService
 from pipeline.service.client import ServiceClient
-from pipeline.service.engine import FrameReferences
 from pipeline.service.schemas import ServedProfile
 from pipeline.service.store_frames import StoreFrames, make_service
 from tests.support.command import FRAMES, Command

@@ -18,8 +18,9 @@ from model.answers import Answer
 from model.language.transformers_engine import TransformersLanguage
 from model.profiles.profile import DfmSpec
 from pipeline.service.admission import QueuedRequest, RequestCancelled
+from pipeline.service.answers.finished import frame_references
 from pipeline.service.app import ModelService
-from pipeline.service.engine import ServiceEngine, frame_references
+from pipeline.service.engine import ServiceEngine
 from pipeline.service.schemas import ServedProfile, StreamFrames
 from tests.support.model_service import (
     LENGTHS,

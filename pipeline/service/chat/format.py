@@ -1,66 +1,17 @@
-"""Formats of an answer: the events of `/v1/answer`, and OpenAI's chat completions. Pure functions of the answer."""
+"""OpenAI's chat completions as the format of an answer. Pure functions of the answer."""
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from typing import Any, Protocol
+from typing import Any
 
 from index.records import rfc3339
-from pipeline.service.engine import FinishedAnswer
-from pipeline.service.schemas import AnswerDone, Problem, TokenText
+from pipeline.service.answers.finished import FinishedAnswer
+from pipeline.service.answers.format import AnswerFormat, event_of
+from pipeline.service.schemas import Problem
 
-__all__ = ["AnswerFormat", "ChatFormat", "ReplyFormat"]
-
-
-def _event(data: Any, name: str | None = None) -> bytes:
-    """One server-sent event. JSON contains no raw line breaks, so one `data:` line is enough."""
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-class ReplyFormat(Protocol):
-    """Serializes one answer: `piece`, then `end` or `error`, as server-sent events; `whole` as one JSON object."""
-
-    def piece(self, text: str) -> bytes:
-        """The event for the next part of the answer."""
-
-    def end(self, done: FinishedAnswer) -> bytes:
-        """The last events of a complete answer."""
-
-    def error(self, problem: Problem) -> bytes:
-        """The event for an error after the stream has begun."""
-
-    def whole(self, done: FinishedAnswer) -> dict[str, Any]:
-        """The complete answer as one JSON object."""
-
-
-class AnswerFormat:
-    """Format of `POST /v1/answer`: events `token`, `answer`, `error`."""
-
-    def piece(self, text: str) -> bytes:
-        """The event for the next part of the answer."""
-        return _event(TokenText(text=text).model_dump(), "token")
-
-    def end(self, done: FinishedAnswer) -> bytes:
-        """The last events of a complete answer."""
-        return _event(self.whole(done), "answer")
-
-    def error(self, problem: Problem) -> bytes:
-        """The event for an error after the stream has begun."""
-        return _event({"error": problem.model_dump()}, "error")
-
-    def whole(self, done: FinishedAnswer) -> dict[str, Any]:
-        """The complete answer as one JSON object."""
-        answer = done.answer
-        return AnswerDone(
-            text=answer.text,
-            option=answer.option,
-            probabilities=list(answer.probabilities),
-            usage=done.usage,
-            timings={"queue": done.queue_seconds, **answer.timings},
-        ).model_dump()
+__all__ = ["ChatFormat"]
 
 
 class ChatFormat:
@@ -71,12 +22,13 @@ class ChatFormat:
 
     Args:
         model: name of the profile.
-        limit: largest number of tokens of an open answer; an answer of that length has the finish reason `length`.
+        limit: largest number of tokens of an open answer, None if unknown; an answer of that length has the finish
+            reason `length`.
         usage: whether the stream ends with the number of tokens.
         notices: remarks about the answer.
     """
 
-    def __init__(self, model: str, *, limit: int, usage: bool, notices: list[str]) -> None:
+    def __init__(self, model: str, *, limit: int | None, usage: bool, notices: list[str]) -> None:
         self.model, self.limit, self.usage, self.notices = model, limit, usage, notices
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self._begun = False
@@ -85,20 +37,20 @@ class ChatFormat:
         """The event for the next part of the answer."""
         role = {} if self._begun else {"role": "assistant"}
         self._begun = True
-        return _event(self._chunk([{"index": 0, "delta": {**role, "content": text}, "finish_reason": None}]))
+        return event_of(self._chunk([{"index": 0, "delta": {**role, "content": text}, "finish_reason": None}]))
 
     def end(self, done: FinishedAnswer) -> bytes:
         """The last events of a complete answer."""
         begin = b"" if self._begun else self.piece("")
         last = self._chunk([{"index": 0, "delta": {}, "finish_reason": self._reason(done)}])
-        written = begin + _event({**last, "sightline": self._extension(done)})
+        written = begin + event_of({**last, "sightline": self._extension(done)})
         if self.usage:
-            written += _event({**self._chunk([]), "usage": self._usage(done)})
+            written += event_of({**self._chunk([]), "usage": self._usage(done)})
         return written + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem) -> bytes:
         """The event for an error after the stream has begun."""
-        return _event({"error": problem.model_dump()})
+        return event_of({"error": problem.model_dump()})
 
     def whole(self, done: FinishedAnswer) -> dict[str, Any]:
         """The complete answer as one JSON object."""
@@ -122,7 +74,8 @@ class ChatFormat:
 
     def _reason(self, done: FinishedAnswer) -> str:
         chosen = done.answer.option is not None
-        return "length" if not chosen and done.usage.completion_tokens >= self.limit else "stop"
+        limited = self.limit is not None and done.usage.completion_tokens >= self.limit
+        return "length" if limited and not chosen else "stop"
 
     @staticmethod
     def _usage(done: FinishedAnswer) -> dict[str, int]:
@@ -142,5 +95,5 @@ class ChatFormat:
             "probabilities": answer["probabilities"],
             "usage": answer["usage"],
             "timings": answer["timings"],
-            "notices": self.notices,
+            "notices": [*done.notices, *self.notices],
         }

@@ -1,0 +1,1 @@
+"""Answers of the model service and the desk: what a finished one consists of, its formats, and its replies."""
