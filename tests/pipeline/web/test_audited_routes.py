@@ -129,7 +129,7 @@ def calls(opened: DeskApp, ann: dict[str, str]) -> dict[str, Call]:
         f"GET {API}/audit": Call("audit"),
         f"GET {API}/audit/export": Call("audit"),
         f"POST {API}/session/password": Call(  # ends the session, so it is the last one
-            "password", sent={"json": {"password": PASSWORD, "new_password": "a longer password"}}
+            "users.password", sent={"json": {"password": PASSWORD, "new_password": "a longer password"}}
         ),
     }
 

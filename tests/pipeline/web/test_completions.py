@@ -179,7 +179,7 @@ def test_a_client_that_leaves_ends_the_work(served: Served) -> None:
     headers = {"Authorization": f"Bearer {served.tokens['ann']}"}
     body = {"model": "micro", "messages": [{"role": "user", "content": "Who left?"}], "stream": True}
     with (
-        httpx.Client(base_url=served.desk.url, headers=headers, trust_env=False) as client,
+        httpx.Client(base_url=served.desk.url, headers=headers, timeout=120, trust_env=False) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as reply,
     ):
         assert reply.status_code == 200
