@@ -352,6 +352,30 @@ def _loading(results: Results) -> Section:
     )
 
 
+def _desk(results: Results) -> Section:
+    data = results["desk"]
+    names = {
+        "first_page": "first page",
+        "search_list": "list of results",
+        "next_page": "next page of results",
+        "thumbnail": "thumbnail",
+    }
+    rows = [
+        [text, *(f"{data[name][key]:,.0f} ms" for key in ("mean_cpu_ms", "median_ms", "p95_ms"))]
+        for name, text in names.items()
+    ]
+    busy = data["search_list"]["mean_cpu_ms"]
+    return Section(
+        finding=(
+            f"A search through {count(data['frames'])} frames takes the desk {busy:,.0f} ms of CPU time, a thumbnail "
+            f"{data['thumbnail']['mean_cpu_ms']:,.0f} ms."
+        ),
+        table=Table(["request", "CPU time (mean)", "time (median)", "time (95 %)"], rows),
+        reading="Requests of one client over HTTP on loopback; less is better.",
+        limit="Aims on an idle machine: first page 1 s, list of results 300 ms, thumbnails 100 ms (95 %).",
+    )
+
+
 SECTIONS = (
     SectionSpec(
         "dks", _SPEED, "Keyframes (DKS)", "How fast are keyframes selected?", ("dks",), _dks, ("keyframes", "ask")
@@ -377,6 +401,7 @@ SECTIONS = (
         _service,
         ("ask", "model"),
     ),
+    SectionSpec("desk", _SPEED, "The desk", "How long does a browser wait?", ("desk",), _desk, ("ask", "dks")),
     SectionSpec(
         "loading", _SPEED, "Loading patches", "How fast do patches load?", ("patches",), _loading, ("patches", "model")
     ),
