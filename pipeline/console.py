@@ -84,7 +84,6 @@ def configure_logging(*, debug: bool) -> None:
         cache_logger_on_first_use=False,
     )
     if not debug:
-        os.environ.setdefault("RUST_LOG", "off")  # of Delta's client, whose failures become errors of ours
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the commands have progress bars of their own
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         warnings.simplefilter("ignore")

@@ -115,7 +115,8 @@ def load_settings(path: Path | None = None) -> Settings:
         try:
             values = tomllib.loads(file.read_text())
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file}: not a settings file ({error})") from None
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"{file}: not a settings file ({why})") from None
     _check_environment()
     values = _without_environment(values, _PREFIX)
     for table in _TABLES:

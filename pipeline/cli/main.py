@@ -186,6 +186,8 @@ def main() -> None:
     terminate_as_interrupt()
     arguments = global_options_first(sys.argv[1:])
     debug = "--debug" in arguments[:1]
+    if not debug:  # Delta's client reads it when a command is imported; its failures become errors of ours
+        os.environ.setdefault("RUST_LOG", "off")
     try:
         code = app(arguments, prog_name="sightline", standalone_mode=False)
         sys.stdout.flush()

@@ -42,7 +42,7 @@ from ingest.segments.names import NamedSegment
 from ingest.sources.files import fetched
 from pipeline.backfill import staging
 from pipeline.backfill.manifest import read_manifest
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, environment
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
 
@@ -405,6 +405,22 @@ def test_no_text_of_a_library_reaches_a_user(
             else:
                 assert bucket == "nothere", name
                 assert name in QUIET, name
+
+
+@pytest.mark.system
+def test_a_command_prints_one_line_where_there_are_no_credentials(tmp_path: Path) -> None:
+    kept = {name: value for name, value in environment(tmp_path).items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "streams", "--store", "s3://none/store"],
+        cwd=tmp_path,
+        env={**kept, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("sightline: s3://none/store")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_every_phrase_of_a_failure_is_lower_case() -> None:
