@@ -6,6 +6,7 @@ import typer
 
 from pipeline.cli.eval.rendered import rendered
 from pipeline.cli.eval.runs import compare, export, report, run
+from pipeline.cli.eval.search import search
 
 __all__ = ["app"]
 
@@ -16,4 +17,5 @@ app.command("run")(run)
 app.command("report")(report)
 app.command("compare")(compare)
 app.command("export")(export)
+app.command("search")(search)
 app.command("rendered")(rendered)
