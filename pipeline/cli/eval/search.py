@@ -50,9 +50,11 @@ def search(
     if labels is not None:
         queries, opened = read_labels(labels), settings.store
     else:
-        encoders = load_encoders(load_profile(settings.profile), settings.device)
+        chosen = load_profile(settings.profile)
+        encoders = load_encoders(chosen, settings.device)
+        name = "store" if chosen.name == "micro" else f"store-{chosen.name}"  # profiles share the footage alone
         folder = work or Path()
-        opened = rendered_store(folder, encoders, seed=seed, minutes=minutes, cameras=cameras).url
+        opened = rendered_store(folder, encoders, seed=seed, minutes=minutes, cameras=cameras, name=name).url
         queries = rendered_labels(seed, minutes, cameras)
     asker = Asker(opened, settings.profile, settings.device)
     results = []
