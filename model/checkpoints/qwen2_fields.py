@@ -69,7 +69,11 @@ class Qwen2Fields(BaseModel):
         if "rope_theta" not in raw and "rope_theta" not in (raw.get("rope_parameters") or {}):
             raise WeightsInvalid(f"{folder / 'config.json'}: rope_theta is missing")
         fields = Qwen2Config().to_dict().keys() | {"rope_theta", "rope_scaling"}
-        unknown = sorted(raw.keys() - fields - cls.model_fields.keys() - (cls.without_effect or raw.keys()))
+        known = fields | cls.model_fields.keys() | (raw.keys() if cls.without_effect is None else cls.without_effect)
+        # A field that is empty or false switches nothing on.
+        unknown = sorted(
+            key for key, value in raw.items() if key not in known and value not in (None, False, "", [], {})
+        )
         if unknown:
             raise WeightsInvalid(
                 f"{folder / 'config.json'}: {', '.join(unknown)}: not known, so answers may differ from those of the "

@@ -248,6 +248,7 @@ def test_fields_of_the_layout_without_an_effect_are_accepted(tmp_path: Path) -> 
         **{"mm_vision_select_layer": -2, "mm_use_im_start_end": False, "add_faster_video": False, "use_mm_proj": True},
         **{"mm_tunable_parts": "mm_vision_tower", "tokenizer_model_max_length": 32768, "torch_dtype": "bfloat16"},
         **{"transformers_version": "4.40.0.dev0", "use_cache": True, "use_sliding_window": False, "hidden_act": "silu"},
+        **{"delay_load": False, "a_field_of_next_year": None, "another_one": []},
     }
     tiny.save_vilamp(tmp_path / "sig", **onevision)
     assert _language(tmp_path / "sig").width == tiny.LANGUAGE_WIDTH
