@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pipeline.figures.charts import Bar, Interval, Line, bars, intervals, lines
+from pipeline.figures.readings import readings_section
 from pipeline.figures.section import Results, Section, SectionSpec, Table
 from pipeline.figures.selection import selectors_section
 from pipeline.figures.units import count, factor, flops, percent, points, seconds, signed, size, speed
@@ -425,6 +426,15 @@ SECTIONS = (
         ("selectors",),
         selectors_section,
         ("keyframes", "dks"),
+    ),
+    SectionSpec(
+        "readings",
+        _QUALITY,
+        "DFM and HiCo",
+        "Which of the two papers reads footage better?",
+        ("hico",),
+        readings_section,
+        ("micro", "patches"),
     ),
     SectionSpec("alerts", _QUALITY, "Alerts", "Can alerts be trusted?", ("alerts",), _alerts, ("live", "micro")),
     SectionSpec(
