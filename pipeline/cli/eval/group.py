@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from pipeline.cli.eval import needles
 from pipeline.cli.eval.rendered import rendered
 from pipeline.cli.eval.runs import compare, export, report, run
 from pipeline.cli.eval.search import search
@@ -19,3 +20,4 @@ app.command("compare")(compare)
 app.command("export")(export)
 app.command("search")(search)
 app.command("rendered")(rendered)
+app.add_typer(needles.app)

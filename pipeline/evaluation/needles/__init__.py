@@ -1,0 +1,1 @@
+"""Needles in haystacks: VideoNIAH, single-hop pictures and chains of pictures."""

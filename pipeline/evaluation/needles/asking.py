@@ -1,0 +1,109 @@
+"""Asking a question about a splice, as `sightline ask` asks it about a stream.
+
+Keyframes are selected for the bare question among all frames of the splice, and options are compared by likelihood.
+The models run in this process, because a model service reads whole streams from its own store. Does not know what a
+needle is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import BudgetExceeded, OutOfMemory, UsageError
+from model.answerer import Answerer, AnswerRequest
+from model.answers import Answer
+from model.hico.sampling import covered_seconds
+from model.selection import keyframe_mask, reading, select_rows
+from pipeline.bench.memory import peak_bytes
+from pipeline.evaluation.needles.cases import Piece
+from pipeline.evaluation.needles.record import AnswerLine
+from pipeline.evaluation.needles.splice import Splice, Streams
+
+__all__ = ["Shown", "SpliceAsker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an answer was made from."""
+
+    splice: Splice
+    """The splice."""
+    keyframes: NDArray[np.int64]
+    """Rows of the keyframes."""
+
+
+class SpliceAsker:
+    """Asks questions about splices of a store's streams.
+
+    Args:
+        streams: the streams.
+        answerer: the models.
+    """
+
+    def __init__(self, streams: Streams, answerer: Answerer) -> None:
+        self.streams, self.answerer = streams, answerer
+
+    def ask(
+        self, question: str, options: Sequence[str], answer: int, pieces: Sequence[Piece], *, case: str, setting: str
+    ) -> tuple[AnswerLine, Shown]:
+        """Ask one question.
+
+        Args:
+            question: the question.
+            options: its options.
+            answer: index of the right one.
+            pieces: what is shown, in its order; nothing if empty.
+            case: id of the case.
+            setting: name of what is shown.
+
+        Returns:
+            The answer, and what it was made from. A question that does not fit the model counts as wrong.
+        """
+        began = perf_counter()
+        splice = Splice(self.streams, pieces, whole_clips=self.answerer.profile.hico is not None)
+        keyframes = self._select(question, splice)
+        line = AnswerLine(case=case, setting=setting, predicted=None, right=False, keyframes=len(keyframes))
+        try:
+            rows, reply = self._answer(question, tuple(options), splice, keyframes)
+        except (BudgetExceeded, OutOfMemory, UsageError) as error:
+            line.problem = str(error)
+        else:
+            line.predicted, line.right = reply.option, reply.option == answer
+            line.probabilities = [round(value, 6) for value in reply.probabilities]
+            line.frames, line.visual_tokens = len(rows), reply.visual_tokens
+        line.seconds, line.peak_bytes = round(perf_counter() - began, 3), peak_bytes()
+        return line, Shown(splice, keyframes)
+
+    def _select(self, question: str, splice: Splice) -> NDArray[np.int64]:
+        if not len(splice):
+            return np.zeros(0, np.int64)
+        query = self.answerer.encoders.frame.encode_text([question])[0]
+        return select_rows(splice.vectors, query, self.answerer.profile, stream_index=splice.stream_index).rows
+
+    def _answer(
+        self, question: str, options: tuple[str, ...], splice: Splice, keyframes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Answer]:
+        answerer = self.answerer
+        rows = np.zeros(0, np.int64)
+        if len(splice):
+            room = answerer.max_frames(len(keyframes), question, options)
+            rows = reading(answerer.profile, splice.stream_index, splice.captured_at, keyframes, room=room)
+        request = AnswerRequest(
+            question=question,
+            options=options,
+            stream_index=splice.stream_index[rows],
+            captured_at=splice.captured_at[rows],
+            keyframe=keyframe_mask(keyframes, len(splice))[rows],
+            read_patches=lambda part, out: splice.read_patches(rows[part], out),
+            read_features=lambda part: splice.read_features(rows[part]),
+            footage_seconds=covered_seconds(splice.captured_at, splice.stream_index),
+        )
+        *_, last = answerer.answer(request)
+        if last.answer is None:
+            raise UsageError("the model gave no answer")
+        return rows, last.answer
