@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from index.errors import UsageError
-from pipeline.cli.options import Json, ProfileName, Quiet, settings_of
+from pipeline.cli.options import Json, ProfileName, Quiet, StoreUrl, settings_of
 from pipeline.console import interruptible, print_json, print_line, print_note, progress
 from pipeline.evaluation.needles.cases import Draw
 
@@ -20,7 +20,9 @@ app = typer.Typer(name="needles", help="Hide short videos or pictures in long ha
 _ENTRY = "pipeline.evaluation.needles.entry"  # loads torch
 _STOPPED = "what is answered is written; the same command goes on"
 Out = Annotated[Path, typer.Option(help="Folder of the run; a run that is there goes on.")]
-Work = Annotated[Path, typer.Option(help="Folder for footage and its store; a later run uses them again.")]
+Work = Annotated[Path, typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")]
+Pictures = Annotated[Path | None, typer.Option(help="File of rows with image, caption, question, options and answer.")]
+Films = Annotated[Path | None, typer.Option(help="Folder of videos that haystacks are made of.")]
 Lengths = Annotated[
     list[int] | None,
     typer.Option("--length", help="Frames of a haystack, repeatable; default: 2000, 4000, 6000, 8000 and 10000."),
@@ -36,8 +38,17 @@ def needles() -> None:
 @app.command("video")
 def video(
     context: typer.Context,
-    work: Work,
     out: Out,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of videos with questions, in place of rendered footage.")
+    ] = None,
+    rows: Annotated[
+        str, typer.Option(help="Rows of --data: questions for its file questions.*, or a benchmark such as videomme.")
+    ] = "questions",
+    store: StoreUrl = None,
     profile: ProfileName = None,
     length: Lengths = None,
     cases: Annotated[int, typer.Option(min=1, help="Cases of each length.")] = 60,
@@ -50,27 +61,123 @@ def video(
 ) -> None:
     """Hide short videos in long ones (VideoNIAH) and measure accuracy by length and depth.
 
-    Footage is rendered, so no data set is needed. Every case is also asked with the needle alone, with the haystack
+    Without --data, footage is rendered into --work. Every case is also asked with the needle alone, with the haystack
     alone and with nothing. OUT/heatmap.png shows the result.
     """
-    settings = settings_of(context, profile=profile)
+    if (data is None) == (work is None):
+        raise UsageError("give either --work, for rendered footage, or --data with --store")
+    settings = settings_of(context, store=store, profile=profile)
     lengths = tuple(sorted(set(length or Draw().lengths)))
     if min(lengths) < 200:
         raise UsageError(f"--length must be at least 200, got {min(lengths)}")
     entry = import_module(_ENTRY)
     with progress(quiet=quiet or as_json) as bar, interruptible(_STOPPED):
         task = bar.add_task("footage", total=None, detail="")
-        summary = entry.rendered_video(
-            work,
+        common: dict[str, Any] = {
+            "profile": settings.profile,
+            "device": settings.device,
+            "draw": Draw(lengths=lengths, per_length=cases, seed=seed),
+            "settings": ("spliced",) if only_spliced else ("spliced", "needle alone", "haystack alone", "blind"),
+            "on_progress": lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
+        }
+        if data is None:
+            summary, found = entry.rendered_video(work, out, **common), None
+        else:
+            summary, found = entry.folder_video(
+                data, rows, settings.store, out, limits=settings.decode_limits, **common
+            )
+    for problem in [] if found is None else [*found.missing, *found.broken]:
+        print_note(f"left out: {problem}")
+    if as_json:
+        print_json(summary)
+        return
+    print_line((out / "report.md").read_text())
+    print_note(f"heat map: {out / 'heatmap.png'}")
+
+
+@app.command("image")
+def image(
+    context: typer.Context,
+    work: Work,
+    out: Out,
+    pictures: Pictures = None,
+    films: Films = None,
+    store: StoreUrl = None,
+    profile: ProfileName = None,
+    length: Lengths = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 20,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Hide single pictures in long videos, at six depths.
+
+    A picture is shown for four seconds. Pictures and haystacks are rendered unless files are given.
+    """
+    _run("image", context, work, out, pictures, films, store, profile, length, count, seed, quiet, as_json)
+
+
+@app.command("chain")
+def chain(
+    context: typer.Context,
+    work: Work,
+    out: Out,
+    pictures: Pictures = None,
+    films: Films = None,
+    store: StoreUrl = None,
+    profile: ProfileName = None,
+    length: Lengths = None,
+    count: Annotated[int, typer.Option(min=1, help="Chains.")] = 60,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Hide chains of pictures that name each other, among decoys (multi-hop).
+
+    Q1 asks for the caption of the last picture of the chain, Q2 a question about it.
+    """
+    _run("chain", context, work, out, pictures, films, store, profile, length, count, seed, quiet, as_json)
+
+
+def _run(
+    kind: str,
+    context: typer.Context,
+    work: Path,
+    out: Path,
+    pictures: Path | None,
+    films: Path | None,
+    store: str | None,
+    profile: str | None,
+    length: list[int] | None,
+    count: int,
+    seed: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    settings = settings_of(context, store=store, profile=profile)
+    lengths = sorted(set(length or Draw().lengths))
+    if min(lengths) < 40:
+        raise UsageError(f"--length must be at least 40, got {min(lengths)}")
+    entry = import_module(_ENTRY)
+    with progress(quiet=quiet or as_json) as bar, interruptible(_STOPPED):
+        task = bar.add_task("footage", total=None, detail="")
+        summary = entry.pictures(
+            kind,
+            store or str(work / f"store-{Path(settings.profile).stem}"),
+            work / "drawn",
             out,
             profile=settings.profile,
             device=settings.device,
-            draw=Draw(lengths=lengths, per_length=cases, seed=seed),
-            settings=("spliced",) if only_spliced else ("spliced", "needle alone", "haystack alone", "blind"),
+            lengths=lengths,
+            count=count,
+            seed=seed,
+            rows=pictures,
+            films=films,
+            limits=settings.decode_limits,
             on_progress=lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
         )
     if as_json:
         print_json(summary)
         return
     print_line((out / "report.md").read_text())
-    print_note(f"heat map: {out / 'heatmap.png'}")
+    print_note(f"picture: {out / 'heatmap.png'}")

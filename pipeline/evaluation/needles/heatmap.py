@@ -7,7 +7,8 @@ about.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +17,7 @@ from pipeline.evaluation.needles.cases import BINS, Case, depth_bin
 from pipeline.evaluation.needles.record import AnswerLine
 from pipeline.evaluation.scoring.intervals import ClusteredShare, clustered_share
 
-__all__ = ["HeatMap", "heat_map", "heat_picture"]
+__all__ = ["HeatMap", "Point", "heat_grid", "heat_map", "heat_picture"]
 
 
 class HeatMap(BaseModel):
@@ -40,33 +41,48 @@ class HeatMap(BaseModel):
     """The mean of all cases."""
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One answer in a heat map."""
+
+    length: int
+    """Its column: frames of the haystack."""
+    row: int
+    """Its row."""
+    cluster: str
+    """What it is not independent of, such as its question."""
+    right: bool
+    """Whether it is right."""
+
+
 def heat_map(cases: Sequence[Case], lines: Sequence[AnswerLine], title: str) -> HeatMap:
     """The heat map of some cases with their answers, one line a case, in the same order."""
-    bins = [depth_bin(case.depth) for case in cases]
-    lengths = sorted({case.length for case in cases})
+    pairs = zip(cases, lines, strict=True)
+    points = [Point(case.length, depth_bin(case.depth), case.needle.id, line.right) for case, line in pairs]
+    return heat_grid(points, [f"{100 * row // BINS} to {100 * (row + 1) // BINS} %" for row in range(BINS)], title)
 
-    def mean(keep: Callable[[int], bool]) -> ClusteredShare:
-        """Share of right answers of some cases."""
-        rows = [n for n in range(len(cases)) if keep(n)]
-        return clustered_share([lines[n].right for n in rows], [cases[n].needle.id for n in rows])
 
-    def cell(row: int, length: int) -> ClusteredShare:
-        """One cell."""
-        return mean(lambda n: bins[n] == row and cases[n].length == length)
+def heat_grid(points: Sequence[Point], rows: Sequence[str], title: str) -> HeatMap:
+    """The heat map of some answers; `rows` names its rows."""
+    lengths = sorted({point.length for point in points})
+
+    def mean(chosen: Sequence[Point]) -> ClusteredShare:
+        """Share of right answers."""
+        return clustered_share([point.right for point in chosen], [point.cluster for point in chosen])
+
+    def column(length: int, row: int | None = None) -> list[Point]:
+        """The answers of a column, or of one cell."""
+        return [point for point in points if point.length == length and row in (None, point.row)]
 
     return HeatMap(
         title=title,
         lengths=lengths,
-        depths=[f"{100 * row // BINS} to {100 * (row + 1) // BINS} %" for row in range(BINS)],
-        cells=[[cell(row, length) for length in lengths] for row in range(BINS)],
-        rows=[mean(_equal(bins, row)) for row in range(BINS)],
-        columns=[mean(_equal([case.length for case in cases], length)) for length in lengths],
-        overall=mean(lambda n: True),
+        depths=list(rows),
+        cells=[[mean(column(length, row)) for length in lengths] for row in range(len(rows))],
+        rows=[mean([point for point in points if point.row == row]) for row in range(len(rows))],
+        columns=[mean(column(length)) for length in lengths],
+        overall=mean(points),
     )
-
-
-def _equal(values: Sequence[int], value: int) -> Callable[[int], bool]:
-    return lambda number: values[number] == value
 
 
 _LEFT, _TOP, _WIDE, _HIGH = 130, 78, 104, 42
@@ -75,10 +91,16 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _INK, _SOFT, _NONE = (28, 28, 34), (110, 110, 120), (236, 236, 238)
 
 
-def heat_picture(heat: HeatMap) -> bytes:
-    """The heat map as a PNG. The scale goes from 0 to 100 %, and each cell has its percentage and count."""
+def heat_picture(heat: HeatMap, *, corner: str = "depth", means: bool = True) -> bytes:
+    """The heat map as a PNG. The scale goes from 0 to 100 %, and each cell has its percentage and count.
+
+    Args:
+        heat: the heat map.
+        corner: what the rows are.
+        means: draw the means of the columns.
+    """
     columns, rows = len(heat.lengths), len(heat.depths)
-    width, height = _LEFT + (columns + 1) * _WIDE + 24, _TOP + (rows + 1) * _HIGH + 58
+    width, height = max(520, _LEFT + (columns + 1) * _WIDE + 24), _TOP + (rows + means) * _HIGH + 58
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
     big, font, small = (ImageFont.load_default(size) for size in (17, 15, 11))
@@ -87,14 +109,14 @@ def heat_picture(heat: HeatMap) -> bytes:
     heads = [f"{length:,}" for length in heat.lengths] + ["mean"]
     for column, text in enumerate(heads):
         pen.text((_x(column, columns) + _WIDE / 2, _TOP - 6), text, fill=_INK, font=font, anchor="mb")
-    for row, text in enumerate([*heat.depths, "mean"]):
+    for row, text in enumerate([*heat.depths, *(["mean"] if means else [])]):
         pen.text((_LEFT - 10, _y(row, rows) + _HIGH / 2), text, fill=_INK, font=font, anchor="rm")
         values = [*heat.cells[row], heat.rows[row]] if row < rows else [*heat.columns, heat.overall]
         for column, share in enumerate(values):
             _cell(pen, _x(column, columns), _y(row, rows), share, font, small)
-    foot = _y(rows, rows) + _HIGH + 10
-    pen.text((_LEFT + columns * _WIDE / 2, foot), "frames of the haystack, needle included", _SOFT, small, anchor="mt")
-    pen.text((12, _TOP - 6), "depth", fill=_SOFT, font=small, anchor="lb")
+    foot = (_y(rows, rows) + _HIGH if means else _y(rows - 1, rows) + _HIGH) + 10
+    pen.text((_LEFT + columns * _WIDE / 2, foot), "frames of the haystack", _SOFT, small, anchor="mt")
+    pen.text((12, _TOP - 6), corner, fill=_SOFT, font=small, anchor="lb")
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -120,7 +142,7 @@ def _cell(
 ) -> None:
     colour = _colour(share.share) if share.total else _NONE
     pen.rectangle((x + 1, y + 1, x + _WIDE - 2, y + _HIGH - 2), fill=colour)
-    dark = sum(part * weight for part, weight in zip(colour, (0.299, 0.587, 0.114), strict=True)) > 140
+    dark = sum(part * weight for part, weight in zip(colour, (0.299, 0.587, 0.114), strict=True)) > 118
     ink = _INK if dark else (255, 255, 255)
     value = f"{100 * share.share:.0f}" if share.total else "–"
     pen.text((x + _WIDE / 2, y + _HIGH / 2 - 1), value, fill=ink, font=font, anchor="mm")

@@ -122,8 +122,11 @@ class RenderedFootage:
 
     def allowed(self, needle: Needle, stream: str) -> bool:
         """Whether nobody in a haystack stream fits what the needle's question states."""
-        stated = self._anchors[needle.id]
-        return not any(stated.matches(event, actor) for event, actor in self._events[stream])
+        return not self.fits(self._anchors[needle.id], stream)
+
+    def fits(self, stated: Constraint, stream: str) -> bool:
+        """Whether anybody in a haystack stream fits what a text states."""
+        return any(stated.matches(event, actor) for event, actor in self._events[stream])
 
     def ingest(
         self,

@@ -231,8 +231,8 @@ def report_text(summary: VideoSummary) -> str:
     rows += ["", "| depth | " + " | ".join(f"{length:,}" for length in heat.lengths) + " | mean |"]
     rows.append("|---" * (len(heat.lengths) + 2) + "|")
     for depth, cells, mean in zip(heat.depths, heat.cells, heat.rows, strict=True):
-        rows.append(f"| {depth} | " + " | ".join(_counted(share) for share in [*cells, mean]) + " |")
-    rows.append("| mean | " + " | ".join(_counted(share) for share in [*heat.columns, heat.overall]) + " |")
+        rows.append(f"| {depth} | " + " | ".join(counted(share) for share in [*cells, mean]) + " |")
+    rows.append("| mean | " + " | ".join(counted(share) for share in [*heat.columns, heat.overall]) + " |")
     return "\n".join([*rows, "", "![heat map](heatmap.png)", ""])
 
 
@@ -240,8 +240,9 @@ def _percent(share: ClusteredShare) -> str:
     return f"{100 * share.share:.0f} ({100 * share.low:.0f}–{100 * share.high:.0f})" if share.total else "–"
 
 
-def _counted(share: ClusteredShare) -> str:
+def counted(share: ClusteredShare) -> str:
+    """A share in percent with its number of cases; a dash without any."""
     return f"{100 * share.share:.0f} ({share.total})" if share.total else "–"
 
 
-__all__ += ["report_text", "write_report"]
+__all__ += ["counted", "report_text", "write_report"]

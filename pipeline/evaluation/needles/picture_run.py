@@ -1,0 +1,176 @@
+"""Runs over cases with pictures: asked, resumed, counted (VideoChat-Flash, single-hop and multi-hop needles).
+
+Of a chain three figures are given: Q1, Q2, and both right. The paper's question score counts a right Q2 only where Q1
+is right, which its random row of 6.25 % shows, and is the third.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from index.files import write_atomically
+from model.answerer import Answerer
+from pipeline.evaluation.needles.asking import SpliceAsker
+from pipeline.evaluation.needles.cases import CLIP, Piece
+from pipeline.evaluation.needles.chains import DEPTHS, PictureCase, inserted
+from pipeline.evaluation.needles.heatmap import HeatMap, Point, heat_grid, heat_picture
+from pipeline.evaluation.needles.record import NeedleFolder, NeedleHead, list_digest
+from pipeline.evaluation.needles.splice import Streams
+from pipeline.evaluation.needles.video import SETTINGS, Setting, counted
+
+__all__ = ["PictureSummary", "run_pictures"]
+
+
+class PictureSummary(BaseModel):
+    """The figures of a run with pictures."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    head: NeedleHead
+    """What the run was."""
+    tables: dict[str, HeatMap]
+    """By what is shown: accuracy by length and depth, or, of chains, by length and Q1, Q2 and both."""
+    pairs: dict[str, int]
+    """Of chains in their haystack: both right, only Q1, only Q2, none."""
+    refused: int
+    """Questions that did not fit the model; they count as wrong."""
+
+
+def run_pictures(
+    cases: Sequence[PictureCase],
+    streams: Streams,
+    answerer: Answerer,
+    out: Path,
+    *,
+    kind: str,
+    source: str,
+    seed: int,
+    settings: Sequence[Setting] = SETTINGS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PictureSummary:
+    """Ask what a folder of a run lacks, and write its report.
+
+    Args:
+        cases: the cases.
+        streams: streams of the store that has them.
+        answerer: the models.
+        out: folder of the run; a run that is there goes on.
+        kind: `image` or `chain`.
+        source: where pictures and haystacks come from.
+        seed: seed of the list.
+        settings: what is asked of each case; `spliced` is always asked.
+        on_progress: called with the cases done and the cases in all.
+
+    Raises:
+        UsageError: the folder has another run.
+    """
+    chosen = [setting for setting in SETTINGS if setting in settings or setting == "spliced"]
+    profile, pair = answerer.profile, streams.store.encoders
+    head = NeedleHead(
+        kind=kind,
+        cases_digest=list_digest(cases),
+        source=source,
+        seed=seed,
+        settings=list(chosen),
+        profile=profile.name,
+        k=profile.k,
+        tau=profile.tau,
+        encoders={"frame": pair.frame.weights_digest, "patch": pair.patch.weights_digest},
+    )
+    folder = NeedleFolder(out)
+    folder.begin(head, cases)
+    asker, done = SpliceAsker(streams, answerer), folder.answers()
+    for number, case in enumerate(cases, 1):
+        for setting in chosen:
+            for question in case.questions:
+                key = case.id, f"{question.name}, {setting}"
+                if key not in done:
+                    line, shown = asker.ask(
+                        question.text,
+                        question.options,
+                        question.answer,
+                        _pieces(case, setting),
+                        case=key[0],
+                        setting=key[1],
+                    )
+                    rows = {int(r) for _, stream in case.needles for r in shown.splice.rows_of(stream)}
+                    line.needle_keyframes = len(rows & set(shown.keyframes.tolist()))
+                    folder.append(line)
+        on_progress(number, len(cases))
+    summary = summarize_pictures(folder, cases)
+    write_atomically(out / "summary.json", summary.model_dump_json(indent=1) + "\n")
+    write_atomically(out / "heatmap.json", summary.tables["spliced"].model_dump_json(indent=1) + "\n")
+    write_atomically(out / "heatmap.png", _picture(summary))
+    write_atomically(out / "report.md", _report(summary))
+    return summary
+
+
+def _picture(summary: PictureSummary) -> bytes:
+    if summary.head.kind == "chain":
+        return heat_picture(summary.tables["spliced"], corner="question", means=False)
+    return heat_picture(summary.tables["spliced"])
+
+
+def _pieces(case: PictureCase, setting: Setting) -> list[Piece]:
+    if setting == "blind":
+        return []
+    if setting == "haystack alone":
+        return list(case.haystack)
+    if setting == "needle alone":
+        return [Piece(stream=stream, first=0, stop=CLIP) for _, stream in case.needles]
+    return inserted(case.haystack, case.needles)
+
+
+def summarize_pictures(folder: NeedleFolder, cases: Sequence[PictureCase]) -> PictureSummary:
+    """The figures of a run; what was not asked counts as wrong."""
+    head, answers = folder.head(), folder.answers()
+    chain = head.kind == "chain"
+
+    def right(case: PictureCase, name: str, setting: str) -> bool:
+        """Whether a question was answered rightly."""
+        line = answers.get((case.id, f"{name}, {setting}"))
+        return line is not None and line.right
+
+    tables = {}
+    for setting in head.settings:
+        points = []
+        for case in cases:
+            values = [right(case, question.name, setting) for question in case.questions]
+            if chain:
+                values.append(all(values))
+            first = 0 if case.depth is None else DEPTHS.index(case.depth)
+            points += [Point(case.length, first + n, case.cluster, value) for n, value in enumerate(values)]
+        names = ["Q1", "Q2", "both"] if chain else [f"{depth:.0%}" for depth in DEPTHS]
+        what = "chains of pictures" if chain else "pictures"
+        tables[setting] = heat_grid(points, names, f"{what}, {setting}, {head.profile}, {head.source}")
+    pairs = Counter(
+        ("none", "only Q2", "only Q1", "both")[2 * right(case, "Q1", "spliced") + right(case, "Q2", "spliced")]
+        for case in cases
+        if chain
+    )
+    refused = sum(line.problem is not None for line in answers.values())
+    return PictureSummary(head=head, tables=tables, pairs=dict(pairs), refused=refused)
+
+
+def _report(summary: PictureSummary) -> str:
+    head, chain = summary.head, summary.head.kind == "chain"
+    rows = [f"# {'Chains of pictures' if chain else 'Pictures'} in haystacks, {head.profile}", ""]
+    rows += [f"Source: {head.source}. Cases: {head.cases_digest[:16]}, seed {head.seed}.", ""]
+    for setting, heat in summary.tables.items():
+        rows += [f"## {setting}", "", "Right answers, percent, with the number of cases.", ""]
+        rows.append(f"| {'figure' if chain else 'depth'} | " + " | ".join(f"{n:,}" for n in heat.lengths) + " | mean |")
+        rows.append("|---" * (len(heat.lengths) + 2) + "|")
+        for name, cells, mean in zip(heat.depths, heat.cells, heat.rows, strict=True):
+            rows.append(f"| {name} | " + " | ".join(counted(share) for share in [*cells, mean]) + " |")
+        if not chain:
+            rows.append("| mean | " + " | ".join(counted(share) for share in [*heat.columns, heat.overall]) + " |")
+        rows.append("")
+    if chain:
+        rows += [", ".join(f"{name}: {count}" for name, count in sorted(summary.pairs.items())) + ".", ""]
+    if summary.refused:
+        rows += [f"{summary.refused} questions did not fit the model and count as wrong.", ""]
+    return "\n".join([*rows, "![heat map](heatmap.png)", ""])
