@@ -38,7 +38,8 @@ def desk(home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium."""
+    """Chromium; what is expected of its pages may take `WAIT` milliseconds."""
+    expect.set_options(timeout=WAIT)
     with chromium() as started:
         yield started
 
@@ -55,5 +56,4 @@ def page(browser: Browser, desk: str) -> Iterator[Page]:
     """A page of the desk; no script fails in it, and nothing breaks its content security policy."""
     with window(browser, desk) as opened:
         opened.page.set_default_timeout(WAIT)
-        expect.set_options(timeout=WAIT)
         yield opened.page

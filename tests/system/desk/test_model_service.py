@@ -30,7 +30,6 @@ def test_a_model_service_that_dies_in_the_middle_of_an_answer(browser: Browser, 
         ):
             page = opened.page
             page.set_default_timeout(WAIT)
-            expect.set_options(timeout=WAIT)
             go(page, "ask", "Ask")
             page.get_by_label("Question").fill("What colour was the dog at the door?")
             page.get_by_role("button", name="Ask", exact=True).click()
