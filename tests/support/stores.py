@@ -20,6 +20,8 @@ def assert_same(found: Store, expected: Store) -> None:
             if column in ("frame_vector", "patch_pooled"):
                 a, b = (pc.list_flatten(rows[column]).to_numpy() for rows in (got, want))
                 np.testing.assert_allclose(a, b, atol=1e-5)
+            elif column == "frame_norm":
+                np.testing.assert_allclose(got[column].to_numpy(), want[column].to_numpy(), rtol=1e-5)
             elif column != "patches":
                 assert got[column].to_pylist() == want[column].to_pylist(), (name, column)
     window, other = found.window(), expected.window()
