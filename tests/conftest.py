@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ head_width = 12
 min_frames = 8
 max_frames = 16
 """
+
+
+def pytest_configure() -> None:
+    """Have programs that tests start obey SIGINT: a shell starts what runs in its background with it ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
