@@ -13,7 +13,47 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from index.errors import WeightsInvalid, validation_message
 
-__all__ = ["Qwen2Fields"]
+__all__ = ["WITHOUT_EFFECT", "Qwen2Fields"]
+
+
+WITHOUT_EFFECT = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "_attn_implementation",
+        "attn_implementation",
+        "faster_token_stride",
+        "force_sample",
+        "freeze_mm_mlp_adapter",
+        "image_aspect_ratio",
+        "image_crop_resolution",
+        "image_grid_pinpoints",
+        "image_split_resolution",
+        "image_token_index",
+        "mm_compressor_type",
+        "mm_newline_position",
+        "mm_patch_merge_type",
+        "mm_projector_lr",
+        "mm_spatial_pool_out_channels",
+        "mm_spatial_pool_stride",
+        "mm_tunable_parts",
+        "mm_use_im_patch_token",
+        "mm_vision_select_feature",
+        "mm_vision_tower_lr",
+        "pos_skipping_range",
+        "tokenizer_model_max_length",
+        "tokenizer_padding_side",
+        "torch_dtype",
+        "transformers_version",
+        "tune_mm_mlp_adapter",
+        "unfreeze_mm_vision_tower",
+        "use_mm_proj",
+        "use_pos_skipping",
+        "vision_tower_pretrained",
+    ]
+)
+"""Fields of LLaVA's layouts that have no effect on an answer about video: paths, training, single pictures, notes."""
 
 
 class Qwen2Fields(BaseModel):

@@ -6,8 +6,8 @@ encoder.
     model.vision_tower.vision_tower.encoder                  UMT-L
 
 Knows names, shapes and config.json. Fields that would change the result have the values that the released checkpoints
-have, and any other value is an error. Fields of still images (`image_aspect_ratio`, `max_num_pixels`) and of training
-are ignored, because footage is read by clips alone.
+have, and any other value is an error, as is a field that is not known. Fields of still images (`image_aspect_ratio`,
+`max_num_pixels`) and of training are ignored, because footage is read by clips alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from model.checkpoints.qwen2_fields import Qwen2Fields
+from model.checkpoints.qwen2_fields import WITHOUT_EFFECT, Qwen2Fields
 from model.profiles.profile import DroppingSpec
 
 __all__ = ["ENCODER_PREFIX", "FlashConfig", "projector_names", "text_names"]
@@ -29,7 +29,15 @@ _PROJECTOR, _TOWER = "model.mm_projector.", "model.vision_tower."
 
 
 class FlashConfig(Qwen2Fields):
-    """The fields of config.json that are used. Fields without a default are required; other fields are ignored."""
+    """The fields of config.json that are used. Fields without a default are required; a field that is neither used nor
+    known to have no effect is an error of `qwen2`."""
+
+    without_effect = WITHOUT_EFFECT | {
+        "frame_grid_pinpoints",
+        "max_num_pixels",
+        "min_slow_num_frames",
+        "mm_pos_num_frames",
+    }
 
     model_type: Literal["videochat_flash_qwen", "llava_qwen_flash"]
     """Name of the layout, on the hub and in the authors' repository."""

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from index.errors import WeightsInvalid
 from model.checkpoints.files import renamed
-from model.checkpoints.qwen2_fields import Qwen2Fields
+from model.checkpoints.qwen2_fields import WITHOUT_EFFECT, Qwen2Fields
 
 __all__ = ["VilampConfig", "clip_names", "connector_names", "language_names"]
 
@@ -32,54 +32,11 @@ _CONNECTOR = ("model.mm_projector.", "model.image_newline", "model.composer_proj
 _ENCODERS = ("model.vision_tower.", "model.frame_selector.")
 
 
-# Of paths, training, pictures that are no video, and the authors' notes.
-_WITHOUT_EFFECT = frozenset(
-    [
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "_attn_implementation",
-        "attn_implementation",
-        "clip_model_path",
-        "faster_token_stride",
-        "force_sample",
-        "freeze_mm_mlp_adapter",
-        "image_aspect_ratio",
-        "image_crop_resolution",
-        "image_grid_pinpoints",
-        "image_split_resolution",
-        "image_token_index",
-        "mm_compressor_type",
-        "mm_newline_position",
-        "mm_patch_merge_type",
-        "mm_projector_lr",
-        "mm_spatial_pool_out_channels",
-        "mm_spatial_pool_stride",
-        "mm_tunable_parts",
-        "mm_use_im_patch_token",
-        "mm_vision_select_feature",
-        "mm_vision_select_layer",
-        "mm_vision_tower",
-        "mm_vision_tower_lr",
-        "pos_skipping_range",
-        "tokenizer_model_max_length",
-        "tokenizer_padding_side",
-        "torch_dtype",
-        "transformers_version",
-        "tune_mm_mlp_adapter",
-        "unfreeze_mm_vision_tower",
-        "use_mm_proj",
-        "use_pos_skipping",
-        "vision_tower_pretrained",
-    ]
-)
-
-
 class VilampConfig(Qwen2Fields):
     """The fields of config.json that are used. Fields without a default are required; a field that is neither used nor
     known to have no effect is an error of `qwen2`."""
 
-    without_effect = _WITHOUT_EFFECT
+    without_effect = WITHOUT_EFFECT | {"clip_model_path", "mm_vision_select_layer", "mm_vision_tower"}
 
     model_type: Literal["llava_qwen"]
     """Name of the layout."""

@@ -136,3 +136,22 @@ def test_weights_that_drop_tokens_need_a_profile_that_drops_them(tmp_path: Path)
 def test_the_encoders_name_tells_its_size(tmp_path: Path, name: str, size: int) -> None:
     save_videochat_flash(tmp_path / "flash", mm_vision_tower=name, model_type="llava_qwen_flash")
     assert FlashConfig.read(tmp_path / "flash").image_size == size
+
+
+def test_a_field_that_is_not_known_is_named(tmp_path: Path) -> None:
+    save_videochat_flash(tmp_path / "flash", mm_new_pooling="max")
+    with pytest.raises(WeightsInvalid, match=r"config\.json: mm_new_pooling: not known"):
+        load_transformers(_language(tmp_path / "flash"), CPU)
+
+
+def test_fields_without_an_effect_are_accepted(tmp_path: Path) -> None:
+    save_videochat_flash(
+        tmp_path / "flash",
+        max_num_pixels=14745600000,
+        min_slow_num_frames=4,
+        mm_pos_num_frames=8,
+        image_aspect_ratio="anyres_nopad",
+        mm_tunable_parts="mm_vision_tower",
+        use_mm_proj=True,
+    )
+    assert load_transformers(_language(tmp_path / "flash"), CPU).width == tiny.LANGUAGE_WIDTH
