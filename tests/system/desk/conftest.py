@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def desk(home: Path) -> Iterator[str]:
     """The URL of the desk of one user, on loopback; the first search, which loads the encoders, is done."""
-    with desk_server(home, home / "store") as url:
+    with desk_server(home, home / "store", "--footage", str(home)) as url:
         httpx.post(f"{url}/api/v1/search", json={"text": "a dog"}, timeout=4 * WAIT / 1000).raise_for_status()
         yield url
 
