@@ -21,7 +21,7 @@ from pipeline.evaluation.benchmarks.benchmark import (
     unique_ids,
     with_suffixes,
 )
-from pipeline.evaluation.benchmarks.rows import answer_index, options_in_text, read_rows, seconds_of, strip_options
+from pipeline.evaluation.benchmarks.rows import answer_or_problem, options_in_text, read_rows, seconds_of, strip_options
 from pipeline.evaluation.scoring.spans import Span
 
 __all__ = ["LvBench"]
@@ -65,12 +65,7 @@ def _item(video: str, kind: str, row: Mapping[str, Any]) -> Item:
     question, options = str(row.get("question", "")).strip(), strip_options(row.get("candidates"))
     if not options:
         question, options = options_in_text(question)
-    answer, problem = None, None
-    try:
-        answer = answer_index(row.get("answer"), options)
-        problem = "the row has no answer" if answer is None else None
-    except ValueError as error:
-        problem = str(error)
+    answer, problem = answer_or_problem(row.get("answer"), options)
     types = row.get("question_type") or []
     span = _span(str(row.get("time_reference", "")))
     return Item(

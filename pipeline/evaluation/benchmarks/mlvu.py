@@ -24,7 +24,7 @@ from pipeline.evaluation.benchmarks.benchmark import (
     unique_ids,
     with_suffixes,
 )
-from pipeline.evaluation.benchmarks.rows import answer_index, find_file, options_in_text, read_rows, strip_options
+from pipeline.evaluation.benchmarks.rows import answer_or_problem, find_file, options_in_text, read_rows, strip_options
 
 __all__ = ["Mlvu", "mean_of_tasks"]
 
@@ -102,12 +102,7 @@ def _item(path: Path, number: int, row: Mapping[str, Any]) -> Item | None:
     options, question = strip_options(row.get("candidates") or row.get("options")), str(row.get("question") or "")
     in_text, listed = options_in_text(question)
     question, options = (in_text, options or listed) if listed else (question.strip(), options)
-    answer, problem = None, None
-    try:
-        answer = answer_index(row.get("answer"), options)
-        problem = "the row has no answer" if answer is None else None
-    except ValueError as error:
-        problem = str(error)
+    answer, problem = answer_or_problem(row.get("answer"), options)
     if not question or not options:
         problem = "the row is empty"
     file = str(row.get("video") or row.get("video_name") or row.get("videoID") or "")

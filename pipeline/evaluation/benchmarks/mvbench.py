@@ -24,7 +24,7 @@ from pipeline.evaluation.benchmarks.benchmark import (
     with_suffixes,
 )
 from pipeline.evaluation.benchmarks.mlvu import mean_of_tasks
-from pipeline.evaluation.benchmarks.rows import answer_index, read_rows, strip_options
+from pipeline.evaluation.benchmarks.rows import answer_or_problem, read_rows, strip_options
 
 __all__ = ["FOLDERS", "MvBench"]
 
@@ -87,12 +87,7 @@ class MvBench(Benchmark):
 
 def _item(task: str, number: int, row: Mapping[str, Any]) -> Item:
     options = strip_options(row.get("candidates"))
-    answer, problem = None, None
-    try:
-        answer = answer_index(row.get("answer"), options)
-        problem = "the row has no answer" if answer is None else None
-    except ValueError as error:
-        problem = str(error)
+    answer, problem = answer_or_problem(row.get("answer"), options)
     start = row.get("accurate_start", row.get("start"))
     end = row.get("accurate_end", row.get("end"))
     return Item(

@@ -20,7 +20,16 @@ import pyarrow.parquet as pq
 from index.errors import UsageError
 from pipeline.evaluation.scoring.reply import LETTERS, strip_label
 
-__all__ = ["answer_index", "digest_of", "find_file", "options_in_text", "read_rows", "seconds_of", "strip_options"]
+__all__ = [
+    "answer_index",
+    "answer_or_problem",
+    "digest_of",
+    "find_file",
+    "options_in_text",
+    "read_rows",
+    "seconds_of",
+    "strip_options",
+]
 
 Row = Mapping[str, Any]
 """One row of an annotation file."""
@@ -129,6 +138,15 @@ def answer_index(answer: Any, options: Sequence[str]) -> int | None:
     if len(short) == 1:
         return short[0]
     raise ValueError(f"the answer {text[:60]!r} is not among the options")
+
+
+def answer_or_problem(answer: Any, options: Sequence[str]) -> tuple[int | None, str | None]:
+    """The index of the right option as `answer_index` gives it, or None and what is wrong with the row."""
+    try:
+        index = answer_index(answer, options)
+    except ValueError as error:
+        return None, str(error)
+    return index, "the row has no answer" if index is None else None
 
 
 def _same(one: str, other: str) -> bool:

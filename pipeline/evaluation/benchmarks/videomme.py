@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation.benchmarks.benchmark import Benchmark, Item, Split, lettered, unique_ids
-from pipeline.evaluation.benchmarks.rows import answer_index, find_file, read_rows, strip_options
+from pipeline.evaluation.benchmarks.rows import answer_or_problem, find_file, read_rows, strip_options
 
 __all__ = ["VideoMme"]
 
@@ -32,12 +32,8 @@ class VideoMme(Benchmark):
         path = find_file(data, ("videomme/test-*.parquet", "test-*.parquet", "*.parquet", "*.jsonl", "*.json"))
         items = []
         for number, row in enumerate(read_rows(path)):
-            options, answer, problem = strip_options(row.get("options")), None, None
-            try:
-                answer = answer_index(row.get("answer"), options)
-                problem = "the row has no answer" if answer is None else None
-            except ValueError as error:
-                problem = str(error)
+            options = strip_options(row.get("options"))
+            answer, problem = answer_or_problem(row.get("answer"), options)
             items.append(
                 Item(
                     id=str(row.get("question_id", number)),

@@ -18,7 +18,7 @@ from ingest.decoding.limits import DecodeLimits
 from model.encoders.encoder import Encoders
 from pipeline.evaluation.benchmarks.benchmark import Benchmark, Item, Split, lettered, unique_ids
 from pipeline.evaluation.benchmarks.registry import BENCHMARKS
-from pipeline.evaluation.benchmarks.rows import answer_index, digest_of, find_file, read_rows, strip_options
+from pipeline.evaluation.benchmarks.rows import answer_or_problem, digest_of, find_file, read_rows, strip_options
 from pipeline.evaluation.needles.cases import Needle
 from pipeline.evaluation.runs.footage import Footage
 
@@ -46,12 +46,7 @@ class FolderRows(Benchmark):
         for number, row in enumerate(read_rows(path)):
             listed = row.get("options")
             options = strip_options(listed.split("|") if isinstance(listed, str) else listed)
-            answer, problem = None, None
-            try:
-                answer = answer_index(row.get("answer"), options)
-                problem = "the row has no answer" if answer is None else None
-            except ValueError as error:
-                problem = str(error)
+            answer, problem = answer_or_problem(row.get("answer"), options)
             items.append(
                 Item(
                     id=str(row.get("question_id", number)),

@@ -96,14 +96,26 @@ export async function exports(root, params, { signal }) {
 }
 
 /**
+ * The end of a stream's footage: a second after its newest frame, because ends are exclusive.
+ *
+ * @param {import('../types.js').Stream[]} known
+ * @param {string} name
+ * @returns {string | null}
+ */
+function endOf(known, name) {
+  const last = known.find((each) => each.stream_id === name)?.last;
+  return last ? clock.rfc3339(clock.millis(last) + 1000) : null;
+}
+
+/**
  * @param {URLSearchParams} params
  * @param {import('../types.js').Stream[]} known
  * @returns {[string, string, string]}
  */
 function holdRange(params, known) {
   const stream = params.get('stream') ?? known[0].stream_id;
-  const latest = known.find((each) => each.stream_id === stream)?.last ?? clock.rfc3339(Date.now());
-  return [stream, params.get('start') ?? clock.rfc3339(clock.millis(latest) - 60000), params.get('end') ?? latest];
+  const end = endOf(known, stream) ?? clock.rfc3339(Date.now());
+  return [stream, params.get('start') ?? clock.rfc3339(clock.millis(end) - 60000), params.get('end') ?? end];
 }
 
 /**
@@ -131,9 +143,10 @@ function exportForm(params, known, add, signal) {
   const first = params.get('stream') ?? names[0] ?? '';
   const streams = streamsField(names, [first], { one: true, label: text.stream });
   const latest = known.find((stream) => stream.stream_id === first)?.last ?? null;
+  const end = endOf(known, first);
   const window = windowField(
-    params.get('start') ?? (latest && !question ? clock.rfc3339(clock.millis(latest) - 60000) : null),
-    params.get('end') ?? (question ? null : latest),
+    params.get('start') ?? (end && !question ? clock.rfc3339(clock.millis(end) - 60000) : null),
+    params.get('end') ?? (question ? null : end),
     { required: !question, latest },
   );
   const reason = h('input', { type: 'text', maxlength: '500' });
