@@ -6,6 +6,8 @@ Benchmarks that load torch, Apache Beam or a Kafka client are imported when thei
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,7 @@ from index.errors import UsageError
 from index.extras import require_extra
 from pipeline.bench import ask, decode, desk, dks, ingest, memory, service
 from pipeline.bench.counted import question
+from pipeline.bench.scale import synthetic
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line, progress
 from pipeline.evaluation import selectors
@@ -163,6 +166,50 @@ def bench_desk(
     """
     print_json(
         desk.bench_desk(store, frames=frames, picture_width=picture_width, searches=searches, thumbnails=thumbnails)
+    )
+
+
+@app.command("store")
+def bench_store(
+    context: typer.Context,
+    store: Annotated[Path, typer.Argument(help="Folder of the store; one that was stopped half-way is completed.")],
+    streams: Annotated[int, typer.Option(min=1, help="Number of streams.")] = 200,
+    days: Annotated[int, typer.Option(min=1, help="Days of footage of each stream.")] = 2,
+    frames: Annotated[int, typer.Option(min=1, max=86_400, help="Frames of a stream's day.")] = 2_085,
+    every: Annotated[int, typer.Option(min=1, help="Seconds between two frames.")] = 1,
+    files: Annotated[
+        int, typer.Option(min=1, help="Files of a stream's day in each table; 1 is a compacted store.")
+    ] = 1,
+    segments: Annotated[int, typer.Option(min=1, help="Segments of a stream's day, a multiple of the files.")] = 24,
+    dimension: Annotated[int, typer.Option(min=1, help="Length of the frame vectors.")] = 512,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Profile whose encoders the store claims, so that texts can be asked."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the vectors.")] = 0,
+) -> None:
+    """Make a store of any size with synthetic vectors and tiny patches.
+
+    The store is valid, and `verify` finds no problem in it. Its vectors are not of footage: use it for times and sizes.
+    """
+    encoders = None
+    if profile is not None:
+        encoders = (
+            import_module("model.encoders.encoder").load_encoders(settings_of(context, profile=profile).profile).pair
+        )
+        dimension = encoders.frame.dimension
+    plan = synthetic.StorePlan(streams, days, frames, every, files, segments, dimension, seed)
+    began = time.perf_counter()
+    with progress() as bar:
+        task = bar.add_task("store", total=None, detail="")
+        synthetic.make_synthetic_store(
+            store,
+            plan,
+            encoders=encoders,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print_json(
+        {**asdict(plan), "total_frames": streams * days * frames, "seconds": round(time.perf_counter() - began, 1)}
     )
 
 
