@@ -91,7 +91,9 @@ def translate_errors(uri: str) -> Iterator[None]:
 
 def _is_foreign(error: BaseException) -> bool:
     """Whether an error comes from a library or the operating system, and not from this project or the user."""
-    known = isinstance(error, OSError | DeltaError | pa.ArrowException | TableNotFoundError)
+    # Bytes of a damaged file that are no UTF-8, or no moment that a clock can show, fail only when Python reads them.
+    damaged = isinstance(error, UnicodeDecodeError | OverflowError)
+    known = damaged or isinstance(error, OSError | DeltaError | pa.ArrowException | TableNotFoundError)
     return known or type(error).__name__ == "PanicException" or type(error).__module__.split(".")[0] in _CLIENTS
 
 
@@ -162,6 +164,8 @@ def _own_words(error: BaseException) -> str:
     """What an error is, by its system's number or its class; only Delta and Arrow describe what is wrong in a table."""
     if isinstance(error, OSError) and error.strerror and not _is_of_client(error):
         return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return "text that is not UTF-8: a file is damaged"
     if isinstance(error, DeltaError | pa.ArrowException):
         lines = " ".join(text_of_line.strip() for text_of_line in str(error).replace(_ARROW, "").splitlines())
         return mask_url(lines[:300])

@@ -334,6 +334,7 @@ class StoreTable:
             found = dataset.to_table(
                 columns=[name for name in columns if name not in absent], filter=_expression(where)
             )
+            found.validate(full=True)
             for name in absent:
                 field = self.schema.field(name)
                 found = found.append_column(field, pa.nulls(len(found), field.type))
@@ -342,13 +343,14 @@ class StoreTable:
     def read_batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
         """The same in batches of at most `rows` rows, so that a large column is never in memory as a whole."""
         with translate_errors(self.uri):
-            yield from self.dataset(where).to_batches(
+            batches = self.dataset(where).to_batches(
                 columns=list(columns),
                 filter=_expression(where),
                 batch_size=rows,
                 batch_readahead=2,
                 fragment_readahead=1,
             )
+            yield from map(_checked, batches)
 
     def map_batches(
         self,
@@ -380,7 +382,7 @@ class StoreTable:
                     fragment_readahead=0,
                     use_threads=False,
                 )
-                return [function(batch.cast(schema)) for batch in found if len(batch)]
+                return [function(_checked(batch.cast(schema))) for batch in found if len(batch)]
 
             with ThreadPoolExecutor(THREADS) as pool:
                 pending: deque[Future[list[Result]]] = deque()
@@ -455,6 +457,12 @@ class StoreTable:
 
 def _expression(where: RowFilter | None) -> pads.Expression | None:
     return None if where is None else where.rows
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, once its bytes are valid: text that is not UTF-8 would fail later, where nothing names the table."""
+    batch.validate(full=True)
+    return batch
 
 
 _RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")

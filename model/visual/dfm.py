@@ -38,6 +38,7 @@ __all__ = [
     "merge",
     "merge_frames",
     "merge_mean",
+    "merge_plain",
     "merge_weights",
     "pool_grid",
 ]
@@ -76,21 +77,23 @@ def merge(patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: fl
         UsageError: a shape, a dtype, a device or a number is invalid.
     """
     _check(patches, reference, query, alpha, lam)
-    dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
-    if reference is not None:
-        dtype = torch.promote_types(dtype, reference.dtype)
-    # cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product for each patch; nothing normalised is
-    # stored.
-    direction = _unit(query.to(dtype)).expand(patches.shape[1:])
-    if reference is not None:
-        direction = direction - lam * _unit(reference.to(dtype))
-    fused = _kernel_for(patches, dtype)
+    direction = _direction(patches, reference, query, lam)
+    fused = _kernel_for(patches, direction.dtype)
     if fused is not None:
         return fused(patches, direction, alpha).to(patches.dtype)
-    step = max(1, _WIDENED_ELEMENTS // max(1, patches[0].numel())) if len(patches) else 1
-    parts = torch.split(patches, step)
-    tokens = [_merge_wide(part.to(dtype), direction, alpha).to(patches.dtype) for part in parts]
-    return torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+    return _merge_plain(patches, direction, alpha)
+
+
+def merge_plain(
+    patches: Tensor, reference: Tensor | None, query: Tensor, *, alpha: float = 0.01, lam: float = 1.0
+) -> Tensor:
+    """`merge` in plain torch, on a GPU too: what its kernel is compared with.
+
+    Raises:
+        UsageError: see `merge`.
+    """
+    _check(patches, reference, query, alpha, lam)
+    return _merge_plain(patches, _direction(patches, reference, query, lam), alpha)
 
 
 def merge_weights(
@@ -102,13 +105,8 @@ def merge_weights(
         UsageError: see `merge`.
     """
     _check(patches, reference, query, alpha, lam)
-    dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
-    if reference is not None:
-        dtype = torch.promote_types(dtype, reference.dtype)
-    direction = _unit(query.to(dtype)).expand(patches.shape[1:])
-    if reference is not None:
-        direction = direction - lam * _unit(reference.to(dtype))
-    return _weights(patches.to(dtype), direction, alpha)
+    direction = _direction(patches, reference, query, lam)
+    return _weights(patches.to(direction.dtype), direction, alpha)
 
 
 def merge_mean(
@@ -293,6 +291,26 @@ def checked_kernel(device: torch.device) -> Kernel | None:
         _log.warning("DFM runs in plain torch here", device=str(device), problem=str(error).strip()[:500])
         return None
     return merge_fused
+
+
+def _direction(patches: Tensor, reference: Tensor | None, query: Tensor, lam: float) -> Tensor:
+    """q/|q| − λ r/|r| for each place, [M, d], in the dtype of the arithmetic.
+
+    cos(p, q) − λ cos(p, r) = p · (q/|q| − λ r/|r|) / |p|: one dot product for each patch; nothing normalised is stored.
+    """
+    dtype = torch.promote_types(patches.dtype, torch.promote_types(query.dtype, torch.float32))
+    if reference is not None:
+        dtype = torch.promote_types(dtype, reference.dtype)
+    direction = _unit(query.to(dtype)).expand(patches.shape[1:])
+    return direction if reference is None else direction - lam * _unit(reference.to(dtype))
+
+
+def _merge_plain(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:
+    """Tokens [n, d] of patches [n, M, d] in their dtype; n may be 0."""
+    step = max(1, _WIDENED_ELEMENTS // max(1, patches[0].numel())) if len(patches) else 1
+    parts = torch.split(patches, step)
+    tokens = [_merge_wide(part.to(direction.dtype), direction, alpha).to(patches.dtype) for part in parts]
+    return torch.cat(tokens) if len(tokens) > 1 else tokens[0]
 
 
 def _merge_wide(patches: Tensor, direction: Tensor, alpha: float) -> Tensor:

@@ -73,6 +73,22 @@ def bench_dks(
         print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
 
 
+@app.command("dfm")
+def bench_dfm(
+    profile: Annotated[str, typer.Option(help="Model profile that gives the sizes, or a TOML file.")] = "vilamp",
+    frames: Annotated[
+        list[int] | None, typer.Option(help="Frames of one keyframe, repeatable; default: 1 to 10,000.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: CUDA if available.")] = None,
+) -> None:
+    """Measure DFM: its kernel against plain torch on the same patches.
+
+    Reports seconds, the share of the memory bandwidth and the error of both.
+    """
+    module = import_module("pipeline.bench.kernels.dfm")  # loads torch
+    print_json(module.bench_dfm(profile, frames or (1, 32, 312, 1024, 10_000), device=device))
+
+
 @app.command("selectors")
 def bench_selectors(
     work: Annotated[Path, typer.Option(help="Folder for footage and stores, which a second run uses again.")] = Path(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from index.errors import StoreCorrupt
@@ -12,6 +13,18 @@ from index.records import FrameRecords
 from index.store import Store
 
 Fill = Callable[..., list[FrameRecords]]
+
+
+def test_damaged_text_is_an_error_that_names_the_table(store: Store, fill: Fill) -> None:
+    """A file whose text is no UTF-8 can be read by Arrow; only Python notices, if nothing looks before."""
+    fill(chunks=1)
+    (file,) = (Path(store.url) / "frames").rglob("*.parquet")
+    (segment,) = set(pq.read_table(file, columns=["segment"])["segment"].to_pylist())
+    right = file.read_bytes()
+    file.write_bytes(right.replace(segment.encode(), b"\xff" * len(segment)))
+    assert file.read_bytes() != right
+    problems = Store.open(store.url).verify()
+    assert any("frames: cannot be read or written (" in problem and "UTF" in problem for problem in problems), problems
 
 
 def test_verify_names_a_damaged_shard(store: Store, fill: Fill) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of kernels: one operation on one device, against its plain form."""
