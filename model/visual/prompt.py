@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,20 @@ from model.visual.interface import PromptPart
 
 __all__ = [
     "SYSTEM",
+    "QuestionTokens",
     "build_prompt",
     "clock_ids",
     "plain_ids",
     "plain_text",
     "question_text",
+    "question_tokens",
     "visual_embeddings",
 ]
 
 SYSTEM = "You are a helpful assistant."
 """Text of the system turn."""
 
+_TURN_END = "<|im_end|>\n<|im_start|>assistant\n"
 _CONTROLS = frozenset({"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>", "<video>"})
 
 
@@ -74,9 +78,45 @@ def build_prompt(
         UsageError: see `plain_text`.
     """
     prefix = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
-    asked = plain_text(tokenizer, question_text(question, options))
-    asked = f"{preface} {asked}" if preface else asked
-    return _ids(tokenizer, prefix), _ids(tokenizer, f"\n{asked}<|im_end|>\n<|im_start|>assistant\n")
+    head, asked = _asked(tokenizer, question, options, preface)
+    return _ids(tokenizer, prefix), _ids(tokenizer, f"{head}{asked}{_TURN_END}")
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTokens:
+    """Which tokens of a prompt's suffix are the question's."""
+
+    question: tuple[int, ...]
+    """Places of the question's own tokens in the suffix, ascending, without options and template."""
+    asked: tuple[int, ...]
+    """Places of all tokens that the question, its options and the sentence between them have."""
+
+
+def question_tokens(tokenizer: Any, question: str, options: Sequence[str] = (), *, preface: str = "") -> QuestionTokens:
+    """Places of the question's tokens in the suffix that `build_prompt` returns for the same arguments.
+
+    A token that begins before the end of the question and reaches beyond it, such as `?.`, belongs to the question.
+
+    Raises:
+        UsageError: see `plain_text`, or the tokenizer does not say which characters a token has.
+    """
+    head, asked = _asked(tokenizer, question, options, preface)
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError("the places of a question's tokens need a fast tokenizer (a tokenizer.json)")
+    text = f"{head}{asked}{_TURN_END}"
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    first = len(head)
+
+    def inside(stop: int) -> tuple[int, ...]:
+        """Tokens that have a character from the question's first to `stop`."""
+        return tuple(place for place, (begin, end) in enumerate(spans) if begin < stop and end > first)
+
+    return QuestionTokens(inside(first + len(plain_text(tokenizer, question.strip()))), inside(first + len(asked)))
+
+
+def _asked(tokenizer: Any, question: str, options: Sequence[str], preface: str) -> tuple[str, str]:
+    """The suffix up to the question, and the question with its options."""
+    return f"\n{preface} " if preface else "\n", plain_text(tokenizer, question_text(question, options))
 
 
 def plain_text(tokenizer: Any, text: str) -> str:

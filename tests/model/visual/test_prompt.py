@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from model.visual.prompt import (
     plain_ids,
     plain_text,
     question_text,
+    question_tokens,
     visual_embeddings,
 )
 from tests.support import tiny_checkpoints as tiny
@@ -35,6 +37,25 @@ def test_the_prompt_is_chatml_around_the_visual_tokens(tmp_path: Path) -> None:
     assert tokenizer.convert_ids_to_tokens(suffix) == [
         "what", "colour", "was", "the", "truck", "?", "<|im_end|>", "<|im_start|>", "assistant",
     ]  # fmt: skip
+
+
+def test_the_question_is_found_in_the_suffix(tmp_path: Path) -> None:
+    tokenizer = tiny.save_tokenizer(tmp_path, close=False)
+    for preface in ("", "The video lasts for 3.00 seconds."):
+        for options in ((), ("a truck", "a bus")):
+            _, suffix = build_prompt(tokenizer, " What colour was the truck? ", options, preface=preface)
+            found = question_tokens(tokenizer, " What colour was the truck? ", options, preface=preface)
+            question = tokenizer.convert_ids_to_tokens([suffix[i] for i in found.question])
+            assert question == ["what", "colour", "was", "the", "truck", "?"]
+            asked = tokenizer.convert_ids_to_tokens([suffix[i] for i in found.asked])
+            assert asked[:6] == question
+            assert (asked[6:8], asked[-2:]) == (([".", "please"], ["]", "."]) if options else ([], ["truck", "?"]))
+            assert [i for i in range(len(suffix)) if i not in found.asked][-3:] == list(range(len(suffix)))[-3:]
+
+
+def test_a_question_without_a_fast_tokenizer_is_an_error() -> None:
+    with pytest.raises(UsageError, match="fast tokenizer"):
+        question_tokens(SimpleNamespace(is_fast=False), "what ?")
 
 
 def test_the_text_of_the_prompt_keeps_its_line_breaks() -> None:
