@@ -20,14 +20,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["FRAMES", "WARPS", "merge_fused", "partial_merge"]
+__all__ = ["WARPS", "blocks_of", "frames_of", "merge_fused", "partial_merge"]
 
-FRAMES = 4
-"""Frames of one program; a power of two."""
 WARPS = 4
 """Warps of one program."""
+_FRAMES = 8  # of one program at most; a power of two
+_VALUES = 9216  # of one place of all frames of a program: what fits into the registers of its warps, twice
 _MIN_PLACES = 16  # of one split, which writes one sum, float32[d]
-_PROGRAMS = 4  # for each multiprocessor of the GPU
+_PROGRAMS = 8  # for each multiprocessor of the GPU
+
+
+def blocks_of(d: int) -> tuple[int, int]:
+    """Two powers of two that cover d columns, the second as small as possible: 1152 is 1024 and 128.
+
+    A block of Triton has a power of two of columns. One block of 2048 would compute 896 columns that do not exist.
+    """
+    main = 1 << max(0, (d - 1).bit_length() - 1)
+    return main, triton.next_power_of_2(max(1, d - main))
+
+
+def frames_of(d: int) -> int:
+    """Frames of one program, a power of two: as many as the registers hold at d columns."""
+    frames = _FRAMES
+    while frames > 1 and frames * sum(blocks_of(d)) > _VALUES:
+        frames //= 2
+    return frames
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -43,7 +60,8 @@ def partial_merge(  # type: ignore[no-untyped-def]
     places,
     scale,
     frames_: tl.constexpr,
-    width: tl.constexpr,
+    main: tl.constexpr,
+    rest: tl.constexpr,
 ):
     """Merge one split of a few frames; program (i, s) takes frames i·frames_ and following, and split s of their
     patches.
@@ -58,38 +76,47 @@ def partial_merge(  # type: ignore[no-untyped-def]
         places: patches of one split.
         scale: 1 / α.
         frames_: frames of one program.
-        width: d, rounded up to a power of two.
+        main, rest: columns of the two blocks, see `blocks_of`.
     """
     split = tl.program_id(1)
     splits = tl.num_programs(1)
     frame = (tl.program_id(0) * frames_ + tl.arange(0, frames_)).to(tl.int64)
-    column = tl.arange(0, width)
-    there = (frame < n)[:, None] & (column < d)[None, :]
-    at = patches + frame[:, None] * m * d + column[None, :]
+    left, right = tl.arange(0, main), main + tl.arange(0, rest)
+    row_there = (frame < n)[:, None]
+    left_there, right_there = row_there & (left < d)[None, :], row_there & (right < d)[None, :]
+    left_at = patches + frame[:, None] * m * d + left[None, :]
+    right_at = patches + frame[:, None] * m * d + right[None, :]
     first = split * places
     last = tl.minimum(first + places, m)
     top = tl.full([frames_], float("-inf"), tl.float32)
     total = tl.zeros([frames_], tl.float32)
-    acc = tl.zeros([frames_, width], tl.float32)
-    following = tl.load(at + first * d, mask=there, other=0.0)
+    left_sum = tl.zeros([frames_, main], tl.float32)
+    right_sum = tl.zeros([frames_, rest], tl.float32)
+    left_next = tl.load(left_at + first * d, mask=left_there, other=0.0)
+    right_next = tl.load(right_at + first * d, mask=right_there, other=0.0)
     for place in tl.range(first, last):
-        p = following.to(tl.float32)
+        p, q = left_next.to(tl.float32), right_next.to(tl.float32)
         # Prefetch the next place; at the last place, load it again.
-        following = tl.load(at + tl.minimum(place + 1, last - 1) * d, mask=there, other=0.0)
-        toward = tl.load(direction + place * d + column, mask=column < d, other=0.0)
-        square = tl.sum(p * p, axis=1)
-        product = tl.sum(p * toward[None, :], axis=1)
+        following = tl.minimum(place + 1, last - 1) * d
+        left_next = tl.load(left_at + following, mask=left_there, other=0.0)
+        right_next = tl.load(right_at + following, mask=right_there, other=0.0)
+        toward_left = tl.load(direction + place * d + left, mask=left < d, other=0.0)
+        toward_right = tl.load(direction + place * d + right, mask=right < d, other=0.0)
+        square = tl.sum(p * p, axis=1) + tl.sum(q * q, axis=1)
+        product = tl.sum(p * toward_left[None, :], axis=1) + tl.sum(q * toward_right[None, :], axis=1)
         score = product / tl.sqrt(tl.where(square > 0, square, 1.0)) * scale
         higher = tl.maximum(top, score)
         shrink = tl.exp(top - higher)
         weight = tl.exp(score - higher)
         total = total * shrink + weight
-        acc = acc * shrink[:, None] + weight[:, None] * p
+        left_sum = left_sum * shrink[:, None] + weight[:, None] * p
+        right_sum = right_sum * shrink[:, None] + weight[:, None] * q
         top = higher
     row = frame * splits + split
     tl.store(tops + row, top, mask=frame < n)
     tl.store(totals + row, total, mask=frame < n)
-    tl.store(sums + row[:, None] * d + column[None, :], acc, mask=there)
+    tl.store(sums + row[:, None] * d + left[None, :], left_sum, mask=left_there)
+    tl.store(sums + row[:, None] * d + right[None, :], right_sum, mask=right_there)
 
 
 def merge_fused(patches: Tensor, direction: Tensor, alpha: float, *, splits: int | None = None) -> Tensor:
@@ -106,7 +133,8 @@ def merge_fused(patches: Tensor, direction: Tensor, alpha: float, *, splits: int
     """
     n, m, d = patches.shape
     patches, direction = patches.contiguous(), direction.contiguous()
-    groups = triton.cdiv(n, FRAMES)
+    frames, (main, rest) = frames_of(d), blocks_of(d)
+    groups = triton.cdiv(n, frames)
     if splits is None:
         busy = torch.cuda.get_device_properties(patches.device).multi_processor_count * _PROGRAMS
         splits = max(1, min(triton.cdiv(busy, groups), triton.cdiv(m, _MIN_PLACES)))
@@ -125,8 +153,9 @@ def merge_fused(patches: Tensor, direction: Tensor, alpha: float, *, splits: int
         d,
         places,
         1.0 / alpha,
-        frames_=FRAMES,
-        width=triton.next_power_of_2(d),
+        frames_=frames,
+        main=main,
+        rest=rest,
         num_warps=WARPS,
         enable_fp_fusion=True,
     )

@@ -43,7 +43,9 @@ def test_the_kernel_compiles_for_a_gpu_that_is_not_here() -> None:
 
     arrays = {"patches": "*fp16", "direction": "*fp32", "tops": "*fp32", "totals": "*fp32", "sums": "*fp32"}
     numbers = {"n": "i32", "m": "i32", "d": "i32", "places": "i32", "scale": "fp32"}
-    constants = {"frames_": module.FRAMES, "width": 2048}
+    main, rest = module.blocks_of(1152)
+    assert (main, rest) == (1024, 128)
+    constants = {"frames_": module.frames_of(1152), "main": main, "rest": rest}
     source = ASTSource(
         module.partial_merge,
         signature={**arrays, **numbers, **dict.fromkeys(constants, "constexpr")},
