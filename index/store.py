@@ -35,7 +35,7 @@ from index.columns import digest, to_matrix
 from index.commits.append import append
 from index.commits.deletion import check_held
 from index.commits.held import Hold
-from index.delta.row_filter import in_window, of_streams
+from index.delta.row_filter import in_window
 from index.errors import EmptyWindow, StoreCorrupt, UsageError, mask_url
 from index.files import cache_folder
 from index.maintenance.compaction import TableCompaction, compact
@@ -210,22 +210,10 @@ class Store:
 
     def streams(self, names: Sequence[str] | None = None) -> list[StreamSummary]:
         """The streams that have frames, by name: those of these ids, all when None."""
-        where = None if names is None else of_streams(names)
-        rows = self.tables.frames.read(["stream_id", "captured_at"], where)
-        groups = rows.group_by("stream_id").aggregate(
-            [("captured_at", "count"), ("captured_at", "min"), ("captured_at", "max")]
-        )
-        result = [
-            StreamSummary(name, count, first, last)
-            for name, count, first, last in zip(
-                groups["stream_id"].to_pylist(),
-                groups["captured_at_count"].to_pylist(),
-                groups["captured_at_min"].cast(pa.int64()).to_pylist(),
-                groups["captured_at_max"].cast(pa.int64()).to_pylist(),
-                strict=True,
-            )
+        return [
+            StreamSummary(each.stream_id, each.rows, each.first, each.last)
+            for each in self.tables.frames.snapshot().summaries(names)
         ]
-        return sorted(result, key=lambda s: s.stream_id)
 
     def clocks(self, streams: Sequence[str] | None = None) -> list[StreamClock]:
         """The sources of the times of `streams` (of all when None), by stream and start."""
@@ -242,9 +230,8 @@ class Store:
 
     def last_captured_at(self, stream_id: str) -> int | None:
         """Time of a stream's last frame, UTC microseconds; None if it has no frames."""
-        rows = self.tables.frames.read(["captured_at"], of_streams([stream_id]))
-        found: int | None = pc.max(rows["captured_at"].cast(pa.int64())).as_py()
-        return found
+        found = self.tables.frames.snapshot().summaries([stream_id])
+        return found[0].last if found else None
 
     def window(self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None) -> Window:
         """The frames of `streams` (of all when None) with start ≤ captured_at < end, in UTC microseconds.
@@ -324,7 +311,7 @@ class Store:
     ) -> None:
         """Raise what `window` raises for these arguments, without reading vectors."""
         names = self.check_scope(streams, start, end)
-        if len(self.tables.frames.read(["captured_at"], in_window(names, start, end))) == 0:
+        if not self.tables.frames.snapshot().has_rows(in_window(names, start, end)):
             raise self._empty_window(names)
 
     def check_scope(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from index.columns import frame_rows, segment_key, segment_row, sql_string, string_field
 from index.commits.deletion import ATTEMPTS, generations_for_append, requirement
-from index.delta.row_filter import in_window, of_streams
+from index.delta.row_filter import in_window, of_segment
 from index.delta.table import RequirementFailed
 from index.errors import StoreBusy, UsageError, mask_url
 from index.records import EncoderPair, FrameRecords, Segment
@@ -85,7 +85,7 @@ def find_new(tables: Tables, segment: Segment, frames: FrameRecords | None) -> N
     check_stream_id(segment.stream_id)
     key = segment_key(segment)
     generation = generations_for_append(tables, [segment.stream_id])[segment.stream_id]
-    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    where = of_segment(segment.stream_id, key)
     if len(tables.segments.read(["segment"], where)):
         return None
     app = tables.application(segment.stream_id, segment.source, generation)
@@ -106,7 +106,7 @@ def _delete_old_leftovers(tables: Tables, segment: Segment, key: str, app: str) 
     """
     if GENERATION_KEY not in tables.segments.newest_configuration():
         return
-    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    where = of_segment(segment.stream_id, key)
     for table in (tables.frames, tables.patches):
         reached = table.transaction_versions([app])[app]
         if (reached is None or reached < segment.chunk) and len(table.read(["segment"], where)):
@@ -126,7 +126,7 @@ def _match_patches(
         return
     if frames_version is not None and frames_version >= segment.chunk:
         return
-    where = of_streams([segment.stream_id]) & (string_field("segment") == key)
+    where = of_segment(segment.stream_id, key)
     held = tables.patches.read(["captured_at"], where)["captured_at"].cast(pa.int64()).to_pylist()
     if sorted(held) != ([] if new is None else new.captured_at.tolist()):
         tables.patches.append_and_advance(

@@ -178,8 +178,11 @@ def _write_file(table: StoreTable, path: str, rows: pa.Table) -> int:
 
 def _parquet_options(writer: WriterProperties, names: Sequence[str]) -> dict[str, Any]:
     """Options with which Arrow's writer writes a file as Delta's does with `writer`."""
-    plain = {name.split(".")[0] for name in writer.column_properties or {}}  # neither dictionaries nor statistics
-    others = [name for name in names if name not in plain]
+    own = writer.column_properties or {}
+    if writer.default_column_properties is None:
+        others = [name for name in names if name not in own]
+    else:  # columns that are not named have neither dictionaries nor statistics
+        others = [name for name in names if name in own]
     compression = (writer.compression or "SNAPPY").split("(")[0]
     return {
         "compression": "NONE" if compression == "UNCOMPRESSED" else compression,

@@ -32,7 +32,7 @@ from deltalake.exceptions import CommitFailedError
 from index.columns import frame_rows, segment_key, segment_row, sql_string, string_field
 from index.commits.append import check_frames
 from index.commits.deletion import ATTEMPTS, generations_for_append, requirement
-from index.delta.row_filter import in_window, of_streams
+from index.delta.row_filter import in_window
 from index.delta.table import RequirementFailed
 from index.errors import CommitFenced, StoreBusy, StoreError, mask_url
 from index.records import FrameRecords, Segment
@@ -235,7 +235,8 @@ class OffsetCommitter:
         if behind:
             times_of = (in_window([s], low - _SECOND, high + 2 * _SECOND).rows for s, (low, high) in behind.items())
             others = ~string_field("segment").isin([each.key for each in batch])
-            where = of_streams(list(behind)) & reduce(or_, times_of) & others
+            low, high = (f(span[i] for span in behind.values()) for i, f in enumerate((min, max)))
+            where = in_window(list(behind), low - _SECOND, high + 2 * _SECOND) & reduce(or_, times_of) & others
             rows = self.tables.frames.read(["stream_id", "captured_at"], where)
             names, times = rows["stream_id"].to_pylist(), rows["captured_at"].cast(pa.int64()).to_numpy()
             for stream in behind:
@@ -248,11 +249,8 @@ class OffsetCommitter:
         """Cache the last stored second of each of these streams."""
         if not streams:
             return
-        rows = self.tables.frames.read(["stream_id", "captured_at"], of_streams(streams))
-        groups = rows.group_by("stream_id").aggregate([("captured_at", "max")])
-        times = groups["captured_at_max"].cast(pa.int64()).to_numpy()
-        for name, second in zip(groups["stream_id"].to_pylist(), seconds_of(times).tolist(), strict=True):
-            self._last[name] = second
+        for found in self.tables.frames.snapshot().summaries(streams):
+            self._last[found.stream_id] = int(seconds_of(np.array([found.last]))[0])
 
 
 def _versions(

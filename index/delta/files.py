@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 
 from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 
-__all__ = ["TableFiles", "listed_files", "open_file"]
+__all__ = ["TableFiles", "open_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +21,6 @@ class TableFiles:
     """The version of the table."""
     streams: Mapping[str, str]
     """The stream of each file, by its path below the table."""
-
-
-def listed_files(table: DeltaTable) -> TableFiles:
-    """The files of an opened table, whose first partition column is `stream_id`."""
-    actions = pa.table(table.get_add_actions(flatten=True))
-    paths = [unquote(path) for path in actions["path"].to_pylist()]
-    return TableFiles(table.version(), dict(zip(paths, actions["partition.stream_id"].to_pylist(), strict=True)))
 
 
 def open_file(uri: str, path: str) -> pq.ParquetFile:

@@ -112,6 +112,7 @@ def _count_problems(tables: Tables, frames: pa.Table, patches: pa.Table, unfinis
 
 def _shard_problems(tables: Tables, vectors: VectorSearch) -> list[str]:
     problems: list[str] = []
+    parts = tables.frames.snapshot().by_day()
     for stream, day in vectors.shards.days():
         shard = vectors.shards.open(stream, day)
         what = f"FAISS shard {stream} {day}"
@@ -121,10 +122,11 @@ def _shard_problems(tables: Tables, vectors: VectorSearch) -> list[str]:
         if shard.identity != vectors.identity:
             problems.append(f"{what}: holds vectors of another encoder; run `sightline reindex`")
             continue
-        if len(tables.frames.read(["segment"], on_day(stream, day))) == 0:
+        files = parts.get((stream, day))
+        if files is None or not files.has_rows(on_day(stream, day)):
             problems.append(f"{what}: Parquet has no frames of that day; run `sightline reindex`")
             continue
-        captured_at, expected = vectors.of_day(stream, day, shard.segments)
+        captured_at, expected = vectors.of_day(stream, day, shard.segments, files)
         try:
             same = np.array_equal(captured_at, shard.captured_at) and np.array_equal(expected, shard.vectors())
         except RuntimeError:  # FAISS's error for a damaged file

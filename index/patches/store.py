@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from index.columns import MICROS_PER_DAY, key_columns, sql_string, sql_timestamp
 from index.delta.row_filter import RowFilter, in_window
-from index.delta.table import THREADS, StoreTable, patch_writer
+from index.delta.snapshot import THREADS
+from index.delta.table import StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
     PatchEncoding,

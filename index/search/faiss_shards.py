@@ -1,8 +1,9 @@
 """FAISS shards: one immutable file per stream and UTC day, a cache of the vectors in Parquet.
 
 A shard is two files: `<day>.faiss`, a flat inner-product index that is memory-mapped for reading, and `<day>.npz`, with
-the capture times, the segments it contains, the identity of the encoder and the size of the first file. The second file
-is written last. Both are written atomically and durably, so a shard is complete or absent, also after a power cut.
+the capture times, the segments it contains, the files that they were in, the identity of the encoder and the size of
+the first file. The second file is written last. Both are written atomically and durably, so a shard is complete or
+absent, also after a power cut.
 
 Search is flat and exact: a day has at most 86,400 vectors, which one core scans in a few milliseconds, and no index has
 to be trained. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
@@ -11,7 +12,8 @@ to be trained. This module does not know Parquet; `index.search.vector_search` d
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +45,9 @@ class FaissShard:
 
     identity: str
     """Identity of the frame encoder, JSON."""
+
+    files: frozenset[str] = frozenset()
+    """Files of the table `frames` that held these frames when the shard was written, as paths below the table."""
 
     def _index(self) -> faiss.Index:
         return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP_IFC)
@@ -120,11 +125,12 @@ class FaissShards:
             with np.load(path.with_suffix(".npz")) as side:
                 captured_at, segments = side["captured_at"], frozenset(str(s) for s in side["segments"])
                 identity, size = str(side["identity"]), int(side["size"])
+                files = frozenset(str(s) for s in side["files"]) if "files" in side else frozenset()
             if path.stat().st_size != size:
                 return None
         except (OSError, ValueError, KeyError, EOFError):
             return None
-        return FaissShard(path, captured_at, segments, identity)
+        return FaissShard(path, captured_at, segments, identity, files)
 
     def write(
         self,
@@ -134,6 +140,7 @@ class FaissShards:
         vectors: NDArray[np.float32],
         segments: frozenset[str],
         identity: str,
+        files: Iterable[str] = (),
     ) -> None:
         """Write the shard of a stream and day; an existing one is replaced.
 
@@ -144,6 +151,7 @@ class FaissShards:
             vectors: float32[N, Df], unit norm.
             segments: keys of the segments whose frames these are.
             identity: identity of the frame encoder, JSON.
+            files: files of the table `frames` that hold these frames, as paths below the table.
 
         Raises:
             OSError: the shard cannot be written.
@@ -158,19 +166,11 @@ class FaissShards:
                 faiss.write_index(index, str(part))
             except RuntimeError as error:  # FAISS's error for a full disk
                 raise OSError(f"{part}: cannot be written ({error})") from error
-        size = path.stat().st_size
+        _write_side(FaissShard(path, captured_at, segments, identity, frozenset(files)))
 
-        def write(file: BinaryIO) -> None:
-            """Write the arrays of the shard."""
-            np.savez(
-                file,
-                captured_at=captured_at,
-                segments=np.array(sorted(segments)),
-                identity=np.array(identity),
-                size=np.array(size),
-            )
-
-        write_atomically(side, write)
+    def relist(self, shard: FaissShard, files: Iterable[str]) -> None:
+        """Record that the frames of a shard are in these files now, as after a compaction. Raises OSError."""
+        _write_side(replace(shard, files=frozenset(files)))
 
     def days(self) -> list[tuple[str, str]]:
         """Stream and day of every shard, ascending."""
@@ -189,3 +189,21 @@ class FaissShards:
                     path.unlink(missing_ok=True)
             return
         shutil.rmtree(self.folder / encode_stream_id(stream_id) if stream_id else self.folder, ignore_errors=True)
+
+
+def _write_side(shard: FaissShard) -> None:
+    """Write the second file of a shard, whose first one is complete."""
+    size = shard.path.stat().st_size
+
+    def write(file: BinaryIO) -> None:
+        """Write the arrays of the shard."""
+        np.savez(
+            file,
+            captured_at=shard.captured_at,
+            segments=np.array(sorted(shard.segments)),
+            identity=np.array(shard.identity),
+            size=np.array(size),
+            files=np.array(sorted(shard.files), dtype=np.str_),
+        )
+
+    write_atomically(shard.path.with_suffix(".npz"), write)

@@ -2,11 +2,16 @@
 
 The table `frames` is the truth. A shard can be deleted at any moment and is built again from it; frames that no shard
 contains, such as those of the current day, are read from Parquet and compared directly. The result is exact either way.
+
+Everything that one call reads is of one version of the table. Files are chosen by partition and times; a shard names
+the files that it was written from, so that nothing else is read of a day that did not change since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import string_field, to_matrix
-from index.delta.row_filter import in_window, on_day
+from index.delta.row_filter import RowFilter, in_window, of_streams, on_day
+from index.delta.snapshot import TableSnapshot
 from index.delta.table import StoreTable
 from index.errors import UsageError
 from index.search.faiss_shards import FaissShard, FaissShards
@@ -23,6 +29,27 @@ from index.search.scores import MAX_SCORED_FRAMES, ScoredFrames, cosines
 from index.window import Window
 
 __all__ = ["VectorSearch"]
+
+_BATCH = 8_192  # vectors that are compared at once
+_KEPT = 8  # times as many hits as wanted are collected before the best are chosen
+_WRITERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The files of one stream and UTC day that can hold wanted frames, and the shard of that day."""
+
+    stream: str
+    day: str
+    files: TableSnapshot
+    shard: FaissShard | None
+    fresh: frozenset[str]
+    """Segments of the files that the shard lacks; not known, and empty, without a shard."""
+
+    @property
+    def fresh_segments(self) -> pa.Array:
+        """`fresh` for a filter."""
+        return pa.array(sorted(self.fresh), pa.string())
 
 
 class VectorSearch:
@@ -38,6 +65,7 @@ class VectorSearch:
     def __init__(self, frames: StoreTable, shards: FaissShards, *, identity: str, dimension: int) -> None:
         self.shards, self.identity = shards, identity
         self._frames, self._dimension = frames, dimension
+        self._segments: dict[str, frozenset[str]] = {}  # of files, as far as they were read
 
     def search(
         self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None, top: int
@@ -52,26 +80,41 @@ class VectorSearch:
             top: largest number of hits.
         """
         query = np.ascontiguousarray(query, np.float32)
-        held = self._frames.read(["stream_id", "date", "segment"], in_window(streams, start, end))
         hits: list[Hit] = []
-        for stream, day, fresh in self._days(held):
-            shard = self.shards.open(stream, day)
-            if shard is not None and shard.identity == self.identity:
-                times, scores = shard.search(query, top, start, end)
-                hits += [Hit(stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
-                fresh -= shard.segments
-            if fresh:
-                where = (
-                    on_day(stream, day)
-                    & in_window([stream], start, end).rows
-                    & string_field("segment").isin(sorted(fresh))
-                )
-                tail = self._frames.read(["captured_at", "frame_vector"], where)
-                scores = to_matrix(tail["frame_vector"], len(query)) @ query
-                best = np.argsort(-scores, kind="stable")[:top]
-                times = tail["captured_at"].cast(pa.int64()).to_numpy()
-                hits += [Hit(stream, int(times[i]), float(scores[i])) for i in best]
+
+        def best(batch: pa.RecordBatch) -> list[Hit]:
+            """The best hits of some frames."""
+            scores = to_matrix(pa.chunked_array([batch.column("frame_vector")]), len(query)) @ query
+            times = batch.column("captured_at").cast(pa.int64()).to_numpy()
+            streams = batch.column("stream_id")
+            order = np.lexsort((times, -scores))[:top]
+            return [Hit(streams[i].as_py(), int(times[i]), float(scores[i])) for i in order.tolist()]
+
+        snapshot = self._frames.snapshot()
+        loose: list[str] = []
+        for part in self._parts(snapshot, in_window(streams, start, end)):
+            if part.shard is None:
+                loose += part.files.listed["path"].to_pylist()
+                continue
+            times, scores = part.shard.search(query, top, start, end)
+            hits += [Hit(part.stream, int(t), float(s)) for t, s in zip(times, scores, strict=True)]
+            if part.fresh:
+                where = in_window([part.stream], start, end) & string_field("segment").isin(part.fresh_segments)
+                hits += self._hits(part.files, where, best)
+            hits = self._best(hits, top) if len(hits) > _KEPT * top else hits
+        if loose:
+            rows = pc.is_in(snapshot.listed["path"], pa.array(loose, pa.string())).to_numpy().astype(bool)
+            hits += self._hits(snapshot.take(rows), in_window(streams, start, end), best)
+        return self._best(hits, top)
+
+    @staticmethod
+    def _best(hits: list[Hit], top: int) -> list[Hit]:
         return sorted(hits, key=lambda h: (-h.score, h.stream_id, h.captured_at))[:top]
+
+    @staticmethod
+    def _hits(files: TableSnapshot, where: RowFilter, best: Callable[[pa.RecordBatch], list[Hit]]) -> list[Hit]:
+        columns = ["stream_id", "captured_at", "frame_vector"]
+        return [hit for found in files.map_batches(columns, where, _BATCH, best) for hit in found]
 
     def score(
         self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None
@@ -84,29 +127,31 @@ class VectorSearch:
             UsageError: the window has more than `MAX_SCORED_FRAMES` frames.
         """
         query = np.ascontiguousarray(query, np.float32)
-        held = self._frames.read(["stream_id", "date", "segment"], in_window(streams, start, end))
-        if len(held) > MAX_SCORED_FRAMES:
-            raise UsageError(
-                f"the search covers {len(held):,} frames, more than {MAX_SCORED_FRAMES:,}; choose streams or "
-                "a shorter time"
-            )
+        where = in_window(streams, start, end)
+        snapshot = self._frames.snapshot().matching(where)
+        _check_size(snapshot, where)
         parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
-        for stream, day, fresh in sorted(self._days(held), key=lambda group: group[:2]):
-            of_stream = parts.setdefault(stream, [])
-            shard = self._shard(stream, day)
-            if shard is not None:
-                of_stream.append(shard.scores(query, start, end))
-                fresh -= shard.segments
-            if fresh:
-                times, vectors = self.of_day(stream, day, fresh)
-                low = 0 if start is None else int(np.searchsorted(times, start))
-                high = len(times) if end is None else int(np.searchsorted(times, end))
-                of_stream.append((times[low:high], cosines(vectors[low:high], query)))
+        for part in self._parts(snapshot, where):
+            of_stream = parts.setdefault(part.stream, [])
+            chosen = in_window([part.stream], start, end)
+            if part.shard is not None:
+                of_stream.append(part.shard.scores(query, start, end))
+                if not part.fresh:
+                    continue
+                chosen &= string_field("segment").isin(part.fresh_segments)
+
+            def scored(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+                """Times and scores of some frames."""
+                vectors = to_matrix(pa.chunked_array([batch.column("frame_vector")]), len(query))
+                return batch.column("captured_at").cast(pa.int64()).to_numpy(), cosines(vectors, query)
+
+            of_stream += part.files.map_batches(["captured_at", "frame_vector"], chosen, _BATCH, scored)
         return [
             ScoredFrames(stream, times[order], np.concatenate([scores for _, scores in found])[order])
             for stream, found in parts.items()
-            for times in [np.concatenate([times for times, _ in found])]
+            for times in [np.concatenate([np.zeros(0, np.int64), *(times for times, _ in found)])]
             for order in [np.argsort(times, kind="stable")]
+            if len(times)
         ]
 
     def sample(self, stream: str, most: int) -> NDArray[np.float32]:
@@ -114,20 +159,20 @@ class VectorSearch:
 
         The same rows for the same content of the store.
         """
-        held = self._frames.read(["stream_id", "date", "segment"], in_window([stream], None, None))
-        step = -(-len(held) // most) if len(held) else 1
+        parts = list(self._parts(self._frames.snapshot(), of_streams([stream])))
+        counts = [self._count(part) for part in parts]
+        total = sum(counts)
+        step = -(-total // most) if total else 1
         chosen, before = [np.empty((0, self._dimension), np.float32)], 0
-        counts = dict(zip(*np.unique(held["date"].to_pylist(), return_counts=True), strict=True)) if len(held) else {}
-        for _, day, segments in sorted(self._days(held), key=lambda group: group[1]):
+        for part, count in zip(parts, counts, strict=True):
             first = -before % step
-            before += int(counts[day])
-            shard = self._shard(stream, day)
-            if first >= counts[day]:
+            before += count
+            if first >= count:
                 continue
-            if shard is not None and shard.segments == segments:
-                chosen.append(shard.rows(np.arange(first, int(counts[day]), step)))
+            if part.shard is not None and not part.fresh and len(part.shard.captured_at) == count:
+                chosen.append(part.shard.rows(np.arange(first, count, step)))
             else:
-                chosen.append(self.of_day(stream, day, segments)[1][first::step])
+                chosen.append(self._vectors(part.files, on_day(stream, part.day))[1][first::step])
         return np.concatenate(chosen)
 
     def _shard(self, stream: str, day: str) -> FaissShard | None:
@@ -137,19 +182,30 @@ class VectorSearch:
 
     def seal(self, today: str) -> int:
         """Write a shard for each day but `today` with frames that no shard contains; returns their number."""
-        return sum(
-            self._write(*group) for group in self._all_days() if group[1] != today and not self._complete(*group)
-        )
+        parts = [part for part in self._parts(self._frames.snapshot(), None) if part.day != today]
+        return self._write([part for part in parts if not self._complete(part)])
 
     def rebuild(self) -> int:
         """Delete every shard and write all of them again; returns the number that was written."""
         self.shards.drop()
-        return sum(self._write(*group) for group in self._all_days())
+        return self._write(list(self._parts(self._frames.snapshot(), None)))
 
-    def of_day(self, stream: str, day: str, segments: frozenset[str]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The frames of these segments on one UTC day: times int64[n], ascending, and vectors float32[n, Df]."""
+    def of_day(
+        self, stream: str, day: str, segments: frozenset[str], files: TableSnapshot | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The frames of these segments on one UTC day: times int64[n], ascending, and vectors float32[n, Df].
+
+        Args:
+            stream: the stream.
+            day: the day, YYYY-MM-DD.
+            segments: keys of the segments.
+            files: a version of the table `frames`, or those of its files that hold the day; the newest when None.
+        """
         where = on_day(stream, day) & string_field("segment").isin(pa.array(sorted(segments), pa.string()))
-        rows = self._frames.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
+        return self._vectors(files or self._frames.snapshot(), where)
+
+    def _vectors(self, files: TableSnapshot, where: RowFilter) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        rows = files.read(["captured_at", "frame_vector"], where).sort_by("captured_at")
         return rows["captured_at"].cast(pa.int64()).to_numpy(), to_matrix(rows["frame_vector"], self._dimension)
 
     def norms(self, window: Window) -> NDArray[np.float32]:
@@ -163,19 +219,84 @@ class VectorSearch:
             result[rows[rows >= 0]] = found[rows >= 0]
         return result
 
-    def _all_days(self) -> list[tuple[str, str, frozenset[str]]]:
-        return sorted(self._days(self._frames.read(["stream_id", "date", "segment"])), key=lambda group: group[:2])
+    # ---- partitions --------------------------------------------------------------------------------------------------
+
+    def _parts(self, snapshot: TableSnapshot, where: RowFilter | None) -> Iterator[_Part]:
+        """The partitions with files that can hold wanted rows, by stream and day, with their shards.
+
+        The segments of a file are read only if its shard was written from other files, and once.
+        """
+        for (stream, day), files in snapshot.matching(where).by_day().items():
+            shard = self._shard(stream, day)
+            if shard is None:
+                yield _Part(stream, day, files, None, frozenset())
+                continue
+            unknown = [path for path in files.paths if path not in shard.files]
+            fresh = self._segments_of(files, unknown) - shard.segments if unknown else frozenset[str]()
+            yield _Part(stream, day, files, shard, fresh)
+
+    def _segments_of(self, files: TableSnapshot, paths: Sequence[str]) -> frozenset[str]:
+        """The segments of some of these files, read once in the life of this object: a file never changes."""
+        missing = np.array([path in paths and path not in self._segments for path in files.paths])
+        if missing.any():
+            some = files.take(missing)
+            lows, highs = some.listed["low"].to_pylist(), some.listed["high"].to_pylist()
+            for i, (path, low, high) in enumerate(zip(some.paths, lows, highs, strict=True)):
+                if low is not None and low == high:
+                    self._segments[path] = frozenset([low])
+                else:
+                    rows = some.take(np.array([i])).read(["segment"])
+                    self._segments[path] = frozenset(pc.unique(rows["segment"].cast(pa.string())).to_pylist())
+        return frozenset[str]().union(*(self._segments[path] for path in paths))
 
     @staticmethod
-    def _days(rows: pa.Table) -> list[tuple[str, str, frozenset[str]]]:
-        groups = rows.group_by(["stream_id", "date"]).aggregate([("segment", "distinct")])
-        return [(r["stream_id"], r["date"], frozenset(r["segment_distinct"])) for r in groups.to_pylist()]
+    def _count(part: _Part) -> int:
+        """Number of frames of a partition."""
+        rows = part.files.rows
+        return sum(each.rows for each in part.files.summaries()) if rows is None else rows
 
-    def _complete(self, stream: str, day: str, segments: frozenset[str]) -> bool:
-        shard = self.shards.open(stream, day)
-        return shard is not None and shard.segments == segments and shard.identity == self.identity
+    def _complete(self, part: _Part) -> bool:
+        """Whether a shard contains the frames of a partition, and no others."""
+        shard = part.shard
+        if shard is None or part.fresh:
+            return False
+        paths = frozenset(part.files.paths)
+        if shard.files == paths:
+            return True
+        if shard.segments != self._segments_of(part.files, part.files.paths):
+            return False
+        self.shards.relist(shard, paths)  # after a compaction: the next search need not look
+        return True
 
-    def _write(self, stream: str, day: str, segments: frozenset[str]) -> int:
-        captured_at, vectors = self.of_day(stream, day, segments)
-        self.shards.write(stream, day, captured_at, vectors, segments, self.identity)
-        return 1
+    def _write(self, parts: Sequence[_Part]) -> int:
+        """Write the shards of partitions, two at a time; returns their number."""
+
+        def write(part: _Part) -> None:
+            """Write one shard."""
+            columns = ["captured_at", "segment", "frame_vector"]
+            rows = part.files.read(columns, on_day(part.stream, part.day)).sort_by("captured_at")
+            if len(rows):
+                self.shards.write(
+                    part.stream,
+                    part.day,
+                    rows["captured_at"].cast(pa.int64()).to_numpy(),
+                    to_matrix(rows["frame_vector"], self._dimension),
+                    frozenset(pc.unique(rows["segment"].cast(pa.string())).to_pylist()),
+                    self.identity,
+                    part.files.paths,
+                )
+
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            return sum(1 for _ in pool.map(write, parts))
+
+
+def _check_size(snapshot: TableSnapshot, where: RowFilter) -> None:
+    """Raise UsageError if more than `MAX_SCORED_FRAMES` frames match; counts rows only if the files have more."""
+    most = snapshot.rows
+    if most is not None and most <= MAX_SCORED_FRAMES:
+        return
+    count = snapshot.dataset(where).count_rows(filter=where.rows)
+    if count > MAX_SCORED_FRAMES:
+        raise UsageError(
+            f"the search covers {count:,} frames, more than {MAX_SCORED_FRAMES:,}; choose streams or a shorter time"
+        )
