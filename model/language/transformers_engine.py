@@ -15,6 +15,7 @@ from torch import Tensor
 
 from index.errors import BudgetExceeded
 from model.answers import GREEDY, Sampling
+from model.language.attention import use_aligned_attention
 from model.language.engine import PrefilledPrompt, check_answers, check_prompt
 from model.language.kv_cache import PreallocatedCache, cache_bytes
 from model.language.qwen2 import load_qwen2
@@ -53,6 +54,8 @@ class TransformersLanguage:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self._staged = None if dropping is None else StagedLayers(model, dropping)
+        if self.device.type == "cuda" and self.dtype.itemsize == 2:
+            use_aligned_attention(model)  # torch's fast kernels take 16-bit numbers only
         self._hooks: list[Callable[[], object]] = []
         self.cache_budget = cache_budget
         self.max_context = min(max_context, int(model.config.max_position_embeddings))
