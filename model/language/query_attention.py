@@ -34,7 +34,7 @@ def read_attention(
     """Prefill a prompt, and return what groups of its tokens attend to.
 
     Args:
-        language: a language model of the engine `transformers`. No visual tokens are dropped, whatever its profile says.
+        language: a language model of the engine `transformers`. No visual token is dropped, whatever its profile says.
         embeddings: the prompt, [T, width].
         groups: positions of each group's tokens in the prompt, each group with at least one; groups may overlap.
         room: see `LanguageModel.prefill`.
@@ -44,7 +44,7 @@ def read_attention(
         And the prompt, ready for `score` or `decode`.
 
     Raises:
-        UsageError: the engine is another one, layers attend to a window only, or a group is empty or outside the prompt.
+        UsageError: the engine is another one, layers attend to a window only, or a group is empty or not in the prompt.
         BudgetExceeded: see `LanguageModel.prefill`.
     """
     if not isinstance(language, TransformersLanguage):
