@@ -15,10 +15,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from index.errors import (
     EmptyWindow,
@@ -37,6 +37,7 @@ from pipeline.access.roles import Action
 from pipeline.desk.desk import Desk
 from pipeline.desk.history import StoredQuestion
 from pipeline.desk.links import decode_cursor, encode_cursor, thumbnail_url
+from pipeline.http.replies import Reply, TimeText
 from pipeline.questions.asker import Asked, Keyframe, Selection, check_reading
 from pipeline.service.admission import JobEnd, QueuedRequest, RequestCancelled
 from pipeline.service.schemas import code_of
@@ -49,6 +50,7 @@ __all__ = [
     "Curve",
     "KeyframeEntry",
     "QuestionEntry",
+    "QuestionError",
     "QuestionPage",
     "SelectedEvent",
     "TextEvent",
@@ -66,16 +68,12 @@ DEADLINE_SECONDS = 900.0
 _OF_ONE_CALLER = 4
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class KeyframeEntry(_Reply):
+class KeyframeEntry(Reply):
     """One keyframe of a question."""
 
     stream_id: str
     """The stream."""
-    captured_at: str
+    captured_at: TimeText
     """Capture time, RFC 3339 UTC."""
     score: float
     """Relevance: cosine of the frame and the question."""
@@ -83,18 +81,18 @@ class KeyframeEntry(_Reply):
     """Address of its picture."""
 
 
-class Curve(_Reply):
+class Curve(Reply):
     """Relevance of the frames of one stream over time; of many frames, the most relevant of each stretch."""
 
     stream_id: str
     """The stream."""
-    times: list[str]
+    times: list[TimeText]
     """Capture times, RFC 3339 UTC, ascending; at most 2,000."""
     scores: list[float]
     """Relevance of each of these frames."""
 
 
-class SelectedEvent(_Reply):
+class SelectedEvent(Reply):
     """Data of the event `selected`: the keyframes, before the answer."""
 
     id: str
@@ -107,14 +105,14 @@ class SelectedEvent(_Reply):
     """Number of frames in the window."""
 
 
-class TextEvent(_Reply):
+class TextEvent(Reply):
     """Data of the event `text`: a part of the answer."""
 
     text: str
     """The part."""
 
 
-class AnswerEvent(_Reply):
+class AnswerEvent(Reply):
     """Data of the event `answer`: the whole answer."""
 
     id: str
@@ -135,7 +133,16 @@ class AnswerEvent(_Reply):
     """Remarks that limit the trust in the answer."""
 
 
-class QuestionEntry(_Reply):
+class QuestionError(Reply):
+    """Why a question has no answer."""
+
+    code: str
+    """Name of the error in snake case, such as `service_unavailable`."""
+    detail: str
+    """What happened and what to do, in one line."""
+
+
+class QuestionEntry(Reply):
     """A question of the caller's history."""
 
     id: str
@@ -146,23 +153,23 @@ class QuestionEntry(_Reply):
     """Answers to choose from; empty for an open question."""
     streams: list[str]
     """The streams that it is about."""
-    start: str | None
+    start: TimeText | None
     """First time, RFC 3339; null for no limit."""
-    end: str | None
+    end: TimeText | None
     """Last time, exclusive; null for no limit."""
-    asked_at: str
+    asked_at: TimeText
     """When it was asked, RFC 3339 UTC."""
-    state: str
-    """running, done, failed or cancelled."""
+    state: Literal["running", "done", "failed", "cancelled"]
+    """Where it is."""
     selected: SelectedEvent | None = None
     """The keyframes; null in lists."""
     answer: AnswerEvent | None = None
     """The answer; null until it is there."""
-    error: dict[str, Any] | None = None
-    """Code and detail of the error; null unless it failed."""
+    error: QuestionError | None = None
+    """Why there is no answer; null unless it failed or was cancelled."""
 
 
-class QuestionPage(_Reply):
+class QuestionPage(Reply):
     """The caller's questions, the newest first."""
 
     items: list[QuestionEntry]
@@ -209,7 +216,7 @@ class AskRun:
     def __init__(self, caller: Caller, query: AskQuery, streams: tuple[str, ...], store: Callable[[AskRun], None]):
         self.id, self.caller, self.query, self.streams = secrets.token_urlsafe(12), caller, query, streams
         self.asked = time.time_ns() // 1_000
-        self.state = "running"
+        self.state: Literal["running", "done", "failed", "cancelled"] = "running"
         self.selected: SelectedEvent | None = None
         self.answer: AnswerEvent | None = None
         self.error: Exception | None = None
@@ -282,7 +289,7 @@ class AskRun:
             state=self.state,
             selected=self.selected if whole else None,
             answer=self.answer,
-            error=None if error is None else {"code": code_of(type(error)), "detail": _detail(error)},
+            error=None if error is None else QuestionError(code=code_of(type(error)), detail=_detail(error)),
         )
 
     def _end(self, error: Exception | None) -> None:
@@ -392,7 +399,8 @@ def _entry(desk: Desk, stored: StoredQuestion) -> QuestionEntry:
     """A stored question. One that was being answered when the desk was stopped has failed."""
     entry = QuestionEntry.model_validate(stored.document)
     if entry.state == "running" and stored.id not in desk.running.runs:
-        stopped = {"code": "service_unavailable", "detail": "the desk was stopped before it could answer; ask again"}
+        detail = "the desk was stopped before it could answer; ask again"
+        stopped = QuestionError(code="service_unavailable", detail=detail)
         return entry.model_copy(update={"state": "failed", "error": stopped})
     return entry
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from index.errors import UsageError
 from index.records import parse_rfc3339, rfc3339
@@ -21,20 +20,19 @@ from pipeline.access.caller import Caller
 from pipeline.access.roles import Action
 from pipeline.desk.asking import read_question
 from pipeline.desk.desk import Desk
+from pipeline.http.replies import Reply, TimeText
 
 __all__ = ["HeatMap", "heat_map"]
 
 
-class HeatMap(BaseModel):
+class HeatMap(Reply):
     """What was kept of a frame."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     stream_id: str
     """The stream."""
-    at: str
+    at: TimeText
     """Time of the frame, RFC 3339 UTC."""
-    keyframe: str | None
+    keyframe: TimeText | None
     """Time of the keyframe that it was compared with; null before the first keyframe of the stream."""
     grid: list[list[float]]
     """Weight of each patch divided by the largest, 0 to 1, in rows from the top left."""

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
 
 from index.errors import StoreCorrupt, UsageError
 from index.records import rfc3339
@@ -16,6 +15,7 @@ from index.search.resident_frames import ResidentStream
 from pipeline.access.caller import Caller
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import API, decode_cursor, encode_cursor, play_url, thumbnail_url
+from pipeline.http.replies import Reply, TimeText
 
 __all__ = [
     "Clock",
@@ -40,14 +40,10 @@ _QUALITY = 80
 _STEPPER_SECONDS = 60
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class FrameEntry(_Reply):
+class FrameEntry(Reply):
     """One frame of a stream."""
 
-    captured_at: str
+    captured_at: TimeText
     """Capture time, RFC 3339 UTC."""
     pts_seconds: float
     """Seconds of the stream's own clock."""
@@ -57,7 +53,7 @@ class FrameEntry(_Reply):
     """Address of its picture."""
 
 
-class FramePage(_Reply):
+class FramePage(Reply):
     """Frames in the order of time."""
 
     items: list[FrameEntry]
@@ -66,18 +62,18 @@ class FramePage(_Reply):
     """Cursor of the next page; null at the end."""
 
 
-class OtherView(_Reply):
+class OtherView(Reply):
     """Another stream at the time of a moment."""
 
     stream_id: str
     """Name of the stream."""
-    at: str
+    at: TimeText
     """Time of its frame that is nearest, RFC 3339 UTC."""
     thumbnail: str
     """Address of the picture."""
 
 
-class Play(_Reply):
+class Play(Reply):
     """How a moment can be played."""
 
     kind: Literal["video", "stepper", "none"]
@@ -88,15 +84,15 @@ class Play(_Reply):
     """Media type of the video."""
     start_offset_seconds: float
     """Position of the moment in the video."""
-    start: str | None = None
+    start: TimeText | None = None
     """Time of the first frame of the video, RFC 3339 UTC."""
-    end: str | None = None
+    end: TimeText | None = None
     """Time at which the video ends before the footage does, RFC 3339 UTC; null where it lasts as long."""
     why: str
     """The reason, if it is not a video or is encoded anew; empty otherwise."""
 
 
-class Clock(_Reply):
+class Clock(Reply):
     """Where the time of a frame comes from."""
 
     source: str
@@ -105,12 +101,12 @@ class Clock(_Reply):
     """Zone of the desk, an IANA name."""
 
 
-class MomentView(_Reply):
+class MomentView(Reply):
     """A moment: the frames around a time, and what else there is of that time."""
 
     stream_id: str
     """Name of the stream."""
-    at: str
+    at: TimeText
     """Time of the frame that is nearest to the time of the request, RFC 3339 UTC."""
     frames: list[FrameEntry]
     """The strip around it."""

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from index.columns import digest
 from index.errors import UsageError
@@ -31,6 +30,7 @@ from model.vocabulary import unknown_words_notice
 from pipeline.access.caller import Caller
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import decode_cursor, encode_cursor, thumbnail_url
+from pipeline.http.replies import Reply, TimeText
 from pipeline.questions.query import combine
 from pipeline.questions.ranking import SAMPLE, RankedMoments, meaning_of
 from pipeline.times import DayTime
@@ -46,11 +46,7 @@ _MANY_FRAMES = 100_000
 _THREADS = 4
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Verification(_Reply):
+class Verification(Reply):
     """What the language model says about a moment."""
 
     state: Literal["confirmed", "rejected", "not_looked", "pending", "unavailable"]
@@ -62,18 +58,18 @@ class Verification(_Reply):
     """Probability of yes; null if the model did not answer."""
 
 
-class Found(_Reply):
+class Found(Reply):
     """One moment. Times are RFC 3339, UTC."""
 
     id: str
     """Id of the moment; URL-safe."""
     stream_id: str
     """The stream."""
-    start: str
+    start: TimeText
     """Time of the first frame."""
-    end: str
+    end: TimeText
     """Time of the last frame."""
-    best: str
+    best: TimeText
     """Time of the frame that matches best."""
     score: float
     """How well that frame matches: a cosine, or a weighted mean of cosines."""
@@ -87,7 +83,7 @@ class Found(_Reply):
     """What the language model says."""
 
 
-class Searched(_Reply):
+class Searched(Reply):
     """What was searched."""
 
     frames: int
@@ -98,7 +94,7 @@ class Searched(_Reply):
     """How long it took."""
 
 
-class FoundPage(_Reply):
+class FoundPage(Reply):
     """A page of moments, the best first."""
 
     items: list[Found]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from index.errors import Forbidden, UnknownQuestion, UsageError, mask_url
 from index.records import parse_rfc3339, rfc3339
@@ -30,6 +29,7 @@ from pipeline.access.roles import Action
 from pipeline.desk.alerts.following import alert_document, stored_frames
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import thumbnail_url
+from pipeline.http.replies import Reply, TimeText
 
 __all__ = [
     "Fired",
@@ -54,18 +54,14 @@ _BINS = 40
 _FIRED = 200
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Fired(_Reply):
+class Fired(Reply):
     """One alert."""
 
     stream_id: str
     """The stream."""
-    start: str
+    start: TimeText
     """First second of the alert, RFC 3339 UTC."""
-    end: str | None
+    end: TimeText | None
     """Last second; null while it lasts."""
     peak: float
     """The highest score."""
@@ -75,7 +71,7 @@ class Fired(_Reply):
     """Address of the picture of that frame; null if it is no longer stored."""
 
 
-class StandingEntry(_Reply):
+class StandingEntry(Reply):
     """A standing question."""
 
     id: str
@@ -92,13 +88,13 @@ class StandingEntry(_Reply):
     """Whether no webhook is sent."""
     webhook: str | None
     """Where alerts are sent, without credentials; null for nowhere."""
-    last_fired: str | None
+    last_fired: TimeText | None
     """When it last raised an alert that the caller may see, RFC 3339 UTC."""
     fired: int
     """Number of alerts that the caller may see."""
 
 
-class StandingList(_Reply):
+class StandingList(Reply):
     """The standing questions, the oldest first."""
 
     items: list[StandingEntry]
@@ -121,7 +117,7 @@ class NewStanding(StandingEntry):
     """Key of the webhook's signatures, shown this once; null without a webhook."""
 
 
-class Histogram(_Reply):
+class Histogram(Reply):
     """Counts of scores."""
 
     edges: list[float]
@@ -130,7 +126,7 @@ class Histogram(_Reply):
     """Number of frames in each bin."""
 
 
-class Preview(_Reply):
+class Preview(Reply):
     """What a standing question would have done over the last day."""
 
     histogram: Histogram

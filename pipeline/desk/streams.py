@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from index.columns import MICROS_PER_DAY, day_of
 from index.errors import SourceNotFound
@@ -23,6 +22,7 @@ from ingest.live.supervisor import STATUS_FILE
 from pipeline.access.caller import Caller
 from pipeline.desk.desk import Desk
 from pipeline.desk.links import decode_cursor, encode_cursor, thumbnail_url
+from pipeline.http.replies import Reply, TimeText
 
 __all__ = [
     "Coverage",
@@ -42,22 +42,18 @@ _GAPS_A_DAY = 48
 _INTERVALS = 2_000
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class StreamDay(_Reply):
+class StreamDay(Reply):
     """One UTC day of a stream."""
 
     day: str
     """The day, YYYY-MM-DD."""
     seconds: int
     """Seconds of which the store has a frame."""
-    gaps: list[tuple[str, str]]
+    gaps: list[tuple[TimeText, TimeText]]
     """The longest stretches without frames between the first and the last frame of the day, in the order of time."""
 
 
-class LiveState(_Reply):
+class LiveState(Reply):
     """State of the camera of a stream, where `watch` or `record` runs."""
 
     state: str
@@ -70,7 +66,7 @@ class LiveState(_Reply):
     """Why the camera is not live; null if it is."""
 
 
-class RetentionLimits(_Reply):
+class RetentionLimits(Reply):
     """How long frames of a stream are kept."""
 
     days: float | None
@@ -79,7 +75,7 @@ class RetentionLimits(_Reply):
     """Largest size in bytes; null for no limit."""
 
 
-class EncoderNames(_Reply):
+class EncoderNames(Reply):
     """The encoders of a stream's vectors."""
 
     frame: str
@@ -88,16 +84,16 @@ class EncoderNames(_Reply):
     """Name of the encoder of patches."""
 
 
-class StreamEntry(_Reply):
+class StreamEntry(Reply):
     """What the store has of one stream."""
 
     stream_id: str
     """Name of the stream."""
     frames: int
     """Number of frames."""
-    first: str
+    first: TimeText
     """Time of the first frame, RFC 3339 UTC."""
-    last: str
+    last: TimeText
     """Time of the last frame, RFC 3339 UTC."""
     days: list[StreamDay]
     """Days with frames, ascending; the newest 366."""
@@ -115,7 +111,7 @@ class StreamEntry(_Reply):
     """Number of evidence locks on the stream."""
 
 
-class StreamPage(_Reply):
+class StreamPage(Reply):
     """Streams by name."""
 
     items: list[StreamEntry]
@@ -124,12 +120,12 @@ class StreamPage(_Reply):
     """Cursor of the next page; null at the end."""
 
 
-class Coverage(_Reply):
+class Coverage(Reply):
     """The stretches of a stream that the store has frames of."""
 
     stream_id: str
     """Name of the stream."""
-    intervals: list[tuple[str, str]]
+    intervals: list[tuple[TimeText, TimeText]]
     """First and last frame of each stretch, RFC 3339 UTC, ascending."""
     resolution_seconds: float
     """Gaps up to this length are not shown, so that there are at most 2,000 intervals."""

@@ -46,6 +46,7 @@ from pipeline.service.answers.reply import reply_with
 from pipeline.service.chat.errors import chat_problem, invalid_parameter, is_chat_path, unknown_model
 from pipeline.service.chat.format import ChatFormat
 from pipeline.service.chat.models import ModelList, ServedModel
+from pipeline.service.chat.replies import COMPLETION
 from pipeline.service.chat.schemas import ChatBody
 from pipeline.service.engine import ServiceEngine
 from pipeline.service.guard import RequestGuard
@@ -149,7 +150,7 @@ class ModelService:
         app.post("/v1/budget")(self.budget)
         app.post("/v1/answer", response_model=None)(self.answer)
         app.post("/v1/embed/text")(self.embed_text)
-        app.post("/v1/chat/completions", response_model=None)(self.chat)
+        app.post("/v1/chat/completions", response_model=None, responses=COMPLETION)(self.chat)
         return app
 
     async def healthz(self) -> dict[str, str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -27,7 +26,8 @@ from pipeline.service.limits import ServiceLimits
 from pipeline.web import completions
 from pipeline.web.address import DeskAddress
 from pipeline.web.guard import DeskGuard
-from pipeline.web.problems import ProblemDocument, add_handlers
+from pipeline.web.openapi import openapi_schema
+from pipeline.web.problems import add_handlers
 from pipeline.web.routes import (
     audit,
     evidence,
@@ -77,7 +77,14 @@ def make_routes(desk: Desk) -> FastAPI:
         UsageError: a route names no action and is not public.
     """
     # FastAPI's own pages would load scripts from other hosts.
-    app = FastAPI(title="Sightline", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Sightline",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,  # names of the functions of generated clients
+    )
     app.state.desk = desk
     add_handlers(app)
     for router in routers():
@@ -138,34 +145,17 @@ def _page() -> GuardedRouter:
 def _reference(app: FastAPI) -> GuardedRouter:
     router = GuardedRouter(tag="reference")
 
-    def schema() -> dict[str, Any]:
-        """The OpenAPI schema, made once."""
-        if app.openapi_schema is None:
-            made = get_openapi(
-                title=app.title,
-                version=app.version,
-                routes=app.routes,
-                description="The investigator's desk: streams, searches, questions, moments and evidence of one store.",
-            )
-            schemas = made.setdefault("components", {}).setdefault("schemas", {})
-            schemas["ProblemDocument"] = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-            for name in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(name, None)
-            app.openapi_schema = made
-        return app.openapi_schema
-
-    app.openapi = schema  # type: ignore[method-assign]  # FastAPI documents this way of extending it
-
+    @router.get("/openapi.json", action=Action.VIEW)
     @router.get(f"{API}/openapi.json", action=Action.VIEW)
     def openapi() -> JSONResponse:
         """The OpenAPI schema of the API."""
-        return JSONResponse(schema())
+        return JSONResponse(openapi_schema(app))
 
     @router.get("/api", action=Action.VIEW)
     @router.get(API, action=Action.VIEW)
     def reference(_: Request) -> Response:
         """The routes and the fields of their requests, as a page without scripts."""
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return Response(reference_page(schema()), media_type="text/html; charset=utf-8", headers=headers)
+        return Response(reference_page(openapi_schema(app)), media_type="text/html; charset=utf-8", headers=headers)
 
     return router

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from pipeline.service.answers.reply import reply_with
 from pipeline.service.chat.errors import unknown_model
 from pipeline.service.chat.format import ChatFormat
 from pipeline.service.chat.models import ModelList, ServedModel
+from pipeline.service.chat.replies import COMPLETION, ChatError
 from pipeline.service.chat.schemas import ChatBody
 from pipeline.service.schemas import Problem, Usage
 from pipeline.web.problems import PROBLEM_TYPE
@@ -47,25 +49,16 @@ _STARTED = int(time.time())
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How the routes document their errors: those of the guard are problem documents, all others OpenAI's."""
     ours = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    error = {"type": "object", "required": ["error"], "properties": {"error": Problem.model_json_schema()}}
     return {
-        status: {"description": "An error.", "content": {**ours, "application/json": {"schema": error}}}
+        status: {"description": HTTPStatus(status).phrase, "model": ChatError, "content": ours}
         for status in (400, 401, 403, 404, 405, 408, 413, 421, 422, 429, 503, *statuses)
     }
-
-
-_COMPLETION: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A completion, or with `stream` its chunks as events, of which the last is `[DONE]`.",
-        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
-    }
-}
 
 
 @routes.post(
     "/v1/chat/completions",
     action=Action.ASK,
-    responses={**_COMPLETION, **_errors(409, 504, 507)},
+    responses={**COMPLETION, **_errors(409, 504, 507)},
     response_class=Response,
 )
 async def complete(request: Request, desk: DeskOf, caller: CallerOf, body: ChatBody) -> Response:

@@ -10,16 +10,25 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
-__all__ = ["EVENTS", "EventStream", "event"]
+__all__ = ["EVENT_MODELS", "EventStream", "documented_events", "event"]
 
 _QUIET_SECONDS = 10.0
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Events, until the connection is closed or the last event is sent.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+EVENT_MODELS = "x-sightline-events"
+"""Field of the OpenAPI schema beside that of a stream of events: the schema of each event's data, by its name.
+
+OpenAPI 3.1 has no field of its own for events, so a generated client returns text, and has the types of the data.
+"""
+
+
+def documented_events(**models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """How a route documents that its reply is a stream of events: the model of each event's data, by its name."""
+    data = {name: {"$ref": f"#/components/schemas/{model.__name__}"} for name, model in models.items()}
+    return {
+        200: {
+            "description": "Events, until the connection is closed or the last event is sent.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, EVENT_MODELS: data}},
+        }
     }
-}
-"""How a route documents that its reply is a stream of events."""
 
 
 def event(name: str, data: BaseModel | dict[str, Any]) -> bytes:

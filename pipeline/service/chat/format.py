@@ -8,7 +8,19 @@ from typing import Any
 
 from index.records import rfc3339
 from pipeline.service.answers.finished import FinishedAnswer
-from pipeline.service.answers.format import AnswerFormat, event_of
+from pipeline.service.answers.format import event_of
+from pipeline.service.chat.replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatKeyframe,
+    ChatMessage,
+    ChatUsage,
+    FinishReason,
+    SightlineExtension,
+)
 from pipeline.service.schemas import Problem
 
 __all__ = ["ChatFormat"]
@@ -35,17 +47,17 @@ class ChatFormat:
 
     def piece(self, text: str) -> bytes:
         """The event for the next part of the answer."""
-        role = {} if self._begun else {"role": "assistant"}
+        delta = ChatDelta(content=text) if self._begun else ChatDelta(role="assistant", content=text)
         self._begun = True
-        return event_of(self._chunk([{"index": 0, "delta": {**role, "content": text}, "finish_reason": None}]))
+        return self._chunk([ChatChunkChoice(delta=delta, finish_reason=None)])
 
     def end(self, done: FinishedAnswer) -> bytes:
         """The last events of a complete answer."""
         begin = b"" if self._begun else self.piece("")
-        last = self._chunk([{"index": 0, "delta": {}, "finish_reason": self._reason(done)}])
-        written = begin + event_of({**last, "sightline": self._extension(done)})
+        last = ChatChunkChoice(delta=ChatDelta(), finish_reason=self._reason(done))
+        written = begin + self._chunk([last], sightline=self._extension(done))
         if self.usage:
-            written += event_of({**self._chunk([]), "usage": self._usage(done)})
+            written += self._chunk([], usage=self._usage(done))
         return written + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem) -> bytes:
@@ -54,46 +66,48 @@ class ChatFormat:
 
     def whole(self, done: FinishedAnswer) -> dict[str, Any]:
         """The complete answer as one JSON object."""
-        message = {"role": "assistant", "content": done.answer.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
-        return {
-            **self._chunk([choice]),
-            "object": "chat.completion",
-            "usage": self._usage(done),
-            "sightline": self._extension(done),
-        }
+        choice = ChatChoice(message=ChatMessage(content=done.answer.text), finish_reason=self._reason(done))
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[choice],
+            usage=self._usage(done),
+            sightline=self._extension(done),
+        ).model_dump()
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        }
+    def _chunk(self, choices: list[ChatChunkChoice], **more: Any) -> bytes:
+        """The event of a chunk. Fields that were not given are absent, as in OpenAI's replies."""
+        chunk = ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices, **more)
+        written = chunk.model_dump(exclude_unset=True)
+        written["object"] = chunk.object
+        for choice in written["choices"]:
+            choice["index"] = 0
+        return event_of(written)
 
-    def _reason(self, done: FinishedAnswer) -> str:
+    def _reason(self, done: FinishedAnswer) -> FinishReason:
         chosen = done.answer.option is not None
         limited = self.limit is not None and done.usage.completion_tokens >= self.limit
         return "length" if limited and not chosen else "stop"
 
     @staticmethod
-    def _usage(done: FinishedAnswer) -> dict[str, int]:
+    def _usage(done: FinishedAnswer) -> ChatUsage:
         prompt, completion = done.usage.prompt_tokens, done.usage.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return ChatUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
-    def _extension(self, done: FinishedAnswer) -> dict[str, Any]:
-        rows = done.rows
+    def _extension(self, done: FinishedAnswer) -> SightlineExtension:
+        rows, answer = done.rows, done.answer
         keyframes = [
-            {"stream_id": rows.stream_ids[int(rows.stream_index[i])], "captured_at": rfc3339(int(rows.captured_at[i]))}
+            ChatKeyframe(
+                stream_id=rows.stream_ids[int(rows.stream_index[i])], captured_at=rfc3339(int(rows.captured_at[i]))
+            )
             for i in rows.keyframe.nonzero()[0].tolist()
         ]
-        answer = AnswerFormat().whole(done)
-        return {
-            "keyframes": keyframes,
-            "option": answer["option"],
-            "probabilities": answer["probabilities"],
-            "usage": answer["usage"],
-            "timings": answer["timings"],
-            "notices": [*done.notices, *self.notices],
-        }
+        return SightlineExtension(
+            keyframes=keyframes,
+            option=answer.option,
+            probabilities=list(answer.probabilities),
+            usage=done.usage,
+            timings={"queue": done.queue_seconds, **answer.timings},
+            notices=[*done.notices, *self.notices],
+        )

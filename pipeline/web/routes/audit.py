@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse
+from starlette.responses import Response
 
 from index.errors import UsageError
 from index.records import parse_time
 from pipeline.access.roles import Action
 from pipeline.audit.export import export_trail
 from pipeline.audit.record import AuditRecord
+from pipeline.web.ranges import BytesResponse, attachment, open_file
 from pipeline.web.routes.access import AuditLogOf, require_everywhere
 from pipeline.web.routes.guarded import CallerOf, GuardedRouter
 from pipeline.web.schemas.audit import AuditPage, AuditReply
@@ -64,8 +64,13 @@ def list_audit(
 @routes.get(
     "/audit/export",
     action=Action.AUDIT,
-    response_class=FileResponse,
-    responses={200: {"content": {_PARQUET: {}}, "description": "The records, a Parquet file."}},
+    response_class=Response,
+    responses={
+        200: {
+            "content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The records, a Parquet file.",
+        }
+    },
 )
 def export_audit(
     caller: CallerOf,
@@ -73,7 +78,7 @@ def export_audit(
     start: From = None,
     end: To = None,
     user: User = None,
-) -> FileResponse:
+) -> Response:
     """The audit trail as a Parquet file. The whole trail can be verified with `sightline audit verify --file`."""
     require_everywhere(caller, Action.AUDIT)
     audit.append(AuditRecord.of(caller, "audit.export", (), _given({"from": start, "to": end, "user": user})))
@@ -84,9 +89,8 @@ def export_audit(
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return FileResponse(
-        path, media_type=_PARQUET, filename="sightline-audit.parquet", background=BackgroundTask(path.unlink)
-    )
+    headers = {"Cache-Control": "private, no-store", "Content-Disposition": attachment("sightline-audit.parquet")}
+    return BytesResponse(open_file(path, _PARQUET, remove=True), headers=headers)
 
 
 def _given(where: dict[str, str | None]) -> dict[str, str]:

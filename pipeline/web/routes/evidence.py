@@ -6,17 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path
 from pydantic import Field, StringConstraints
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from index.commits.held import Hold
 from index.errors import UsageError
 from index.records import parse_time, rfc3339
 from ingest.segments.clipping import Redaction
 from pipeline.access.roles import Action
-from pipeline.evidence import holding
-from pipeline.evidence.exports import ExportQuery, begin_export, find_export
+from pipeline.evidence import exports, holding
+from pipeline.evidence.exports import ExportQuery
+from pipeline.web.ranges import BytesResponse, IfRangeHeader, RangeHeader, attachment, open_file
 from pipeline.web.routes.guarded import CallerOf, DeskOf, GuardedRouter
-from pipeline.web.schemas.fields import Body, MicrosText, Reply, StreamText, at_query
+from pipeline.web.schemas.fields import Body, MicrosText, Reply, StreamText, TimeText, at_query
 from pipeline.web.schemas.questions import JobBegun
 
 __all__ = ["routes"]
@@ -25,15 +26,14 @@ routes = GuardedRouter(tag="evidence")
 _Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {
+    status: {
         "content": {
             kind: {"schema": {"type": "string", "format": "binary"}}
             for kind in ("application/zip", "image/jpeg", "video/mp4", "video/x-matroska", "video/webm")
         },
-        "description": "The file.",
-    },
-    206: {"description": "A range of bytes of the file."},
-    416: {"description": "The range begins behind the end."},
+        "description": description,
+    }
+    for status, description in ((200, "The file."), (206, "A range of bytes of the file."))
 }
 
 
@@ -96,15 +96,15 @@ class HoldView(Reply):
     """Its id."""
     stream_id: str
     """The stream."""
-    start: str
+    start: TimeText
     """Start, RFC 3339 UTC."""
-    end: str
+    end: TimeText
     """End, exclusive, RFC 3339 UTC."""
     reason: str
     """Why the footage is held."""
     by: str
     """Name of the user who placed it."""
-    placed_at: str
+    placed_at: TimeText
     """When it was placed, RFC 3339 UTC."""
     notices: list[str] = Field(default_factory=list)
     """What a reader must know."""
@@ -134,7 +134,7 @@ class HoldList(Reply):
 
 
 @routes.post("/exports", action=Action.EXPORT, status_code=202)
-def begin(desk: DeskOf, caller: CallerOf, body: ExportBody) -> JobBegun:
+def begin_export(desk: DeskOf, caller: CallerOf, body: ExportBody) -> JobBegun:
     """Begin to make a file; `GET /jobs/{id}` says when it is done, and where it is."""
     names = {*(body.streams or ()), *([body.stream] if body.stream else [])}
     if len(names) > 1:
@@ -149,20 +149,22 @@ def begin(desk: DeskOf, caller: CallerOf, body: ExportBody) -> JobBegun:
         reason=body.reason,
         redactions=boxes,
     )
-    return JobBegun(job=begin_export(desk, caller, query).id)
+    return JobBegun(job=exports.begin_export(desk, caller, query).id)
 
 
-@routes.get("/exports/{export_id}", action=Action.EXPORT, responses=_FILE, response_class=Response)
-def download(
+@routes.get("/exports/{export_id}", action=Action.EXPORT, responses=_FILE, response_class=Response, errors=(416,))
+def download_export(
     desk: DeskOf,
     caller: CallerOf,
     export_id: Annotated[str, Path(min_length=1, max_length=64, description="Id of the export, from its job.")],
+    range_: RangeHeader = None,
+    if_range: IfRangeHeader = None,
 ) -> Response:
     """The file of an export of the caller."""
-    found = find_export(desk, caller, export_id)
+    found = exports.find_export(desk, caller, export_id)
     desk.audit(caller, Action.EXPORT, streams=[found.stream_id], detail={"download": found.name})
-    headers = {"Cache-Control": "private, no-store"}
-    return FileResponse(found.path, media_type=found.media_type, filename=found.name, headers=headers)
+    headers = {"Cache-Control": "private, no-store", "Content-Disposition": attachment(found.name)}
+    return BytesResponse(open_file(found.path, found.media_type), range_, if_range, headers=headers)
 
 
 @routes.get("/holds", action=Action.HOLD)
@@ -172,7 +174,7 @@ def list_holds(desk: DeskOf, caller: CallerOf) -> HoldList:
 
 
 @routes.post("/holds", action=Action.HOLD, status_code=201, errors=(409,))
-def place(desk: DeskOf, caller: CallerOf, body: HoldBody) -> HoldView:
+def place_hold(desk: DeskOf, caller: CallerOf, body: HoldBody) -> HoldView:
     """Keep a stretch of a stream from deletion."""
     hold, notices = holding.place_hold(
         desk, caller, body.stream, at_query(body.start), at_query(body.end), reason=body.reason
@@ -181,7 +183,7 @@ def place(desk: DeskOf, caller: CallerOf, body: HoldBody) -> HoldView:
 
 
 @routes.delete("/holds/{hold_id}", action=Action.RELEASE)
-def release(
+def release_hold(
     desk: DeskOf,
     caller: CallerOf,
     hold_id: Annotated[str, Path(min_length=1, max_length=64, description="Id of the hold.")],

@@ -14,7 +14,7 @@ from pipeline.access.roles import Action
 from pipeline.desk import verifying
 from pipeline.desk.jobs import Job
 from pipeline.desk.verifying import Span
-from pipeline.web.events import EVENTS, EventStream, event
+from pipeline.web.events import EventStream, documented_events, event
 from pipeline.web.routes.guarded import CallerOf, DeskOf, GuardedRouter
 from pipeline.web.schemas.questions import JobBegun, JobView, VerifyBody
 
@@ -40,7 +40,9 @@ def get_job(desk: DeskOf, caller: CallerOf, job_id: _Id) -> JobView:
     return JobView.of(desk.jobs.find(caller, job_id))
 
 
-@routes.get("/jobs/{job_id}/events", action=Action.VIEW, responses=EVENTS, response_class=Response)
+@routes.get(
+    "/jobs/{job_id}/events", action=Action.VIEW, responses=documented_events(job=JobView), response_class=Response
+)
 def follow_job(desk: DeskOf, caller: CallerOf, job_id: _Id) -> Response:
     """The state of one of the caller's jobs, as an event `job` for each change until it has ended."""
     return EventStream(_changes(desk.jobs.find(caller, job_id)))

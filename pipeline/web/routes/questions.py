@@ -11,10 +11,18 @@ from starlette.responses import Response
 from index.records import parse_rfc3339, parse_time
 from pipeline.access.roles import Action
 from pipeline.desk import asking
-from pipeline.desk.asking import AskQuery, AskRun, QuestionEntry, QuestionPage
+from pipeline.desk.asking import (
+    AnswerEvent,
+    AskQuery,
+    AskRun,
+    QuestionEntry,
+    QuestionPage,
+    SelectedEvent,
+    TextEvent,
+)
 from pipeline.desk.heatmap import HeatMap, heat_map
-from pipeline.web.events import EVENTS, EventStream, event
-from pipeline.web.problems import problem_of
+from pipeline.web.events import EventStream, documented_events, event
+from pipeline.web.problems import ProblemDocument, problem_of
 from pipeline.web.routes.guarded import CallerOf, DeskOf, GuardedRouter
 from pipeline.web.schemas.fields import Cursor, Limit, MicrosText, StreamText
 from pipeline.web.schemas.questions import AskBody
@@ -25,7 +33,10 @@ routes = GuardedRouter(tag="questions")
 _Id = Annotated[str, Path(min_length=1, max_length=64, description="Id of the question.")]
 
 
-@routes.post("/ask", action=Action.ASK, responses=EVENTS, response_class=Response, errors=(409, 504, 507))
+_EVENTS = documented_events(selected=SelectedEvent, text=TextEvent, answer=AnswerEvent, error=ProblemDocument)
+
+
+@routes.post("/ask", action=Action.ASK, responses=_EVENTS, response_class=Response, errors=(409, 504, 507))
 def ask(desk: DeskOf, caller: CallerOf, body: AskBody) -> Response:
     """Answer a question. Events: `selected`, `text` for each part, and `answer`, or `error` with a problem document.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from index.records import rfc3339
 from pipeline.audit.record import ChainedRecord
-from pipeline.web.schemas.fields import Reply
+from pipeline.web.schemas.fields import Reply, TimeText
 
 __all__ = ["AuditPage", "AuditReply"]
 
@@ -16,7 +16,7 @@ class AuditReply(Reply):
 
     seq: int
     """Place in the trail, from 1."""
-    at: str
+    at: TimeText
     """When, RFC 3339."""
     user: str
     """Who."""

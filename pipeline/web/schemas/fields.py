@@ -9,21 +9,27 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from index.errors import UsageError
 from index.records import parse_rfc3339
+from pipeline.http.replies import Reply, TimeText
 from pipeline.times import MAX_TIME_CHARACTERS
 
-__all__ = ["Body", "Cursor", "Limit", "MicrosText", "Reply", "StreamPattern", "StreamText", "Text", "at_query"]
+__all__ = [
+    "Body",
+    "Cursor",
+    "Limit",
+    "MicrosText",
+    "Reply",
+    "StreamPattern",
+    "StreamText",
+    "Text",
+    "TimeText",
+    "at_query",
+]
 
 
 class Body(BaseModel):
     """A body of a request; unknown fields are an error."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class Reply(BaseModel):
-    """A reply."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 def _micros(text: str) -> str:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints
 
-from pipeline.desk.jobs import Job
+from pipeline.desk.jobs import Job, JobState
+from pipeline.desk.search import Verification
 from pipeline.web.problems import ProblemDocument, problem_of
-from pipeline.web.schemas.fields import Body, MicrosText, Reply, StreamPattern, StreamText, Text
+from pipeline.web.schemas.fields import Body, MicrosText, Reply, StreamPattern, StreamText, Text, TimeText
 
-__all__ = ["AskBody", "JobBegun", "JobView", "Picture", "SpanBody", "VerifyBody"]
+__all__ = [
+    "AskBody",
+    "ExportResult",
+    "JobBegun",
+    "JobView",
+    "Picture",
+    "SpanBody",
+    "VerifiedMoment",
+    "VerifyBody",
+    "VerifyResult",
+]
 
 Option = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"\S")]
 
@@ -61,6 +73,41 @@ class JobBegun(Reply):
     """Its id, for `GET /jobs/{id}`."""
 
 
+class VerifiedMoment(Reply):
+    """A moment that the language model looked at."""
+
+    stream_id: str
+    """The stream."""
+    start: TimeText
+    """Time of the first frame."""
+    end: TimeText
+    """Time of the last frame."""
+    verification: Verification
+    """What the language model says."""
+
+
+class VerifyResult(Reply):
+    """What a job of the kind `verify` has found so far."""
+
+    items: list[VerifiedMoment]
+    """The moments, in the order of the request."""
+
+
+class ExportResult(Reply):
+    """The file that a job of another kind made."""
+
+    id: str
+    """Id of the export."""
+    download: str
+    """Address of the file."""
+    name: str
+    """Its name for the user."""
+    sha256: str
+    """Digest of its bytes, hexadecimal."""
+    bytes: int
+    """Its size."""
+
+
 class JobView(Reply):
     """The state of a job."""
 
@@ -68,11 +115,11 @@ class JobView(Reply):
     """Its id."""
     kind: str
     """What it does."""
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    state: JobState
     """Where it is."""
     progress: float
     """0 to 1."""
-    result: dict[str, Any] | None
+    result: VerifyResult | ExportResult | None
     """What it has found so far; null before the first result."""
     error: ProblemDocument | None
     """Why it failed; null unless it did."""
@@ -85,9 +132,13 @@ class JobView(Reply):
             kind=job.kind,
             state=job.state,
             progress=round(job.progress, 4),
-            result=None if job.result is None else dict(job.result),
+            result=None if job.result is None else _result(job.result),
             error=None if job.error is None else problem_of(job.error),
         )
+
+
+def _result(found: Mapping[str, Any]) -> VerifyResult | ExportResult:
+    return (VerifyResult if "items" in found else ExportResult).model_validate(found)
 
 
 class Picture(Reply):

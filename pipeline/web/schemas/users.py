@@ -12,7 +12,7 @@ from pipeline.access.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHAR
 from pipeline.access.roles import Action, Role
 from pipeline.access.tokens import MAX_TOKEN_DAYS, Token
 from pipeline.access.users import User, check_grant
-from pipeline.web.schemas.fields import Body, Reply
+from pipeline.web.schemas.fields import Body, Reply, TimeText
 
 __all__ = [
     "GrantBody",
@@ -110,9 +110,9 @@ class UserReply(Reply):
     """The roles."""
     disabled: bool
     """Whether the user is refused."""
-    created_at: str
+    created_at: TimeText
     """When the user was added, RFC 3339."""
-    last_login_at: str | None
+    last_login_at: TimeText | None
     """When the user last logged in, RFC 3339."""
     provider: str | None
     """URL of the OpenID Connect provider that the user comes from; null for a user with a password."""
@@ -159,11 +159,11 @@ class TokenReply(Reply):
     """What it is for."""
     scopes: list[Action]
     """The actions that it is limited to."""
-    created_at: str
+    created_at: TimeText
     """When it was made, RFC 3339."""
-    expires_at: str
+    expires_at: TimeText
     """When it expires, RFC 3339."""
-    last_used_at: str | None
+    last_used_at: TimeText | None
     """When it was last used, RFC 3339, to a minute."""
 
     @classmethod

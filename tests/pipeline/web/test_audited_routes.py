@@ -20,6 +20,7 @@ from tests.support.records import BEGAN, SECOND
 SILENT = {
     "GET /api": "the reference",
     f"GET {API}": "the reference",
+    "GET /openapi.json": "the schema",
     f"GET {API}/openapi.json": "the schema",
     f"GET {API}/streams": "names and times, no footage",
     f"GET {API}/streams/coverage": "times, no footage",
