@@ -26,6 +26,8 @@ from pipeline.evaluation.needles.splice import Splice, Streams
 
 __all__ = ["Shown", "SpliceAsker"]
 
+_Key = tuple[str, tuple[str, ...], int, tuple[Piece, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -47,6 +49,7 @@ class SpliceAsker:
 
     def __init__(self, streams: Streams, answerer: Answerer) -> None:
         self.streams, self.answerer = streams, answerer
+        self._known: dict[_Key, tuple[AnswerLine, Shown]] = {}
 
     def ask(
         self, question: str, options: Sequence[str], answer: int, pieces: Sequence[Piece], *, case: str, setting: str
@@ -62,12 +65,27 @@ class SpliceAsker:
             setting: name of what is shown.
 
         Returns:
-            The answer, and what it was made from. A question that does not fit the model counts as wrong.
+            The answer, and what it was made from. A question that does not fit the model counts as wrong. What is
+            asked again of at most one stream, as a question with its needle alone or with nothing is for every
+            haystack, is answered once; its line is the first one's with the ids of this case.
         """
+        key = question, tuple(options), answer, tuple(pieces)
+        if key in self._known:
+            line, shown = self._known[key]
+            return line.model_copy(update={"case": case, "setting": setting}), shown
+        line, shown = self._ask(question, options, answer, pieces)
+        if len(pieces) <= 1:
+            self._known[key] = line, shown
+        return line.model_copy(update={"case": case, "setting": setting}), shown
+
+    def _ask(
+        self, question: str, options: Sequence[str], answer: int, pieces: Sequence[Piece]
+    ) -> tuple[AnswerLine, Shown]:
+        """Ask a question; the line has neither case nor setting."""
         began = perf_counter()
         splice = Splice(self.streams, pieces, whole_clips=self.answerer.profile.hico is not None)
         keyframes = self._select(question, splice)
-        line = AnswerLine(case=case, setting=setting, predicted=None, right=False, keyframes=len(keyframes))
+        line = AnswerLine(case="", setting="", predicted=None, right=False, keyframes=len(keyframes))
         try:
             rows, reply = self._answer(question, tuple(options), splice, keyframes)
         except (BudgetExceeded, OutOfMemory, UsageError) as error:

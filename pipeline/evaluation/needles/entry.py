@@ -54,7 +54,7 @@ def rendered_video(
     device: str | None = None,
     draw: Draw,
     settings: Sequence[Setting] = SETTINGS,
-    each: int = 6,
+    each: int = 12,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> VideoSummary:
     """Run VideoNIAH on rendered footage, which is rendered and ingested where `work` lacks it.

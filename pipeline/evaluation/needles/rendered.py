@@ -9,6 +9,7 @@ that is that of its footage. Streams are drawn at one frame a second, written as
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class RenderedFootage:
         each: needles of every kind of question.
     """
 
-    def __init__(self, seed: int, *, longest: int, each: int = 6) -> None:
+    def __init__(self, seed: int, *, longest: int, each: int = 12) -> None:
         self.seed = seed
         count = -(-int(longest * _SPARE) // HAYSTACK_SECONDS) + 3
         self.haystacks = [
@@ -88,8 +89,13 @@ class RenderedFootage:
         self._find_needles(each)
 
     def _find_needles(self, each: int) -> None:
-        """Take streams in order until every kind has `each` questions, at most one of a kind and a stream."""
+        """Take streams in order until every kind has `each` questions, at most one of a kind and a stream.
+
+        At most a third of a kind's questions have the same answer: events of one participant are the most frequent, so
+        that "one" would be right for four in five of the questions "how many".
+        """
         left = dict.fromkeys(_KINDS, each)
+        answers = Counter[tuple[str, str]]()
         for number in range(_MOST_NEEDLES):
             if not any(left.values()):
                 return
@@ -99,9 +105,14 @@ class RenderedFootage:
                 f"needle-{self.seed}-{number:03}", 2_500_000_000 + self.seed * 10_000 + number, seconds
             )
             asked = make_questions(make_timeline(stream.seed, seconds), BEGAN, rng, each=1)
-            wanted = [question for question in asked if left.get(question.kind)]
+            wanted = [
+                question
+                for question in asked
+                if left.get(question.kind) and answers[question.kind, question.answer] < max(1, each // 3)
+            ]
             for question in wanted:
                 left[question.kind] -= 1
+                answers[question.kind, question.answer] += 1
                 self._add(stream, question)
             if wanted:
                 self.needle_streams.append(stream)

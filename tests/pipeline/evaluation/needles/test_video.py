@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from PIL import Image
 from index.errors import UsageError
 from index.records import FrameRecords, Segment
 from index.store import Store
-from model.answerer import Answerer, load_answerer
+from model.answerer import Answerer, AnswerRequest, load_answerer
+from model.answers import AnswerPiece
 from model.encoders.clips import clip_numbers
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
+from pipeline.evaluation.needles.asking import SpliceAsker
 from pipeline.evaluation.needles.cases import Case, Draw, Needle, Piece, draw_cases
 from pipeline.evaluation.needles.heatmap import heat_map, heat_picture
 from pipeline.evaluation.needles.record import AnswerLine, NeedleFolder
@@ -177,6 +181,31 @@ def test_a_run_asks_every_setting_once_and_goes_on(store: Store, answerer: Answe
     assert again.accuracy == summary.accuracy
     with pytest.raises(UsageError, match="holds another run"):
         run_cases(asked[:1], Streams(store), answerer, tmp_path / "run", source="made")
+
+
+def test_what_no_haystack_changes_is_asked_once(
+    store: Store, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker, asked = SpliceAsker(Streams(store), answerer), []
+    real = Answerer.answer
+
+    def answer(self: Answerer, request: AnswerRequest) -> Iterator[AnswerPiece]:
+        """Count the requests by their frames."""
+        asked.append(len(request.captured_at))
+        return real(self, request)
+
+    monkeypatch.setattr(Answerer, "answer", answer)
+    needle = Piece(stream="needle", first=0, stop=30)
+    question = NEEDLE.question, NEEDLE.options, NEEDLE.answer
+    first, shown = asker.ask(*question, [needle], case="1", setting="needle alone")
+    second, again = asker.ask(*question, [needle], case="2", setting="needle alone")
+    assert asked == [30]
+    assert second == first.model_copy(update={"case": "2"})
+    np.testing.assert_array_equal(again.keyframes, shown.keyframes)
+    asker.ask(*question, [], case="1", setting="blind")
+    asker.ask("where is it ?", *question[1:], [needle], case="3", setting="needle alone")
+    asker.ask(*question, [needle.model_copy(update={"stop": 20})], case="3", setting="needle alone")
+    assert asked == [30, 0, 30, 20]
 
 
 def test_a_profile_of_clips_has_the_same_cases(clip_profile: str, tmp_path: Path) -> None:
