@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-__all__ = ["MAKERS", "mme_row", "write_json", "write_lines", "write_parquet"]
+from ingest.video_writer import VideoWriter
+
+__all__ = ["MAKERS", "mme_row", "noise_clip", "write_json", "write_lines", "write_parquet"]
 
 Row = dict[str, Any]
 
@@ -37,6 +40,17 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> Path:
     """Write Parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def noise_clip(path: Path) -> Path:
+    """Write six seconds of noise, 5 frames a second."""
+    rng = np.random.default_rng(9)
+    with VideoWriter(path, 64, 48, fps=5, gop=5, created=datetime(2024, 3, 1, tzinfo=UTC)) as writer:
+        for _ in range(6):
+            ground = rng.integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            for _ in range(5):
+                writer.write(ground)
     return path
 
 

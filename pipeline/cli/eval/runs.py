@@ -124,25 +124,31 @@ def run(
 class _Encoders:
     """The encoders that videos are ingested with, loaded when they are needed first."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, profile: str, device: str | None) -> None:
+        self.profile, self.device = profile, device
         self.loaded: Encoders | None = None
 
     def __call__(self) -> Encoders:
         if self.loaded is None:
-            self.loaded = load_encoders(load_profile(self.settings.profile), self.settings.device)
+            self.loaded = load_encoders(load_profile(self.profile), self.device)
         return self.loaded
 
 
 def _asker(settings: Settings, profile: str | None, service: str | None) -> tuple[Asker, _Encoders]:
-    """The asker of a run, and the encoders for videos that the store lacks; the store is created if there is none."""
-    encoders = _Encoders(settings)
-    if not store_exists(normalize_url(settings.store)):
-        Store.create(settings.store, encoders().pair)
+    """The asker of a run, and the encoders for videos that the store lacks; the store is created if there is none.
+
+    With a service, videos are ingested in this process with the encoders of the service's profile. `profile` names the
+    file of a profile that is not shipped.
+    """
+    client = None
     if service is not None:
         client = ServiceClient(service, read_token(settings.service_token_file, settings.service_token))
-        if profile not in (None, client.profile.name):
+        if profile is not None and load_profile(profile).name != client.profile.name:
             raise UsageError(f"--profile {profile}: the service runs {client.profile.name}; leave --profile out")
+    encoders = _Encoders(settings.profile if client is None else profile or client.profile.name, settings.device)
+    if not store_exists(normalize_url(settings.store)):
+        Store.create(settings.store, encoders().pair)
+    if client is not None:
         return Asker(settings.store, service=client), encoders
     with working(f"loading the models of {settings.profile}"):
         asker = Asker(settings.store, settings.profile, settings.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
