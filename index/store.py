@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ from index.maintenance.expiry import Expired, apply_retention
 from index.maintenance.holds import held_frames, list_holds, place, release
 from index.maintenance.retention import finish_deletions, forget
 from index.maintenance.rules import RetentionRule
-from index.maintenance.verification import verify
+from index.maintenance.verification import verify, verify_quickly
 from index.patches.codec import PatchEncoding
 from index.records import ClockFold, ClockSource, EncoderPair, FrameRecords, Segment, rfc3339
 from index.schemas import compose_stream_id
@@ -404,9 +404,23 @@ class Store:
 
     # ---- maintenance -------------------------------------------------------------------------------------------
 
-    def verify(self) -> list[str]:
-        """The problems of the store, one sentence each; see `index.maintenance.verification`."""
-        return verify(self.tables, self.vectors)
+    def verify(
+        self,
+        *,
+        quick: bool = False,
+        resume: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[str]:
+        """The problems of the store, one sentence each; see `index.maintenance.verification`.
+
+        Args:
+            quick: look at the logs and the sizes of files only.
+            resume: continue a run that was stopped.
+            on_progress: called with the number of stream's days that were checked, and with that of all.
+        """
+        if quick:
+            return verify_quickly(self.tables, self.vectors)
+        return verify(self.tables, self.vectors, resume=resume, on_progress=on_progress)
 
     def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
         """Complete deletions that were stopped, merge small files and clean the logs; see

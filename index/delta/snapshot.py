@@ -198,6 +198,16 @@ class TableSnapshot:
         ]
         return sorted(result, key=lambda each: each.stream_id)
 
+    def row_counts(self) -> dict[str, int]:
+        """Number of rows of each stream that has any; footers are read only of files whose rows the log lacks."""
+        counts = self.listed["num_records"].to_numpy()
+        known, unknown = self.take(counts > 0), self.take(counts < 0)
+        found = known.listed.group_by("stream").aggregate([("num_records", "sum")])
+        result = dict(zip(found["stream"].to_pylist(), found["num_records_sum"].to_pylist(), strict=True))
+        for each in unknown.summaries():
+            result[each.stream_id] = result.get(each.stream_id, 0) + each.rows
+        return result
+
     def has_rows(self, where: RowFilter) -> bool:
         """Whether any row matches a filter of streams and times; reads files only where the log does not decide."""
         some = self.matching(where)

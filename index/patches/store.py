@@ -6,19 +6,19 @@ differential row is decoded from the rows of its chain, which are those of one s
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import MICROS_PER_DAY, key_columns, sql_string, sql_timestamp
 from index.delta.row_filter import RowFilter, in_window
-from index.delta.snapshot import THREADS
+from index.delta.snapshot import THREADS, TableSnapshot
 from index.delta.table import StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
@@ -268,35 +268,46 @@ class PatchStore:
 
     # ---- maintenance -------------------------------------------------------------------------------------------------
 
-    def problems(self) -> Iterator[str]:
-        """One sentence for each stream with rows that cannot be decoded."""
-        columns = ["stream_id", "segment", "captured_at", "head", "patches"]
-        if self._encoding.kind != "differential":
-            columns.remove("head")
-        seen: dict[_Chain, list[int]] = {}
-        for batch in self._table.map_batches(columns, None, self._batch, self._positions):
-            for key, position in batch:
-                seen.setdefault(key, []).append(position)
-        bad = Counter(key[0] for key, found in seen.items() if sorted(found) != list(range(len(found))))
-        for stream, count in sorted(bad.items()):
-            yield f"{stream}: {count} rows or chains of patches cannot be decoded; forget the stream and ingest again"
+    def damaged(self, files: TableSnapshot, where: RowFilter) -> tuple[pa.Table, int]:
+        """Check rows of a whole day of a stream, in batches.
 
-    def _positions(self, batch: pa.RecordBatch) -> list[tuple[_Chain, int]]:
-        """Chain of every row and position in it: 0 for a row of its own, −1 for a row of a wrong size."""
-        times = batch.column("captured_at" if self._encoding.kind != "differential" else "head").cast(pa.int64())
-        names = zip(
-            batch.column("stream_id").to_pylist(), batch.column("segment").to_pylist(), times.to_pylist(), strict=True
-        )
-        return list(zip(names, map(self._position, _row_views(batch.column("patches"))), strict=True))
+        Args:
+            files: a version of the table, or those of its files that hold the day.
+            where: the rows of the day.
+
+        Returns:
+            Their columns captured_at and segment, and the number of rows or chains that cannot be decoded.
+
+        Raises:
+            StoreCorrupt, StoreUnavailable: a file cannot be read.
+        """
+        differential = self._encoding.kind == "differential"
+        columns = ["captured_at", "segment", *(["head"] if differential else []), "patches"]
+        keys, wrong = list[pa.Table](), 0
+        seen: dict[tuple[str, int], list[int]] = {}
+        size = 2 * self._m * self._d if self._encoding.kind == "fp16" else (4 + self._m) * self._d
+        for batch in files.read_batches(columns, where, self._batch):
+            if not len(batch):
+                continue
+            keys.append(pa.Table.from_batches([batch.select(["captured_at", "segment"])]))
+            if differential:
+                heads = batch.column("head").cast(pa.int64()).to_pylist()
+                names = batch.column("segment").to_pylist()
+                for name, head, row in zip(names, heads, _row_views(batch.column("patches")), strict=True):
+                    seen.setdefault((name, head), []).append(self._position(row))
+            else:
+                lengths = pc.binary_length(batch.column("patches"))
+                wrong += int(pc.sum(pc.not_equal(lengths, size)).as_py())
+        wrong += sum(sorted(found) != list(range(len(found))) for found in seen.values())
+        held = pa.schema([PATCHES.field("captured_at"), PATCHES.field("segment")])
+        return (pa.concat_tables(keys).cast(held) if keys else held.empty_table()), wrong
 
     def _position(self, row: Row) -> int:
-        if self._encoding.kind == "differential":
-            try:
-                return check_row(row, self._m, self._d)
-            except ValueError:
-                return -1
-        size = 2 * self._m * self._d if self._encoding.kind == "fp16" else (4 + self._m) * self._d
-        return 0 if len(row) == size else -1
+        """The position of a differential row in its chain; −1 for a row of a wrong size."""
+        try:
+            return check_row(row, self._m, self._d)
+        except ValueError:
+            return -1
 
     def _corrupt(self, stream_id: str, head: int, error: ValueError) -> StoreCorrupt:
         return StoreCorrupt(

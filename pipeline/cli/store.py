@@ -21,7 +21,7 @@ from pipeline.audit.command import record_command
 from pipeline.audit.log import AuditTable
 from pipeline.audit.verification import verify_trails
 from pipeline.cli.options import Json, StoreUrl, StreamIds, Zone, open_store, point_in_time, settings_of
-from pipeline.console import print_error, print_json, print_line, print_note, stop_event
+from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
 from pipeline.times import zone_of
 
 __all__ = ["app", "compact", "forget", "reindex", "streams", "verify"]
@@ -90,6 +90,12 @@ def verify(
     state: Annotated[
         Path | None, typer.Option("--state", help="State folder of `serve`; default: the store's one in your home.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare logs, sizes of files and shards; read no rows. Takes seconds.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped; days that it read are not read again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check a store for errors.
@@ -97,8 +103,15 @@ def verify(
     Checks that the tables, the FAISS shards and the encoders agree, and that no record of the audit trail was changed
     or removed. Lists the problems and exits with code 1 if there are any.
     """
+    if quick and resume:
+        raise UsageError("--quick and --resume exclude each other")
     opened = open_store(context, store)
-    problems = opened.verify() + verify_trails(opened.url, state_folder(opened.url, state))
+    with progress(quiet=as_json) as bar:
+        task = bar.add_task("verify", total=None, detail="")
+        problems = opened.verify(
+            quick=quick, resume=resume, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    problems += verify_trails(opened.url, state_folder(opened.url, state))
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:

@@ -84,6 +84,7 @@ def test_files_without_statistics_are_read(store: Store, monkeypatch: pytest.Mon
     bare = type(found)(found.uri, found.version, found.schema, found.held, listed)
     assert bare.rows is None
     assert bare.summaries() == found.summaries()
+    assert bare.row_counts() == found.row_counts() == {"front": 40, "gate": 40}
     where = in_window(["front"], BEGAN + 3 * SECOND, BEGAN + 7 * SECOND)
     assert bare.read(["captured_at"], where).sort_by("captured_at") == found.read(["captured_at"], where)
     assert bare.has_rows(where)

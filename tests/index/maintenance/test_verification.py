@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.delta.row_filter import RowFilter
+from index.delta.snapshot import TableSnapshot
 from index.errors import StoreCorrupt
 from index.records import FrameRecords
 from index.store import Store
+from tests.support.records import BEGAN, SECOND, make_records, make_segment
 
 Fill = Callable[..., list[FrameRecords]]
 
@@ -68,3 +72,71 @@ def test_verify_names_a_table_of_other_encoders(store: Store, fill: Fill) -> Non
     fill()
     _rewrite(store, "patches", r"\"clip_frames\":1", r"\"clip_frames\":4")
     assert any("table patches: its vectors are of other encoders" in p for p in Store.open(store.url).verify())
+
+
+def _problems_of_one(store: Store, *, quick: bool) -> str:
+    (problem,) = Store.open(store.url).verify(quick=quick)
+    return problem
+
+
+def test_a_quick_look_finds_what_the_logs_show(store: Store, fill: Fill) -> None:
+    fill()
+    store.seal()
+    assert store.verify(quick=True) == []
+    file = next(Path(store.url).glob("patches/stream_id=front/*/*.parquet"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert f"{file.name}: has {len(whole) - 1} bytes instead of {len(whole)}" in _problems_of_one(store, quick=True)
+    file.unlink()
+    assert f"{file.name}: is gone" in _problems_of_one(store, quick=True)
+    file.write_bytes(whole)
+    for shard in Path(store.url).glob("faiss/*/*.faiss"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+        assert "cannot be read; run `sightline reindex`" in _problems_of_one(store, quick=True)
+        break
+
+
+def test_a_quick_look_compares_the_counts_of_the_tables(store: Store, fill: Fill) -> None:
+    fill(chunks=2)
+    held = store.streams()[0]
+    store.tables.patches.delete(f"captured_at = arrow_cast({held.last}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
+    n = held.frames
+    expected = f"{held.stream_id}: the segments have {n} frames, the tables {n}, with {n - 1} rows of patches"
+    assert _problems_of_one(store, quick=True).startswith(expected)
+    assert "the store has" in _problems_of_one(store, quick=False)
+
+
+def test_a_stopped_run_is_continued(store: Store, fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days that were read before the stop are not read again; a day that changed since is."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number, name in enumerate(("front", "gate", "yard")):
+        records = make_records(name, BEGAN, 20, seed=number)
+        store.append(make_segment(records), records)
+    read: list[str] = []
+    original = TableSnapshot.read
+
+    def noted(files: TableSnapshot, columns: Sequence[str], where: RowFilter | None = None) -> pa.Table:
+        """Read, and note the stream whose vectors are read."""
+        if "frame_vector" in columns and where is not None:
+            read.extend(where.streams)
+        return original(files, columns, where)
+
+    monkeypatch.setattr(TableSnapshot, "read", noted)
+
+    def stop(done: int, total: int) -> None:
+        """Stop after two of three days."""
+        assert total == 3
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.verify(on_progress=stop)
+    more = make_records("front", BEGAN + 100 * SECOND, 5)
+    store.append(make_segment(more, 1), more)
+    read.clear()
+    assert store.verify(resume=True) == []
+    assert "front" in read  # it changed
+    assert "gate" not in read
+    read.clear()
+    assert store.verify(resume=True) == []  # the run before came to its end: everything is read
+    assert sorted(read) == ["front", "gate", "yard"]
