@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +50,12 @@ class PretrainedEncoder(ABC):
     def batches(self, frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[slice, Tensor]]:
         """Rows of each batch of uint8[H, W, 3] frames, and its preprocessed pixels, float32[n, 3, height, width].
 
-        On a GPU the next batch is copied and preprocessed while the caller works on this one.
-
         Raises:
             UsageError: a frame has another shape or dtype.
         """
-        parts = [slice(first, first + self.batch) for first in range(0, len(frames), self.batch)]
-        if self.device.type == "cpu" or len(parts) < 2:  # a CPU has no core to spare for it
-            yield from ((rows, self.preprocessing(frames[rows], self.device)) for rows in parts)
-            return
-        with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.preprocessing, frames[parts[0]], self.device)
-            for rows, after in zip(parts, [*parts[1:], None], strict=True):
-                pixels = following.result()
-                if after is not None:
-                    following = pool.submit(self.preprocessing, frames[after], self.device)
-                yield rows, pixels
+        for first in range(0, len(frames), self.batch):
+            rows = slice(first, first + self.batch)
+            yield rows, self.preprocessing(frames[rows], self.device)
 
     def half_precision(self) -> torch.autocast:
         """Autocast to bfloat16 on CUDA; no effect on a CPU."""
