@@ -2,13 +2,18 @@
 
 Which segments a clip needs follows from their names. What they contain is read, and the clip written, in a confined
 process (`ingest.segments.clipping`), which this module feeds one segment after the other.
+
+A stream may be recorded in several places, at the same time or in turn. Places have an order: a segment of a later one
+is used only where those before it have a gap.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 from urllib.parse import unquote
@@ -16,7 +21,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict
 
 from index.delta.objects import file_system, object_reason, open_object
-from index.errors import EmptyWindow, SourceNotFound, UsageError, mask_url
+from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UsageError, mask_url
 from index.files import atomic_file
 from index.records import rfc3339
 from index.schemas import check_stream_id
@@ -25,12 +30,14 @@ from ingest.decoding.sandbox import open_regular
 from ingest.segments.clipping import MOST_BYTES, ClipKind, ClipSpan, ClipWriter, Encoding, clip_kind
 from ingest.segments.names import NamedSegment, day_of, parse_name
 
-__all__ = ["ClipReport", "clip", "clip_recorded", "fetch_segment", "recorded"]
+__all__ = ["ClipReport", "PlacedSegment", "clip", "clip_recorded", "fetch_segment", "merged", "recorded"]
 
 _DAY = 86_400_000_000  # microseconds
 _MAX_SEGMENT = 3600 * 1_000_000  # the longest segment in microseconds, see `ingest.messages`
 _SEGMENT_BYTES = 16 * 2**20  # about, for the limit of CPU time
 _BLOCK_BYTES = 2**20
+_SEAM = 1_000_000
+"""Longest stretch between two segments, in microseconds, that is no gap. Named lengths are not exact."""
 
 
 class ClipReport(BaseModel):
@@ -67,6 +74,69 @@ class ClipReport(BaseModel):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedSegment:
+    """A recorded segment, or the part of it that fills a gap."""
+
+    place: str
+    """The URL of the recording's folder or bucket."""
+    rank: int
+    """Position of the place among those that were given."""
+    segment: NamedSegment
+    """The segment."""
+    after: int | None = None
+    """UTC microseconds before which it is not used; None for its start."""
+    until: int | None = None
+    """UTC microseconds from which on it is not used; None for its end."""
+
+    @property
+    def uri(self) -> str:
+        """The URL of the file."""
+        return f"{self.place}/{self.segment.name}"
+
+    @property
+    def start(self) -> int:
+        """UTC microseconds from which on it is used."""
+        return self.segment.start if self.after is None else self.after
+
+    @property
+    def end(self) -> int:
+        """UTC microseconds until which it is used, exclusive."""
+        return self.segment.end if self.until is None else self.until
+
+
+def merged(found: Sequence[tuple[str, Sequence[NamedSegment]]], start: int, end: int) -> list[PlacedSegment]:
+    """The segments of a stretch from all places, in the order of time.
+
+    Args:
+        found: each place with its segments that overlap the stretch, as `recorded` returns them; the first place is
+            used wherever it has footage, the second in its gaps, and so on.
+        start, end: UTC microseconds.
+    """
+    chosen: list[PlacedSegment] = []
+    for rank, (place, segments) in enumerate(found):
+        for low, high in _gaps(chosen, start, end):
+            for segment in segments:
+                if min(segment.end, high) <= max(segment.start, low):
+                    continue
+                after = low if start < low and segment.start < low else None
+                until = high if high < end and high < segment.end else None
+                chosen.append(PlacedSegment(place, rank, segment, after, until))
+    return sorted(chosen, key=lambda part: (part.start, part.end))
+
+
+def _gaps(parts: Sequence[PlacedSegment], start: int, end: int) -> list[tuple[int, int]]:
+    """The stretches between two times that no part covers, but for seams."""
+    gaps, reached = list[tuple[int, int]](), start
+    for part in sorted(parts, key=lambda part: part.start):
+        if part.start - reached > _SEAM:
+            gaps.append((reached, part.start))
+        reached = max(reached, part.end)
+    if not parts or end - reached > _SEAM:
+        gaps.append((reached, end))
+    return gaps
+
+
 def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment]:
     """The segments of `stream` in `place` that overlap [start, end), in order.
 
@@ -94,11 +164,19 @@ def recorded(place: str, stream: str, start: int, end: int) -> list[NamedSegment
     return sorted(s for s in found if s.stream == stream and s.start < end and s.end > start)
 
 
-def clip(place: str, stream: str, start: int, end: int, out: Path, *, limits: DecodeLimits | None = None) -> ClipReport:
+def clip(
+    place: str | Sequence[str],
+    stream: str,
+    start: int,
+    end: int,
+    out: Path,
+    *,
+    limits: DecodeLimits | None = None,
+) -> ClipReport:
     """Write the footage of `stream` between two times to a file.
 
     Args:
-        place: the URL of the recording's folder or bucket.
+        place: the URL of the recording's folder or bucket, or several, see `merged`.
         start, end: UTC microseconds.
         out: the file to write, an MP4 or Matroska file by its suffix; it is replaced atomically.
         limits: limits of the process that reads the segments.
@@ -114,22 +192,21 @@ def clip(place: str, stream: str, start: int, end: int, out: Path, *, limits: De
     if start >= end:
         raise UsageError(f"--from {rfc3339(start)} is not before --to {rfc3339(end)}")
     kind = clip_kind(out)
-    segments = recorded(place, stream, start, end)
-    if not segments:
-        raise EmptyWindow(
-            f"{stream}: nothing is recorded in {mask_url(place)} between {rfc3339(start)} and {rfc3339(end)}"
-        )
+    places = [place] if isinstance(place, str) else place
+    parts = merged([(each, recorded(each, stream, start, end)) for each in places], start, end)
+    if not parts:
+        shown = ", ".join(map(mask_url, places))
+        raise EmptyWindow(f"{stream}: nothing is recorded in {shown} between {rfc3339(start)} and {rfc3339(end)}")
     try:
         with atomic_file(out) as path, path.open("xb+") as file:
-            span = clip_recorded(place, segments, file.fileno(), kind=kind, start=start, end=end, limits=limits)
+            span = clip_recorded(parts, file.fileno(), kind=kind, start=start, end=end, limits=limits)
     except OSError as error:
         raise SourceNotFound(f"{out}: cannot be written ({error.strerror or error})") from None
     return ClipReport.of(stream, out, span)
 
 
 def clip_recorded(
-    place: str,
-    segments: Sequence[NamedSegment],
+    parts: Sequence[PlacedSegment],
     out: int,
     *,
     kind: ClipKind,
@@ -142,9 +219,10 @@ def clip_recorded(
 ) -> ClipSpan:
     """Write the footage of recorded segments between two times to an open file.
 
+    A gap is filled from another place only if the footage there has the same codec and size, or the clip is encoded.
+
     Args:
-        place: the URL of the recording's folder or bucket.
-        segments: of one stream, ascending, at least one; see `recorded`.
+        parts: of one stream, ascending, at least one; see `merged`.
         out: descriptor of the file, open for reading and writing.
         kind: the clip's container.
         start, end: UTC microseconds.
@@ -156,26 +234,39 @@ def clip_recorded(
     Raises:
         EmptyWindow, SourceNotFound, NotVideo, DecodeFailed, OSError: as `clip`.
     """
-    with (
-        tempfile.TemporaryFile(prefix="sightline-") as part,
-        ClipWriter(
-            part.fileno(),
-            out,
-            kind=kind,
-            start=start,
-            end=end,
-            name=segments[0].stream,
-            limits=limits,
-            input_bytes=len(segments) * _SEGMENT_BYTES,
-            output_bytes=output_bytes,
-            encoding=encoding,
-        ) as writer,
-    ):
-        on_start(writer)
-        for segment in segments:
-            fetch_segment(f"{place}/{segment.name}", part)
-            writer.add(segment.start, segment.end)
-        return writer.finish()
+
+    def write(chosen: Sequence[PlacedSegment]) -> ClipSpan:
+        """Write these parts."""
+        with (
+            tempfile.TemporaryFile(prefix="sightline-") as file,
+            ClipWriter(
+                file.fileno(),
+                out,
+                kind=kind,
+                start=start,
+                end=end,
+                name=chosen[0].segment.stream,
+                limits=limits,
+                input_bytes=len(chosen) * _SEGMENT_BYTES,
+                output_bytes=output_bytes,
+                encoding=encoding,
+            ) as writer,
+        ):
+            on_start(writer)
+            for part in chosen:
+                fetch_segment(part.uri, file)
+                writer.add(part.segment.start, part.end, after=part.after, until=part.until)
+            return writer.finish()
+
+    first = min(part.rank for part in parts)
+    own = [part for part in parts if part.rank == first]
+    try:
+        return write(parts)
+    except DecodeFailed:
+        if len(own) == len(parts) or encoding is not None:
+            raise
+    os.ftruncate(out, os.lseek(out, 0, os.SEEK_SET))
+    return write(own)
 
 
 def fetch_segment(uri: str, part: IO[bytes]) -> None:

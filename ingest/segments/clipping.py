@@ -140,18 +140,21 @@ class ClipWriter:
         self._process = DecoderProcess(order, source=source, memory=out)
         self._messages = MessageReader(self._process, name=self.name, stall_seconds=limits.stall_seconds)
 
-    def add(self, start: int, end: int | None = None) -> None:
+    def add(self, start: int, end: int | None = None, *, after: int | None = None, until: int | None = None) -> None:
         """Copy what is wanted of the present content of `source`.
 
         Args:
             start: UTC microseconds of its first frame.
             end: UTC microseconds of its end; that of its last frame when None.
+            after: UTC microseconds before which it is not used, so that it begins with its first intra frame from then
+                on.
+            until: UTC microseconds from which on it is not used.
 
         Raises:
             NotVideo, DecodeFailed: it cannot be read, or continues with another codec or size than the part before.
             SandboxUnavailable: `limits.require_sandbox`, and the process is not confined.
         """
-        self._send({"start": start, "end": end})
+        self._send({"start": start, "end": end, "after": after, "until": until})
         while not self._receive():
             pass
 

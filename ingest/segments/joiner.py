@@ -43,13 +43,14 @@ def write_clip(parent: ParentPipes, order: Any, source: int, memory: int, limits
         order: `kind`, FFmpeg's name of the clip's container; `start` and `end`, UTC microseconds.
         source: descriptor of the parts, one after the other: the parent replaces its content when it is told that a
             part was read, and sends a line of JSON for each with the UTC microseconds of its first frame and of its
-            end (`start`, and `end` or null), and null behind the last one.
+            end (`start`, and `end` or null), and of the stretch that is used (`after` and `until`, or null);
+            null behind the last one.
         memory: descriptor that the clip is written to, a file or a pipe.
         limits: `pixels` is the largest size of a frame.
     """
     clip = _Clip(parent, order["kind"], order["start"], order["end"], memory)
     while (part := parent.receive_order()) is not None:
-        clip.add(source, part["start"], part["end"], limits)
+        clip.add(source, part["start"], part["end"], limits, after=part["after"], until=part["until"])
         clip.report(read=True)
     clip.close()
     parent.send_json(DONE)
@@ -103,20 +104,32 @@ class _Clip:
     waiting: list[int] = field(default_factory=list)  # times of presentation of as many packets
     spoke: float = 0.0
 
-    def add(self, source: int, start: int, end: int | None, limits: DecodeLimits) -> None:
+    def add(
+        self,
+        source: int,
+        start: int,
+        end: int | None,
+        limits: DecodeLimits,
+        *,
+        after: int | None = None,
+        until: int | None = None,
+    ) -> None:
         """Copy the packets of a part that are between the clip's `start` and `end`.
 
         Args:
             start: UTC microseconds of its first frame.
             end: UTC microseconds of its end; that of the last packet when None.
+            after: UTC microseconds before which nothing of the part is used.
+            until: UTC microseconds from which on nothing of it is used.
         """
+        low, high = max(self.start, after or self.start), min(self.end, until or self.end)
         video = open_video(source, limits)
         first, used = video.first_pts, False
         self.guesses = self.guesses or video.demuxer.counts_from_zero  # Matroska has times of presentation alone
-        for stream, packets in sections(video, max(0.0, (self.start - start) / 1e6)):
+        for stream, packets in sections(video, max(0.0, (low - start) / 1e6)):
             length = frame_seconds(stream)
             shape = _shape(stream)
-            wanted = self._wanted(packets, start, first, end, length)
+            wanted = _wanted(packets, start, first, end, length, (low, high), late=low > self.start)
             if self.guesses and not self.frames:
                 head = list(islice(wanted, _REORDER_PACKETS))
                 self.depth, wanted = _reordering([at for _, at in head]), chain(head, wanted)
@@ -137,44 +150,6 @@ class _Clip:
             if end is not None:
                 self.reached = min(end, max(self.end, self.reached))
         video.demuxer.container.close()
-
-    def _wanted(
-        self, packets: Iterator[Any], start: int, first: float, until: int | None, length: float
-    ) -> Iterator[tuple[Any, int]]:
-        """The packets to copy, each with UTC microseconds.
-
-        The footage ends at `until`, else `length` seconds after its last frame begins.
-        """
-        ahead: list[tuple[Any, int]] = []  # from the last intra frame on, while the start is not reached
-        behind: list[tuple[Any, int]] = []  # shown at or after the end
-        begun, begin = False, 0
-        for packet in packets:
-            seconds = packet_seconds(packet)
-            if seconds is None:
-                continue
-            at = start + round((seconds - first) * 1e6)
-            if not begun:
-                if packet.is_keyframe and (at <= self.start or not ahead):
-                    ahead, begin = [], at
-                elif not ahead:
-                    continue
-                if at < self.start:
-                    ahead.append((packet, at))
-                    continue
-                begun = True
-                yield from (item for item in ahead if begin <= item[1] < self.end)
-            if at < begin:
-                continue  # it refers to frames before the intra frame that the clip begins with
-            if at >= self.end:
-                behind.append((packet, at))
-                if len(behind) > _REORDER_PACKETS:
-                    return
-                continue
-            yield from behind
-            behind = []
-            yield packet, at
-        if not begun and ahead and (until or ahead[-1][1] + round(length * 1e6)) > self.start:
-            yield from (item for item in ahead if begin <= item[1] < self.end)
 
     def _open(self, stream: Any, shape: tuple[Any, ...], first: int) -> None:
         self.first = self.reached = first
@@ -238,6 +213,62 @@ class _Clip:
         """Finish the file."""
         if self.out is not None:
             self.out.close()
+
+
+def _wanted(
+    packets: Iterator[Any],
+    start: int,
+    first: float,
+    until: int | None,
+    length: float,
+    bounds: tuple[int, int],
+    *,
+    late: bool,
+) -> Iterator[tuple[Any, int]]:
+    """The packets to copy, each with UTC microseconds.
+
+    Args:
+        packets: those of a part, in the order of decoding.
+        start: UTC microseconds of the part's first frame.
+        first: time of that frame in the part, in seconds.
+        until: where the footage ends, UTC microseconds; None for `length` seconds after its last frame begins.
+        length: seconds of a frame.
+        bounds: the wanted time, UTC microseconds.
+        late: whether to begin with the first intra frame in the wanted time, instead of the last one before it.
+    """
+    low, high = bounds
+    ahead: list[tuple[Any, int]] = []  # from the last intra frame on, while the start is not reached
+    behind: list[tuple[Any, int]] = []  # shown at or after the end
+    begun, begin = False, 0
+    for packet in packets:
+        seconds = packet_seconds(packet)
+        if seconds is None:
+            continue
+        at = start + round((seconds - first) * 1e6)
+        if not begun:
+            if late and at < low:
+                continue
+            if packet.is_keyframe and (at <= low or not ahead):
+                ahead, begin = [], at
+            elif not ahead:
+                continue
+            if at < low:
+                ahead.append((packet, at))
+                continue
+            begun = True
+            yield from (item for item in ahead if begin <= item[1] < high)
+        if at < begin:
+            continue  # it refers to frames before the intra frame that the clip begins with
+        if at >= high:
+            behind.append((packet, at))
+            if len(behind) > _REORDER_PACKETS:
+                return
+            continue
+        yield from behind
+        behind = []
+        yield packet, at
+    if not begun and ahead and (until or ahead[-1][1] + round(length * 1e6)) > low:
+        yield from (item for item in ahead if begin <= item[1] < high)
 
 
 def _reordering(times: Sequence[int]) -> int:

@@ -81,7 +81,7 @@ def encode_clip(parent: ParentPipes, order: Any, source: int, memory: int, limit
     """
     clip = _Encoding(parent, order, memory)
     while (part := parent.receive_order()) is not None:
-        clip.add(source, part["start"], part["end"], limits)
+        clip.add(source, part["start"], part["end"], limits, begin=part["after"])
         clip.report(read=True)
     clip.close()
     parent.send_json(DONE)
@@ -122,14 +122,16 @@ class _Encoding:
         self.stream: Any = None
         self.size = (0, 0)
 
-    def add(self, source: int, start: int, end: int | None, limits: DecodeLimits) -> None:
+    def add(self, source: int, start: int, end: int | None, limits: DecodeLimits, *, begin: int | None = None) -> None:
         """Encode what is wanted of a part.
 
         Args:
             start: UTC microseconds of its first frame.
             end: UTC microseconds of its end; that of its last frame when None.
+            begin: UTC microseconds before which nothing of it is used.
         """
-        after = max(0.0, (self.start - start) / 1e6)
+        low = max(self.start, begin or self.start)
+        after = max(0.0, (low - start) / 1e6)
         until = (min(self.end, end if end is not None else self.end) - start) / 1e6
         if until <= after:
             return
@@ -137,7 +139,7 @@ class _Encoding:
         length, used = max(frame_seconds(video.demuxer.stream), 1 / self.order["fps"]), False
         for frame in decode(video, limits, fps=self.order["fps"], after=after, until=until):
             at = start + round((frame.pts - video.first_pts) * 1e6)
-            if at < self.start or at >= self.end:
+            if at < low or at >= self.end:
                 continue
             if used is False and self.frames:
                 self.missing += max(0, at - self.reached)

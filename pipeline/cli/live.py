@@ -274,7 +274,12 @@ def clip(
     start: Annotated[str, typer.Option("--from", help="Start, such as 2024-03-01T08:00:00Z or 'yesterday 14:00'.")],
     end: Annotated[str, typer.Option("--to", help="End, exclusive; written as --from.")],
     recording: Annotated[
-        str | None, typer.Option("--recording", help="Folder or bucket of `record --to`; default: the ingested file.")
+        list[str] | None,
+        typer.Option(
+            "--recording",
+            help="Folder or bucket of `record --to`, repeatable: a gap of one is filled from the next; default: the "
+            "ingested file.",
+        ),
     ] = None,
     store: StoreUrl = None,
     footage: Annotated[
@@ -296,8 +301,8 @@ def clip(
     window = time_range(None, start, end, timezone)
     settings = settings_of(context, store=store, require_sandbox=require_sandbox)
     low, high, limits = window["start"], window["end"], settings.decode_limits
-    if recording is not None:
-        report = cut_clip(folder_url(recording), stream, low, high, out, limits=limits)
+    if recording:
+        report = cut_clip([folder_url(each) for each in recording], stream, low, high, out, limits=limits)
     else:
         finder = FootageFinder(Store.open(settings.store), roots=footage)
         report = clip_ingested(finder, stream, low, high, out, limits=limits)

@@ -293,14 +293,12 @@ class _Maker:
         result, facts = list[SourceFootage](), None
         if isinstance(parts, RecordedFootage):
             with tempfile.TemporaryFile(prefix="sightline-") as part:
-                for segment in parts.segments:
-                    fetch_segment(f"{parts.place}/{segment.name}", part)
-                    size, digest = part.tell(), _digest_of(part)
-                    facts = facts or probe(part.fileno(), name=segment.name, limits=self.limits)
-                    start = rfc3339(segment.start)
-                    result.append(
-                        SourceFootage(kind="recording", name=segment.name, sha256=digest, bytes=size, start=start)
-                    )
+                for placed in parts.segments:
+                    fetch_segment(placed.uri, part)
+                    name, size, digest = placed.segment.name, part.tell(), _digest_of(part)
+                    facts = facts or probe(part.fileno(), name=name, limits=self.limits)
+                    start = rfc3339(placed.segment.start)
+                    result.append(SourceFootage(kind="recording", name=name, sha256=digest, bytes=size, start=start))
         for source in () if isinstance(parts, RecordedFootage) else parts:
             with source.opened() as descriptor, open(os.dup(descriptor), "rb") as file:
                 facts = facts or probe(descriptor, name=source.path.name, limits=self.limits)

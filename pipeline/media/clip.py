@@ -96,7 +96,6 @@ def write_footage(
     parts = footage_parts(finder, footage, start, end)
     if isinstance(parts, RecordedFootage):
         return clip_recorded(
-            parts.place,
             parts.segments,
             out,
             kind=kind,

@@ -34,7 +34,7 @@ from index.store import Store
 from ingest.chunks import source_digest
 from ingest.decoding.sandbox import open_regular
 from ingest.file_ingest import SEGMENT_SECONDS
-from ingest.live.clip import recorded
+from ingest.live.clip import PlacedSegment, merged, recorded
 from ingest.segments.names import NamedSegment
 
 __all__ = ["Footage", "FootageFinder", "RecordedFootage", "SourceFile"]
@@ -49,14 +49,12 @@ _FILES = 500
 
 @dataclass(frozen=True, slots=True)
 class RecordedFootage:
-    """Segments of a recording."""
+    """Segments of a recording, of one place or of several."""
 
     stream_id: str
     """The stream."""
-    place: str
-    """URL of the recordings' folder or bucket."""
-    segments: tuple[NamedSegment, ...]
-    """The segments of the wanted time, ascending."""
+    segments: tuple[PlacedSegment, ...]
+    """The segments of the wanted time, ascending, at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +122,16 @@ class FootageFinder:
         return self.find_recording(stream_id, start, end) or self.find_file(stream_id, start, end)
 
     def find_recording(self, stream_id: str, start: int, end: int) -> RecordedFootage | None:
-        """The segments of the first recording that has any of [start, end), UTC microseconds."""
+        """The recorded segments of [start, end), UTC microseconds, from all places that have some; None without any.
+
+        A place that cannot be read is left out.
+        """
+        found: list[tuple[str, list[NamedSegment]]] = []
         for place in self.recordings:
             with suppress(SourceError, UsageError):
-                if found := recorded(place, stream_id, start, end):
-                    return RecordedFootage(stream_id, place, tuple(found))
-        return None
+                found.append((place, recorded(place, stream_id, start, end)))
+        parts = merged(found, start, end)
+        return RecordedFootage(stream_id, tuple(parts)) if parts else None
 
     def find_file(self, stream_id: str, start: int, end: int) -> SourceFile | None:
         """The ingested file that has the first footage of [start, end), UTC microseconds; None if it is not there."""

@@ -352,8 +352,8 @@ class Player:
                 facts = probe(source, name=footage.path.name, limits=self.limits)
         else:
             with tempfile.TemporaryFile(prefix="sightline-") as part:
-                fetch_segment(f"{footage.place}/{footage.segments[0].name}", part)
-                facts = probe(part.fileno(), name=footage.segments[0].name, limits=self.limits)
+                fetch_segment(footage.segments[0].uri, part)
+                facts = probe(part.fileno(), name=footage.segments[0].segment.name, limits=self.limits)
         with self._lock:
             self._facts[key] = facts
             while len(self._facts) > 1000:
@@ -375,7 +375,7 @@ def _identity(footage: Footage) -> tuple[Hashable, ...]:
         except OSError as error:
             raise SourceNotFound(f"{footage.path.name}: {error.strerror}") from None
         return (footage.stream_id, footage.source, state.st_ino, state.st_size, state.st_mtime_ns)
-    return (footage.stream_id, footage.place, *(segment.name for segment in footage.segments))
+    return (footage.stream_id, *((part.uri, part.after, part.until) for part in footage.segments))
 
 
 def _open_file(footage: SourceFile) -> Playable:

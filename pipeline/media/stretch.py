@@ -69,11 +69,13 @@ def _frames(
         with footage.opened() as descriptor:
             yield from _of_file(f"/dev/fd/{descriptor}", str(footage.path), footage.began, start, end, step, limits)
         return
-    for segment in footage.segments:
-        with tempfile.NamedTemporaryFile(prefix="sightline-") as part:
-            fetch_segment(f"{footage.place}/{segment.name}", part)
-            until = min(end, segment.end)  # a segment may hold frames of the next one
-            yield from _of_file(part.name, segment.name, segment.start, start, until, step, limits)
+    for part in footage.segments:
+        with tempfile.NamedTemporaryFile(prefix="sightline-") as file:
+            fetch_segment(part.uri, file)
+            began, until = part.segment.start, min(end, part.end)  # a segment may hold frames of the next one
+            for at, pixels in _of_file(file.name, part.segment.name, began, start, until, step, limits):
+                if part.after is None or at >= part.after:
+                    yield at, pixels
 
 
 def _of_file(

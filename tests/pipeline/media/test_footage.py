@@ -134,6 +134,6 @@ def test_recordings_come_first(store: Store, video: Path, tmp_path: Path) -> Non
     finder = FootageFinder(store, [(tmp_path / "nothing").as_uri(), place])
     first = found(finder, 7)
     assert isinstance(first, RecordedFootage)
-    assert [segment.start for segment in first.segments] == [BEGAN + 5 * SECOND]
+    assert [part.segment.start for part in first.segments] == [BEGAN + 5 * SECOND]
     assert isinstance(found(finder, 12), SourceFile)
     assert finder.find_recording("../gate", BEGAN, BEGAN + SECOND) is None
