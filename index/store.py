@@ -2,6 +2,7 @@
 
     <url>/frames  <url>/patches  <url>/segments     Delta tables, the truth
     <url>/faiss/<stream>/<day>.{faiss,npz}          cache; for a remote store, in the user's cache folder
+    <url>/ann/                                      cache, likewise: the large index, see `index.search.ann`
     <url>/alerts/                                   standing questions, see `index.standing_questions`
 
 `Store` opens a store, reads windows, patches and pictures, and calls the modules that do the rest:
@@ -350,9 +351,7 @@ class Store:
         start: int | None = None,
         end: int | None = None,
     ) -> list[Hit]:
-        """The `top` frames most similar to `query` (float32[Df], unit norm), best first; exact.
-
-        Sealed days are searched in their FAISS shards, other frames in Parquet.
+        """The `top` frames most similar to `query` (float32[Df], unit norm), best first; see `VectorSearch`.
 
         Raises:
             UnknownStream, EmptyWindow, UsageError: as `window`; UsageError also if `top` is less than 1.
@@ -420,7 +419,8 @@ class Store:
         """
         if quick:
             return verify_quickly(self.tables, self.vectors)
-        return verify(self.tables, self.vectors, resume=resume, on_progress=on_progress)
+        found = verify(self.tables, self.vectors, resume=resume, on_progress=on_progress)
+        return found + self.vectors.large.catalog.damage()
 
     def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
         """Complete deletions that were stopped, merge small files and clean the logs; see
@@ -428,7 +428,10 @@ class Store:
         if not dry_run:
             finish_deletions(self.tables, self.vectors.shards)
         held = self.tables.segments.partition_values("stream_id")
-        return compact(self.tables, match_streams(streams, held) if streams else None, dry_run=dry_run)
+        report = compact(self.tables, match_streams(streams, held) if streams else None, dry_run=dry_run)
+        if not dry_run:
+            self.vectors.large.follow()
+        return report
 
     def expire(
         self, rules: Mapping[str, RetentionRule], now: int | None = None, *, dry_run: bool = False

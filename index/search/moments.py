@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from index.search.scores import ScoredFrames
 
-__all__ = ["Hit", "Moment", "merge_moments", "merged_moments", "moments_of"]
+__all__ = ["Hit", "Moment", "merge_moments", "merged_moments", "moments_among", "moments_of"]
 
 GAP_SECONDS = 5.0
 """Frames that are farther apart than this belong to different moments."""
@@ -106,6 +106,36 @@ def moments_of(frames: ScoredFrames, gap_seconds: float = GAP_SECONDS) -> Iterat
             bounds.insert(place, (first, last))
             free[np.searchsorted(times, first - gap) : np.searchsorted(times, last + gap, "right")] = False
             yield Moment(frames.stream_id, first, last, at, float(scores[row]))
+
+
+def moments_among(
+    hits: Iterable[Hit], around: Callable[[str, int, int], ScoredFrames], gap_seconds: float = GAP_SECONDS
+) -> Iterator[Moment]:
+    """The moments of hits that are read best first: those that `moments_of` and `merged_moments` find among all frames,
+    as far as the hits are the best of all frames in their order.
+
+    Args:
+        hits: by descending score; of equal scores, by stream and time.
+        around: returns all frames of a stream that are searched, from one time to another, both inclusive, UTC
+            microseconds.
+        gap_seconds: as in `moments_of`.
+    """
+    gap, reach = round(gap_seconds * 1e6), round(SURROUNDINGS_SECONDS * 1e6)
+    found: dict[str, list[tuple[int, int]]] = {}  # first and last time of each moment so far, ascending
+    for hit in hits:
+        at, bounds = hit.captured_at, found.setdefault(hit.stream_id, [])
+        place = bisect_left(bounds, (at, at))
+        before = bounds[place - 1][1] if place else None
+        after = bounds[place][0] if place < len(bounds) else None
+        if (before is not None and at - before <= gap) or (after is not None and after - at <= gap):
+            continue
+        low = at - reach if before is None else max(at - reach, before + 1)
+        high = at + reach if after is None else min(at + reach, after - 1)
+        frames = around(hit.stream_id, low, high)
+        row = int(np.searchsorted(frames.captured_at, at))
+        first, last = _extent(frames.captured_at, frames.scores, row, low, high, gap)
+        bounds.insert(place, (first, last))
+        yield Moment(hit.stream_id, first, last, at, hit.score)
 
 
 def _extent(

@@ -5,6 +5,9 @@ contains, such as those of the current day, are read from Parquet and compared d
 
 Everything that one call reads is of one version of the table. Files are chosen by partition and times; a shard names
 the files that it was written from, so that nothing else is read of a day that did not change since.
+
+Where a large index was built (`index.search.ann`), a search of more than `FLAT_ROWS` frames takes its candidates from
+there. Scores and moments are those of the exact search; a frame may be missing.
 """
 
 from __future__ import annotations
@@ -23,16 +26,37 @@ from index.delta.row_filter import RowFilter, in_window, of_streams, on_day
 from index.delta.snapshot import TableSnapshot
 from index.delta.table import StoreTable
 from index.errors import UsageError
+from index.search.ann.catalog import Catalog
+from index.search.ann.large_index import LargeIndex, Scope
 from index.search.faiss_shards import FaissShard, FaissShards
-from index.search.moments import Hit
+from index.search.moments import Hit, Moment, merged_moments, moments_among, moments_of
 from index.search.scores import MAX_SCORED_FRAMES, ScoredFrames, cosines
 from index.window import Window
 
-__all__ = ["VectorSearch"]
+__all__ = ["FLAT_ROWS", "IndexedMoments", "VectorSearch"]
+
+FLAT_ROWS = 100_000
+"""Frames that are compared exactly although there is a large index: more than a day of a stream."""
 
 _BATCH = 8_192  # vectors that are compared at once
 _KEPT = 8  # times as many hits as wanted are collected before the best are chosen
 _WRITERS = 2
+_FIRST_HITS = 200
+_MOST_HITS = 12_800
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedMoments:
+    """The moments that the large index found, and where they were looked for."""
+
+    moments: Iterator[Moment]
+    """The best first; of equal scores, by stream and time."""
+
+    frames: int
+    """Number of frames that were searched."""
+
+    streams: int
+    """Number of streams that have these frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +84,27 @@ class VectorSearch:
         shards: its FAISS shards.
         identity: identity of the frame encoder, JSON; shards of another encoder are ignored.
         dimension: Df, the length of a vector.
+
+    Attributes:
+        shards: its FAISS shards.
+        identity: identity of the frame encoder.
+        large: its large index.
+        flat_rows: up to so many frames are compared exactly, also with a large index.
     """
 
     def __init__(self, frames: StoreTable, shards: FaissShards, *, identity: str, dimension: int) -> None:
         self.shards, self.identity = shards, identity
         self._frames, self._dimension = frames, dimension
+        self.large = LargeIndex(frames, Catalog(shards.folder.parent / "ann", identity), dimension=dimension)
+        self.flat_rows = FLAT_ROWS
         self._segments: dict[str, frozenset[str]] = {}  # of files, as far as they were read
 
     def search(
         self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None, top: int
     ) -> list[Hit]:
-        """The `top` frames most similar to `query`, best first; ties by stream and time. Exact.
+        """The `top` frames most similar to `query`, best first; ties by stream and time.
+
+        Exact, unless more than `flat_rows` frames are searched and there is a large index.
 
         Args:
             query: float32[Df], unit norm.
@@ -80,6 +114,8 @@ class VectorSearch:
             top: largest number of hits.
         """
         query = np.ascontiguousarray(query, np.float32)
+        if (scope := self._large_scope(streams, start, end)) is not None:
+            return self.large.search(query, scope, top)
         hits: list[Hit] = []
 
         def best(batch: pa.RecordBatch) -> list[Hit]:
@@ -154,11 +190,61 @@ class VectorSearch:
             if len(times)
         ]
 
+    def moments(
+        self, query: NDArray[np.float32], streams: Sequence[str], start: int | None, end: int | None
+    ) -> IndexedMoments | None:
+        """The moments that the large index finds; None where it has none, or few frames are searched.
+
+        After the 12,800 frames that match best, all frames are compared exactly, for the moments that follow.
+
+        Arguments as in `search`.
+        """
+        query = np.ascontiguousarray(query, np.float32)
+        scope = self._large_scope(streams, start, end)
+        if scope is None:
+            return None
+        frames, names = self.large.extent(scope)
+        return IndexedMoments(self._moments(query, scope), frames, names)
+
+    def _moments(self, query: NDArray[np.float32], scope: Scope) -> Iterator[Moment]:
+        last: Hit | None = None  # until all hits were read
+
+        def hits() -> Iterator[Hit]:
+            """The hits, best first, a longer list at a time."""
+            nonlocal last
+            count = _FIRST_HITS
+            while count <= _MOST_HITS:
+                found = self.large.search(query, scope, count)
+                for hit in found:
+                    if last is None or _position(hit) > _position(last):
+                        last = hit
+                        yield hit
+                if len(found) < count:
+                    last = None
+                    return
+                count *= 4
+
+        yield from moments_among(hits(), lambda *where: self.large.around(query, scope, *where))
+        if last is None:
+            return
+        begin = _position(last)
+        rest = self.score(query, sorted(scope.streams), scope.start, scope.end)
+        for moment in merged_moments(moments_of(each) for each in rest):
+            if (-moment.score, moment.stream_id, moment.best) > begin:
+                yield moment
+
+    def _large_scope(self, streams: Sequence[str], start: int | None, end: int | None) -> Scope | None:
+        """What the large index has of a search, None where the exact search is used."""
+        scope = self.large.scope(streams, start, end)
+        return scope if scope is not None and scope.rows > self.flat_rows else None
+
     def sample(self, stream: str, most: int) -> NDArray[np.float32]:
         """Vectors of frames that are spread evenly over everything stored of a stream, float32[n, Df], n ≤ `most`.
 
         The same rows for the same content of the store.
         """
+        if (indexed := self.large.sample(stream, most)) is not None:
+            return indexed
         parts = list(self._parts(self._frames.snapshot(), of_streams([stream])))
         counts = [self._count(part) for part in parts]
         total = sum(counts)
@@ -288,6 +374,11 @@ class VectorSearch:
 
         with ThreadPoolExecutor(_WRITERS) as pool:
             return sum(1 for _ in pool.map(write, parts))
+
+
+def _position(hit: Hit) -> tuple[float, str, int]:
+    """The place of a hit in the order of results."""
+    return -hit.score, hit.stream_id, hit.captured_at
 
 
 def _check_size(snapshot: TableSnapshot, where: RowFilter) -> None:

@@ -24,7 +24,7 @@ from index.errors import UsageError
 from index.records import rfc3339
 from index.search.moments import Moment
 from index.search.resident_frames import ResidentStream
-from index.search.scores import ScoredFrames
+from index.search.scores import ScoredFrames, cosines
 from index.window import Window
 from model.vocabulary import unknown_words_notice
 from pipeline.access.caller import Caller
@@ -44,6 +44,7 @@ _BOX_FRAMES = 20_000
 _READ_FRAMES = 256
 _MANY_FRAMES = 100_000
 _THREADS = 4
+_INDEXED_BYTES = 2**20  # of a ranking from the large index, about
 
 
 class Verification(Reply):
@@ -226,6 +227,17 @@ def _rank(
     desk: Desk, query: SearchQuery, streams: Mapping[str, ResidentStream], liked: ResidentStream | None
 ) -> Ranking:
     parts = _parts(desk, query, liked)
+    vector = parts.vector
+    if vector is not None and parts.box is None and query.time_of_day is None and query.min_percentile == 0:
+        indexed = desk.store.vectors.moments(vector, list(streams), query.start, query.end)
+        if indexed is not None:
+            found = RankedMoments(
+                [],
+                lambda name: np.sort(cosines(desk.store.vectors.sample(name, SAMPLE), vector)),
+                most=_MOST,
+                indexed=indexed,
+            )
+            return Ranking(found, _INDEXED_BYTES, ())
     scored: list[ScoredFrames] = []
     whole: dict[str, NDArray[np.float32]] = {}
     notices: list[str] = []

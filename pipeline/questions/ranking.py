@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from index.search.moments import Moment, merged_moments, moments_of
 from index.search.scores import ScoredFrames, percentile
+from index.search.vector_search import IndexedMoments
 
 __all__ = ["SAMPLE", "Position", "RankedMoments", "meaning_of", "position_of"]
 
@@ -45,6 +46,7 @@ class RankedMoments:
             once for each stream whose percentiles are needed.
         min_percentile: only moments whose percentile is at least this, 0 to 100.
         most: largest number of moments; no limit if None.
+        indexed: the moments, from the large index; `scored` is empty and `min_percentile` 0 then.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class RankedMoments:
         *,
         min_percentile: float = 0.0,
         most: int | None = None,
+        indexed: IndexedMoments | None = None,
     ) -> None:
         self.frames, self.streams = sum(map(len, scored)), len(scored)
         self.nbytes = sum(each.captured_at.nbytes + each.scores.nbytes for each in scored)
         self._background = background
         self._backgrounds: dict[str, NDArray[np.float32]] = {}
         ranked = merged_moments(self._at_least(moments_of(frames), min_percentile) for frames in scored)
+        if indexed is not None:
+            ranked, self.frames, self.streams = indexed.moments, indexed.frames, indexed.streams
         self._rest = ranked if most is None else itertools.islice(ranked, most)
         self._found: list[Moment] = []
         self._lock = threading.RLock()

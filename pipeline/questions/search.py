@@ -138,13 +138,17 @@ def find_page(
         raise UsageError(f"--min-percentile must be between 0 and 100, got {min_percentile:g}")
     after = None if cursor is None else _read_cursor(cursor)
     since = perf_counter()
-    scored = store.score(query, streams, start=start, end=end)
+    indexed = None
+    if day_time is None and min_percentile == 0:  # other searches compare every frame
+        indexed = store.vectors.moments(query, streams, start, end)
+    scored = [] if indexed is not None else store.score(query, streams, start=start, end=end)
     if day_time is not None:
         scored = [part for each in scored if len(part := each.where(day_time.contains(each.captured_at)))]
     ranked = RankedMoments(
         scored,
         lambda stream: np.sort(cosines(store.vectors.sample(stream, SAMPLE), query)),
         min_percentile=min_percentile,
+        indexed=indexed,
     )
     first = offset + (0 if after is None else ranked.after(after))
     page = ranked.slice(first, limit + 1)

@@ -1,0 +1,235 @@
+"""Building the large index: a codebook from a sample of the store, then shards of the files that no shard contains.
+
+Building is incremental and may be stopped at any moment: a shard that is written stays, and the next build goes on with
+the files that are missing. Each build also
+
+- writes shards anew whose rows were deleted (`forget`) or moved to other files (`compact`), without those rows;
+- merges small shards, without computing a code again.
+
+Memory is bounded by the size of a shard, about 130 bytes a row, and by the sample of 1 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.search.ann.catalog import Catalog
+from index.search.ann.codebook import Codebook, SampleOfFrames, lists_for, train
+from index.search.ann.shard import IndexedRows, Shard
+from index.search.ann.vectors import VectorReader
+
+__all__ = ["SHARD_ROWS", "Built", "build"]
+
+SHARD_ROWS = 4_000_000
+"""Most rows of a shard, unless one file has more."""
+_SMALL = 4  # a shard with less than a quarter of SHARD_ROWS is merged …
+_SMALL_SHARDS = 4  # … as soon as there are so many
+_SAMPLED_GROUPS = 16_384
+_RETRAIN_GROWTH = 16  # the store has grown by this factor since the codebook was trained
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build did."""
+
+    rows: int
+    """Frames that were added."""
+    shards: int
+    """Shards that were written."""
+    removed: int
+    """Rows that were removed, because their frames were deleted or are in other files."""
+    trained: bool
+    """Whether a codebook was trained."""
+
+
+def build(
+    catalog: Catalog,
+    reader: VectorReader,
+    files: dict[str, tuple[str, int]],
+    *,
+    shard_rows: int = SHARD_ROWS,
+    lists: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Built:
+    """Bring the index up to date with the files of a version of the store.
+
+    Args:
+        catalog: the index.
+        reader: reads the files.
+        files: stream and number of rows of each file, by path.
+        shard_rows: most rows of a shard.
+        lists: number of lists of a new codebook; `lists_for` the rows when None.
+        on_progress: called with the rows that are done and their number.
+
+    Raises:
+        StoreBusy: another process builds this index.
+        StoreCorrupt, StoreUnavailable: a file cannot be read.
+        OSError: the index cannot be written.
+    """
+    total = sum(rows for _, rows in files.values())
+    with catalog.building():
+        catalog.clean(whole=True)
+        codebook, trained = catalog.codebook, False
+        if codebook is None or codebook.trained_rows * _RETRAIN_GROWTH < total:
+            codebook = _train(catalog, reader, files, total, lists)
+            catalog.set_codebook(codebook)
+            trained = True
+        shards = catalog.shards()
+        removed = written = 0
+        for shard in shards:
+            alive = np.array([path in files for path in shard.files], bool)
+            if not alive.all():
+                kept = _taken(shard, np.flatnonzero(alive[shard.file]))
+                if len(kept.row):
+                    catalog.add(kept, codebook)
+                    written += 1
+                removed += len(shard) - len(kept.row)
+                catalog.remove([shard.name])
+        held = {path for shard in catalog.shards() for path in shard.files}
+        fresh = sorted(
+            (path for path in files if path not in held), key=lambda path: (_day(path), files[path][0], path)
+        )
+        done, wanted = 0, sum(files[path][1] for path in fresh)
+        for part in _parts(fresh, files, shard_rows):
+            catalog.add(_encoded(part, files, reader, codebook), codebook)
+            written += 1
+            done += sum(files[path][1] for path in part)
+            on_progress(done, wanted)
+        written += _merge(catalog, codebook, shard_rows)
+    return Built(wanted, written, removed, trained)
+
+
+def _train(
+    catalog: Catalog, reader: VectorReader, files: dict[str, tuple[str, int]], total: int, lists: int | None
+) -> Codebook:
+    """A codebook from row groups that are spread evenly over the files."""
+    lists = lists_for(total) if lists is None else lists
+    paths = sorted(files, key=lambda path: (_day(path), path))
+    step = max(1, -(-len(paths) // _SAMPLED_GROUPS))
+    chosen = paths[::step]
+    each = max(1, _SAMPLED_GROUPS // max(1, len(chosen)))
+    sample: SampleOfFrames | None = None
+    for path in chosen:
+        count = reader.groups(path)
+        groups = np.unique(np.linspace(0, count - 1, min(count, each)).round().astype(np.int64)).tolist()
+        for rows in reader.file(path, groups, places=False):
+            if sample is None:
+                sample = SampleOfFrames(lists, rows.vectors.shape[1])
+            sample.add(rows.vectors)
+    vectors = np.zeros((0, reader.dimension), np.float32) if sample is None else sample.vectors()
+    return train(vectors, lists, identity=catalog.identity, rows=total)
+
+
+def _parts(paths: Sequence[str], files: dict[str, tuple[str, int]], most: int) -> Iterator[list[str]]:
+    """Files in their order, in parts of at most `most` rows."""
+    part: list[str] = []
+    rows = 0
+    for path in paths:
+        if part and rows + files[path][1] > most:
+            yield part
+            part, rows = [], 0
+        part.append(path)
+        rows += files[path][1]
+    if part:
+        yield part
+
+
+def _encoded(
+    paths: Sequence[str], files: dict[str, tuple[str, int]], reader: VectorReader, codebook: Codebook
+) -> IndexedRows:
+    """The rows of some files with their codes, sorted."""
+    streams = sorted({files[path][0] for path in paths})
+    found: dict[str, list[NDArray[np.generic]]] = {
+        name: [] for name in ("stream", "captured_at", "file", "row", "offset", "lists", "codes")
+    }
+    for number, path in enumerate(paths):
+        stream = streams.index(files[path][0])
+        for rows in reader.file(path):
+            rotated = codebook.rotated(rows.vectors)
+            lists = codebook.assign(rotated)
+            count = len(rows.row)
+            values: tuple[NDArray[np.generic], ...] = (
+                np.full(count, stream, np.int32),
+                rows.captured_at,
+                np.full(count, number, np.int32),
+                rows.row,
+                rows.offset,
+                lists.astype(np.int32),
+                codebook.encode(rotated, lists),
+            )
+            for name, value in zip(found, values, strict=True):
+                found[name].append(value)
+    return _sorted(streams, paths, {name: np.concatenate(values) for name, values in found.items()})
+
+
+def _sorted(streams: Sequence[str], paths: Sequence[str], held: dict[str, NDArray[np.generic]]) -> IndexedRows:
+    order = np.lexsort((held["captured_at"], held["stream"]))
+    if (order != np.arange(len(order))).any():
+        held = {name: values[order] for name, values in held.items()}
+    arrays: dict[str, NDArray[np.generic]] = held
+    return IndexedRows(streams=streams, files=list(paths), **arrays)  # type: ignore[arg-type]
+
+
+def _taken(shard: Shard, rows: NDArray[np.int64]) -> IndexedRows:
+    """Some rows of a shard, ascending, with their codes; files and streams that have none are left out."""
+    lists, codes = shard.entries()
+    stream = shard.stream_of(rows)
+    streams, stream = np.unique(stream, return_inverse=True)
+    files, file = np.unique(shard.file[rows], return_inverse=True)
+    return IndexedRows(
+        [shard.streams[i] for i in streams.tolist()],
+        stream.astype(np.int32),
+        np.array(shard.captured_at[rows]),
+        [shard.files[i] for i in files.tolist()],
+        file.astype(np.int32),
+        np.array(shard.row[rows]),
+        np.array(shard.offset[rows]),
+        lists[rows],
+        codes[rows],
+    )
+
+
+def _merge(catalog: Catalog, codebook: Codebook, most: int) -> int:
+    """Merge small shards if there are many; returns the number of shards that were written."""
+    small = [shard for shard in catalog.shards() if len(shard) < most // _SMALL]
+    if len(small) < _SMALL_SHARDS:
+        return 0
+    written, group = 0, list[Shard]()
+    for shard in [*sorted(small, key=lambda shard: shard.begin), None]:
+        if shard is None or sum(map(len, group)) + len(shard) > most:
+            if len(group) > 1:
+                catalog.add(_joined(group), codebook)
+                catalog.remove([each.name for each in group])
+                written += 1
+            group = []
+        if shard is not None:
+            group.append(shard)
+    return written
+
+
+def _joined(shards: Sequence[Shard]) -> IndexedRows:
+    """The rows of several shards as one."""
+    parts = [_taken(shard, np.arange(len(shard))) for shard in shards]
+    streams = sorted({stream for part in parts for stream in part.streams})
+    paths = [path for part in parts for path in part.files]
+    before = np.cumsum([0, *(len(part.files) for part in parts)])
+    held = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PLAIN}
+    held["stream"] = np.concatenate(
+        [np.array([streams.index(name) for name in part.streams], np.int32)[part.stream] for part in parts]
+    )
+    held["file"] = np.concatenate(
+        [part.file + np.int32(first) for part, first in zip(parts, before[:-1].tolist(), strict=True)]
+    )
+    return _sorted(streams, paths, held)
+
+
+_PLAIN = ("captured_at", "row", "offset", "lists", "codes")
+
+
+def _day(path: str) -> str:
+    """The UTC day in the path of a file, `…/date=YYYY-MM-DD/…`."""
+    return path.partition("date=")[2][:10]

@@ -1,0 +1,286 @@
+"""The codebook of the large index: a rotation, the centroids of the lists, and codes of a few bits a dimension.
+
+A vector belongs to the list of its nearest centroid and is stored as a RaBitQ code of what differs from the centroid
+(Gao and Long, "RaBitQ", SIGMOD 2024; with several bits, "Extended RaBitQ", 2025). The code estimates inner products
+without bias; its error falls with 1/√d and with the length of the difference, which is short where cameras are fixed.
+RaBitQ expects directions without structure, so everything is rotated at random first.
+
+Training takes what is rare (`SampleOfFrames`): a frame is drawn with a probability proportional to its squared
+distance from the mean of its stretch. Frames of an empty scene, which are most of all and alike, would otherwise take
+nearly all centroids, and frames of events would be scattered over the lists of the scenes. `docs/scale.md` has the
+measurements.
+
+Centroids are found in two levels, because k-means of L centroids costs L². A graph (HNSW) over the centroids assigns
+frames to lists. Nothing of FAISS is read from a file: the arrays are checked and FAISS's objects are made from them.
+Does not know frames, streams or files of the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.columns import digest
+from index.files import write_atomically
+
+__all__ = ["Codebook", "SampleOfFrames", "bits_for", "lists_for", "train"]
+
+_SAMPLE_PER_LIST = 25
+_MOST_SAMPLE = 500_000  # vectors, 1 GB of 512 dimensions
+_ROWS_PER_LIST = 128
+_MOST_LISTS = 1 << 17
+_CODE_BYTES = 64  # of the bits of one vector: one bit for 512 dimensions
+_MOST_BITS = 4
+_ITERATIONS = 6
+_GRAPH = 32
+_ASSIGN_EFFORT = 32
+_GRAPH_LISTS = 1024  # from here on the graph is faster than comparing with all centroids
+_MAX_FILE = 4 << 30
+
+
+def lists_for(rows: int) -> int:
+    """The number of lists for a store of `rows` frames: a power of two with about 128 rows a list, 16 to 131,072."""
+    return min(_MOST_LISTS, max(16, 1 << max(0, round(math.log2(max(1, rows) / _ROWS_PER_LIST)))))
+
+
+def bits_for(dimension: int) -> int:
+    """Bits a dimension, 1 to 4: as many as fit into 64 bytes."""
+    return min(_MOST_BITS, max(1, 8 * _CODE_BYTES // dimension))
+
+
+class SampleOfFrames:
+    """A random sample without replacement in which what is rare is likelier, in bounded memory.
+
+    A frame's weight w is its squared distance from the mean of its stretch. The frames with the largest u^(1/w) are
+    kept, with u uniform in (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
+
+    Args:
+        lists: number of centroids that are trained with it.
+        dimension: d.
+        seed: of the draw.
+    """
+
+    def __init__(self, lists: int, dimension: int, seed: int = 0) -> None:
+        self.wanted = min(_MOST_SAMPLE, _SAMPLE_PER_LIST * lists)
+        self._rng = np.random.default_rng(seed)
+        self._kept = [np.zeros((0, dimension), np.float32)]
+        self._keys = [np.zeros(0)]
+        self._held = 0
+
+    def add(self, stretch: NDArray[np.float32]) -> None:
+        """Take frames that follow each other in time, float32[n, d]."""
+        apart = stretch - stretch.mean(axis=0)
+        weights = np.einsum("nd,nd->n", apart, apart, dtype=np.float64) + 1e-9
+        self._kept.append(stretch)
+        self._keys.append(np.log(self._rng.uniform(1e-300, 1, len(stretch))) / weights)
+        self._held += len(stretch)
+        if self._held > self.wanted * 3 // 2 + 4096:
+            self._prune()
+
+    def vectors(self) -> NDArray[np.float32]:
+        """The sample, float32[n, d]; n ≤ `wanted`."""
+        self._prune()
+        return self._kept[0]
+
+    def _prune(self) -> None:
+        keys, kept = np.concatenate(self._keys), np.concatenate(self._kept)
+        if len(keys) > self.wanted:
+            best = np.sort(np.argpartition(-keys, self.wanted)[: self.wanted])
+            keys, kept = keys[best], kept[best]
+        self._keys, self._kept, self._held = [keys], [kept], len(keys)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A trained codebook; it does not change. Any number of threads may use it."""
+
+    identity: str
+    """Identity of the frame encoder, JSON."""
+
+    rotation: NDArray[np.float32]
+    """float32[d, d], orthogonal: a vector v is rotated to rotation · v."""
+
+    centroids: NDArray[np.float32]
+    """float32[L, d]: the centroids of the lists, rotated."""
+
+    bits: int
+    """Bits a dimension, 1 to 4."""
+
+    trained_rows: int
+    """Number of frames that the store had when it was trained."""
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self.centroids.shape[1])
+
+    @property
+    def lists(self) -> int:
+        """L."""
+        return len(self.centroids)
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one code."""
+        return self._empty.code_size
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the content."""
+        return digest(
+            self.identity,
+            self.bits,
+            *(hashlib.sha256(a.tobytes()).hexdigest() for a in (self.rotation, self.centroids)),
+        )
+
+    def rotated(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors float32[n, d] as they are compared with centroids and codes."""
+        return np.ascontiguousarray(vectors @ self.rotation.T)
+
+    def assign(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The list of each rotated vector, int64[n]."""
+        found: NDArray[np.int64] = self._nearest.search(rotated, 1)[1][:, 0]
+        return found
+
+    def encode(self, rotated: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The codes of rotated vectors in their lists, uint8[n, code_size]."""
+        codes = np.empty((len(rotated), self.code_size), np.uint8)
+        places = np.ascontiguousarray(lists, np.int64)  # named, because FAISS gets an address and no reference
+        self._empty.encode_vectors(
+            len(rotated), faiss.swig_ptr(rotated), faiss.swig_ptr(places), faiss.swig_ptr(codes), False
+        )
+        return codes
+
+    def searcher(self, lists: faiss.InvertedLists) -> faiss.IndexIVFRaBitQ:
+        """An index over these inverted lists; the caller keeps `lists` and this object for as long as it is used."""
+        index = self._make()
+        index.replace_invlists(lists, False)
+        index.ntotal = lists.compute_ntotal()  # type: ignore[attr-defined]
+        return index
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write it durably and all at once. Raises OSError."""
+        facts = {"identity": self.identity, "bits": self.bits, "trained_rows": self.trained_rows, "key": self.key}
+
+        def write(file: BinaryIO) -> None:
+            """Write the arrays."""
+            np.savez(
+                file,
+                rotation=self.rotation,
+                centroids=self.centroids,
+                facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            )
+
+        write_atomically(path, write, parents=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Codebook | None:
+        """The codebook in a file, None if it is absent or damaged: it can be trained again."""
+        try:
+            if path.stat().st_size > _MAX_FILE:
+                return None
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+                facts = json.loads(held["facts"].tobytes())
+                rotation, centroids = held["rotation"], held["centroids"]
+            made = cls(str(facts["identity"]), rotation, centroids, int(facts["bits"]), int(facts["trained_rows"]))
+            fits = rotation.dtype == centroids.dtype == np.float32 and rotation.shape == 2 * (made.dimension,)
+            if not fits or not 1 <= made.bits <= _MOST_BITS or made.key != facts["key"]:
+                return None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, zipfile.BadZipFile):
+            return None
+        return made
+
+    # ---- FAISS -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _flat(self) -> faiss.Index:
+        flat = faiss.IndexFlatIP(self.dimension)
+        flat.add(np.ascontiguousarray(self.centroids))
+        return flat
+
+    @cached_property
+    def _nearest(self) -> faiss.Index:
+        near: Any = faiss.IndexFlatL2(self.dimension)
+        if self.lists >= _GRAPH_LISTS:
+            near = faiss.IndexHNSWFlat(self.dimension, _GRAPH)
+            near.hnsw.efConstruction, near.hnsw.efSearch = 2 * _ASSIGN_EFFORT, _ASSIGN_EFFORT
+        near.add(np.ascontiguousarray(self.centroids))
+        return near  # type: ignore[no-any-return]
+
+    @cached_property
+    def _empty(self) -> faiss.IndexIVFRaBitQ:
+        return self._make()
+
+    def _make(self) -> faiss.IndexIVFRaBitQ:
+        index = faiss.IndexIVFRaBitQ(
+            self._flat, self.dimension, self.lists, faiss.METRIC_INNER_PRODUCT, False, self.bits
+        )
+        index.is_trained = True
+        return index
+
+
+def train(sample: NDArray[np.float32], lists: int, *, identity: str, rows: int, seed: int = 0) -> Codebook:
+    """Train a codebook.
+
+    Args:
+        sample: float32[n, d], see `SampleOfFrames`.
+        lists: number of centroids; fewer where the sample has fewer vectors.
+        identity: identity of the frame encoder, JSON.
+        rows: number of frames of the store.
+        seed: of the rotation and of k-means.
+    """
+    dimension = sample.shape[1]
+    turn = faiss.RandomRotationMatrix(dimension, dimension)
+    turn.init(seed + 1)
+    rotation = faiss.vector_to_array(turn.A).reshape(dimension, dimension).copy()
+    points = np.ascontiguousarray(sample @ rotation.T)
+    return Codebook(identity, rotation, _centroids(points, min(lists, len(points)), seed), bits_for(dimension), rows)
+
+
+def _centroids(points: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.float32]:
+    """Centroids float32[lists, d] of points float32[n, d], n ≥ lists, in two levels."""
+    if lists <= _GRAPH_LISTS:
+        return _kmeans(points, lists, seed)
+    coarse = _kmeans(points, round(math.sqrt(lists)), seed)
+    near = faiss.IndexFlatL2(points.shape[1])
+    near.add(coarse)
+    group = near.search(points, 1)[1][:, 0]
+    counts = np.bincount(group, minlength=len(coarse))
+    exact = counts / counts.sum() * lists
+    shares = np.minimum(np.floor(exact).astype(np.int64), counts)
+    order = np.argsort(-(exact - shares), kind="stable")
+    while (left := lists - int(shares.sum())) > 0:
+        room = order[shares[order] < counts[order]][:left]
+        shares[room] += 1
+    order = np.argsort(group, kind="stable")
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    found = [_kmeans(points[part], int(share), seed) for part, share in zip(parts, shares, strict=True) if share]
+    return np.concatenate(found)
+
+
+def _kmeans(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    if count >= len(points):
+        return points[:count].copy()
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=_ITERATIONS,
+        seed=seed + 1,
+        max_points_per_centroid=10**9,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(np.ascontiguousarray(points))
+    return np.asarray(kmeans.centroids, np.float32)

@@ -1,0 +1,182 @@
+"""Exact vectors of single frames, read from the Parquet files of the table `frames` by their place.
+
+A row group that is written without compression and without a dictionary has its vectors in pages, byte by byte as they
+are in memory. `places` finds where each vector begins, by comparing the bytes with what Arrow decodes, so it relies on
+no detail of the format. On a local disk, vectors with a place are read there directly: 2 kB each, and neighbours
+together. All others are read by row groups. Does not know codes and shards.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index.columns import to_matrix
+from index.delta.failures import translate_errors
+from index.delta.files import open_file
+
+__all__ = ["FileRows", "VectorReader"]
+
+_OPEN_FILES = 128
+_COLUMN = "frame_vector"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """Rows of one file that follow each other; row i of every array is one frame."""
+
+    row: NDArray[np.int32]
+    """int32[n]: rows of the file."""
+    captured_at: NDArray[np.int64]
+    """int64[n]: UTC microseconds."""
+    vectors: NDArray[np.float32]
+    """float32[n, d]."""
+    offset: NDArray[np.int64]
+    """int64[n]: the byte of the file where the vector begins, −1 if it is not in one piece."""
+
+
+class VectorReader:
+    """Reads vectors of a table. Any number of threads may use it.
+
+    Args:
+        uri: path or URL of the table `frames`.
+        dimension: d.
+    """
+
+    def __init__(self, uri: str, dimension: int) -> None:
+        self._uri, self.dimension = uri, dimension
+        self._handles: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on a disk of this machine."""
+        return "://" not in self._uri
+
+    def file(self, path: str, groups: Sequence[int] | None = None, *, places: bool = True) -> Iterator[FileRows]:
+        """The rows of a file, a row group at a time.
+
+        Args:
+            path: below the table.
+            groups: numbers of row groups; all when None.
+            places: look for the place of each vector.
+
+        Raises:
+            StoreCorrupt, StoreUnavailable: the file cannot be read.
+        """
+        with translate_errors(self._uri):
+            held = open_file(self._uri, path)
+            meta = held.metadata
+            firsts = np.cumsum([0, *(meta.row_group(i).num_rows for i in range(meta.num_row_groups))])
+            raw = np.memmap(f"{self._uri}/{path}", np.uint8, "r") if places and self.is_local else None
+            for number in range(meta.num_row_groups) if groups is None else groups:
+                rows = held.read_row_group(number, columns=["captured_at", _COLUMN])
+                vectors = to_matrix(rows[_COLUMN], self.dimension)
+                offset = np.full(len(rows), -1, np.int64)
+                if raw is not None:
+                    offset = _places(raw, meta.row_group(number), vectors)
+                first = int(firsts[number])
+                yield FileRows(
+                    np.arange(first, first + len(rows), dtype=np.int32),
+                    rows["captured_at"].cast(pa.int64()).to_numpy(),
+                    vectors,
+                    offset,
+                )
+
+    def count(self, path: str) -> int:
+        """The number of rows of a file. Raises as `file`."""
+        with translate_errors(self._uri):
+            return int(open_file(self._uri, path).metadata.num_rows)
+
+    def groups(self, path: str) -> int:
+        """The number of row groups of a file. Raises as `file`."""
+        with translate_errors(self._uri):
+            return int(open_file(self._uri, path).num_row_groups)
+
+    def read(self, path: str, row: NDArray[np.int32], offset: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of some rows of a file, float32[n, d]; `row` and `offset`, int[n], as in `FileRows`.
+
+        Raises:
+            StoreCorrupt, StoreUnavailable: the file cannot be read, for example because it was replaced meanwhile.
+        """
+        result = np.empty((len(row), self.dimension), np.float32)
+        if self.is_local and (offset >= 0).all():
+            self._read_bytes(path, offset, result)
+            return result
+        with translate_errors(self._uri):
+            held = open_file(self._uri, path)
+            counts = [held.metadata.row_group(i).num_rows for i in range(held.num_row_groups)]
+            firsts = np.cumsum([0, *counts])
+            group = np.searchsorted(firsts, row, side="right") - 1
+            for number in np.unique(group).tolist():
+                wanted = np.flatnonzero(group == number)
+                rows = held.read_row_group(number, columns=[_COLUMN])[_COLUMN]
+                result[wanted] = to_matrix(rows, self.dimension)[row[wanted] - firsts[number]]
+        return result
+
+    def _read_bytes(self, path: str, offset: NDArray[np.int64], result: NDArray[np.float32]) -> None:
+        """Read vectors at their places; those that follow each other at once."""
+        width = 4 * self.dimension
+        order = np.argsort(offset, kind="stable")
+        ends = np.flatnonzero(np.diff(offset[order]) != width) + 1
+        with translate_errors(self._uri), self._lock:
+            handle = self._handle(path)
+            for run in np.split(order, ends):
+                data = os.pread(handle, width * len(run), int(offset[run[0]]))
+                if len(data) != width * len(run):
+                    raise OSError(f"{path} is shorter than it was")
+                result[run] = np.frombuffer(data, np.float32).reshape(len(run), -1)
+
+    def _handle(self, path: str) -> int:
+        found = self._handles.get(path)
+        if found is None:
+            found = self._handles[path] = os.open(f"{self._uri}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            while len(self._handles) > _OPEN_FILES:
+                os.close(self._handles.popitem(last=False)[1])
+        else:
+            self._handles.move_to_end(path)
+        return found
+
+    def forget(self, listed: set[str]) -> None:
+        """Close the files that are not in `listed`."""
+        with self._lock:
+            for path in [path for path in self._handles if path not in listed]:
+                os.close(self._handles.pop(path))
+
+    def __del__(self) -> None:
+        for handle in self._handles.values():
+            os.close(handle)
+
+
+def _places(raw: NDArray[np.uint8], group: pq.RowGroupMetaData, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Where each of the vectors of a row group, float32[n, d], begins in the file's bytes; −1 if nowhere."""
+    found = np.full(len(vectors), -1, np.int64)
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.startswith(f"{_COLUMN}."):
+            begin = column.dictionary_page_offset or column.data_page_offset
+            chunk = raw[begin : begin + column.total_compressed_size].tobytes()
+            break
+    else:
+        return found
+    width, at, row = 4 * vectors.shape[1], 0, 0
+    plain = np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
+    while row < len(vectors):
+        place = chunk.find(plain[row].tobytes(), at)
+        if place < 0:
+            row += 1
+            continue
+        most = min(len(vectors) - row, (len(chunk) - place) // width)
+        same = np.frombuffer(chunk, np.uint8, most * width, place).reshape(most, width) == plain[row : row + most]
+        run = int(np.argmin(np.append(same.all(axis=1), False)))
+        found[row : row + run] = begin + place + width * np.arange(run)
+        row, at = row + run, place + run * width
+    return found

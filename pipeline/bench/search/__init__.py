@@ -1,0 +1,1 @@
+"""Benchmark of search over many frames, `sightline bench search`."""
