@@ -120,10 +120,10 @@ def _match_patches(
 
     Another source may have stored some of the frames since.
     """
-    reached = {table.name: table.transaction_versions([app])[app] for table in (tables.patches, tables.frames)}
-    version, frames_version = reached["patches"], reached["frames"]
+    version = tables.patches.transaction_versions([app])[app]
     if version is None or version < segment.chunk:
         return
+    frames_version = tables.frames.transaction_versions([app])[app]
     if frames_version is not None and frames_version >= segment.chunk:
         return
     where = of_segment(segment.stream_id, key)

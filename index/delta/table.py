@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.files import TableFiles
@@ -44,6 +45,7 @@ GRACE_HOURS = 1
 """Hours for which files that no version lists any more are kept for their readers."""
 
 _HANDLE_SECONDS = 60
+_CHECKPOINT_EVERY = 100  # versions, deltalake's default; whoever commits such a version cleans the log behind it
 _READER_SECONDS = 600
 # Replaced files are kept for readers, log entries for commits in progress: without its entry, a commit that lost a race
 # could not detect that, or could be written where no reader looks. Only `purge` removes both at once.
@@ -405,8 +407,12 @@ class StoreTable:
                 handle = self.open()
             else:
                 handle.update_incremental()
+            before = handle.version()
             yield handle
             self._handle, self._handle_at = handle, now
+            if handle.version() != before and handle.version() % _CHECKPOINT_EVERY == 0:
+                with suppress(DeltaError, OSError):  # another writer cleans too
+                    handle.cleanup_metadata()
 
 
 _RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")

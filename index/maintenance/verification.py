@@ -1,9 +1,9 @@
 """Checks that a store agrees with itself: rows against segments, FAISS against Parquet, vectors against the identity.
 
 `verify` reads every row once: a stream's day at a time, of frames, patches and shard together, so that memory is
-bounded by a few days, in several threads. What was found of each day is written to a file of the user's caches; a run that was
-stopped is continued, and a day whose files have not changed since is not read again. `verify_quickly` compares what the
-logs say with the files that there are and with the shards, and reads no rows of frames or patches.
+bounded by a few days, in several threads. What was found of each day is written to a file of the user's caches. A run
+that was stopped is continued: a day whose files have not changed since is not read again. `verify_quickly` compares
+what the logs say with the files that there are and with the shards, and reads no rows of frames or patches.
 
 The three tables are looked at in the order opposite to that of commits, so that what a writer commits meanwhile is
 never missed in one of them. Nothing is repaired; each problem names the command that repairs it.
@@ -332,10 +332,9 @@ def _count_problems(
             continue
         for name, found_of in counts.items():
             got = found_of[row["stream_id"], row["segment"]]
-            if got != row["frames"]:
-                problems.append(
-                    f"{row['stream_id']}: {row['uri']} should have {row['frames']} {name}, the store has {got}; {_AGAIN}"
-                )
+            if got != (expected := row["frames"]):
+                what = f"{row['uri']} should have {expected} {name}, the store has {got}"
+                problems.append(f"{row['stream_id']}: {what}; {_AGAIN}")
     newest = segments.snapshot().read(["stream_id", "segment"])  # what was being committed is listed by now
     known = set(zip(newest["stream_id"].to_pylist(), newest["segment"].to_pylist(), strict=True))
     unlisted = (counts["frames"].keys() | counts["patches"].keys()) - known

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from index.records import FrameRecords, Segment
 from index.store import Store
 
-__all__ = ["measure", "measure_appends"]
+__all__ = ["machine", "measure", "measure_appends"]
 
 _HOUR = 3_600_000_000
 _SECOND = 1_000_000
@@ -90,22 +90,32 @@ def measure(url: str, query: NDArray[np.float32], *, change: bool = True) -> dic
     return {name: _counted(operation) for name, operation in operations}
 
 
-def measure_appends(url: str, marks: Sequence[int], *, each: int = 20, frames: int = 10) -> dict[str, Any]:
+def measure_appends(
+    url: str,
+    marks: Sequence[int],
+    *,
+    each: int = 100,
+    frames: int = 10,
+    on_mark: Callable[[str, dict[str, Any]], None] = lambda mark, figures: None,
+) -> dict[str, Any]:
     """Append segments of one stream one by one, and time the last `each` of them at certain numbers of commits.
 
     Args:
         url: the store.
         marks: ascending numbers of appends after which they are timed.
-        each: number of appends that are timed; at least 3, at most the first of `marks`.
+        each: number of appends that are timed: those of one interval between checkpoints, whose costs differ.
         frames: frames of a segment.
+        on_mark: called with each mark and its figures.
 
     Returns:
-        For each mark, milliseconds of an append: median and largest; and the entries of the log of `frames`.
+        For each mark, milliseconds of an append: median, largest, and mean CPU time; and the entries of the log of
+        `frames`.
     """
     store = Store.open(url)
     pair, rng = store.encoders, np.random.default_rng(5)
     found: dict[str, Any] = {}
     took: list[float] = []
+    used: list[float] = []
     for number in range(marks[-1]):
         start = _BEGAN + _AFTER + number * frames * _SECOND
         vectors = rng.standard_normal((frames, pair.frame.dimension), np.float32)
@@ -130,18 +140,20 @@ def measure_appends(url: str, marks: Sequence[int], *, each: int = 20, frames: i
             decode_mode="all",
             clock_source="given",
         )
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         store.append(segment, records)
         took.append(time.perf_counter() - began)
+        used.append(time.process_time() - cpu)
         if number + 1 in marks:
             last = np.array(took[-each:]) * 1e3
             log = sum(name.endswith(".json") for name in os.listdir(f"{store.tables.frames.uri}/_delta_log"))
             found[str(number + 1)] = {
                 "median_ms": round(float(np.median(last)), 1),
                 "largest_ms": round(float(last.max()), 1),
-                "mean_ms_of_all": round(1e3 * float(np.mean(took)), 1),
+                "mean_cpu_ms": round(1e3 * float(np.mean(used[-each:])), 1),
                 "log_entries": log,
             }
+            on_mark(str(number + 1), found[str(number + 1)])
     return found
 
 
