@@ -422,13 +422,15 @@ class Store:
         found = verify(self.tables, self.vectors, resume=resume, on_progress=on_progress)
         return found + self.vectors.large.catalog.damage()
 
-    def compact(self, streams: Sequence[str] | None = None, *, dry_run: bool = False) -> list[TableCompaction]:
-        """Complete deletions that were stopped, merge small files and clean the logs; see
-        `index.maintenance.compaction.compact`."""
+    def compact(
+        self, streams: Sequence[str] | None = None, *, dry_run: bool = False, most_bytes: int | None = None
+    ) -> list[TableCompaction]:
+        """Complete stopped deletions, merge small files and clean the logs; see `index.maintenance.compaction`."""
         if not dry_run:
             finish_deletions(self.tables, self.vectors.shards)
         held = self.tables.segments.partition_values("stream_id")
-        report = compact(self.tables, match_streams(streams, held) if streams else None, dry_run=dry_run)
+        names = match_streams(streams, held) if streams else None
+        report = compact(self.tables, names, dry_run=dry_run, most_bytes=most_bytes)
         if not dry_run:
             self.vectors.large.follow()
         return report

@@ -26,7 +26,15 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
-from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import DeltaError
 
 from index.delta.failures import retry_conflicts, translate_errors
@@ -373,6 +381,22 @@ class StoreTable:
                 self.open().vacuum(
                     retention_hours=GRACE_HOURS, dry_run=False, enforce_retention_duration=False, full=True
                 )
+            )
+
+    @retry_conflicts
+    def merge_files(self, partition: Sequence[tuple[str, str]], target_bytes: int) -> None:
+        """Merge the files of a partition, pairs of column and value, into files of about `target_bytes`.
+
+        Concurrent appends do not conflict with it; a deletion does, and the merge begins again. Raises
+        CommitFailedError when each of twelve attempts conflicts.
+        """
+        with self._newest() as table:
+            table.optimize.compact(
+                partition_filters=[(name, "=", value) for name, value in partition],
+                target_size=target_bytes,
+                max_concurrent_tasks=1,
+                writer_properties=self.writer,
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, at the end
             )
 
     def clean_log(self) -> None:

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
-from deltalake import PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 from pydantic import BaseModel, ConfigDict
 
-from index.delta.failures import retry_conflicts, translate_errors
+from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 from index.delta.table import StoreTable
 from index.errors import StoreBusy, UnknownStream, mask_url
@@ -89,6 +88,7 @@ def compact(
     *,
     dry_run: bool = False,
     target_bytes: int = TARGET_BYTES,
+    most_bytes: int | None = None,
     on_partition: Callable[[str, str], None] = lambda table, partition: None,
 ) -> list[TableCompaction]:
     """Merge small files of `streams` (all when None), then clean the log of every table and delete unused files.
@@ -98,6 +98,8 @@ def compact(
         streams: names of streams.
         dry_run: change nothing; report the files that would be merged, with sizes as they are.
         target_bytes: size of the merged files.
+        most_bytes: about how many bytes of each table are merged at most, those of the oldest days first, so that a run
+            beside writers ends; the next run goes on. No limit when None.
         on_partition: called with table and partition before each merge.
 
     Raises:
@@ -110,11 +112,11 @@ def compact(
         if name not in held:
             raise UnknownStream(f"{name}: the store has no such stream; `sightline streams` lists those it has")
     if dry_run:
-        return [_compact_table(table, streams, target_bytes, None, on_partition) for table in tables.all()]
+        return [_compact_table(table, streams, target_bytes, most_bytes, None, on_partition) for table in tables.all()]
     lock = CompactionLock(tables.segments)
     try:
         lock.acquire(0)
-        return [_compact_table(table, streams, target_bytes, lock, on_partition) for table in tables.all()]
+        return [_compact_table(table, streams, target_bytes, most_bytes, lock, on_partition) for table in tables.all()]
     finally:
         lock.release()
 
@@ -123,6 +125,7 @@ def _compact_table(
     table: StoreTable,
     streams: Sequence[str] | None,
     target_bytes: int,
+    most_bytes: int | None,
     lock: CompactionLock | None,
     on_partition: Callable[[str, str], None],
 ) -> TableCompaction:
@@ -133,6 +136,10 @@ def _compact_table(
         for partition, small, size in _mergeable(before, target_bytes)
         if streams is None or dict(partition)["stream_id"] in streams
     ]
+    if most_bytes is not None:
+        chosen.sort(key=lambda each: dict(each[0]).get("date", ""))
+        reached = list(accumulate((size for _, _, size in chosen), initial=0))
+        chosen = [each for each, before_it in zip(chosen, reached, strict=False) if before_it < most_bytes]
     removed = 0
     if lock is not None:
         table.configure()
@@ -140,7 +147,7 @@ def _compact_table(
             lock.acquire(size)
             on_partition(table.name, "/".join(value for _, value in partition))
             try:
-                _merge(table, partition, target_bytes)
+                table.merge_files(partition, target_bytes)
             except CommitFailedError as error:
                 raise StoreBusy(
                     f"{mask_url(table.uri)}: {partition} changed during every attempt to merge it; try again later"
@@ -164,12 +171,11 @@ def _compact_table(
 
 def _list_files(table: StoreTable) -> list[_TableFile]:
     """The files of the newest version, by partition."""
-    with translate_errors(table.uri):
-        rows = table.open().get_add_actions(flatten=True)
-        names = [f"partition.{name}" for name in table.partitions]
-        values = [rows.column(name).to_pylist() for name in names]
-        keys = [tuple(zip(table.partitions, key, strict=True)) for key in zip(*values, strict=True)]
-        sizes = rows.column("size_bytes").to_pylist()
+    listed = table.snapshot().listed
+    columns = {"stream_id": listed["stream"].to_pylist(), "date": listed["date"].to_pylist()}
+    values = [columns[name] for name in table.partitions]
+    keys = [tuple(zip(table.partitions, key, strict=True)) for key in zip(*values, strict=True)]
+    sizes = listed["size_bytes"].to_pylist()
     files = (_TableFile(key, size) for key, size in zip(keys, sizes, strict=True))
     return sorted(files, key=lambda file: file.partition)
 
@@ -180,18 +186,6 @@ def _mergeable(files: Sequence[_TableFile], target_bytes: int) -> Iterator[tuple
         small = [file.size for file in group if file.size < target_bytes // 2]
         if len(small) >= _MIN_FILES:
             yield partition, len(small), sum(small)
-
-
-@retry_conflicts
-def _merge(table: StoreTable, partition: Sequence[tuple[str, str]], target_bytes: int) -> None:
-    with translate_errors(table.uri):
-        table.open().optimize.compact(
-            partition_filters=[(name, "=", value) for name, value in partition],
-            target_size=target_bytes,
-            max_concurrent_tasks=1,
-            writer_properties=table.writer,
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, at the end
-        )
 
 
 def count_log_entries(table: StoreTable) -> int:

@@ -45,15 +45,20 @@ class CompactionLock:
         self._here = f"{_APPLICATION}/{digest(_machine())[:12]}"
 
     def acquire(self, size: int) -> None:
-        """Acquire or extend the lock for merging `size` bytes. Raises StoreBusy if another process holds it."""
+        """Acquire or extend the lock for merging `size` bytes. Raises StoreBusy if another process holds it.
+
+        A lock that lasts long enough is left as it is: extending it is a commit.
+        """
+        now, needed = time.time_ns() // 1_000_000, size * 1000 // _BYTES_PER_SECOND
+        if self._mine is not None and self._mine - now > needed + _LOCK_SECONDS * 500:
+            return
         alone = self._lock_folder()
-        now = time.time_ns() // 1_000_000
         held = self._table.transaction_versions([_APPLICATION, self._here])
         until, local = held[_APPLICATION], held[self._here]
         left_behind = alone and until == local  # of a compaction on this machine that failed or was killed
         if until is not None and until != self._mine and until > now and not left_behind:
             raise self._busy(until)
-        mine = max(now + _LOCK_SECONDS * 1000 + size * 1000 // _BYTES_PER_SECOND, (until or 0) + 1)
+        mine = max(now + _LOCK_SECONDS * 1000 + needed, (until or 0) + 1)
         advances = {_APPLICATION: (until, mine)}
         if alone:
             advances[self._here] = (local, mine)

@@ -141,6 +141,10 @@ def compact(
     every: Annotated[
         float | None, typer.Option("--every", min=1, help="Repeat every so many seconds until interrupted.")
     ] = None,
+    at_most: Annotated[
+        float | None,
+        typer.Option("--at-most", min=1, help="Merge about so many megabytes of each table a run, oldest days first."),
+    ] = None,
     heartbeat: Annotated[
         Path | None, typer.Option("--heartbeat", help="File that is touched after each run, for a health check.")
     ] = None,
@@ -163,7 +167,8 @@ def compact(
                 removed = {"before": rfc3339(expired.before), "pattern": expired.pattern, "frames": expired.frames}
                 record_command(opened.url, "retention", [expired.stream_id], removed)
             _report_expired(expired, as_json=as_json, dry_run=dry_run)
-        _print_compaction(opened.compact(stream, dry_run=dry_run), as_json=as_json, dry_run=dry_run)
+        most = None if at_most is None else round(at_most * 1e6)
+        _print_compaction(opened.compact(stream, dry_run=dry_run, most_bytes=most), as_json=as_json, dry_run=dry_run)
         if not dry_run:
             AuditTable(f"{opened.url}/audit").compact()
         if heartbeat is not None:

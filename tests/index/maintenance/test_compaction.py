@@ -344,3 +344,20 @@ def test_an_unknown_stream_is_refused(store: Store) -> None:
     feed(store, 0, 1)
     with pytest.raises(UnknownStream, match="nowhere"):
         store.compact(["nowhere"])
+
+
+def test_a_run_merges_at_most_so_many_bytes_the_oldest_days_first(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    for day in range(3):
+        for chunk in range(4):
+            records = make_records("front", BEGAN + (day * 86_400 + chunk * 20) * SECOND, 20, seed=chunk)
+            store.append(make_segment(records, 4 * day + chunk), records)
+    expected = store.window()
+    days = []
+    for _ in range(3):
+        store.compact(most_bytes=1)
+        files = store.tables.frames.snapshot().by_day()
+        days.append([len(files["front", f"2024-03-0{day}"]) for day in (1, 2, 3)])
+    assert days == [[1, 4, 4], [1, 1, 4], [1, 1, 1]]
+    np.testing.assert_array_equal(store.window().frame_vectors, expected.frame_vectors)
+    assert store.verify() == []
