@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from index.errors import UsageError
 from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from model.answerer import load_answerer
@@ -31,11 +32,13 @@ from pipeline.evaluation.needles.folder import FolderFootage, read_films, read_f
 from pipeline.evaluation.needles.picture_run import PictureSummary, run_pictures
 from pipeline.evaluation.needles.pictures import (
     CaptionedPicture,
+    Picture,
     caption_pixels,
     ingest_picture,
     read_pictures,
     rendered_pictures,
 )
+from pipeline.evaluation.needles.released import are_chains, read_chains
 from pipeline.evaluation.needles.rendered import RenderedFootage
 from pipeline.evaluation.needles.splice import Streams
 from pipeline.evaluation.needles.video import SETTINGS, Setting, VideoSummary, run_cases
@@ -168,9 +171,9 @@ def pictures(
         profile: name of the profile, or the path of its TOML file.
         device: device of the models.
         lengths: frames of the haystacks.
-        count: pictures or chains; of each length, an image is asked at every depth.
+        count: largest number of pictures or chains; of each length, an image is asked at every depth.
         seed: seed of haystacks, chains and the rendered world.
-        rows: file of captioned pictures; rendered ones if None.
+        rows: file of captioned pictures, or of released chains; rendered ones if None.
         films: folder of videos that haystacks are made of; rendered ones if None.
         settings: what is asked of each case.
         limits: of the decoder.
@@ -181,15 +184,7 @@ def pictures(
         PictureInvalid, SourceNotFound: a picture cannot be read.
     """
     loaded = load_profile(profile)
-    needed = count if kind == "image" else max(30, 2 * count)
-    listed = rendered_pictures(seed, needed) if rows is None else read_pictures(rows)
-    chains = draw_chains(listed, count, seed) if kind == "chain" else []
-    by_id = {picture.id: picture for picture in listed}
-    shown: list[tuple[str, list[tuple[CaptionedPicture, str]], tuple[PictureQuestion, ...]]]
-    if kind == "chain":
-        shown = [(c.id, [(by_id[name], text) for name, text in c.pictures], c.questions) for c in chains]
-    else:
-        shown = [(each.id, [(each, "")], (_asked(each),)) for each in listed[:count]]
+    shown = _hidden(kind, rows, count, seed)
     encoders = load_encoders(loaded, device)
     opened = Store.open_or_create(store, encoders.pair)
     footage = None
@@ -244,6 +239,30 @@ def pictures(
         settings=settings,
         on_progress=lambda done, total: on_progress("cases", done, total),
     )
+
+
+_Hidden = tuple[str, list[tuple[Picture, str]], tuple[PictureQuestion, ...]]
+"""Id of a picture or chain, its pictures with the texts that are printed on them, and what is asked."""
+
+
+def _hidden(kind: Literal["image", "chain"], rows: Path | None, count: int, seed: int) -> list[_Hidden]:
+    """What is hidden in the haystacks: of `rows` if there are any, else rendered."""
+    if rows is not None and are_chains(rows):
+        if kind == "image":
+            raise UsageError(f"--pictures {rows}: has chains of pictures; use `sightline eval needles chain`")
+        return [
+            (chain.id, [(picture, "") for picture in chain.pictures], chain.questions)
+            for chain in read_chains(rows)[:count]
+        ]
+    needed = count if kind == "image" else max(30, 2 * count)
+    listed = rendered_pictures(seed, needed) if rows is None else read_pictures(rows)
+    if kind == "image":
+        return [(picture.id, [(picture, "")], (_asked(picture),)) for picture in listed[:count]]
+    by_id = {picture.id: picture for picture in listed}
+    return [
+        (chain.id, [(by_id[name], text) for name, text in chain.pictures], chain.questions)
+        for chain in draw_chains(listed, count, seed)
+    ]
 
 
 def _asked(picture: CaptionedPicture) -> PictureQuestion:

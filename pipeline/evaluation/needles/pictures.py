@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,23 +30,17 @@ from pipeline.evaluation.needles.cases import CLIP
 from pipeline.evaluation.needles.rendered import BEGAN, anchor
 from pipeline.pictures.uploaded import read_picture
 
-__all__ = ["CaptionedPicture", "caption_pixels", "ingest_picture", "read_pictures", "rendered_pictures"]
+__all__ = ["CaptionedPicture", "Picture", "caption_pixels", "ingest_picture", "read_pictures", "rendered_pictures"]
+
+_FIND = "Find the frame of "
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionedPicture:
-    """A picture with a caption and a question."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture, of a file or rendered."""
 
     id: str
     """Unique among the pictures."""
-    caption: str
-    """What it shows, without a full stop; empty if there is none."""
-    question: str
-    """The question about it."""
-    options: tuple[str, ...]
-    """Options without labels."""
-    answer: int
-    """Index of the right option."""
     path: Path | None = None
     """The file; None for a rendered picture."""
     event: Event | None = None
@@ -65,11 +60,26 @@ class CaptionedPicture:
         return draw(make_camera(self.seed), events, middle, "", 0)[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionedPicture(Picture):
+    """A picture with a caption and a question."""
+
+    caption: str
+    """What it shows, without a full stop; empty if there is none."""
+    question: str
+    """The question about it."""
+    options: tuple[str, ...]
+    """Options without labels."""
+    answer: int
+    """Index of the right option."""
+
+
 def read_pictures(path: Path) -> list[CaptionedPicture]:
     """The captioned pictures of a file of rows {image, question, answer} and, if there are, {caption, options, id}.
 
     Options may be the last lines of the question, as released rows have them; `Find the frame of CAPTION.` before the
-    question is its caption, where there is no other. Images are relative to the file.
+    question is its caption, where there is no other. A few released captions have no full stop: the caption is then
+    not known, and the question keeps it. Images are relative to the file.
 
     Raises:
         UsageError: the file cannot be read, or a row cannot be asked; the message names the row.
@@ -77,29 +87,46 @@ def read_pictures(path: Path) -> list[CaptionedPicture]:
     found = []
     for number, row in enumerate(read_rows(path)):
         name = str(row.get("id", number))
-        question, options = options_in_text(_before_prompt(str(row.get("question", ""))))
+        question, options = released_question(str(row.get("question", "")))
         listed = row.get("options")
         options = strip_options(listed.split("|") if isinstance(listed, str) else listed) or options
         caption = str(row.get("caption") or "").strip().rstrip(".")
         head, _, tail = question.partition(". ")
-        if head.startswith("Find the frame of ") and tail:
-            caption, question = caption or head.removeprefix("Find the frame of "), tail
-        try:
-            answer = answer_index(row.get("answer"), options)
-        except ValueError as error:
-            raise UsageError(f"{path}: row {name}: {error}") from None
-        if answer is None or len(options) < 2 or not question:
-            raise UsageError(f"{path}: row {name}: needs a question, two options and an answer")
+        if head.startswith(_FIND) and tail:
+            caption, question = caption or head.removeprefix(_FIND), tail.strip()
         found.append(
-            CaptionedPicture(name, caption, question, options, answer, path.parent / str(row.get("image", "")))
+            CaptionedPicture(
+                id=name,
+                caption=caption,
+                question=question,
+                options=options,
+                answer=checked_answer(row.get("answer"), question, options, f"{path}: row {name}"),
+                path=path.parent / str(row.get("image", "")),
+            )
         )
     return found
 
 
-def _before_prompt(question: str) -> str:
-    """A released question without `Options:` and the sentence that asks for the letter."""
-    lines = [line for line in question.splitlines() if line.strip() != "Options:"]
-    return "\n".join(line for line in lines if not line.startswith("Only give the best option"))
+def released_question(text: str) -> tuple[str, tuple[str, ...]]:
+    """A released question without its options and the sentence that asks for the letter, and the options.
+
+    The options are lines that begin with `(A)` to `(D)`; the first one may follow `Options:`.
+    """
+    lines = [line.removeprefix("Options:").strip() for line in text.splitlines()]
+    return options_in_text(
+        "\n".join(line for line in lines if line and not line.startswith("Only give the best option"))
+    )
+
+
+def checked_answer(answer: object, question: str, options: Sequence[str], where: str) -> int:
+    """The index of the right option. Raises UsageError, which begins with `where`, if the row cannot be asked."""
+    try:
+        index = answer_index(answer, options)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if index is None or len(options) < 2 or not question:
+        raise UsageError(f"{where}: needs a question, two options and an answer")
+    return index
 
 
 def rendered_pictures(seed: int, count: int) -> list[CaptionedPicture]:
@@ -181,3 +208,6 @@ def ingest_picture(store: Store, encoders: Encoders, pixels: NDArray[np.uint8]) 
                 writer.write(pixels)
         ingest_sources([path], store=store, encoders=encoders, stream=stream, start=to_micros(BEGAN))
     return stream
+
+
+__all__ += ["checked_answer", "released_question"]

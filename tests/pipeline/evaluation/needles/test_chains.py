@@ -20,6 +20,7 @@ from pipeline.evaluation.needles.chains import draw_chains, inserted, spread
 from pipeline.evaluation.needles.entry import pictures
 from pipeline.evaluation.needles.pictures import caption_pixels, read_pictures, rendered_pictures
 from pipeline.evaluation.needles.record import NeedleFolder
+from pipeline.evaluation.needles.released import are_chains, read_chains
 
 
 def rows(pieces: list[Piece]) -> list[tuple[str, int]]:
@@ -84,19 +85,80 @@ def test_a_text_changes_the_lower_edge_alone() -> None:
     assert np.flatnonzero((long != picture).any((1, 2))).min() < changed.min()
 
 
+END = "\nOnly give the best option. Best option: ("
+
+
 def test_released_rows_are_read_and_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
-    question = (
-        "Find the frame of a man on a horse. What is he wearing?\nOptions: \n(A) a hat\n(B) a crown\nOnly give the best "
-        "option. Best option: ("
-    )
+    question = "Find the frame of a man on a horse.  what is he wearing\nOptions: (A) a hat\n(B) a crown " + END
+    bare = "Find the frame of a man ON A HORSE what is he wearing\nOptions: \n(A) a hat\n(B) a crown" + END
     path = tmp_path / "niah.json"
-    path.write_text(json.dumps([{"question": question, "answer": "B", "image": "1.jpg", "id": 7}]))
-    (picture,) = read_pictures(path)
-    assert (picture.id, picture.caption, picture.question) == ("7", "a man on a horse", "What is he wearing?")
-    assert (picture.options, picture.answer, picture.path) == (("a hat", "a crown"), 1, tmp_path / "1.jpg")
-    path.write_text(json.dumps([{"question": question, "answer": "E", "image": "1.jpg", "id": 7}]))
+    row = {"question": question, "answer": "B", "image": "single/1.jpg", "id": 7}
+    path.write_text(json.dumps([row, {**row, "question": bare, "id": 8}]))
+    picture, unstopped = read_pictures(path)
+    assert (picture.id, picture.caption, picture.question) == ("7", "a man on a horse", "what is he wearing")
+    assert (picture.options, picture.answer, picture.path) == (("a hat", "a crown"), 1, tmp_path / "single" / "1.jpg")
+    assert (unstopped.caption, unstopped.question) == ("", "Find the frame of a man ON A HORSE what is he wearing")
+    assert (unstopped.options, unstopped.answer) == (("a hat", "a crown"), 1)
+    path.write_text(json.dumps([{**row, "answer": "E"}]))
     with pytest.raises(UsageError, match="row 7"):
         read_pictures(path)
+
+
+def chain_row(images: list[str]) -> dict[str, Any]:
+    """A row of the released multi-hop file, with an invented text."""
+    head = "Find the frame of a cat on a mat Locate the final frame based on the instructions in the image, and "
+    return {
+        "images": images,
+        "question1": head + "choose the captions that best describe the frame: \nOptions: (A) a dog runs.\n"
+        "(B) A red bus, empty. \n(C) two men\n(D) a hill" + END,
+        "answer1": "B",
+        "question2": head + "answer the following question based on the final frame: what is the color of the bus"
+        "\nOptions: (A) red\n(B) blue\n(C) gray\n(D) white" + END,
+        "answer2": "A",
+    }
+
+
+def released(folder: Path, count: int = 5) -> list[str]:
+    """Pictures with the names of the release below `multi/`; the one without a number is the final one."""
+    (folder / "multi").mkdir(parents=True, exist_ok=True)
+    names = [f"multi/niah_65_{n}_COCO_val2014_{n:012}.jpg" for n in (5, 1, 4, 3)][: count - 1]
+    names.insert(2, "multi/COCO_val2014_000000000002.jpg")
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 48), (number * 40, 90, 200)).save(folder / name)
+    return names
+
+
+def test_released_chains_are_read_in_their_order(tmp_path: Path) -> None:
+    names = released(tmp_path)
+    path = tmp_path / "niah-coco-multihop-1.json"
+    path.write_text(json.dumps([chain_row(names)]))
+    assert are_chains(path)
+    (chain,) = read_chains(path)
+    assert [picture.path for picture in chain.pictures] == [tmp_path / name for name in names]
+    first, second = chain.questions
+    assert first.text.endswith("and choose the captions that best describe the frame:")
+    assert first.options == ("a dog runs.", "A red bus, empty.", "two men", "a hill")
+    assert second.text.startswith("Find the frame of a cat on a mat Locate the final frame")
+    assert second.text.endswith("what is the color of the bus")
+    assert (second.options, first.answer, second.answer) == (("red", "blue", "gray", "white"), 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answer1": "E"}, "row 0, question1: the answer 'E' is not among the options"),
+        ({"answer2": ""}, "row 0, question2: needs a question, two options and an answer"),
+        ({"question2": None}, "row 0, question2"),
+        ({"images": ["multi/gone.jpg", "multi/COCO_val2014_000000000002.jpg"]}, "there is no image .*gone.jpg"),
+        ({"images": ["multi/COCO_val2014_000000000002.jpg"]}, "at least two paths"),
+        ({"images": ["multi/COCO_val2014_000000000002.jpg"] * 2}, "names an image twice"),
+    ],
+)
+def test_a_released_chain_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{**chain_row(released(tmp_path)), **change}]))
+    with pytest.raises(UsageError, match=words):
+        read_chains(path)
 
 
 def test_pictures_of_a_file_are_hidden_in_videos_of_a_folder(profile: str, tmp_path: Path) -> None:
@@ -133,3 +195,12 @@ def test_pictures_of_a_file_are_hidden_in_videos_of_a_folder(profile: str, tmp_p
     line = NeedleFolder(tmp_path / "chain").answers()["40-chain-000", "Q1, spliced"]
     assert (line.frames, line.problem) == (60, None)
     assert (tmp_path / "chain" / "heatmap.png").stat().st_size > 1000
+
+    path.write_text(json.dumps([chain_row(released(tmp_path)), chain_row(released(tmp_path, 4))]))
+    where = {**where, "count": 2}
+    summary = pictures("chain", store, tmp_path, tmp_path / "released", settings=("spliced",), **where)
+    assert [heat.total for heat in summary.tables["spliced"].rows] == [2, 2, 2]
+    lines = NeedleFolder(tmp_path / "released").answers()
+    assert [lines[f"40-chain-{n}", "Q2, spliced"].frames for n in (0, 1)] == [60, 56]
+    with pytest.raises(UsageError, match="use `sightline eval needles chain`"):
+        pictures("image", store, tmp_path, tmp_path / "wrong", **where)
