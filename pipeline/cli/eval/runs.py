@@ -19,6 +19,7 @@ from pipeline.evaluation.benchmarks.registry import BENCHMARKS, benchmark
 from pipeline.evaluation.benchmarks.subtitles import SubtitleRule
 from pipeline.evaluation.runs.asking import Reading
 from pipeline.evaluation.runs.comparison import compare_runs, comparison_text
+from pipeline.evaluation.runs.comparison_report import comparison_report
 from pipeline.evaluation.runs.export import EXPORTS, ExportFormat, export_run
 from pipeline.evaluation.runs.record import AnswerLine, Baseline, Mode, RunFolder
 from pipeline.evaluation.runs.report import run_report
@@ -176,10 +177,7 @@ def report(
     """
     run_folder = RunFolder(folder)
     summary = summarize(run_folder)
-    settings = settings_of(context, store=store)
-    opened = Store.open(settings.store) if store_exists(normalize_url(settings.store)) else None
-    if opened is None and wrong:
-        print_note(f"no pictures: there is no store at {settings.store}; give --store")
+    opened = _pictures_of(settings_of(context, store=store), wanted=wrong)
     others = [summarize(RunFolder(path)) for path in beside or ()]
     page = run_report(run_folder, summary, store=opened, pictures=wrong, beside=others)
     path = write_page(html or folder / "report.html", page)
@@ -191,19 +189,40 @@ def report(
 
 
 def compare(
+    context: typer.Context,
     first: Annotated[Path, typer.Argument(help="Folder of a run.")],
     second: Annotated[Path, typer.Argument(help="Folder of another run over the same questions.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with groups and the questions that only one run answers right.")
+    ] = None,
+    changed: Annotated[int, typer.Option(min=0, help="Number of these questions that the page shows.")] = _PICTURES,
+    store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
     """Compare two runs over the same questions with McNemar's test.
 
     Both must be of one benchmark and one annotation file; only the questions that both have are compared.
     """
-    result = compare_runs(RunFolder(first), RunFolder(second))
+    folders = RunFolder(first), RunFolder(second)
+    result = compare_runs(*folders)
+    if html is not None:
+        opened = _pictures_of(settings_of(context, store=store), wanted=changed)
+        write_page(html, comparison_report(*folders, result, store=opened, pictures=changed))
     if as_json:
         print_json(result)
     else:
         print_line(comparison_text(result))
+    if html is not None:
+        print_note(f"comparison: {html}")
+
+
+def _pictures_of(settings: Settings, *, wanted: int) -> Store | None:
+    """The store that has the pictures of keyframes; None, with a note if pictures are wanted, if there is none."""
+    if store_exists(normalize_url(settings.store)):
+        return Store.open(settings.store)
+    if wanted:
+        print_note(f"no pictures: there is no store at {settings.store}; give --store")
+    return None
 
 
 def export(

@@ -10,7 +10,18 @@ from pipeline.evaluation.runs.summary import judged, percent
 from pipeline.evaluation.scoring.intervals import ClusteredShare, clustered_mean
 from pipeline.evaluation.scoring.pairs import McNemar, mcnemar
 
-__all__ = ["Comparison", "compare_runs", "comparison_text"]
+__all__ = ["Comparison", "GroupPair", "compare_runs", "comparison_text"]
+
+
+class GroupPair(BaseModel):
+    """Two runs over the questions of one group."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    first: ClusteredShare
+    """Mean score of the first run."""
+    second: ClusteredShare
+    """Mean score of the second run."""
 
 
 class Comparison(BaseModel):
@@ -30,6 +41,8 @@ class Comparison(BaseModel):
     """Mean score of the second run over them."""
     test: McNemar
     """McNemar's test; a score of at least one half counts as right."""
+    groups: dict[str, dict[str, GroupPair]]
+    """Both runs by group: `groups[field][value]`."""
     changed: list[str]
     """Ids of the questions that only one of the runs answers right."""
 
@@ -50,6 +63,19 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         raise UsageError(f"{first.path} and {second.path} have no question in common")
     videos = [item.video for item, _, _ in pairs]
     mine, others = [a.value for _, a, _ in pairs], [b.value for _, _, b in pairs]
+    fields = {
+        name: sorted({v for item, _, _ in pairs for v in item.groups.get(name, ())}) for name in pairs[0][0].groups
+    }
+
+    def pair(name: str, value: str) -> GroupPair:
+        """The questions of one group."""
+        rows = [n for n, (item, _, _) in enumerate(pairs) if value in item.groups.get(name, ())]
+        clusters = [videos[n] for n in rows]
+        return GroupPair(
+            first=clustered_mean([mine[n] for n in rows], clusters),
+            second=clustered_mean([others[n] for n in rows], clusters),
+        )
+
     right = [(a >= 0.5, b >= 0.5) for a, b in zip(mine, others, strict=True)]
     return Comparison(
         benchmark=one.benchmark,
@@ -58,6 +84,7 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         first=clustered_mean(mine, videos),
         second=clustered_mean(others, videos),
         test=mcnemar([a for a, _ in right], [b for _, b in right], videos),
+        groups={name: {value: pair(name, value) for value in values} for name, values in fields.items()},
         changed=[item.id for (item, _, _), (a, b) in zip(pairs, right, strict=True) if a != b],
     )
 

@@ -16,7 +16,7 @@ from index.store import Store
 from pipeline.evaluation.benchmarks.benchmark import Item
 from pipeline.evaluation.benchmarks.registry import benchmark
 from pipeline.evaluation.runs.published import published
-from pipeline.evaluation.runs.record import AnswerLine, RunFolder, RunHead
+from pipeline.evaluation.runs.record import AnswerLine, RunFolder, RunHead, ShownFrame
 from pipeline.evaluation.runs.summary import Summary, judged, percent
 from pipeline.evaluation.scoring.intervals import ClusteredShare
 from pipeline.evaluation.scoring.reply import LETTERS
@@ -24,7 +24,7 @@ from pipeline.figures.charts import Interval, intervals
 from pipeline.pages import data_uri, page
 from pipeline.pictures.stored import FrameKey, frame_pictures
 
-__all__ = ["run_report"]
+__all__ = ["frame_views", "keyframe_pictures", "run_report", "span_text", "truth_text"]
 
 _FRAMES = 6
 _BARS = 24
@@ -148,16 +148,45 @@ def _wrong(folder: RunFolder) -> list[tuple[Item, AnswerLine]]:
 
 
 def _views(wrong: Sequence[tuple[Item, AnswerLine]], store: Store | None) -> list[dict[str, Any]]:
-    keys = [_key(frame.stream_id, frame.captured_at) for _, line in wrong for frame in _best(line)]
-    found = {} if store is None else frame_pictures(store, keys)
+    found = keyframe_pictures([line for _, line in wrong], store)
     return [_view(item, line, found) for item, line in wrong]
 
 
-def _key(stream: str, at: str) -> FrameKey:
-    return stream, parse_rfc3339(at)
+def keyframe_pictures(lines: Sequence[AnswerLine], store: Store | None) -> dict[FrameKey, bytes]:
+    """The pictures of the keyframes that `frame_views` shows of some answers; none without a store."""
+    keys = [_key(frame) for line in lines for frame in _best(line)]
+    return {} if store is None else frame_pictures(store, keys)
 
 
-def _best(line: AnswerLine) -> list[Any]:
+def frame_views(line: AnswerLine, found: dict[FrameKey, bytes]) -> list[dict[str, Any]]:
+    """The keyframes of an answer with the highest scores, in the order of time, for a template."""
+    views = []
+    for frame in sorted(_best(line), key=lambda each: each.seconds):
+        picture = found.get(_key(frame))
+        if picture is not None:
+            clock = f"{int(frame.seconds) // 60}:{int(frame.seconds) % 60:02}"
+            views.append(
+                {"src": data_uri(picture), "time": clock, "score": f"{frame.score:.3f}", "proof": frame.evidence}
+            )
+    return views
+
+
+def span_text(line: AnswerLine) -> str | None:
+    """The span that an answer names; None if it names none."""
+    span = line.predicted
+    return f"{span[0]:.1f} to {span[1]:.1f} s" if isinstance(span, tuple) else None
+
+
+def truth_text(item: Item) -> str:
+    """Where the evidence of a question is; empty if that is not known."""
+    return ", ".join(f"{a:.1f} to {b:.1f} s" for a, b in item.spans)
+
+
+def _key(frame: ShownFrame) -> FrameKey:
+    return frame.stream_id, parse_rfc3339(frame.captured_at)
+
+
+def _best(line: AnswerLine) -> list[ShownFrame]:
     return sorted(line.keyframes, key=lambda frame: -frame.score)[:_FRAMES]
 
 
@@ -166,15 +195,6 @@ def _view(item: Item, line: AnswerLine, found: dict[FrameKey, bytes]) -> dict[st
         {"letter": LETTERS[n], "text": text, "true": n == item.answer, "chosen": n == line.predicted}
         for n, text in enumerate(item.options)
     ]
-    frames = []
-    for frame in sorted(_best(line), key=lambda each: each.seconds):
-        picture = found.get(_key(frame.stream_id, frame.captured_at))
-        if picture is not None:
-            clock = f"{int(frame.seconds) // 60}:{int(frame.seconds) % 60:02}"
-            frames.append(
-                {"src": data_uri(picture), "time": clock, "score": f"{frame.score:.3f}", "proof": frame.evidence}
-            )
-    span = line.predicted if isinstance(line.predicted, tuple) else None
     return {
         "id": item.id,
         "video": item.video,
@@ -182,8 +202,8 @@ def _view(item: Item, line: AnswerLine, found: dict[FrameKey, bytes]) -> dict[st
         "options": options,
         "reply": line.reply,
         "state": line.state,
-        "span": None if span is None else f"{span[0]:.1f} to {span[1]:.1f} s",
-        "truth": ", ".join(f"{a:.1f} to {b:.1f} s" for a, b in item.spans),
+        "span": span_text(line),
+        "truth": truth_text(item),
         "hit": line.evidence_hit,
-        "frames": frames,
+        "frames": frame_views(line, found),
     }
