@@ -7,7 +7,7 @@ needle is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -49,11 +49,19 @@ class SpliceAsker:
 
     def __init__(self, streams: Streams, answerer: Answerer) -> None:
         self.streams, self.answerer = streams, answerer
-        self._known: dict[_Key, tuple[AnswerLine, Shown]] = {}
+        self._known: dict[_Key, AnswerLine] = {}
 
     def ask(
-        self, question: str, options: Sequence[str], answer: int, pieces: Sequence[Piece], *, case: str, setting: str
-    ) -> tuple[AnswerLine, Shown]:
+        self,
+        question: str,
+        options: Sequence[str],
+        answer: int,
+        pieces: Sequence[Piece],
+        *,
+        case: str,
+        setting: str,
+        look: Callable[[AnswerLine, Shown], None] = lambda line, shown: None,
+    ) -> AnswerLine:
         """Ask one question.
 
         Args:
@@ -63,20 +71,19 @@ class SpliceAsker:
             pieces: what is shown, in its order; nothing if empty.
             case: id of the case.
             setting: name of what is shown.
+            look: notes in the line what the keyframes show.
 
         Returns:
-            The answer, and what it was made from. A question that does not fit the model counts as wrong. What is
-            asked again of at most one stream, as a question with its needle alone or with nothing is for every
-            haystack, is answered once; its line is the first one's with the ids of this case.
+            The answer. A question that does not fit the model counts as wrong. What was asked of the same pieces, as a
+            question with its needle alone is for every haystack, is not asked again; its line is the first one's with
+            the ids of this case.
         """
         key = question, tuple(options), answer, tuple(pieces)
-        if key in self._known:
-            line, shown = self._known[key]
-            return line.model_copy(update={"case": case, "setting": setting}), shown
-        line, shown = self._ask(question, options, answer, pieces)
-        if len(pieces) <= 1:
-            self._known[key] = line, shown
-        return line.model_copy(update={"case": case, "setting": setting}), shown
+        if key not in self._known:
+            line, shown = self._ask(question, options, answer, pieces)
+            look(line, shown)
+            self._known[key] = line
+        return self._known[key].model_copy(update={"case": case, "setting": setting})
 
     def _ask(
         self, question: str, options: Sequence[str], answer: int, pieces: Sequence[Piece]

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from index.files import write_atomically
 from model.answerer import Answerer
-from pipeline.evaluation.needles.asking import SpliceAsker
+from pipeline.evaluation.needles.asking import Shown, SpliceAsker
 from pipeline.evaluation.needles.cases import CLIP, Piece
 from pipeline.evaluation.needles.chains import DEPTHS, PictureCase, inserted
 from pipeline.evaluation.needles.heatmap import HeatMap, Point, heat_grid, heat_picture
-from pipeline.evaluation.needles.record import NeedleFolder, NeedleHead, list_digest
+from pipeline.evaluation.needles.record import AnswerLine, NeedleFolder, NeedleHead, list_digest
 from pipeline.evaluation.needles.splice import Streams
 from pipeline.evaluation.needles.video import SETTINGS, Setting, counted
 
@@ -89,16 +90,15 @@ def run_pictures(
             for question in case.questions:
                 key = case.id, f"{question.name}, {setting}"
                 if key not in done:
-                    line, shown = asker.ask(
+                    line = asker.ask(
                         question.text,
                         question.options,
                         question.answer,
                         _pieces(case, setting),
                         case=key[0],
                         setting=key[1],
+                        look=partial(_look, case),
                     )
-                    rows = {int(r) for _, stream in case.needles for r in shown.splice.rows_of(stream)}
-                    line.needle_keyframes = len(rows & set(shown.keyframes.tolist()))
                     folder.append(line)
         on_progress(number, len(cases))
     summary = summarize_pictures(folder, cases)
@@ -107,6 +107,12 @@ def run_pictures(
     write_atomically(out / "heatmap.png", _picture(summary))
     write_atomically(out / "report.md", _report(summary))
     return summary
+
+
+def _look(case: PictureCase, line: AnswerLine, shown: Shown) -> None:
+    """Note how many keyframes are pictures of the case."""
+    rows = {int(row) for _, stream in case.needles for row in shown.splice.rows_of(stream)}
+    line.needle_keyframes = len(rows & set(shown.keyframes.tolist()))
 
 
 def _picture(summary: PictureSummary) -> bytes:

@@ -7,6 +7,7 @@ haystack alone (whether the haystack gives the answer away) and with nothing (wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -104,15 +105,15 @@ def run_cases(
     for case in cases:
         for setting in chosen:
             if (case.id, setting) not in done:
-                line, shown = asker.ask(
+                line = asker.ask(
                     case.needle.question,
                     case.needle.options,
                     case.needle.answer,
                     _pieces(case, setting),
                     case=case.id,
                     setting=setting,
+                    look=partial(_look, case),
                 )
-                _look(line, shown, case)
                 folder.append(line)
             count += 1
             on_progress(count, total)
@@ -127,7 +128,7 @@ def _pieces(case: Case, setting: Setting) -> list[Piece]:
     return case.pieces(needle=setting != "haystack alone", haystack=setting != "needle alone")
 
 
-def _look(line: AnswerLine, shown: Shown, case: Case) -> None:
+def _look(case: Case, line: AnswerLine, shown: Shown) -> None:
     """Note what the keyframes show of the needle."""
     rows = shown.splice.rows_of(case.needle.stream)
     in_needle = np.isin(rows, shown.keyframes)
