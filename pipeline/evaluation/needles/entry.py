@@ -206,11 +206,14 @@ def pictures(
     for length in lengths:
         rng = np.random.default_rng([seed, length, 5])
         for name, needles, questions in shown:
+            # Questions are about the picture without a text. What clues and decoys show may be in the haystack too:
+            # there it carries no text that leads on.
+            asked = [picture for picture, text in needles if not text]
             allowed = {
                 stream: frames
                 for stream, frames in haystacks.items()
                 if footage is None
-                or not any(p.stated is not None and footage.fits(p.stated, stream) for p, _ in needles)
+                or not any(p.stated is not None and footage.fits(p.stated, stream) for p in asked)
             }
             haystack = haystack_of(allowed, length, rng)
             names = [streams[picture.id, text] for picture, text in needles]

@@ -15,12 +15,14 @@ from PIL import Image
 
 from index.errors import UsageError
 from ingest.video_writer import VideoWriter
+from pipeline.evaluation.needles import entry
 from pipeline.evaluation.needles.cases import Piece
-from pipeline.evaluation.needles.chains import draw_chains, inserted, spread
+from pipeline.evaluation.needles.chains import PictureCase, draw_chains, inserted, spread
 from pipeline.evaluation.needles.entry import pictures
 from pipeline.evaluation.needles.pictures import caption_pixels, read_pictures, rendered_pictures
 from pipeline.evaluation.needles.record import NeedleFolder
 from pipeline.evaluation.needles.released import are_chains, read_chains
+from pipeline.evaluation.needles.rendered import RenderedFootage
 
 
 def rows(pieces: list[Piece]) -> list[tuple[str, int]]:
@@ -204,3 +206,34 @@ def test_pictures_of_a_file_are_hidden_in_videos_of_a_folder(profile: str, tmp_p
     assert [lines[f"40-chain-{n}", "Q2, spliced"].frames for n in (0, 1)] == [60, 56]
     with pytest.raises(UsageError, match="use `sightline eval needles chain`"):
         pictures("image", store, tmp_path, tmp_path / "wrong", **where)
+
+
+def test_the_haystacks_of_rendered_chains_have_enough_footage(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream is left out only for the final picture: seven pictures would leave out two thirds of the footage."""
+    monkeypatch.setattr(RenderedFootage, "ingest", lambda *arguments: None)
+    found: list[PictureCase] = []
+
+    def run(cases: list[PictureCase], *arguments: Any, **more: Any) -> None:
+        """Keep the cases."""
+        found.extend(cases)
+
+    monkeypatch.setattr(entry, "run_pictures", run)
+    monkeypatch.setattr(entry, "ingest_picture", lambda store, encoders, pixels: str(pixels.sum()))
+    for kind in ("chain", "image"):
+        pictures(
+            kind, str(tmp_path / "store"), tmp_path, tmp_path / "out",
+            profile=profile, device="cpu", lengths=[1000], count=12, seed=0,
+        )  # fmt: skip
+    footage = RenderedFootage(0, longest=1000, each=0)
+    listed = rendered_pictures(0, 30)
+    assert len(found) == 12 + 12 * 6
+    for case in found:
+        assert sum(map(len, case.haystack)) == 1000
+        final = case.questions[-1]
+        asked = [each for each in listed if final.text.endswith(each.question) and each.options == final.options]
+        assert asked
+        for picture in asked[:1]:
+            assert picture.stated is not None
+            assert not any(footage.fits(picture.stated, piece.stream) for piece in case.haystack)
