@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from index.errors import UsageError
 from pipeline.cli.options import Json, ProfileName, Quiet, StoreUrl, settings_of
@@ -20,8 +23,9 @@ app = typer.Typer(name="needles", help="Hide short videos or pictures in long ha
 _ENTRY = "pipeline.evaluation.needles.entry"  # loads torch
 _STOPPED = "what is answered is written; the same command goes on"
 Out = Annotated[Path, typer.Option(help="Folder of the run; a run that is there goes on.")]
-Work = Annotated[Path, typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")]
-Pictures = Annotated[Path | None, typer.Option(help="File of rows with image, caption, question, options and answer.")]
+_WORK = typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")
+Work = Annotated[Path, _WORK]
+Pictures = Annotated[Path | None, typer.Option(help="File of captioned pictures, or of released rows.")]
 Films = Annotated[Path | None, typer.Option(help="Folder of videos that haystacks are made of.")]
 Lengths = Annotated[
     list[int] | None,
@@ -39,9 +43,7 @@ def needles() -> None:
 def video(
     context: typer.Context,
     out: Out,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")
-    ] = None,
+    work: Annotated[Path | None, _WORK] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of videos with questions, in place of rendered footage.")
     ] = None,
@@ -67,18 +69,15 @@ def video(
     if (data is None) == (work is None):
         raise UsageError("give either --work, for rendered footage, or --data with --store")
     settings = settings_of(context, store=store, profile=profile)
-    lengths = tuple(sorted(set(length or Draw().lengths)))
-    if min(lengths) < 200:
-        raise UsageError(f"--length must be at least 200, got {min(lengths)}")
+    lengths = _lengths(length, least=200)
     entry = import_module(_ENTRY)
-    with progress(quiet=quiet or as_json) as bar, interruptible(_STOPPED):
-        task = bar.add_task("footage", total=None, detail="")
+    with _stages(quiet=quiet or as_json) as advance:
         common: dict[str, Any] = {
             "profile": settings.profile,
             "device": settings.device,
             "draw": Draw(lengths=lengths, per_length=cases, seed=seed),
             "settings": ("spliced",) if only_spliced else ("spliced", "needle alone", "haystack alone", "blind"),
-            "on_progress": lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
+            "on_progress": advance,
         }
         if data is None:
             summary, found = entry.rendered_video(work, out, **common), None
@@ -88,11 +87,7 @@ def video(
             )
     for problem in [] if found is None else [*found.missing, *found.broken]:
         print_note(f"left out: {problem}")
-    if as_json:
-        print_json(summary)
-        return
-    print_line((out / "report.md").read_text())
-    print_note(f"heat map: {out / 'heatmap.png'}")
+    _show(summary, out, as_json=as_json)
 
 
 @app.command("image")
@@ -105,7 +100,7 @@ def image(
     store: StoreUrl = None,
     profile: ProfileName = None,
     length: Lengths = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Largest number of pictures.")] = 20,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -127,7 +122,7 @@ def chain(
     store: StoreUrl = None,
     profile: ProfileName = None,
     length: Lengths = None,
-    count: Annotated[int, typer.Option(min=1, help="Chains.")] = 60,
+    count: Annotated[int, typer.Option(min=1, help="Largest number of chains.")] = 60,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -155,12 +150,9 @@ def _run(
     as_json: bool,
 ) -> None:
     settings = settings_of(context, store=store, profile=profile)
-    lengths = sorted(set(length or Draw().lengths))
-    if min(lengths) < 40:
-        raise UsageError(f"--length must be at least 40, got {min(lengths)}")
+    lengths = _lengths(length, least=40)
     entry = import_module(_ENTRY)
-    with progress(quiet=quiet or as_json) as bar, interruptible(_STOPPED):
-        task = bar.add_task("footage", total=None, detail="")
+    with _stages(quiet=quiet or as_json) as advance:
         summary = entry.pictures(
             kind,
             store or str(work / f"store-{Path(settings.profile).stem}"),
@@ -174,10 +166,36 @@ def _run(
             rows=pictures,
             films=films,
             limits=settings.decode_limits,
-            on_progress=lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
+            on_progress=advance,
         )
+    _show(summary, out, as_json=as_json)
+
+
+def _lengths(given: list[int] | None, *, least: int) -> tuple[int, ...]:
+    """The lengths, ascending, each once. Raises UsageError if one is below `least`."""
+    lengths = tuple(sorted(set(given or Draw().lengths)))
+    if min(lengths) < least:
+        raise UsageError(f"--length must be at least {least}, got {min(lengths)}")
+    return lengths
+
+
+@contextmanager
+def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar; gives a function that shows a stage, what is done of it, and all of it."""
+    with progress(quiet=quiet) as bar, interruptible(_STOPPED):
+        task = bar.add_task("footage", total=None, detail="")
+
+        def advance(stage: str, done: int, total: int) -> None:
+            """Show how far a stage is."""
+            bar.update(task, description=stage, completed=done, total=total)
+
+        yield advance
+
+
+def _show(summary: BaseModel, out: Path, *, as_json: bool) -> None:
+    """Print the figures of a run."""
     if as_json:
         print_json(summary)
         return
     print_line((out / "report.md").read_text())
-    print_note(f"picture: {out / 'heatmap.png'}")
+    print_note(f"heat map: {out / 'heatmap.png'}")

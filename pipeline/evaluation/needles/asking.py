@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from index.errors import BudgetExceeded, OutOfMemory, UsageError
 from model.answerer import Answerer, AnswerRequest
@@ -21,10 +23,10 @@ from model.hico.sampling import covered_seconds
 from model.selection import keyframe_mask, reading, select_rows
 from pipeline.bench.memory import peak_bytes
 from pipeline.evaluation.needles.cases import Piece
-from pipeline.evaluation.needles.record import AnswerLine
+from pipeline.evaluation.needles.record import SETTINGS, AnswerLine, NeedleFolder, NeedleHead, Setting, list_digest
 from pipeline.evaluation.needles.splice import Splice, Streams
 
-__all__ = ["Shown", "SpliceAsker"]
+__all__ = ["Shown", "SpliceAsker", "begin_run"]
 
 _Key = tuple[str, tuple[str, ...], int, tuple[Piece, ...]]
 
@@ -37,6 +39,49 @@ class Shown:
     """The splice."""
     keyframes: NDArray[np.int64]
     """Rows of the keyframes."""
+
+
+def begin_run(
+    out: Path,
+    kind: str,
+    cases: Sequence[BaseModel],
+    streams: Streams,
+    answerer: Answerer,
+    *,
+    source: str,
+    seed: int,
+    settings: Sequence[Setting],
+) -> NeedleFolder:
+    """The folder of a new run, or of one that goes on.
+
+    Args:
+        out: the folder.
+        kind: `video`, `image` or `chain`.
+        cases: the cases.
+        streams: streams of the store that has them.
+        answerer: the models.
+        source: where footage and questions come from.
+        seed: seed of the list.
+        settings: what is asked of each case; `spliced` is always asked.
+
+    Raises:
+        UsageError: the folder has another run.
+    """
+    profile, pair = answerer.profile, streams.store.encoders
+    head = NeedleHead(
+        kind=kind,
+        cases_digest=list_digest(cases),
+        source=source,
+        seed=seed,
+        settings=[setting for setting in SETTINGS if setting in settings or setting == "spliced"],
+        profile=profile.name,
+        k=profile.k,
+        tau=profile.tau,
+        encoders={"frame": pair.frame.weights_digest, "patch": pair.patch.weights_digest},
+    )
+    folder = NeedleFolder(out)
+    folder.begin(head, cases)
+    return folder
 
 
 class SpliceAsker:

@@ -38,10 +38,11 @@ from pipeline.evaluation.needles.pictures import (
     read_pictures,
     rendered_pictures,
 )
+from pipeline.evaluation.needles.record import SETTINGS, Setting
 from pipeline.evaluation.needles.released import are_chains, read_chains
 from pipeline.evaluation.needles.rendered import RenderedFootage
 from pipeline.evaluation.needles.splice import Streams
-from pipeline.evaluation.needles.video import SETTINGS, Setting, VideoSummary, run_cases
+from pipeline.evaluation.needles.video import VideoSummary, run_cases
 
 __all__ = ["Progress", "folder_video", "pictures", "rendered_video"]
 
@@ -212,8 +213,7 @@ def pictures(
             allowed = {
                 stream: frames
                 for stream, frames in haystacks.items()
-                if footage is None
-                or not any(p.stated is not None and footage.fits(p.stated, stream) for p in asked)
+                if footage is None or not any(p.stated is not None and footage.fits(p.stated, stream) for p in asked)
             }
             haystack = haystack_of(allowed, length, rng)
             names = [streams[picture.id, text] for picture, text in needles]

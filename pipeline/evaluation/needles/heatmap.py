@@ -17,7 +17,7 @@ from pipeline.evaluation.needles.cases import BINS, Case, depth_bin
 from pipeline.evaluation.needles.record import AnswerLine
 from pipeline.evaluation.scoring.intervals import ClusteredShare, clustered_share
 
-__all__ = ["HeatMap", "Point", "heat_grid", "heat_map", "heat_picture"]
+__all__ = ["HeatMap", "Point", "heat_grid", "heat_map", "heat_picture", "heat_rows"]
 
 
 class HeatMap(BaseModel):
@@ -83,6 +83,28 @@ def heat_grid(points: Sequence[Point], rows: Sequence[str], title: str) -> HeatM
         columns=[mean(column(length)) for length in lengths],
         overall=mean(points),
     )
+
+
+def heat_rows(heat: HeatMap, corner: str = "depth", *, means: bool = True) -> list[str]:
+    """The heat map as a table of Markdown, with the number of cases in brackets.
+
+    Args:
+        heat: the heat map.
+        corner: what the rows are.
+        means: add the means of the columns.
+    """
+    lines = [f"| {corner} | " + " | ".join(f"{length:,}" for length in heat.lengths) + " | mean |"]
+    lines.append("|---" * (len(heat.lengths) + 2) + "|")
+    rows = list(zip(heat.depths, heat.cells, heat.rows, strict=True))
+    if means:
+        rows.append(("mean", heat.columns, heat.overall))
+    for name, cells, mean in rows:
+        lines.append(f"| {name} | " + " | ".join(_counted(share) for share in [*cells, mean]) + " |")
+    return lines
+
+
+def _counted(share: ClusteredShare) -> str:
+    return f"{100 * share.share:.0f} ({share.total})" if share.total else "–"
 
 
 _LEFT, _TOP, _WIDE, _HIGH = 130, 78, 104, 42

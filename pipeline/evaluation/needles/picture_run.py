@@ -13,15 +13,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from index.files import write_atomically
 from model.answerer import Answerer
-from pipeline.evaluation.needles.asking import Shown, SpliceAsker
+from pipeline.evaluation.needles.asking import Shown, SpliceAsker, begin_run
 from pipeline.evaluation.needles.cases import CLIP, Piece
 from pipeline.evaluation.needles.chains import DEPTHS, PictureCase, inserted
-from pipeline.evaluation.needles.heatmap import HeatMap, Point, heat_grid, heat_picture
-from pipeline.evaluation.needles.record import AnswerLine, NeedleFolder, NeedleHead, list_digest
+from pipeline.evaluation.needles.heatmap import HeatMap, Point, heat_grid, heat_picture, heat_rows
+from pipeline.evaluation.needles.record import SETTINGS, AnswerLine, NeedleFolder, NeedleHead, Setting
 from pipeline.evaluation.needles.splice import Streams
-from pipeline.evaluation.needles.video import SETTINGS, Setting, counted
 
 __all__ = ["PictureSummary", "run_pictures"]
 
@@ -69,21 +67,8 @@ def run_pictures(
     Raises:
         UsageError: the folder has another run.
     """
-    chosen = [setting for setting in SETTINGS if setting in settings or setting == "spliced"]
-    profile, pair = answerer.profile, streams.store.encoders
-    head = NeedleHead(
-        kind=kind,
-        cases_digest=list_digest(cases),
-        source=source,
-        seed=seed,
-        settings=list(chosen),
-        profile=profile.name,
-        k=profile.k,
-        tau=profile.tau,
-        encoders={"frame": pair.frame.weights_digest, "patch": pair.patch.weights_digest},
-    )
-    folder = NeedleFolder(out)
-    folder.begin(head, cases)
+    folder = begin_run(out, kind, cases, streams, answerer, source=source, seed=seed, settings=settings)
+    chosen = folder.head().settings
     asker, done = SpliceAsker(streams, answerer), folder.answers()
     for number, case in enumerate(cases, 1):
         for setting in chosen:
@@ -102,10 +87,7 @@ def run_pictures(
                     folder.append(line)
         on_progress(number, len(cases))
     summary = summarize_pictures(folder, cases)
-    write_atomically(out / "summary.json", summary.model_dump_json(indent=1) + "\n")
-    write_atomically(out / "heatmap.json", summary.tables["spliced"].model_dump_json(indent=1) + "\n")
-    write_atomically(out / "heatmap.png", _picture(summary))
-    write_atomically(out / "report.md", _report(summary))
+    folder.write(summary, summary.tables["spliced"], _picture(summary), _report(summary))
     return summary
 
 
@@ -168,12 +150,7 @@ def _report(summary: PictureSummary) -> str:
     rows += [f"Source: {head.source}. Cases: {head.cases_digest[:16]}, seed {head.seed}.", ""]
     for setting, heat in summary.tables.items():
         rows += [f"## {setting}", "", "Right answers, percent, with the number of cases.", ""]
-        rows.append(f"| {'figure' if chain else 'depth'} | " + " | ".join(f"{n:,}" for n in heat.lengths) + " | mean |")
-        rows.append("|---" * (len(heat.lengths) + 2) + "|")
-        for name, cells, mean in zip(heat.depths, heat.cells, heat.rows, strict=True):
-            rows.append(f"| {name} | " + " | ".join(counted(share) for share in [*cells, mean]) + " |")
-        if not chain:
-            rows.append("| mean | " + " | ".join(counted(share) for share in [*heat.columns, heat.overall]) + " |")
+        rows += heat_rows(heat, "figure" if chain else "depth", means=not chain)
         rows.append("")
     if chain:
         rows += [", ".join(f"{name}: {count}" for name, count in sorted(summary.pairs.items())) + ".", ""]

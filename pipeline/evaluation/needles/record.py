@@ -12,13 +12,19 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from index.errors import UsageError
 from index.files import write_atomically
 
-__all__ = ["AnswerLine", "NeedleFolder", "NeedleHead"]
+__all__ = ["SETTINGS", "AnswerLine", "NeedleFolder", "NeedleHead", "Setting"]
+
+Setting = Literal["spliced", "needle alone", "haystack alone", "blind"]
+"""What is shown of a case."""
+SETTINGS: tuple[Setting, ...] = get_args(Setting)
+"""All of them, in the order in which they are asked."""
 
 
 class NeedleHead(BaseModel):
@@ -34,7 +40,7 @@ class NeedleHead(BaseModel):
     """Where footage and questions come from: `rendered` with its seed, or the digest of the annotation file."""
     seed: int
     """Seed of the list."""
-    settings: list[str]
+    settings: list[Setting]
     """What was asked of each case, such as `spliced` and `blind`."""
     profile: str
     """Name of the model profile."""
@@ -126,6 +132,13 @@ class NeedleFolder:
                     continue
                 found[line.case, line.setting] = line
         return found
+
+    def write(self, summary: BaseModel, heat: BaseModel, picture: bytes, report: str) -> None:
+        """Write `summary.json`, `heatmap.json`, `heatmap.png` and `report.md`."""
+        write_atomically(self.path / "summary.json", summary.model_dump_json(indent=1) + "\n")
+        write_atomically(self.path / "heatmap.json", heat.model_dump_json(indent=1) + "\n")
+        write_atomically(self.path / "heatmap.png", picture)
+        write_atomically(self.path / "report.md", report)
 
     def append(self, line: AnswerLine) -> None:
         """Append an answer; it survives a power cut once this returns. A line that a killed run began is ended."""

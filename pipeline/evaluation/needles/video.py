@@ -9,25 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from index.files import write_atomically
 from model.answerer import Answerer
-from pipeline.evaluation.needles.asking import Shown, SpliceAsker
+from pipeline.evaluation.needles.asking import Shown, SpliceAsker, begin_run
 from pipeline.evaluation.needles.cases import Case, Piece
-from pipeline.evaluation.needles.heatmap import HeatMap, heat_map, heat_picture
-from pipeline.evaluation.needles.record import AnswerLine, NeedleFolder, NeedleHead, list_digest
+from pipeline.evaluation.needles.heatmap import HeatMap, heat_map, heat_picture, heat_rows
+from pipeline.evaluation.needles.record import SETTINGS, AnswerLine, NeedleFolder, NeedleHead, Setting
 from pipeline.evaluation.needles.splice import Streams
 from pipeline.evaluation.scoring.intervals import ClusteredShare, clustered_share
 
-__all__ = ["SETTINGS", "Setting", "VideoSummary", "run_cases", "summarize_video"]
-
-Setting = Literal["spliced", "needle alone", "haystack alone", "blind"]
-"""What is shown of a case."""
-SETTINGS: tuple[Setting, ...] = get_args(Setting)
+__all__ = ["VideoSummary", "run_cases", "summarize_video"]
 
 _UNANSWERABLE = "Information Synopsis"  # "What is this video about?" has no right answer in a haystack
 
@@ -85,21 +79,9 @@ def run_cases(
     Raises:
         UsageError: the folder has another run.
     """
-    chosen = [setting for setting in SETTINGS if setting in settings or setting == "spliced"]
-    profile, pair = answerer.profile, streams.store.encoders
-    head = NeedleHead(
-        kind="video",
-        cases_digest=list_digest(cases),
-        source=source,
-        seed=cases[0].seed if cases else 0,
-        settings=list(chosen),
-        profile=profile.name,
-        k=profile.k,
-        tau=profile.tau,
-        encoders={"frame": pair.frame.weights_digest, "patch": pair.patch.weights_digest},
-    )
-    folder = NeedleFolder(out)
-    folder.begin(head, cases)
+    seed = cases[0].seed if cases else 0
+    folder = begin_run(out, "video", cases, streams, answerer, source=source, seed=seed, settings=settings)
+    chosen = folder.head().settings
     asker, done = SpliceAsker(streams, answerer), folder.answers()
     count, total = 0, len(cases) * len(chosen)
     for case in cases:
@@ -118,7 +100,7 @@ def run_cases(
             count += 1
             on_progress(count, total)
     summary = summarize_video(folder, cases)
-    write_report(folder, summary)
+    folder.write(summary, summary.heat, heat_picture(summary.heat), report_text(summary))
     return summary
 
 
@@ -189,14 +171,6 @@ def summarize_video(folder: NeedleFolder, cases: Sequence[Case]) -> VideoSummary
     )
 
 
-def write_report(folder: NeedleFolder, summary: VideoSummary) -> None:
-    """Write `summary.json`, `heatmap.json`, `heatmap.png` and `report.md` into the folder."""
-    write_atomically(folder.path / "summary.json", summary.model_dump_json(indent=1) + "\n")
-    write_atomically(folder.path / "heatmap.json", summary.heat.model_dump_json(indent=1) + "\n")
-    write_atomically(folder.path / "heatmap.png", heat_picture(summary.heat))
-    write_atomically(folder.path / "report.md", report_text(summary))
-
-
 def report_text(summary: VideoSummary) -> str:
     """The figures as Markdown: a table by length, one by type of question, and the heat map."""
     head, lengths = summary.head, [name for name in next(iter(summary.accuracy.values())) if name != "all"]
@@ -228,12 +202,7 @@ def report_text(summary: VideoSummary) -> str:
         rows += ["", f"Without {_UNANSWERABLE}: {_percent(summary.answerable)}."]
     if any(summary.refused.values()):
         rows += ["", f"Did not fit the model, counted as wrong: {summary.refused}."]
-    heat = summary.heat
-    rows += ["", "| depth | " + " | ".join(f"{length:,}" for length in heat.lengths) + " | mean |"]
-    rows.append("|---" * (len(heat.lengths) + 2) + "|")
-    for depth, cells, mean in zip(heat.depths, heat.cells, heat.rows, strict=True):
-        rows.append(f"| {depth} | " + " | ".join(counted(share) for share in [*cells, mean]) + " |")
-    rows.append("| mean | " + " | ".join(counted(share) for share in [*heat.columns, heat.overall]) + " |")
+    rows += ["", *heat_rows(summary.heat)]
     return "\n".join([*rows, "", "![heat map](heatmap.png)", ""])
 
 
@@ -241,9 +210,4 @@ def _percent(share: ClusteredShare) -> str:
     return f"{100 * share.share:.0f} ({100 * share.low:.0f}–{100 * share.high:.0f})" if share.total else "–"
 
 
-def counted(share: ClusteredShare) -> str:
-    """A share in percent with its number of cases; a dash without any."""
-    return f"{100 * share.share:.0f} ({share.total})" if share.total else "–"
-
-
-__all__ += ["counted", "report_text", "write_report"]
+__all__ += ["report_text"]
