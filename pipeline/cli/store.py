@@ -11,6 +11,7 @@ import typer
 from index.errors import StoreError, UnknownStream, UsageError
 from index.maintenance.compaction import TableCompaction
 from index.maintenance.expiry import Expired
+from index.maintenance.export import export_vectors
 from index.records import clock_text, rfc3339
 from index.standing_questions import StandingQuestionStore
 from index.store import Store, StreamClock
@@ -20,11 +21,22 @@ from pipeline.access.state import state_folder
 from pipeline.audit.command import record_command
 from pipeline.audit.log import AuditTable
 from pipeline.audit.verification import verify_trails
-from pipeline.cli.options import Json, StoreUrl, StreamIds, Zone, open_store, point_in_time, settings_of
+from pipeline.cli.options import (
+    From,
+    Json,
+    StoreUrl,
+    StreamIds,
+    To,
+    Zone,
+    open_store,
+    point_in_time,
+    settings_of,
+    time_range,
+)
 from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
 from pipeline.times import zone_of
 
-__all__ = ["app", "compact", "forget", "reindex", "streams", "verify"]
+__all__ = ["app", "compact", "export", "forget", "reindex", "streams", "verify"]
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -120,6 +132,51 @@ def verify(
         print_line(f"{len(problems)} problems" if problems else "no problems")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    store: StoreUrl = None,
+    stream: StreamIds = None,
+    start: From = None,
+    end: To = None,
+    timezone: Zone = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Also the pictures, as a column of the metadata.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Vectors as float32, not float16.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write frame vectors and metadata as .npy and Parquet files.
+
+    The folder has the layout of clip-retrieval: img_emb/img_emb_00000.npy and metadata/metadata_00000.parquet, row i of
+    one for row i of the other, by stream and time. Its file export.json is written last. Patches are not exported.
+    """
+    window = time_range(stream, start, end, timezone)
+    opened = open_store(context, store)
+    opened.check_window(**window)
+    names = opened.check_scope(**window)
+    with progress(quiet=as_json) as bar:
+        task = bar.add_task("export", total=None, detail="")
+        try:
+            count = export_vectors(
+                opened.tables,
+                folder,
+                names,
+                window["start"],
+                window["end"],
+                exact=exact,
+                pictures=pictures,
+                on_progress=lambda done: bar.update(task, completed=done, detail=f"{done} frames"),
+            )
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be written ({error.strerror or type(error).__name__})") from error
+    if as_json:
+        print_json({"frames": count, "folder": str(folder)})
+    else:
+        print_line(f"{count} frames in {folder}")
 
 
 @app.command("reindex")
