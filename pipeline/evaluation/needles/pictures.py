@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,14 @@ def checked_answer(answer: object, question: str, options: Sequence[str], where:
 
 
 def rendered_pictures(seed: int, count: int) -> list[CaptionedPicture]:
-    """`count` rendered pictures of one event each, with different captions and questions, by turns of four kinds."""
+    """`count` rendered pictures of one event each, with different captions and questions, by turns of four kinds.
+
+    About a third of the questions of a kind have the same answer at most: nearly all events are of one participant, so
+    that "one" would be right for most of the questions "how many".
+    """
     found: dict[str, CaptionedPicture] = {}
     kinds = ("what", "colour", "where", "how many")
+    answers = {kind: Counter[str]() for kind in kinds}
     number = 0
     while len(found) < count:
         rng, number = rng_of("picture", seed, number), number + 1
@@ -141,10 +147,14 @@ def rendered_pictures(seed: int, count: int) -> list[CaptionedPicture]:
         if len(event.actors) > 1:
             continue
         alone = type(clip)(clip.start, clip.end, (event,))
-        question = QuestionMaker([alone], BEGAN).make(kinds[len(found) % len(kinds)], rng, count=event.count)
+        kind = kinds[len(found) % len(kinds)]
+        question = QuestionMaker([alone], BEGAN).make(kind, rng, count=event.count)
         caption = _caption(event)
         if question is None or caption in found:
             continue
+        if answers[kind][question.answer] > answers[kind].total() // 3:
+            continue
+        answers[kind][question.answer] += 1
         found[caption] = CaptionedPicture(
             id=f"{seed}-{len(found):03}",
             caption=caption,

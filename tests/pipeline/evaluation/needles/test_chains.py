@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def test_a_text_changes_the_lower_edge_alone() -> None:
     assert (shown[changed.min() :] > 200).any()  # letters
     long = caption_pixels(picture, "Find a frame of " + "four purple umbrellas " * 4)
     assert np.flatnonzero((long != picture).any((1, 2))).min() < changed.min()
+
+
+def test_no_answer_of_rendered_pictures_is_a_good_guess() -> None:
+    """Without a limit "one" is the answer to 47 of 50 questions "how many"."""
+    listed = rendered_pictures(0, 80)
+    for first in range(4):  # the kinds of questions alternate
+        answers = Counter(each.options[each.answer] for each in listed[first::4])
+        assert max(answers.values()) <= 7
+    asked = [each for each in listed if each.question.startswith("How many")]
+    assert len(asked) == 20
 
 
 END = "\nOnly give the best option. Best option: ("
