@@ -22,9 +22,10 @@ from pipeline.http.bodies import BodyLate, BodyReader, BodyTooLarge, Disconnecte
 from pipeline.http.hosts import host_name, is_loopback
 from pipeline.service.schemas import Problem, problem_of
 
-__all__ = ["RequestGuard"]
+__all__ = ["PUBLIC_PATHS", "RequestGuard"]
 
-_PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/docs"})
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/docs"})
+"""Paths that need no token."""
 
 
 class RequestGuard:
@@ -69,13 +70,13 @@ class RequestGuard:
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application of a connection above the limit: health checks are answered, all else gets status 503."""
-        if scope["type"] != "http" or scope["path"] in _PUBLIC_PATHS:
+        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
             await self(scope, receive, send)
             return
         await _busy("there are too many connections")(scope, receive, send)
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        if scope["path"] in _PUBLIC_PATHS:
+        if scope["path"] in PUBLIC_PATHS:
             await self.app(scope, receive, send)
             return
         if (refusal := self._refusal(headers)) is not None:

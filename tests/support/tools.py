@@ -15,18 +15,21 @@ _RTSP = ROOT / "infra" / "rtsp" / "server.sh"
 _PACKAGES = {
     "curl": "curl",
     "ffmpeg": "ffmpeg",
+    "helm": "Helm's engine, by `infra/helm/tools.sh fetch`",
     "java": "a Java runtime, version 17",
     "mvn": "Maven",
     "openssl": "OpenSSL's command",
     "promtool": "Prometheus, which includes promtool",
     "rtsp": "GStreamer's RTSP server, by `infra/rtsp/server.sh install` as root",
 }
-"""What to install for each tool; `rtsp` stands for `infra/rtsp/server.sh`."""
+"""What to install for each tool; `rtsp` stands for `infra/rtsp/server.sh`, `helm` for `infra/helm/tools.sh`."""
 
 
 def _installed(tool: str) -> bool:
     if tool == "rtsp":
         return subprocess.run([str(_RTSP), "ready"], check=False).returncode == 0
+    if tool == "helm":
+        return (ROOT / ".tools" / "helm" / "tools.txt").is_file()
     return shutil.which(tool) is not None
 
 
