@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from index.errors import UsageError
 
-__all__ = ["fill_gaps", "relevance", "select_adaptive", "select_keyframes", "select_top_k", "select_uniform"]
+__all__ = [
+    "fill_gaps",
+    "relevance",
+    "score_error",
+    "select_adaptive",
+    "select_keyframes",
+    "select_top_k",
+    "select_uniform",
+]
 
 _BLOCK = 64  # candidates that are compared together
 _WIDE = 4096  # the same where nearly all of them are similar to an accepted frame
@@ -38,6 +46,15 @@ def relevance(frames: NDArray[np.float32], query: NDArray[np.float32]) -> NDArra
         UsageError: arrays of other shapes, or a value that is not finite.
     """
     return _ScoredFrames(frames, query).scores
+
+
+def score_error(dimension: int) -> float:
+    """Bound on the error of a relevance, and of a cosine of two rows, that was computed in float32.
+
+    Unit roundoff times the additions of a dot product (d) and of two norms (d / 2 each), in any order, plus a few for
+    square roots and divisions.
+    """
+    return float(2 * dimension + 16) * 2.0**-24
 
 
 def select_keyframes(
@@ -282,9 +299,7 @@ class _ScoredFrames:
         if frames.ndim != 2 or query.ndim != 1 or frames.shape[1:] != query.shape:
             raise UsageError(f"expected frames [N, d] and query [d], got {frames.shape} and {query.shape}")
         self.frames, self.query = frames, _scaled(query[None])[0]
-        # Unit roundoff times the additions of a dot product (d) and of two norms (d / 2 each), in any order, plus a few
-        # for square roots and divisions.
-        self.slack = float(2 * frames.shape[1] + 16) * 2.0**-24
+        self.slack = score_error(frames.shape[1])
         self.scores, self.norms = np.empty(len(frames), np.float32), np.empty(len(frames), np.float32)
         self._scan()
         extreme = np.flatnonzero(~((self.norms > 1e-30) & (self.norms < 1e30)))

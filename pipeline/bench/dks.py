@@ -1,14 +1,21 @@
-"""Benchmark of keyframe selection, `sightline bench dks`: beside the naive algorithm and the bandwidth of memory."""
+"""Benchmark of keyframe selection, `sightline bench dks`: beside the naive algorithm and the bandwidth of memory.
+
+More than two million frames are in a file that is mapped, and are selected by `index.selectors.streamed`.
+"""
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from index.selectors.streamed import select_streamed
 from model.profiles.profile import load_profile
 from model.selection import select_rows
 
@@ -16,6 +23,9 @@ __all__ = ["DksReport", "bench_dks"]
 
 _NAIVE_FRAMES = 20_000  # with more frames the N × N matrix takes gigabytes
 _REPEATS = 5
+_IN_MEMORY = 2_000_000
+_BLOCK = 65_536
+_MADE = 200_000
 
 
 class DksRow(BaseModel):
@@ -43,6 +53,10 @@ class DksRow(BaseModel):
     """Bandwidth of memory, measured in the same run by summing the same array."""
     share_of_memory_bandwidth: float
     """Bytes read a second by that bandwidth."""
+    streamed: bool = False
+    """Whether the vectors were in a file, and selected in blocks."""
+    memory_bytes: int | None = None
+    """Memory of the process that belongs to no file, after a streamed selection; None where it is not known."""
 
 
 class DksReport(BaseModel):
@@ -60,9 +74,9 @@ class DksReport(BaseModel):
     """One row for each number of frames."""
 
 
-def _footage(n: int, d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _footage(n: int, d: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Make vectors in scenes of 50 similar frames, as in footage."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     scenes = rng.standard_normal((max(1, n // 50), d), dtype=np.float32)
     frames = scenes[np.repeat(np.arange(len(scenes)), 50)[:n]]
     frames += 0.2 * rng.standard_normal(frames.shape, dtype=np.float32)
@@ -88,6 +102,9 @@ def bench_dks(
     settings = load_profile(profile)
     rows: list[DksRow] = []
     for n in frames:
+        if n > _IN_MEMORY:
+            rows.append(_streamed(n, dim, k, tau))
+            continue
         vectors, query = _footage(n, dim)
         ours, sums, naives = [], [], []
         for repeat in range(_REPEATS):
@@ -118,3 +135,48 @@ def bench_dks(
             )
         )
     return DksReport(k=k, tau=tau, limit="memory bandwidth: one pass over the vectors", rows=rows)
+
+
+def _streamed(n: int, dim: int, k: int, tau: float) -> DksRow:
+    """Measure the selection among vectors in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "vectors")
+        query = np.random.default_rng(0).standard_normal(dim, dtype=np.float32)
+        with path.open("wb") as file:
+            for first in range(0, n, _MADE):
+                _footage(min(_MADE, n - first), dim, seed=first)[0].tofile(file)
+        vectors = np.memmap(path, np.float32, "r", shape=(n, dim))
+        ours, sums = [], []
+        for _ in range(_REPEATS):
+            since = perf_counter()
+            chosen = select_streamed(
+                [np.asarray(vectors[first : first + _BLOCK]) for first in range(0, n, _BLOCK)], query, k=k, tau=tau
+            )
+            ours.append(perf_counter() - since)
+            since = perf_counter()
+            np.add.reduce(vectors.reshape(-1))
+            sums.append(perf_counter() - since)
+        seconds, bandwidth = float(np.median(ours)), vectors.nbytes / float(np.median(sums))
+        return DksRow(
+            frames=n,
+            dimension=dim,
+            keyframes=len(chosen),
+            seconds=seconds,
+            naive_seconds=None,
+            speedup=None,
+            bytes_read=vectors.nbytes,
+            flops=4 * n * dim,
+            memory_bytes_per_second=bandwidth,
+            share_of_memory_bandwidth=vectors.nbytes / seconds / bandwidth,
+            streamed=True,
+            memory_bytes=_memory(),
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of this process's memory that belong to no file, as Linux counts them."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])

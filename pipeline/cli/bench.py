@@ -20,6 +20,7 @@ from index.extras import require_extra
 from pipeline.bench import ask, decode, desk, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.bench.scale import synthetic
+from pipeline.bench.search import run as search
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line, progress
 from pipeline.evaluation import selectors
@@ -71,6 +72,23 @@ def bench_dks(
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
     with process_pool(1) as pool:
         print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
+
+
+@app.command("search")
+def bench_search(
+    frames: Annotated[int, typer.Option(min=1_000, help="Number of frames.")] = 1_000_000,
+    cameras: Annotated[int, typer.Option(min=1, max=1_000, help="Number of streams.")] = 200,
+    queries: Annotated[int, typer.Option(min=1, help="Number of texts.")] = 100,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for the store, which a later run uses again; 2.2 GB a million frames.")
+    ] = None,
+    exact: Annotated[bool, typer.Option(help="Also measure the exact search of all frames.")] = True,
+) -> None:
+    """Measure search over many frames with the large index.
+
+    Uses made vectors of fixed cameras. Reports recall against the exact search, latency and memory.
+    """
+    print_json(search.bench_search(frames, cameras=cameras, queries=queries, work=work, exact=exact))
 
 
 @app.command("dfm")

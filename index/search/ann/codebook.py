@@ -120,6 +120,13 @@ class Codebook:
     trained_rows: int
     """Number of frames that the store had when it was trained."""
 
+    def __post_init__(self) -> None:
+        flat = faiss.IndexFlatIP(self.centroids.shape[1])
+        flat.add(np.ascontiguousarray(self.centroids))
+        held = faiss.rev_swig_ptr(flat.get_xb(), self.centroids.size).reshape(self.centroids.shape)
+        object.__setattr__(self, "centroids", held)  # one copy, that of FAISS
+        self.__dict__["_flat"] = flat
+
     @property
     def dimension(self) -> int:
         """d."""
@@ -206,12 +213,6 @@ class Codebook:
     # ---- FAISS -------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _flat(self) -> faiss.Index:
-        flat = faiss.IndexFlatIP(self.dimension)
-        flat.add(np.ascontiguousarray(self.centroids))
-        return flat
-
-    @cached_property
     def _nearest(self) -> faiss.Index:
         near: Any = faiss.IndexFlatL2(self.dimension)
         if self.lists >= _GRAPH_LISTS:
@@ -226,7 +227,7 @@ class Codebook:
 
     def _make(self) -> faiss.IndexIVFRaBitQ:
         index = faiss.IndexIVFRaBitQ(
-            self._flat, self.dimension, self.lists, faiss.METRIC_INNER_PRODUCT, False, self.bits
+            self.__dict__["_flat"], self.dimension, self.lists, faiss.METRIC_INNER_PRODUCT, False, self.bits
         )
         index.is_trained = True
         return index

@@ -37,10 +37,10 @@ from index.search.scores import ScoredFrames, cosines
 
 __all__ = ["CANDIDATES", "LargeIndex", "Scope"]
 
-CANDIDATES = 1_000
+CANDIDATES = 2_000
 """Rows that are re-ranked exactly, at least."""
-_PER_HIT = 10  # and as many for each hit that is asked for
-_PROBED_SHARE = 0.02
+_PER_HIT = 20  # and as many for each hit that is asked for
+_PROBED_SHARE = 0.03
 _PROBED_ROWS = 16_384
 _TAIL_BYTES = 512 * 2**20
 
