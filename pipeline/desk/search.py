@@ -1,7 +1,8 @@
 """Search of the desk: moments that match a text, a picture, a frame, a part of a frame, or several of these together.
 
-The moments are those of `pipeline.questions.search.find_page`, from the frames in memory. A ranking is kept for the
-next pages: of one search, a page never repeats a moment, also while the store grows.
+The moments are those of `pipeline.questions.search.find_page`, ranked by the same `RankedMoments`. Scores come from the
+frames that the desk holds in memory, where a command reads the store once. A ranking is kept for the next pages: of one
+search, a page never repeats a moment, also while the store grows.
 
 A part of a picture is compared patch by patch. Its scores are cosines of the patch encoder, those of a text are cosines
 of the frame encoder; with both, the score is their weighted mean.

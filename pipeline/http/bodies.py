@@ -1,7 +1,8 @@
 """Bodies of requests, read before a route sees them: bounded in size, in time, and all together.
 
 A route that reads its body itself could be kept waiting by a client that sends slowly, and could hold any number of
-bytes. `BodyReader` reads the body whole, and `replay` gives it to the application.
+bytes. `BodyReader` reads the body whole, and `replay` gives it to the application. The guards of the model service and
+of the desk call `body_or_refusal`; the form of a refusal is theirs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 
+from starlette.responses import Response
 from starlette.types import Message, Receive
 
-__all__ = ["BodyLate", "BodyReader", "BodyTooLarge", "Disconnected", "TooManyBytes", "replay", "request_id"]
+__all__ = [
+    "BodyLate",
+    "BodyReader",
+    "BodyTooLarge",
+    "Disconnected",
+    "Refuse",
+    "TooManyBytes",
+    "body_or_refusal",
+    "busy",
+    "replay",
+    "request_id",
+]
 
 _MAX_DISCARDED_BYTES = 8 * 2**20
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -106,6 +119,42 @@ class BodyReader:
                     return bytes(held) if hold else None
         finally:
             self._held -= len(held)
+
+
+Refuse = Callable[[int, str, str], Response]
+"""Makes the reply to a request that is refused, from its status, its code and a sentence."""
+
+
+async def body_or_refusal(
+    bodies: BodyReader, path: str, headers: Mapping[bytes, bytes], receive: Receive, refuse: Refuse
+) -> bytes | Response | None:
+    """The body of a request, or the reply that refuses it; None if the client has closed the connection.
+
+    Args:
+        bodies: reads it.
+        path, headers, receive: see `BodyReader.read`.
+        refuse: makes the reply.
+    """
+    try:
+        return await bodies.read(path, headers, receive)
+    except Disconnected:
+        return None
+    except TooManyBytes:
+        return busy(refuse, "too many requests arrive at once")
+    except BodyLate:
+        return refuse(408, "request_timeout", f"the body did not arrive within {bodies.seconds:g} s")
+    except BodyTooLarge:
+        refusal = refuse(413, "body_too_large", f"the body is larger than {bodies.limit(path)} bytes")
+        refusal.headers["Connection"] = "close"  # the rest of the body is not read
+        return refusal
+
+
+def busy(refuse: Refuse, reason: str) -> Response:
+    """The reply to a request that comes at a bad moment, status 503."""
+    response = refuse(503, "service_unavailable", f"{reason}; try again in a second")
+    response.headers["Retry-After"] = "1"
+    response.headers["Connection"] = "close"
+    return response
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

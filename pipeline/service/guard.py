@@ -14,11 +14,11 @@ import hmac
 
 import structlog
 from pydantic import SecretStr
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.errors import ServiceDenied
-from pipeline.http.bodies import BodyLate, BodyReader, BodyTooLarge, Disconnected, TooManyBytes, replay, request_id
+from pipeline.http.bodies import BodyReader, body_or_refusal, busy, replay, request_id
 from pipeline.http.hosts import host_name, is_loopback
 from pipeline.service.schemas import Problem, problem_of
 
@@ -73,7 +73,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
             await self(scope, receive, send)
             return
-        await _busy("there are too many connections")(scope, receive, send)
+        await busy(_answer, "there are too many connections")(scope, receive, send)
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         if scope["path"] in PUBLIC_PATHS:
@@ -82,22 +82,11 @@ class RequestGuard:
         if (refusal := self._refusal(headers)) is not None:
             await refusal(scope, receive, send)
             return
-        bodies = self.bodies
-        try:
-            body = await bodies.read(scope["path"], headers, receive)
-        except Disconnected:
-            return
-        except TooManyBytes:
-            refusal = _busy("too many requests arrive at once")
-        except BodyLate:
-            refusal = _answer(408, "request_timeout", f"the body did not arrive within {bodies.seconds:g} s")
-        except BodyTooLarge:
-            refusal = _answer(413, "body_too_large", f"the body is larger than {bodies.limit(scope['path'])} bytes")
-            refusal.headers["Connection"] = "close"  # the rest of the body is not read
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        await self.app(scope, replay(body, receive), send)
+        body = await body_or_refusal(self.bodies, scope["path"], headers, receive, _answer)
+        if isinstance(body, Response):
+            await body(scope, receive, send)
+        elif body is not None:
+            await self.app(scope, replay(body, receive), send)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> JSONResponse | None:
         if self._digest is None:
@@ -119,13 +108,6 @@ class RequestGuard:
 
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
-
-
-def _busy(reason: str) -> JSONResponse:
-    response = _answer(503, "service_unavailable", f"{reason}; try again in a second")
-    response.headers["Retry-After"] = "1"
-    response.headers["Connection"] = "close"
-    return response
 
 
 def _answer(status: int, code: str, message: str) -> JSONResponse:

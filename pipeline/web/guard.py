@@ -13,7 +13,8 @@ Every reply has headers that keep browsers from executing, framing or caching wh
 route sets is kept. `request.state` also has `origin`, the client's address; `users_required`, whether callers log in;
 and for a caller with a cookie `session`, the id in it, and `csrf`, the token of that session; else both are None.
 
-It is the outermost application, as `pipeline.service.guard.RequestGuard` is for the model service.
+It is the outermost application, as `pipeline.service.guard.RequestGuard` is for the model service. Both read bodies by
+`pipeline.http.bodies`; who may call, and the form of a refusal, have nothing in common.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.access.authentication import Authentication
 from pipeline.access.caller import Caller
 from pipeline.access.sessions import csrf_token
-from pipeline.http.bodies import BodyLate, BodyReader, BodyTooLarge, Disconnected, TooManyBytes, replay, request_id
+from pipeline.http.bodies import BodyReader, body_or_refusal, busy, replay, request_id
 from pipeline.http.hosts import host_name
 from pipeline.web.address import DeskAddress
 from pipeline.web.problems import problem_response
@@ -136,7 +137,7 @@ class DeskGuard:
         if scope["type"] != "http" or scope["path"] == "/healthz":
             await self(scope, receive, send)
             return
-        await _busy("there are too many connections")(scope, receive, send)
+        await busy(_refuse, "there are too many connections")(scope, receive, send)
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         refusal: Response | None = None
@@ -160,19 +161,11 @@ class DeskGuard:
             await refusal(scope, receive, send)
             return
         bodies = self._public_bodies if public else self._bodies
-        try:
-            body = await bodies.read(path, headers, receive)
-        except Disconnected:
+        body = await body_or_refusal(bodies, path, headers, receive, _refuse)
+        if body is None:
             return
-        except TooManyBytes:
-            refusal = _busy("too many requests arrive at once")
-        except BodyLate:
-            refusal = _refuse(408, "request_timeout", f"the body did not arrive within {bodies.seconds:g} s")
-        except BodyTooLarge:
-            refusal = _refuse(413, "body_too_large", f"the body is larger than {bodies.limit(path)} bytes")
-            refusal.headers["Connection"] = "close"  # the rest of the body is not read
-        if refusal is not None:
-            await refusal(scope, receive, send)
+        if isinstance(body, Response):
+            await body(scope, receive, send)
             return
         session = identity.session
         state = {**scope.get("state", {}), "origin": origin, "session": session, "users_required": identity.required}
@@ -251,13 +244,6 @@ def _normal(origin: str) -> tuple[str, str, int | None] | None:
     except ValueError:
         return None
     return (parts.scheme, parts.hostname, port) if parts.hostname else None
-
-
-def _busy(reason: str) -> JSONResponse:
-    response = _refuse(503, "service_unavailable", f"{reason}; try again in a second")
-    response.headers["Retry-After"] = "1"
-    response.headers["Connection"] = "close"
-    return response
 
 
 def _refuse(status: int, code: str, detail: str) -> JSONResponse:

@@ -40,7 +40,9 @@ def search(desk: DeskOf, caller: CallerOf, body: SearchBody) -> FoundPage:
     )
     found = desk_search.search(desk, caller, query, limit=body.limit, cursor=body.cursor)
     if body.cursor is None:
-        detail = {"search": body.text, "like": None if like is None else f"{like.stream} {like.at}"}
+        frame = None if like is None else f"{like.stream} {like.at}"
+        asked = {"search": body.text, "like": frame, "picture": body.picture}
+        detail = {name: value for name, value in asked.items() if value is not None}
         desk.audit(caller, "search", streams=found.searched.streams, detail=detail)
     return found
 
