@@ -272,6 +272,18 @@ class TableSnapshot:
                 found = found.append_column(column, pa.nulls(len(found), column.type))
             return found
 
+    def values_by_file(self, column: str) -> dict[str, frozenset[str]]:
+        """The distinct values of a column of strings in each of the files, by path."""
+        with translate_errors(self.uri):
+            rows = self.dataset().to_table(columns=["__filename", column])
+            rows.validate(full=True)
+            found = rows.cast(pa.schema([("__filename", pa.string()), (column, pa.string())]))
+            groups = found.group_by(["__filename", column]).aggregate([])
+        result: dict[str, set[str]] = {path: set() for path in self.paths}
+        for path, value in zip(groups["__filename"].to_pylist(), groups[column].to_pylist(), strict=True):
+            result[path].add(value)
+        return {path: frozenset(values) for path, values in result.items()}
+
     def read_batches(self, columns: Sequence[str], where: RowFilter | None, rows: int) -> Iterator[pa.RecordBatch]:
         """The same in batches of at most `rows` rows, so that a large column is never in memory as a whole."""
         with translate_errors(self.uri):

@@ -12,7 +12,7 @@ there. Scores and moments are those of the exact search; a frame may be missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -312,28 +312,29 @@ class VectorSearch:
 
         The segments of a file are read only if its shard was written from other files, and once.
         """
-        for (stream, day), files in snapshot.matching(where).by_day().items():
-            shard = self._shard(stream, day)
-            if shard is None:
-                yield _Part(stream, day, files, None, frozenset())
-                continue
-            unknown = [path for path in files.paths if path not in shard.files]
-            fresh = self._segments_of(files, unknown) - shard.segments if unknown else frozenset[str]()
+        chosen = snapshot.matching(where)
+        parts = [(key, files, self._shard(*key)) for key, files in chosen.by_day().items()]
+        changed = {
+            path for _, files, shard in parts if shard is not None for path in files.paths if path not in shard.files
+        }
+        self._read_segments(chosen, changed)
+        for (stream, day), files, shard in parts:
+            fresh = frozenset[str]()
+            if shard is not None:
+                held = (self._segments[path] for path in files.paths if path in changed)
+                fresh = fresh.union(*held) - shard.segments
             yield _Part(stream, day, files, shard, fresh)
 
-    def _segments_of(self, files: TableSnapshot, paths: Sequence[str]) -> frozenset[str]:
-        """The segments of some of these files, read once in the life of this object: a file never changes."""
-        missing = np.array([path in paths and path not in self._segments for path in files.paths])
+    def _read_segments(self, files: TableSnapshot, paths: Collection[str]) -> None:
+        """Read the segments of some of these files, once in the life of this object: a file never changes."""
+        missing = np.array([path in paths and path not in self._segments for path in files.paths], bool)
         if missing.any():
             some = files.take(missing)
             lows, highs = some.listed["low"].to_pylist(), some.listed["high"].to_pylist()
-            for i, (path, low, high) in enumerate(zip(some.paths, lows, highs, strict=True)):
-                if low is not None and low == high:
-                    self._segments[path] = frozenset([low])
-                else:
-                    rows = some.take(np.array([i])).read(["segment"])
-                    self._segments[path] = frozenset(pc.unique(rows["segment"].cast(pa.string())).to_pylist())
-        return frozenset[str]().union(*(self._segments[path] for path in paths))
+            single = np.array([low is not None and low == high for low, high in zip(lows, highs, strict=True)])
+            known = {path: frozenset([low]) for path, low in zip(some.paths, lows, strict=True)}
+            read = some.take(~single).values_by_file("segment") if not single.all() else {}
+            self._segments.update(known | read)
 
     @staticmethod
     def _count(part: _Part) -> int:
@@ -349,7 +350,8 @@ class VectorSearch:
         paths = frozenset(part.files.paths)
         if shard.files == paths:
             return True
-        if shard.segments != self._segments_of(part.files, part.files.paths):
+        self._read_segments(part.files, paths)
+        if shard.segments != frozenset[str]().union(*(self._segments[path] for path in paths)):
             return False
         self.shards.relist(shard, paths)  # after a compaction: the next search need not look
         return True

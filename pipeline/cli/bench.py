@@ -17,9 +17,10 @@ import typer
 from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
+from index.store import Store
 from pipeline.bench import ask, decode, desk, dks, ingest, memory, service
 from pipeline.bench.counted import question
-from pipeline.bench.scale import synthetic
+from pipeline.bench.scale import operations, synthetic
 from pipeline.bench.search import run as search
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line, progress
@@ -245,6 +246,26 @@ def bench_store(
     print_json(
         {**asdict(plan), "total_frames": streams * days * frames, "seconds": round(time.perf_counter() - began, 1)}
     )
+
+
+@app.command("operations")
+def bench_operations(
+    store: Annotated[Path, typer.Argument(help="A store that `bench store` made.")],
+    change: Annotated[
+        bool, typer.Option("--change/--no-change", help="Also seal and compact it, and measure what follows.")
+    ] = True,
+    appends: Annotated[
+        list[int] | None,
+        typer.Option("--appends", help="Measure appends instead, after so many of them; repeatable, ascending."),
+    ] = None,
+) -> None:
+    """Measure the operations on a store: seconds, CPU seconds, bytes and calls of reads."""
+    found = Store.open(store)
+    if appends:
+        print_json({"machine": operations.machine(), "appends": operations.measure_appends(found.url, appends)})
+        return
+    query = synthetic.concepts(synthetic.StorePlan(dimension=found.encoders.frame.dimension))[7]
+    print_json({"machine": operations.machine(), "operations": operations.measure(found.url, query, change=change)})
 
 
 @app.command("ask")

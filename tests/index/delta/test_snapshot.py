@@ -134,6 +134,21 @@ def test_files_are_ruled_out_by_stream_day_time_and_segment(store: Store) -> Non
     ]
 
 
+def test_values_by_file(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    for name in ("Tür-1", "front"):
+        for chunk in range(5):
+            records = make_records(name, BEGAN + chunk * 10 * SECOND, 10, seed=chunk)
+            store.append(make_segment(records, chunk), records)
+    for files in (store.tables.frames.snapshot(), store.compact() and store.tables.frames.snapshot()):
+        found = files.values_by_file("segment")
+        assert list(found) == files.paths
+        for i, path in enumerate(files.paths):
+            rows = files.take(np.array([i])).read(["segment"])
+            assert found[path] == frozenset(rows["segment"].to_pylist())
+    assert sorted(len(each) for each in found.values()) == [5, 5]
+
+
 def test_a_snapshot_stays_while_the_table_grows(tmp_path: Path) -> None:
     store, other = filled(tmp_path / "store"), Store.open(tmp_path / "store")
     before = other.tables.frames.snapshot()
