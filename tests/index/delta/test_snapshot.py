@@ -140,7 +140,10 @@ def test_values_by_file(tmp_path: Path) -> None:
         for chunk in range(5):
             records = make_records(name, BEGAN + chunk * 10 * SECOND, 10, seed=chunk)
             store.append(make_segment(records, chunk), records)
-    for files in (store.tables.frames.snapshot(), store.compact() and store.tables.frames.snapshot()):
+    for compacted in (False, True):
+        if compacted:
+            store.compact()
+        files = store.tables.frames.snapshot()
         found = files.values_by_file("segment")
         assert list(found) == files.paths
         for i, path in enumerate(files.paths):
