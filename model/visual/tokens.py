@@ -3,6 +3,7 @@
     PaperVisual          DFM in the space of the patches, then MLP_k and MLP_n    (`model.visual.dfm`, `.connector`)
     ReleasedVisual       the learned merger after one projector                   (`model.visual.dfm_learned`)
     SingleTokenVisual    one projector; other frames by their CLIP embedding      (the `single_token` weights)
+    FeatureVisual        MLP_k; other frames by their CLIP embedding              (ablations)
     HicoVisual           clips instead of keyframes, for a profile with `hico`    (`model.visual.hico`)
 
 Does not know the text of prompts or language models.
@@ -25,7 +26,7 @@ from model.visual.hico import HicoVisual
 from model.visual.interface import Frames, PromptPart, StageTimer, Visual, no_timer
 from model.visual.prompt import visual_embeddings
 
-__all__ = ["build_visual"]
+__all__ = ["FeatureVisual", "build_visual"]
 
 
 class _DfmCounts:
@@ -101,6 +102,43 @@ class PaperVisual(_DfmCounts):
         yield from visual_embeddings(
             merged, self.connector, frames.captured_at, embed_time, query, self._spec.keyframe_tokens, stage
         )
+        if self._newline is not None and len(frames.keyframe):
+            yield PromptPart(self._newline.unsqueeze(0))
+
+
+class FeatureVisual(PaperVisual):
+    """Keyframes as in `PaperVisual`; the token of any other frame is its CLIP embedding, not of unit norm, mapped.
+
+    The counterpart of the released `single_token` weights for a two-stream connector.
+
+    Args:
+        spec: settings.
+        encoders: the encoders.
+        connector: its MLP_k serves keyframes; MLP_n is not used.
+        feature: maps CLIP embeddings [n, Df] to tokens [n, width].
+    """
+
+    def __init__(self, spec: DfmSpec, encoders: Encoders, connector: Connector, feature: nn.Module) -> None:
+        super().__init__(spec, encoders, connector, merge)
+        self.feature = feature
+
+    def embeddings(
+        self, frames: Frames, query: Tensor, embed_time: Callable[[int], Tensor] | None, stage: StageTimer = no_timer
+    ) -> Iterator[PromptPart]:
+        """See `Visual.embeddings`."""
+        if frames.read_features is None:
+            raise UsageError("single tokens are made of the CLIP embedding of each frame; give read_features")
+        weight = next(self.connector.keyframe.parameters())
+        for run in iterate_runs(frames.read, frames.keyframe, frames.stream_index, chunk=frames.chunk):
+            with stage("projector"):
+                if run.is_keyframe:
+                    patches = run.patches[0].to(weight.device, weight.dtype)
+                    tokens = self.connector.tokens(patches, query, keyframe=True)
+                    features = pool_grid(tokens.float(), self.keyframe_tokens).to(weight.dtype)
+                else:
+                    vectors = torch.from_numpy(frames.read_features(slice(run.start, run.stop)))
+                    features = self.feature(vectors.to(weight.device, weight.dtype))
+            yield from _with_time(FrameTokens(run.start, run.stop, run.is_keyframe, features), frames, embed_time)
         if self._newline is not None and len(frames.keyframe):
             yield PromptPart(self._newline.unsqueeze(0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli.eval import needles
+from pipeline.cli.eval.ablate import ablate
 from pipeline.cli.eval.rendered import rendered
 from pipeline.cli.eval.runs import compare, export, report, run
 from pipeline.cli.eval.search import search
@@ -20,4 +21,5 @@ app.command("compare")(compare)
 app.command("export")(export)
 app.command("search")(search)
 app.command("rendered")(rendered)
+app.command("ablate")(ablate)
 app.add_typer(needles.app)

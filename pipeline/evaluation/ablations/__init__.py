@@ -1,0 +1,1 @@
+"""Ablations: one part of a profile is changed at a time, and the same questions are asked again."""
