@@ -45,7 +45,7 @@ class MergerExample:
 class MergerTraining:
     """Settings of a training, and its losses."""
 
-    steps: int = 60
+    steps: int = 40
     """Optimiser steps."""
     batch: int = 4
     """Examples of a step."""

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from index.errors import UsageError
 from pipeline.cli.options import Json, ProfileName, Quiet, settings_of
 from pipeline.console import interruptible, print_json, print_line, print_note, progress
-from pipeline.evaluation.ablations.plan import GROUPS, TRAINED, Group
+from pipeline.evaluation.ablations.plan import GROUPS, TRAINED
 
 __all__ = ["ablate"]
 
@@ -23,14 +24,15 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that is there goes on with its next row.")],
     profile: ProfileName = None,
     group: Annotated[
-        list[Group] | None, typer.Option("--group", help="A group of rows, repeatable; default: all groups.")
+        list[str] | None,
+        typer.Option("--group", help=f"A group of rows, repeatable: {', '.join(GROUPS)}; default: all."),
     ] = None,
     streams: Annotated[int, typer.Option(min=1, help="Rendered streams that are asked about.")] = 8,
     seconds: Annotated[int, typer.Option(min=60, help="Length of a stream.")] = 300,
     each: Annotated[int, typer.Option(min=1, help="Questions of every kind and stream.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the streams.")] = 401,
     training_streams: Annotated[int, typer.Option(min=1, help="Streams that mergers are trained on.")] = 6,
-    training_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each trained merger.")] = 60,
+    training_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each trained merger.")] = 40,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Leave out the mergers that need training: single token, Q-former.")
     ] = False,
@@ -42,6 +44,9 @@ def ablate(
     Selectors, mergers, K, α, τ and λ, each compared with the profile as it is by McNemar's test. OUT/report.html shows
     the result.
     """
+    unknown = sorted(set(group or ()) - set(GROUPS))
+    if unknown:
+        raise UsageError(f"--group {unknown[0]}: give one of {', '.join(GROUPS)}")
     settings = settings_of(context, profile=profile)
     run, summary = import_module(_RUN), import_module(_SUMMARY)
     plan = run.AblationPlan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.eval import needles
+from pipeline.cli.eval import needles, study
 from pipeline.cli.eval.ablate import ablate
 from pipeline.cli.eval.rendered import rendered
 from pipeline.cli.eval.runs import compare, export, report, run
@@ -23,3 +23,4 @@ app.command("search")(search)
 app.command("rendered")(rendered)
 app.command("ablate")(ablate)
 app.add_typer(needles.app)
+app.add_typer(study.app)

@@ -65,7 +65,7 @@ class AblationPlan:
     """Questions of every kind and stream."""
     training_streams: int = 6
     """Streams that mergers are trained on."""
-    training_steps: int = 60
+    training_steps: int = 40
     """Optimiser steps of each merger."""
     groups: tuple[Group, ...] = GROUPS
     """Groups of rows."""
