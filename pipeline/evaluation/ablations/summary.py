@@ -230,9 +230,9 @@ _HEADS = [
 def _notes(report: AblationReport) -> list[str]:
     head = report.head
     notes = [
-        f"{head.questions} questions about {head.streams} rendered streams of {head.seconds} seconds (seed {head.seed}). "
+        f"{head.questions} questions, {head.streams} rendered streams of {head.seconds} seconds, seed {head.seed}. "
         "The first row of each table is the profile as it is. Intervals are at 95 % and clustered by stream; p is "
-        "McNemar's exact test against the first row over the same questions, in brackets adjusted by Holm's method over "
+        "McNemar's exact test against the first row over the same questions, in brackets by Holm's method over "
         "all rows. Operations and cache are counted; the time to the first token is measured, with patches in memory.",
     ]
     if report.trained:
@@ -240,7 +240,7 @@ def _notes(report: AblationReport) -> list[str]:
             f"The profile's language model was trained with DFM. The rows 'trained' and 'trained further' changed only "
             f"the merger and its MLP_n, {head.training_steps} steps of four questions on {head.training_streams} other "
             "streams with 4 to 16 keyframes; 'mean pooling' without that remark uses the MLP_n that was trained with "
-            "DFM. None of them is the model that would result if the language model, too, were trained with that merger, "
+            "DFM. None of them is what would result if the language model, too, were trained with that merger, "
             "as in the paper."
         )
     return notes

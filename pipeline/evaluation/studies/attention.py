@@ -75,7 +75,7 @@ class AttentionStudy(BaseModel):
     prompt_tokens: float
     """Mean tokens of a prompt without the question."""
     right: dict[str, float]
-    """Share of right answers from all tokens of all frames, `as it is` and `shuffled`; empty if answers are not known."""
+    """Share of right answers from all tokens of all frames, `as it is` and `shuffled`; empty if these are not known."""
     conditions: dict[Condition, Figures]
     """Figures of each condition: means over the questions of a video, then over videos."""
     intervals: dict[Condition, dict[str, tuple[float, float]]]

@@ -73,7 +73,7 @@ class Figures(BaseModel):
     evidence_frames: float | None
     """Share of the frames that show the evidence: what attention without aim gives."""
     patches_curve: list[float] | None
-    """Share of attention that the first 0, 1, … 100 % of the patches in rank hold, over frames that are not among the 32
+    """Share of attention that the first 0, 1, … 100 % of the patches in rank hold, over frames that are not of the 32
     with the most attention (figure 4, curve); None for a profile whose tokens have no place in their frame."""
     patches_for_80: float | None
     """Share of these patches that hold 80 % of their attention."""
@@ -83,7 +83,7 @@ class Figures(BaseModel):
     """Share of attention on the half of these patches that are most similar to the keyframe's; a half if attention had
     nothing to do with similarity."""
     patch_similarity: list[float] | None
-    """Mean cosine of a patch with the patch at its place in the preceding keyframe, by tenths of the rank, of the tokens
+    """Mean cosine of a patch with the patch at its place in the preceding keyframe, by tenths of the rank, of tokens
     that the language model reads (figure 4, bars)."""
     patch_similarity_tower: list[float] | None
     """The same of the patch encoder's patches."""

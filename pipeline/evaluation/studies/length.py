@@ -1,7 +1,7 @@
 """Memory of reading attention over long prompts, `sightline eval study memory`.
 
-A language model of the profile's sizes with random weights reads random embeddings, once without and once with attention
-read for the last tokens but a few. Whole attention matrices would need the bytes of `matrix_bytes`. Linux only.
+A language model of the profile's sizes with random weights reads random embeddings, without and with attention read for
+the last tokens but a few. Whole attention matrices would need the bytes of `matrix_bytes`. Linux only.
 """
 
 from __future__ import annotations

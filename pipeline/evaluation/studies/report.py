@@ -106,9 +106,9 @@ def _rows(study: AttentionStudy) -> list[list[str]]:
 
 def _notes(study: AttentionStudy) -> list[str]:
     notes = [
-        f"{study.questions} questions about {study.videos} videos ({study.source}), at most {study.frames} frames each, "
-        f"every frame with all of its {study.tokens_per_frame} tokens. Attention is the mean over the question's tokens, "
-        "layers and heads of the softmax over the whole prompt, and shares are of what all frames get. Intervals are at "
+        f"{study.questions} questions about {study.videos} videos ({study.source}), at most {study.frames} frames, "
+        f"each with all {study.tokens_per_frame} tokens. Attention is the mean over the question's tokens, "
+        "all layers and heads, of the softmax over the whole prompt; shares are of what frames get. Intervals are at "
         "95 %, by resampling videos.",
         f"Frames shuffled: the rank correlation with the attention in order is {study.follows_content:+.2f} by what a "
         f"frame shows and {study.follows_place:+.2f} by its place in the prompt.",
