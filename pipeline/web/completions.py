@@ -48,7 +48,7 @@ _STARTED = int(time.time())
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How the routes document their errors: those of the guard are problem documents, all others OpenAI's."""
-    ours = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    ours = {"application/json": {}, PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "model": ChatError, "content": ours}
         for status in (400, 401, 403, 404, 405, 408, 413, 421, 422, 429, 503, *statuses)

@@ -161,7 +161,8 @@ COMPLETION: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatCompletion,
         "description": "A completion, or with `stream` its chunks as events, of which the last is `[DONE]`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        # Some generators of clients know only the first one.
+        "content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}},
     }
 }
 """How a route documents its replies, as FastAPI takes them."""

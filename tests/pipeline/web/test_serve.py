@@ -265,6 +265,10 @@ def test_a_client_can_be_generated_from_the_schema(desk: RunningDesk) -> None:
     asked = document["paths"]["/api/v1/ask"]["post"]["responses"]["200"]["content"]["text/event-stream"]
     assert list(asked["x-sightline-events"]) == ["selected", "text", "answer", "error"]
     assert models["Found"]["properties"]["best"]["format"] == "date-time"
+    for status, model in (("200", "ChatCompletion"), ("400", "ChatError")):  # generators take the first one
+        reply = document["paths"]["/v1/chat/completions"]["post"]["responses"][status]["content"]
+        assert next(iter(reply)) == "application/json"
+        assert reply["application/json"]["schema"]["$ref"].endswith(model)
     loose = [
         (name, field)
         for name, model in models.items()
