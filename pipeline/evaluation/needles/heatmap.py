@@ -7,6 +7,7 @@ about.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,10 +123,11 @@ def heat_picture(heat: HeatMap, *, corner: str = "depth", means: bool = True) ->
         means: draw the means of the columns.
     """
     columns, rows = len(heat.lengths), len(heat.depths)
-    width, height = max(520, _LEFT + (columns + 1) * _WIDE + 24), _TOP + (rows + means) * _HIGH + 58
+    big, font, small = (ImageFont.load_default(size) for size in (17, 15, 11))
+    width = max(520, _LEFT + (columns + 1) * _WIDE + 24, math.ceil(big.getlength(heat.title)) + 24)
+    height = _TOP + (rows + means) * _HIGH + 58
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
-    big, font, small = (ImageFont.load_default(size) for size in (17, 15, 11))
     pen.text((12, 10), heat.title, fill=_INK, font=big)
     pen.text((12, 34), "right answers, % (cases in brackets)", fill=_SOFT, font=small)
     heads = [f"{length:,}" for length in heat.lengths] + ["mean"]

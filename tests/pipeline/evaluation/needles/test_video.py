@@ -255,3 +255,11 @@ def test_the_heat_map_counts_cells_and_means() -> None:
     colours = {pixel for _, pixel in image.getcolors(1 << 20) or []}
     assert (196, 60, 57) in colours  # 0 %
     assert (236, 236, 238) in colours  # no cases
+
+
+def test_a_long_title_is_drawn_whole() -> None:
+    heat = heat_map([], [], "chains of pictures " * 8)
+    image = Image.open(io.BytesIO(heat_picture(heat))).convert("L")
+    dark = np.flatnonzero((np.asarray(image)[:30] < 128).any(0))
+    assert dark.max() < image.width - 6
+    assert image.width > 1000
