@@ -10,9 +10,9 @@ distance from the mean of its stretch. Frames of an empty scene, which are most 
 nearly all centroids, and frames of events would be scattered over the lists of the scenes. `docs/scale.md` has the
 measurements.
 
-Centroids are found in two levels, because k-means of L centroids costs L². A graph (HNSW) over the centroids assigns
-frames to lists. Nothing of FAISS is read from a file: the arrays are checked and FAISS's objects are made from them.
-Does not know frames, streams or files of the store.
+Centroids are found in two levels, because k-means of L centroids costs L². Frames are assigned through cells of
+centroids: a graph (HNSW) does not reach all of them where cameras are apart. Nothing of FAISS is read from a file: the
+arrays are checked and FAISS's objects are made from them. Does not know streams nor files.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ _MOST_LISTS = 1 << 17
 _CODE_BYTES = 64  # of the bits of one vector: one bit for 512 dimensions
 _MOST_BITS = 4
 _ITERATIONS = 6
-_GRAPH = 32
-_ASSIGN_EFFORT = 32
-_GRAPH_LISTS = 1024  # from here on the graph is faster than comparing with all centroids
+_CELL_LISTS = 1024  # from here on cells of centroids are faster than comparing with all of them
+_CELLS = 8
 _MAX_FILE = 4 << 30
 
 
@@ -215,9 +214,12 @@ class Codebook:
     @cached_property
     def _nearest(self) -> faiss.Index:
         near: Any = faiss.IndexFlatL2(self.dimension)
-        if self.lists >= _GRAPH_LISTS:
-            near = faiss.IndexHNSWFlat(self.dimension, _GRAPH)
-            near.hnsw.efConstruction, near.hnsw.efSearch = 2 * _ASSIGN_EFFORT, _ASSIGN_EFFORT
+        if self.lists >= _CELL_LISTS:
+            cells = 4 * math.isqrt(self.lists)
+            near = faiss.IndexIVFFlat(near, self.dimension, cells, faiss.METRIC_L2)
+            near.cp.min_points_per_centroid = 1
+            near.train(self.centroids)
+            near.nprobe = _CELLS
         near.add(np.ascontiguousarray(self.centroids))
         return near  # type: ignore[no-any-return]
 
@@ -253,7 +255,7 @@ def train(sample: NDArray[np.float32], lists: int, *, identity: str, rows: int, 
 
 def _centroids(points: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.float32]:
     """Centroids float32[lists, d] of points float32[n, d], n ≥ lists, in two levels."""
-    if lists <= _GRAPH_LISTS:
+    if lists <= _CELL_LISTS:
         return _kmeans(points, lists, seed)
     coarse = _kmeans(points, round(math.sqrt(lists)), seed)
     near = faiss.IndexFlatL2(points.shape[1])
