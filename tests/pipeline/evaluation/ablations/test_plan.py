@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from index.errors import UsageError
@@ -54,6 +54,7 @@ def test_profiles_without_keyframes_or_settings_are_errors(micro: Profile) -> No
         plan_rows(load_profile("vilamp"))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_against_its_definition(values: list[float]) -> None:
     """Step-down: the i-th smallest p times the tests that are left, never below the one before."""

@@ -26,6 +26,7 @@ from pipeline.evaluation.studies.curves import (
 MASS = st.lists(st.floats(0, 1e3), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(MASS)
 def test_cumulative_is_the_share_of_the_largest(values: list[float]) -> None:
     curve = cumulative(np.array(values))
@@ -37,6 +38,7 @@ def test_cumulative_is_the_share_of_the_largest(values: list[float]) -> None:
     assert curve[-1] == 1
 
 
+@settings(deadline=None)
 @given(MASS, st.floats(0.01, 1))
 def test_share_needed_is_the_fewest_items(values: list[float], share: float) -> None:
     curve = cumulative(np.array(values))
