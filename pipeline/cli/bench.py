@@ -268,6 +268,27 @@ def bench_operations(
     print_json({"machine": operations.machine(), "operations": operations.measure(found.url, query, change=change)})
 
 
+@app.command("writers")
+def bench_writers(
+    writers: Annotated[
+        list[int] | None,
+        typer.Option("--writers", min=1, max=64, help="Number of writers, repeatable; default: 2, 4, 8."),
+    ] = None,
+    commits: Annotated[int, typer.Option(min=1, help="Commits of each writer.")] = 10,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between two commits of a writer.")] = 2.0,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a commit.")] = 60,
+) -> None:
+    """Measure what several writers of one store cost one another.
+
+    Each is a process that commits to one S3 server, which counts requests. Needs moto, of the extra dev.
+    """
+    try:
+        contention = import_module("pipeline.bench.scale.contention")  # loads moto
+    except ModuleNotFoundError as error:
+        raise UsageError(f"sightline bench writers needs {error.name}: pip install 'sightline[dev]'") from None
+    print_json(contention.bench_writers(writers or [2, 4, 8], commits=commits, pause=pause, frames=frames))
+
+
 @app.command("ask")
 def bench_ask(
     context: typer.Context,
