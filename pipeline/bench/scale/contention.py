@@ -1,12 +1,12 @@
 """Writers of one store in an object store, each a process with caches of its own: what they cost one another.
 
-An S3 server (moto, of the extra `dev`) runs in a process of its own and counts requests. Each writer stands for a `consume`
-worker with a partition and a camera of its own: it commits segments with their offsets, with a pause between two
-commits, and does not decode or encode. A commit writes to three tables. Where another writer has taken the next version
-of a table, the writer reads what that one committed and tries again: more requests than one writer alone makes.
+An S3 server (moto, of the extra `dev`) runs in a process of its own and counts requests. Each writer stands for a
+`consume` worker with a partition and a camera of its own: it commits segments with their offsets, with a pause between
+two commits, and does not decode or encode. A commit writes to three tables. Before each, a writer reads what the others
+have committed since, which are more requests than one writer alone makes.
 
-The server is one Python process, slower than a real object store, so that seconds are upper bounds; requests are counted
-and do not depend on the machine. Does not measure decoding, encoders, or Kafka.
+The server is one Python process, slower than a real object store, so that seconds are upper bounds. Does not measure
+decoding, encoders, or Kafka.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _serve(folder: str) -> None:
-    """Serve S3 until `/.stop` is asked for; `/.counts` gives the number of replies by status since it was asked last."""
+    """Serve S3 until `/.stop` is asked for; `/.counts` gives the number of replies by status since the last call."""
     counted: Counter[int] = Counter()
     backend = DomainDispatcherApplication(create_backend_app)
 
