@@ -18,7 +18,7 @@ from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
 from index.store import Store
-from pipeline.bench import ask, decode, desk, dks, ingest, memory, service
+from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.bench.scale import operations, synthetic
 from pipeline.bench.search import run as search
@@ -199,9 +199,10 @@ def bench_desk(
 
     The store has random vectors and no patches. Its pictures have 16 kB at a width of 480, and 3 kB at 128.
     """
-    print_json(
-        desk.bench_desk(store, frames=frames, picture_width=picture_width, searches=searches, thumbnails=thumbnails)
-    )
+    require_extra("web", "sightline bench desk")
+    desk = import_module("pipeline.bench.desk")  # loads torch and the desk's server
+    sizes = {"frames": frames, "picture_width": picture_width, "searches": searches, "thumbnails": thumbnails}
+    print_json(desk.bench_desk(store, **sizes))
 
 
 @app.command("store")

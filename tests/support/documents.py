@@ -17,7 +17,7 @@ GUIDES = (
 """Pages below `docs/` whose commands are executed, each after those of the README."""
 
 _FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"# needs (the network|a GPU|Kafka|cameras|Docker|an archive|a plan|a browser)\b")
+_MARK = re.compile(r"# needs (the network|a GPU|Kafka|cameras|Docker|an archive|a plan|a browser|Kubernetes)\b")
 
 
 @dataclass(frozen=True, slots=True)
