@@ -43,6 +43,11 @@ class _Pool(ProcessPoolExecutor):
         with _sigint_blocked():
             return super().submit(work, *args, **kwargs)
 
+    def kill(self) -> None:
+        """End the processes, also those that are still starting and do not watch their parent yet."""
+        for process in list((self._processes or {}).values()):
+            process.kill()
+
 
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
@@ -59,6 +64,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             yield pool
         except BaseException:
             ours.close()
+            pool.kill()
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()

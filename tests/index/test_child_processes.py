@@ -45,6 +45,18 @@ if __name__ == "__main__":
         pool.submit(work)
         pool.submit(work).result()
 """
+SLOW = """
+import os, time
+from index.child_processes import process_pool
+
+if __name__ == "__mp_main__":
+    time.sleep(90)  # a process that starts on a busy machine
+
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        pool.submit(os.getpid)
+        raise ValueError("the block failed")
+"""
 
 
 def _is_running(pid: int) -> bool:
@@ -106,3 +118,18 @@ def test_an_interrupted_pool_ends_its_processes_in_their_work_and_silently(tmp_p
         assert parent.wait(20) == -signal.SIGINT
         assert all(_ends(child) for child in children)
         assert parent.stderr.read().count("Traceback") == 1  # the parent's own
+
+
+def test_a_block_that_fails_does_not_wait_for_processes_that_still_start(tmp_path: Path) -> None:
+    program = tmp_path / "slow.py"
+    program.write_text(SLOW)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "ValueError: the block failed" in done.stderr.splitlines()[-1]
