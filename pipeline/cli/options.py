@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -10,7 +11,7 @@ from zoneinfo import ZoneInfo
 import typer
 from pydantic import BaseModel, ValidationError
 
-from index.errors import UsageError, validation_message
+from index.errors import StoreError, UsageError, validation_message
 from index.patches.codec import PatchEncoding
 from index.schemas import check_stream_id
 from index.store import Store
@@ -18,7 +19,7 @@ from index.tables import normalize_url, store_exists
 from ingest.sources.naming import NamePattern, Overlap, time_zone
 from model.encoders.encoder import Encoders, load_encoders
 from model.profiles.profile import load_profile
-from pipeline.console import interruptible, print_note, working
+from pipeline.console import interruptible, print_error, print_note, stop_event, working
 from pipeline.sandbox_check import check_sandbox
 from pipeline.settings import Settings, load_settings
 from pipeline.times import understand_time, zone_of
@@ -57,6 +58,7 @@ __all__ = [
     "open_store",
     "point_in_time",
     "report_sandbox",
+    "run_every",
     "settings_of",
     "time_range",
     "validate",
@@ -251,3 +253,21 @@ def validate(model: type[ModelType], values: dict[str, Any], option: str) -> Mod
         return model.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{option}: {validation_message(error)}") from None
+
+
+def run_every(seconds: float | None, run: Callable[[], None]) -> None:
+    """Call `run` once, or when `seconds` is given again and again, so many seconds apart, until SIGTERM or SIGINT.
+
+    A StoreError of a call that is repeated is printed, and the next call tries again: there is no store yet, or
+    another process does the same work.
+    """
+    if seconds is None:
+        run()
+        return
+    stop = stop_event()
+    while not stop.is_set():
+        try:
+            run()
+        except StoreError as error:
+            print_error(str(error))
+        stop.wait(seconds)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from index.errors import StoreError, UnknownStream, UsageError
+from index.errors import UnknownStream, UsageError
 from index.maintenance.compaction import TableCompaction
 from index.maintenance.expiry import Expired
 from index.maintenance.export import export_vectors
@@ -30,10 +30,11 @@ from pipeline.cli.options import (
     Zone,
     open_store,
     point_in_time,
+    run_every,
     settings_of,
     time_range,
 )
-from pipeline.console import print_error, print_json, print_line, print_note, progress, stop_event
+from pipeline.console import print_json, print_line, print_note, progress
 from pipeline.times import zone_of
 
 __all__ = ["app", "compact", "export", "forget", "reindex", "streams", "verify"]
@@ -231,16 +232,7 @@ def compact(
         if heartbeat is not None:
             heartbeat.touch()
 
-    if every is None:
-        run()
-        return
-    stop = stop_event()
-    while not stop.is_set():
-        try:
-            run()
-        except StoreError as error:  # no store yet, or another compaction is running: try again next time
-            print_error(str(error))
-        stop.wait(every)
+    run_every(every, run)
 
 
 def _report_expired(expired: Expired, *, as_json: bool, dry_run: bool) -> None:

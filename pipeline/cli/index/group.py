@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from index.errors import StoreError
-from pipeline.cli.options import Json, Quiet, StoreUrl, open_store
-from pipeline.console import print_error, print_json, print_line, progress, stop_event
+from pipeline.cli.options import Json, Quiet, StoreUrl, open_store, run_every
+from pipeline.console import print_json, print_line, progress
 
 __all__ = ["app"]
 
@@ -48,16 +47,7 @@ def build_command(
                 + (", codebook trained" if built.trained else "")
             )
 
-    if every is None:
-        run()
-        return
-    stop = stop_event()
-    while not stop.is_set():
-        try:
-            run()
-        except StoreError as error:  # no store yet, or another build is running: try again next time
-            print_error(str(error))
-        stop.wait(every)
+    run_every(every, run)
 
 
 @app.command("drop")
