@@ -6,14 +6,15 @@ the first file. The second file is written last. Both are written atomically and
 absent, also after a power cut.
 
 Search is flat and exact: a day has at most 86,400 vectors, which one core scans in a few milliseconds, and no index has
-to be trained. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
+to be trained. With a GPU, the vectors of a shard that was searched stay in its memory, and the scores of what it finds
+are computed by the CPU. This module does not know Parquet; `index.search.vector_search` decides what a shard contains.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from index.files import atomic_file, write_atomically
 from index.schemas import decode_stream_id, encode_stream_id
+from index.search.gpu import FlatVectors
 from index.search.scores import cosines
 
 __all__ = ["FaissShard", "FaissShards"]
@@ -48,6 +50,9 @@ class FaissShard:
 
     files: frozenset[str] = frozenset()
     """Files of the table `frames` that held these frames when the shard was written, as paths below the table."""
+
+    flat: FlatVectors | None = field(default=None, repr=False, compare=False)
+    """Vectors on a GPU."""
 
     def _index(self) -> faiss.Index:
         return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP_IFC)
@@ -79,6 +84,11 @@ class FaissShard:
         index = self._index()
         return np.stack([index.reconstruct(row) for row in rows.tolist()])
 
+    def _key(self) -> tuple[str, int, int]:
+        """Names the content of the file of vectors."""
+        facts = self.path.stat()
+        return str(self.path), facts.st_ino, facts.st_mtime_ns
+
     def _rows(self, start: int | None, end: int | None) -> tuple[int, int]:
         """The first row with captured_at ≥ `start`, and the first one after it with captured_at ≥ `end`."""
         low = 0 if start is None else int(np.searchsorted(self.captured_at, start))
@@ -103,6 +113,13 @@ class FaissShard:
         top = min(top, high - low)
         if top <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if (
+            self.flat is not None
+            and (near := self.flat.nearest(self._key(), self._index, query, (low, high), top)) is not None
+        ):
+            scores = cosines(self.rows(near), query)
+            order = np.argsort(-scores, kind="stable")
+            return self.captured_at[near[order]], scores[order]
         chosen = faiss.SearchParameters(sel=faiss.IDSelectorRange(low, high))  # type: ignore[call-arg]
         scores, rows = self._index().search(query[None], top, params=chosen)
         return self.captured_at[rows[0]], scores[0]
@@ -113,10 +130,13 @@ class FaissShards:
 
     Args:
         folder: where they are; created when the first one is written.
+
+    Attributes:
+        flat: the vectors on a GPU.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.flat = folder, FlatVectors()
 
     def open(self, stream_id: str, day: str) -> FaissShard | None:
         """The shard of a stream and day (YYYY-MM-DD), or None if it is absent or damaged: a cache raises no error."""
@@ -130,7 +150,7 @@ class FaissShards:
                 return None
         except (OSError, ValueError, KeyError, EOFError):
             return None
-        return FaissShard(path, captured_at, segments, identity, files)
+        return FaissShard(path, captured_at, segments, identity, files, self.flat)
 
     def write(
         self,
@@ -159,6 +179,7 @@ class FaissShards:
         path = self.folder / encode_stream_id(stream_id) / f"{day}.faiss"
         side = path.with_suffix(".npz")
         side.unlink(missing_ok=True)
+        self.flat.forget(lambda key: key[0] == str(path))
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors))
         with atomic_file(path, parents=True) as part:
@@ -183,6 +204,7 @@ class FaissShards:
             stream_id: the stream.
             until: the last UTC day, YYYY-MM-DD, whose shards are deleted; every day when None.
         """
+        self.flat.forget()  # what is deleted does not stay in memory
         if stream_id is not None and until is not None:
             for path in (self.folder / encode_stream_id(stream_id)).glob("[0-9]*"):
                 if path.name[: len(until)] <= until:

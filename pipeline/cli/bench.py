@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.bench.scale import operations, synthetic
 from pipeline.bench.search import run as search
+from pipeline.bench.search.devices import bench_devices
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import configure_logging, print_json, print_line, progress
 from pipeline.evaluation import selectors
@@ -84,12 +85,11 @@ def bench_search(
         Path | None, typer.Option(help="Folder for the store, which a later run uses again; 2.2 GB a million frames.")
     ] = None,
     exact: Annotated[bool, typer.Option(help="Also measure the exact search of all frames.")] = True,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Compare FAISS on a GPU with the CPU instead.")] = False,
 ) -> None:
-    """Measure search over many frames with the large index.
-
-    Uses made vectors of fixed cameras. Reports recall against the exact search, latency and memory.
-    """
-    print_json(search.bench_search(frames, cameras=cameras, queries=queries, work=work, exact=exact))
+    """Measure search over many frames with the large index, in made vectors of cameras: recall, latency and memory."""
+    bench: Any = bench_devices if gpu else lambda *a, **k: search.bench_search(*a, exact=exact, **k)
+    print_json(bench(frames, cameras=cameras, queries=queries, work=work))
 
 
 @app.command("dfm")

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from index.columns import digest
 from index.files import write_atomically
+from index.search.gpu import GPU
 
 __all__ = ["Codebook", "SampleOfFrames", "bits_for", "lists_for", "train"]
 
@@ -156,7 +157,8 @@ class Codebook:
 
     def assign(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
         """The list of each rotated vector, int64[n]."""
-        found: NDArray[np.int64] = self._nearest.search(rotated, 1)[1][:, 0]
+        fast = GPU.search(self._nearest_on_gpu, rotated, 1)
+        found: NDArray[np.int64] = (self._nearest.search(rotated, 1) if fast is None else fast)[1][:, 0]
         return found
 
     def encode(self, rotated: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -224,6 +226,10 @@ class Codebook:
         return near  # type: ignore[no-any-return]
 
     @cached_property
+    def _nearest_on_gpu(self) -> Any | None:
+        return GPU.copy(self._nearest) if GPU.choice.device == "gpu" else None
+
+    @cached_property
     def _empty(self) -> faiss.IndexIVFRaBitQ:
         return self._make()
 
@@ -285,5 +291,8 @@ def _kmeans(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.fl
         max_points_per_centroid=10**9,
         min_points_per_centroid=1,
     )
-    kmeans.train(np.ascontiguousarray(points))
+    points = np.ascontiguousarray(points)
+    if (found := GPU.kmeans(points, count, kmeans.cp)) is not None:
+        return found
+    kmeans.train(points)
     return np.asarray(kmeans.centroids, np.float32)
