@@ -9,7 +9,7 @@ Libraries' errors are translated into these where they occur. The command line p
     ├── SourceError             footage cannot be read
     │   ├── SourceNotFound      no such file, folder, object, or no permission
     │   ├── SourceDenied        the URL policy forbids it
-    │   ├── SourceUnsupported   a protocol that this build of FFmpeg lacks
+    │   ├── SourceUnsupported   a protocol that FFmpeg lacks here, or a codec that the required GPU lacks
     │   ├── SourceStalled       a connected camera sends nothing
     │   ├── StartImplausible    footage that begins in the future
     │   ├── NotVideo            empty, text, or no video stream inside
@@ -39,6 +39,7 @@ Libraries' errors are translated into these where they occur. The command line p
     │   ├── OffsetsExpired      messages expired before they were stored
     │   └── MessageTooLarge     a message exceeds the size limit
     ├── SandboxUnavailable      the machine cannot confine the decoder, and --require-sandbox was given
+    ├── GpuUnavailable          no GPU decodes video, and `decoder = "gpu-only"` was set
     ├── AccessError             the desk refuses a caller
     │   ├── LoginRequired       no valid session or token, or a wrong name or password
     │   ├── Forbidden           the caller's role does not include the action
@@ -90,6 +91,7 @@ __all__ = [
     "ExtraMissing",
     "FootageHeld",
     "Forbidden",
+    "GpuUnavailable",
     "IdentityMismatch",
     "KafkaProblem",
     "LoginRequired",
@@ -171,7 +173,7 @@ class SourceDenied(SourceError):
 
 
 class SourceUnsupported(SourceError):
-    """This build of FFmpeg cannot read the protocol."""
+    """This build of FFmpeg cannot read the protocol, or the GPU that was required cannot decode the codec."""
 
 
 class SourceStalled(SourceError):
@@ -284,6 +286,10 @@ class MessageTooLarge(KafkaProblem):
 
 class SandboxUnavailable(SightlineError):
     """This machine lacks a layer of the decoder's confinement that was required."""
+
+
+class GpuUnavailable(SightlineError):
+    """This machine has no GPU that decodes video, which was required."""
 
 
 class MessageInvalid(SightlineError):
@@ -399,7 +405,7 @@ _STORES = frozenset({"abfs", "abfss", "az", "file", "gcs", "gs", "kafka", "live"
 _SCHEME_END = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}\Z")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]{2,60}\]|[\w.-]{0,255})(?::[0-9]{1,5})?")
-_BLANK = re.compile(r"\s")
+_BLANK = re.compile(r"\s|\Z")
 _PLAIN_NAME = re.compile(r"[\w.,:~!$*+()'\[\]{}%-]*")
 _ENCODED_DELIMITER = re.compile(r"%(?:25){0,4}(?:3[bdf]|40|2[36])", re.IGNORECASE)
 _LONG_RUN = re.compile(r"[A-Za-z0-9]{20,}")
@@ -435,18 +441,13 @@ def mask_url(text: str) -> str:
 
 def _end_of_url(text: str, start: int) -> int:
     """The end of the URL whose address begins at `start`: the next blank, or a later one if a password has blanks."""
-    end = _next_blank(text, start)
+    end = next(_BLANK.finditer(text, start)).start()
     authority = _AUTHORITY.findall(text[start:end])[0]
     if "@" not in text[start:end] and not _HOST.fullmatch(authority.rstrip(_CLOSERS)):
         line = text[end : end + 256].partition("\n")[0].partition("://")[0]
         if "@" in line:
-            return _next_blank(text, end + line.rindex("@"))
+            return next(_BLANK.finditer(text, end + line.rindex("@"))).start()
     return end
-
-
-def _next_blank(text: str, start: int) -> int:
-    found = _BLANK.search(text, start)
-    return len(text) if found is None else found.start()
 
 
 def _mask_address(address: str, is_store: bool) -> str:

@@ -147,7 +147,7 @@ def _claim(file: PlannedFile, start: datetime | None, limits: DecodeLimits | Non
         return _Claim(file, at, at + 4.0, file.source)
     path = Path(file.source)
     try:
-        with Decoding(path, name=file.shown, limits=limits) as decoding:
+        with Decoding(path, name=file.shown, limits=(limits or DecodeLimits()).in_software()) as decoding:
             info = decoding.info()
         found = find_start(path, given=start, created=info.created, named=file.name, duration=info.duration)
     except SourceError:

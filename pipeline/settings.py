@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import UsageError, validation_message
 from index.maintenance.rules import RetentionRule
-from ingest.decoding.limits import DecodeLimits
+from ingest.decoding.limits import DecodeLimits, Decoder
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
 from ingest.live.config import LiveSettings
 from pipeline.access.oidc_settings import OidcSettings
@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     """Largest memory of a process that decodes a file, in bytes."""
     max_pixels: int = Field(default=64_000_000, ge=1)
     """Largest width × height of a video frame."""
+    decoder: Decoder = "software"
+    """Where video is decoded: `software`; `gpu`, on an NVIDIA GPU, and in software what that cannot decode; or
+    `gpu-only`, where that is an error."""
     require_sandbox: bool = False
     """Refuse to read footage on a machine where the processes that decode it cannot be confined."""
     service: str | None = None
@@ -89,6 +92,7 @@ class Settings(BaseSettings):
             memory_bytes=self.memory_bytes,
             stall_seconds=self.stall_seconds,
             require_sandbox=self.require_sandbox,
+            decoder=self.decoder,
         )
 
 

@@ -5,8 +5,8 @@
     no_new_privileges  a set-user-id program that is executed gains nothing
     namespaces         a user and a network namespace of its own: no network interface, not even loopback
     capabilities       none, and none to be gained
-    landlock           no file can be opened and no TCP port used but those that the caller names; no signal or abstract
-                       socket reaches a process outside; no process outside can be traced
+    landlock           no file or device can be opened and no TCP port used but those that the caller names; no signal
+                       or abstract socket reaches a process outside; no process outside can be traced
     seccomp            an allow-list of system calls: no exec, no new process, no ptrace, no socket (or none but of the
                        Internet), no executable memory
 
@@ -75,6 +75,7 @@ def isolate(
     readable: Sequence[str | Path] = (),
     writable: Sequence[str | Path] = (),
     connect: Sequence[int] | None = None,
+    devices: Sequence[str | Path] = (),
 ) -> Posture:
     """Confine the calling process by every layer but the filter of system calls; it cannot be undone.
 
@@ -82,6 +83,7 @@ def isolate(
         readable: files and folders that may be opened for reading.
         writable: folders in which files and folders may be made, and files written and removed.
         connect: None for no network at all; else the network stays, and TCP connections go to these ports only.
+        devices: device files that may be opened, read, written and controlled (`ioctl`).
 
     Returns:
         The layers that hold. Nothing is raised: a kernel without Landlock is no reason to decode without seccomp.
@@ -92,7 +94,7 @@ def isolate(
             "no_new_privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
             "namespaces": _keep_network if network else _leave_namespaces,
             "capabilities": _drop_capabilities,
-            "landlock": lambda: _apply_landlock(readable, writable, connect),
+            "landlock": lambda: _apply_landlock(readable, writable, connect, devices),
         }
     )
 
@@ -109,14 +111,15 @@ def load_submodules(package: ModuleType, *, but: Sequence[str] = ()) -> None:
             importlib.import_module(module.name)
 
 
-def filter_system_calls(*, network: bool = False, files: bool = False) -> Posture:
+def filter_system_calls(*, network: bool = False, files: bool = False, devices: bool = False) -> Posture:
     """Add the filter of system calls. A process that was isolated may do this later, for instance after a fork.
 
     Args:
         network: allow the calls of sockets; Landlock still bounds where they lead.
         files: allow the calls that open files; Landlock still bounds which.
+        devices: allow the calls that open and control a device; Landlock still bounds which.
     """
-    return _applied({"seccomp": lambda: _apply_seccomp(network=network, files=files)})
+    return _applied({"seccomp": lambda: _apply_seccomp(network=network, files=files, devices=devices)})
 
 
 def confine(
@@ -213,14 +216,17 @@ def _drop_capabilities() -> None:
 
 _FS_ALL = {1: 13, 2: 14, 3: 15, 5: 16}  # how many access rights of files each version of the interface knows
 _FS_EXECUTE, _FS_WRITE, _FS_READ_FILE, _FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-_FS_REMOVE_FILE, _FS_MAKE_DIR, _FS_MAKE_REG, _FS_TRUNCATE = 1 << 5, 1 << 7, 1 << 8, 1 << 14
+_FS_REMOVE_FILE, _FS_MAKE_DIR, _FS_MAKE_REG, _FS_TRUNCATE, _FS_IOCTL_DEV = 1 << 5, 1 << 7, 1 << 8, 1 << 14, 1 << 15
 _NET_BIND, _NET_CONNECT = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _RULE_PATH, _RULE_PORT = 1, 2
 
 
 def _apply_landlock(
-    readable: Sequence[str | Path], writable: Sequence[str | Path], connect: Sequence[int] | None
+    readable: Sequence[str | Path],
+    writable: Sequence[str | Path],
+    connect: Sequence[int] | None,
+    devices: Sequence[str | Path] = (),
 ) -> None:
     version = _check(_LIBC.syscall(_LANDLOCK_CREATE, None, 0, 1), "landlock")
     rights = max(count for since, count in _FS_ALL.items() if since <= version)
@@ -234,7 +240,8 @@ def _apply_landlock(
     try:
         read = _FS_READ_FILE | _FS_READ_DIR
         write = read | _FS_WRITE | _FS_REMOVE_FILE | _FS_MAKE_DIR | _FS_MAKE_REG | _FS_TRUNCATE
-        for paths, access in ((readable, read), (writable, write)):
+        control = _FS_READ_FILE | _FS_READ_DIR | _FS_WRITE | _FS_IOCTL_DEV
+        for paths, access in ((readable, read), (writable, write), (devices, control)):
             for path in paths:
                 _allow_path(ruleset, path, access & handled)
         for port in connect or ():
@@ -253,7 +260,7 @@ def _allow_path(ruleset: int, path: str | Path, access: int) -> None:
         return
     try:
         if not Path(path).is_dir():
-            access &= _FS_READ_FILE | _FS_WRITE | _FS_TRUNCATE | _FS_EXECUTE
+            access &= _FS_READ_FILE | _FS_WRITE | _FS_TRUNCATE | _FS_EXECUTE | _FS_IOCTL_DEV
         rule = struct.pack("<Qi", access, descriptor)
         _check(_LIBC.syscall(_LANDLOCK_ADD, ruleset, _RULE_PATH, rule, 0), "landlock_add_rule")
     finally:
@@ -294,6 +301,14 @@ _FILES: dict[str, tuple[int | None, int | None]] = {
     "getcwd": (79, 17), "fstatfs": (138, 44), "flock": (73, 32), "umask": (95, 166), "fadvise64": (221, 223),
     "mkdir": (83, None), "mkdirat": (258, 34),
 }  # fmt: skip
+_DEVICES: dict[str, tuple[int | None, int | None]] = {
+    "openat": (257, 56), "open": (2, None), "access": (21, None), "faccessat": (269, 48), "stat": (4, None),
+    "statx": (332, 291), "readlink": (89, None), "readlinkat": (267, 78), "getdents64": (217, 61), "ioctl": (16, 29),
+    "eventfd2": (290, 19), "pipe2": (293, 59), "sched_setaffinity": (203, 122), "sched_get_priority_max": (146, 125),
+    "sched_get_priority_min": (147, 126), "mlock": (149, 228), "munlock": (150, 229), "mincore": (27, 232),
+    "mbind": (237, 235), "set_mempolicy": (238, 237), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "epoll_wait": (232, None), "epoll_pwait": (281, 22),
+}  # fmt: skip
 _NETWORK: dict[str, tuple[int | None, int | None]] = {
     "connect": (42, 203), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
     "recvmsg": (47, 212), "sendmmsg": (307, 269), "recvmmsg": (299, 243), "shutdown": (48, 210), "bind": (49, 200),
@@ -316,18 +331,18 @@ _CHECKED: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 
 
-def _apply_seccomp(*, network: bool, files: bool) -> None:
+def _apply_seccomp(*, network: bool, files: bool, devices: bool = False) -> None:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOTSUP, f"seccomp: no list of system calls for {machine}")
-    program = _program(machine, network=network, files=files)
+    program = _program(machine, network=network, files=files, devices=devices)
     buffer = ctypes.create_string_buffer(program, len(program))
     filter_ = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     number = {"x86_64": 317, "aarch64": 277}[machine]
     _check(_LIBC.syscall(number, 1, 1, filter_), "seccomp")  # SECCOMP_SET_MODE_FILTER for all threads
 
 
-def _program(machine: str, *, network: bool, files: bool) -> bytes:
+def _program(machine: str, *, network: bool, files: bool, devices: bool) -> bytes:
     """The filter: instructions of classic BPF, 8 bytes each. Offsets: 0 the call, 4 the architecture, 16 + 8 n argument
     n."""
     column = 0 if machine == "x86_64" else 1
@@ -350,7 +365,12 @@ def _program(machine: str, *, network: bool, files: bool) -> bytes:
     load(0)
     if column == 0:
         when(_JUMP_AT_LEAST, 0x40000000, _KILL)  # the x32 interface has numbers of its own
-    allowed = {**_MEMORY_AND_TIME, **(_FILES if files else {}), **(_NETWORK if network else {})}
+    allowed = {
+        **_MEMORY_AND_TIME,
+        **(_FILES if files else {}),
+        **(_NETWORK if network else {}),
+        **(_DEVICES if devices else {}),
+    }
     for numbers in allowed.values():
         if numbers[column] is not None:
             when(_JUMP_EQUAL, int(numbers[column] or 0), _ALLOW)

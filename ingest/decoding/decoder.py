@@ -20,7 +20,7 @@ import takes longer than decoding a short file.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
@@ -29,8 +29,9 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from index.errors import DecodeFailed, NoFrames
+from index.errors import DecodeFailed, NoFrames, SourceUnsupported
 from ingest.decoding.demuxer import FOOTAGE_FORMATS, Demuxer, frame_seconds, packet_seconds
+from ingest.decoding.gpu.device import hardware, on_gpu, refusal
 from ingest.decoding.h264 import h264_disposable, h264_kind, length_bytes
 from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.packet_plan import PacketInfo, PacketPlan
@@ -80,6 +81,10 @@ class OpenVideo:
     """Packets that the probe has read."""
     rest: Iterator[Any] = field(default_factory=lambda: iter(()))
     """Packets after `head`."""
+    gpu: bool = False
+    """Whether a GPU decodes it."""
+    gpu_problem: str = ""
+    """Why the GPU that was asked for does not."""
 
     @property
     def duration(self) -> float | None:
@@ -90,17 +95,32 @@ class OpenVideo:
         return announced - max(0.0, self.first_pts)
 
 
-def open_video(source: int, limits: DecodeLimits, *, fps: float = 1.0, formats: str = FOOTAGE_FORMATS) -> OpenVideo:
+def open_video(
+    source: int, limits: DecodeLimits, *, fps: float = 1.0, formats: str = FOOTAGE_FORMATS, gpu: bool = False
+) -> OpenVideo:
     """Open a file, given as a descriptor, and choose the mode in which it is decoded.
+
+    Args:
+        source: the file.
+        limits: limits on the frames, and whether only a GPU may decode.
+        fps: frames a second of stream time that are wanted.
+        formats: FFmpeg's names of the formats that it may have, separated by commas.
+        gpu: decode on the GPU, which this process has started; software decodes what the GPU cannot.
 
     Raises:
         NotVideo: not a media file, or one without a video stream.
         DecodeFailed: frames are larger than `limits.pixels`.
+        SourceUnsupported: `limits.decoder` is `gpu-only`, and the GPU cannot decode the stream.
     """
-    demuxer = Demuxer.open(source, formats)
+    demuxer = Demuxer.open(source, formats, hardware=hardware() if gpu else None)
     check_pixels(demuxer, limits)
-    video = OpenVideo(demuxer, rest=demuxer.packets())
+    video = OpenVideo(demuxer, rest=demuxer.packets(), gpu=gpu)
     _probe(video, fps)
+    if gpu and (problem := refusal(demuxer.stream.codec_context, video.head)):
+        if limits.decoder == "gpu-only":
+            raise SourceUnsupported(f'{problem}; set decoder = "gpu" to decode such files in software')
+        demuxer.container.close()
+        return replace(open_video(source, limits, fps=fps, formats=formats), gpu_problem=problem)
     return video
 
 
@@ -244,6 +264,7 @@ def decode(
     Raises:
         NoFrames: no frame decodes.
         DecodeFailed: decoding ended early, or a limit was exceeded; the frames before that were yielded.
+        SourceUnsupported: `limits.decoder` is `gpu-only`, and from here on the GPU cannot decode the stream.
     """
     first, last, taken, any_frame = video.first_pts, video.first_pts, 0, False
     sampler = Sampler(fps, first=first - phase, after=after)
@@ -269,6 +290,8 @@ def decode(
             if taken >= limits.frames:
                 raise DecodeFailed(f"more than {limits.frames} frames; split the file")
             taken += 1
+            if video.gpu and limits.decoder == "gpu-only" and not on_gpu(frame):
+                raise SourceUnsupported(f"the GPU cannot decode the stream from {pts - first:.0f} s on")
             yield _rgb(frame, pts, aspect, reformatter, limits)
         video.mode = plan.mode
         if state.problem is not None:

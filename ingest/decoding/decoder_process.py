@@ -1,6 +1,7 @@
 """A confined process that reads one file, as its parent sees it; the fork server starts it.
 
-There is one fork server a process, started when the first file is decoded. One that died is started again.
+There is one fork server a process, started when the first file is decoded, and another one for files that a GPU
+decodes. One that died is started again.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from ingest.decoding.protocol import ENDED, ERRORS, FAILED, HEADER, INT, LENGTH,
 __all__ = ["DecoderProcess", "MessageReader"]
 
 _START_SECONDS = 60.0
-_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
+_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
 """Of the parent's environment; everything else, credentials included, stays with the parent."""
 
 
 class _ForkServer:
     """The running server: its process and the socket on which children are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gpu: bool) -> None:
         root = str(Path(__file__).parents[2])
         environment = {name: value for name, value in os.environ.items() if name in _KEPT}
         environment["PYTHONPATH"] = os.pathsep.join([root, *[p for p in sys.path if p]])
@@ -43,7 +44,7 @@ class _ForkServer:
         self.owner = os.getpid()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ingest.decoding.fork_server", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "ingest.decoding.fork_server", str(theirs.fileno()), *["gpu"] * gpu],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -76,21 +77,22 @@ class _ForkServer:
 
 
 _starting = threading.Lock()
-_server: _ForkServer | None = None
+_servers: dict[bool, _ForkServer] = {}
+"""The running servers, by whether a GPU decodes."""
 
 
-def _running() -> _ForkServer:
-    global _server
+def _running(*, gpu: bool) -> _ForkServer:
     with _starting:
-        if _server is not None and _server.owner != os.getpid():
-            _server.socket.close()  # a copy that came with a fork: the server is the other process's
-            _server = None
-        if _server is not None and _server.process.poll() is not None:
-            _server.close()
-            _server = None
-        if _server is None:
-            _server = _ForkServer()
-        return _server
+        server = _servers.get(gpu)
+        if server is not None and server.owner != os.getpid():
+            server.socket.close()  # a copy that came with a fork: the server is the other process's
+            server = None
+        if server is not None and server.process.poll() is not None:
+            server.close()
+            server = None
+        if server is None:
+            server = _servers[gpu] = _ForkServer(gpu=gpu)
+        return server
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:
@@ -108,7 +110,7 @@ class DecoderProcess:
 
     Args:
         order: `task`, a name in `ingest.decoding.fork_server`; `limits`, the fields of `DecodeLimits`; and what the
-            task needs.
+            task needs. The task `decode` alone uses a GPU, and not for single pictures.
         source: descriptor of the file.
         memory: descriptor of the shared memory.
 
@@ -123,6 +125,8 @@ class DecoderProcess:
         self.cpu_seconds: float | None = None
         """CPU seconds of all its threads, once it has ended; None before, and where the fork server was killed."""
         body = json.dumps(order).encode()
+        footage = order["task"] == "decode" and not order.get("pictures")
+        gpu = footage and order["limits"].get("decoder", "software") != "software"
         child_in, self.stdin = os.pipe()
         self.stdout, child_out = os.pipe()
         self.stderr, child_err = os.pipe()
@@ -131,7 +135,7 @@ class DecoderProcess:
         self._lock = threading.Lock()
         try:
             for attempt in (1, 2):
-                server = _running()
+                server = _running(gpu=gpu)
                 self._control, theirs = socket.socketpair()
                 with theirs:
                     try:

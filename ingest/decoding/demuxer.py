@@ -73,10 +73,12 @@ class Demuxer:
     """The stream has ended, and streams follow that began later in the file."""
     formats: str = FOOTAGE_FORMATS
     """FFmpeg's names of the formats that the file may have."""
+    hardware: Any = None
+    """The `av.codec.hwaccel.HWAccel` that decodes; None for software."""
     _position: int = 0
 
     @classmethod
-    def open(cls, source: int, formats: str = FOOTAGE_FORMATS) -> Demuxer:
+    def open(cls, source: int, formats: str = FOOTAGE_FORMATS, *, hardware: Any = None) -> Demuxer:
         """Open a media file from its first byte.
 
         The stream is the one marked as default, else the largest: thumbnails and previews are neither.
@@ -84,14 +86,16 @@ class Demuxer:
         Args:
             source: descriptor of the file.
             formats: FFmpeg's names of the formats that it may have, separated by commas.
+            hardware: settings of a device that decodes, `av.codec.hwaccel.HWAccel`.
 
         Raises:
             NotVideo: not a media file, or one without a video stream.
         """
-        container, stream = _open(source, formats)
+        container, stream = _open(source, formats, hardware)
         timeline = _timeline(container, stream)
         created = _creation_time(container.metadata)
-        return cls(source, container, stream, _duration(container, stream), created, timeline, formats=formats)
+        duration = _duration(container, stream)
+        return cls(source, container, stream, duration, created, timeline, formats=formats, hardware=hardware)
 
     @property
     def counts_from_zero(self) -> bool:
@@ -146,7 +150,7 @@ class Demuxer:
         tail = _FileTail(self.source, self._position)
         try:
             name = self.container.format.name
-            container = av.open(tail, format=name, metadata_errors="ignore", options=options)
+            container = av.open(tail, format=name, metadata_errors="ignore", options=options, hwaccel=self.hardware)
             stream = _pick_stream(container)
         except (av.error.FFmpegError, OSError, ValueError, NotVideo):
             return False
@@ -181,7 +185,7 @@ class Demuxer:
             if found is not None and at is not None and at <= target + 1e-6:
                 return chain([found], packets)
         self.container.close()
-        self.container, self.stream = _open(self.source, self.formats)
+        self.container, self.stream = _open(self.source, self.formats, self.hardware)
         self.timeline = _timeline(self.container, self.stream)
         return _from_intra(self.packets(), target, intra(self.stream))
 
@@ -211,11 +215,11 @@ def _from_intra(packets: Iterator[Any], target: float, is_intra: Callable[[Any],
     return chain(held, packets)
 
 
-def _open(source: int, formats: str) -> tuple[Any, Any]:
+def _open(source: int, formats: str, hardware: Any) -> tuple[Any, Any]:
     options = {"fd": str(source), "protocol_whitelist": "fd", "format_whitelist": formats}
     try:
         os.lseek(source, 0, os.SEEK_SET)
-        container = av.open("fd:", metadata_errors="ignore", options=options)
+        container = av.open("fd:", metadata_errors="ignore", options=options, hwaccel=hardware)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise NotVideo(f"not a video file ({getattr(error, 'strerror', None) or error})") from error
     try:
@@ -232,7 +236,8 @@ def _pick_stream(container: Any) -> Any:
         raise NotVideo("the file has no video stream")
     stream = max(videos, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height))
     stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = _THREADS
+    # Threads give a GPU nothing to do at once, and each holds a picture in its memory.
+    stream.codec_context.thread_count = 1 if stream.codec_context.is_hwaccel else _THREADS
     return stream
 
 

@@ -1,6 +1,6 @@
 """The fork server: a clean process with the decoder's libraries loaded, which forks one confined process a file.
 
-`python -m ingest.decoding.fork_server FD` runs it; FD is a stream socket to the process that asks
+`python -m ingest.decoding.fork_server FD [gpu]` runs it; FD is a stream socket to the process that asks
 (`ingest.decoding.decoder_process`). Starting Python and loading FFmpeg costs a third of the time in which a segment of
 ten seconds is decoded; a fork costs a few milliseconds.
 
@@ -9,6 +9,9 @@ and each child adds the filter of system calls, which a process that forks canno
 six descriptors: the file, the shared memory, the child's stdin, stdout and stderr, and a socket of its own. On that
 socket the server writes the child's pid, later its wait status and the CPU seconds that it used; when its other end is
 closed for writing, the child is killed. When the asking process ends, the server and all its children end.
+
+With `gpu` the children decode on a GPU (`ingest.decoding.gpu.device`). Such a server is not confined, as its children
+must reach the driver; it reads no file. Each child confines itself, to what the driver needs, before it starts the GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any, NoReturn
 import av
 
 from ingest.decoding.confinement import Posture, filter_system_calls, isolate, load_submodules
+from ingest.decoding.gpu import device
 from ingest.decoding.protocol import DESCRIPTORS, ENDED, INT, LENGTH
 from ingest.decoding.worker import Task, run_order
 
@@ -50,6 +54,8 @@ class _Server:
     """The layers that hold in this process, and so in its children."""
     tasks: dict[str, Task]
     """What children can do, by name; loaded before the server confined itself."""
+    gpu_problem: str | None
+    """None for a server without a GPU; else the empty string, or why the driver cannot be used."""
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     """By descriptor of the child's socket: its pid and the socket."""
 
@@ -118,6 +124,9 @@ class _Server:
             for target, descriptor in enumerate((stdin, stdout, stderr)):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
+            if self.gpu_problem == "":
+                self._start_gpu()
+            order["gpu_problem"] = self.gpu_problem
             code = run_order(order, source, memory, task=self.tasks[order["task"]], confine=self._confine)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
@@ -128,9 +137,17 @@ class _Server:
                 sys.stderr.flush()
             os._exit(code)
 
+    def _start_gpu(self) -> None:
+        """Confine this child to what the driver needs, and start the GPU; without it, to nothing."""
+        self.isolated = isolate(readable=device.readable(), devices=device.devices())
+        self.gpu_problem = device.start()
+        if self.gpu_problem:
+            held = {name: why for name, why in isolate().layers.items() if name == "landlock"}
+            self.isolated = Posture({**self.isolated.layers, **held})
+
     def _confine(self) -> Posture:
         """Add the last layer, in a child; all the layers that hold then."""
-        return Posture({**self.isolated.layers, **filter_system_calls().layers})
+        return Posture({**self.isolated.layers, **filter_system_calls(devices=self.gpu_problem == "").layers})
 
     def _reap(self, poll: select.poll) -> None:
         while True:
@@ -158,10 +175,11 @@ def main() -> int:
     tasks: dict[str, Task] = {
         name: getattr(importlib.import_module(module), function) for name, (module, function) in _TASKS.items()
     }
-    isolated = isolate()
+    problem = device.load_libraries() if sys.argv[2:] == ["gpu"] else None
+    isolated = Posture({}) if problem == "" else isolate()
     posture = json.dumps(isolated.layers).encode()
     requests.sendall(LENGTH.pack(len(posture)) + posture)
-    server = _Server(requests, isolated, tasks)
+    server = _Server(requests, isolated, tasks, problem)
     try:
         server.serve()
     finally:

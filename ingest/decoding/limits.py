@@ -1,10 +1,14 @@
-"""Resource limits of the process that decodes a file."""
+"""Limits of the process that decodes a file, and where it decodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-__all__ = ["DecodeLimits"]
+__all__ = ["DecodeLimits", "Decoder"]
+
+Decoder = Literal["software", "gpu", "gpu-only"]
+"""Where video is decoded: on the processor, on a GPU where that can, or on a GPU alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +27,9 @@ class DecodeLimits:
     """Longest time without a message from the process."""
     require_sandbox: bool = False
     """Whether to decode nothing in a process that is not confined, see `ingest.decoding.confinement.require`."""
+    decoder: Decoder = "software"
+    """Where the file is decoded. `gpu` falls back to software; with `gpu-only` that is an error."""
+
+    def in_software(self) -> DecodeLimits:
+        """The same for a file of which little is read: a GPU takes longer to start than that takes."""
+        return replace(self, decoder="software")

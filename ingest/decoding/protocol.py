@@ -3,7 +3,7 @@
 Pixels go through shared memory, everything else through two pipes. From the worker: a header, then its body.
 
     OPENED   JSON; of a process that decodes or cuts: mode, first (pts in seconds), duration (seconds or null), created
-             (ISO 8601 or null)
+             (ISO 8601 or null); of one that decodes: gpu, whether a GPU decodes, and gpu_problem, why it does not
     FRAME    `FRAME_BODY`: where the pixels are in the shared memory, and what they are
     SEGMENT  `SEGMENT_BODY`; of a process that cuts, see `ingest.segments.cutter`: the segment is in the shared memory,
              and the process waits for one byte before it writes the next
@@ -23,7 +23,16 @@ from __future__ import annotations
 
 import struct
 
-from index.errors import DecodeFailed, MessageTooLarge, NoFrames, NotVideo, SandboxUnavailable, SightlineError
+from index.errors import (
+    DecodeFailed,
+    GpuUnavailable,
+    MessageTooLarge,
+    NoFrames,
+    NotVideo,
+    SandboxUnavailable,
+    SightlineError,
+    SourceUnsupported,
+)
 
 __all__ = [
     "CLIPPED",
@@ -60,7 +69,16 @@ MAX_BODY_BYTES = 64 * 1024
 MODES = ("keyframes", "nonref", "all")
 """How a file is decoded, see `ingest.decoding.decoder`."""
 ERRORS: dict[str, type[SightlineError]] = {
-    kind.__name__: kind for kind in (NotVideo, NoFrames, DecodeFailed, MessageTooLarge, SandboxUnavailable)
+    kind.__name__: kind
+    for kind in (
+        NotVideo,
+        NoFrames,
+        DecodeFailed,
+        MessageTooLarge,
+        SandboxUnavailable,
+        GpuUnavailable,
+        SourceUnsupported,
+    )
 }
 """The errors that a worker may report, by name."""
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from index.errors import NotVideo, SourceNotFound, UsageError, mask_url
+from index.errors import NotVideo, SourceNotFound, UsageError, mask_url, shown_text
 from index.records import Time, from_micros, parse_time
 from ingest.decoding.decoder_process import DecoderProcess, MessageReader
 from ingest.decoding.frame import Frame
@@ -34,6 +35,11 @@ from ingest.decoding.protocol import DONE, FRAME, FRAME_BODY, MODES, OPENED
 from ingest.decoding.timeline import Discontinuity
 from ingest.sources.files import fetched
 from ingest.sources.start_time import find_start
+
+_log = structlog.get_logger(__name__)
+_warned: set[str] = set()
+_WARNINGS = 20
+"""Most different reasons that one process logs, since a hostile file can make them up."""
 
 __all__ = ["Decoding", "VideoInfo", "open_regular", "read_frames", "receive_info", "shared_memory"]
 
@@ -52,6 +58,10 @@ class VideoInfo:
     """Creation time in the container, None if there is none."""
     rate: float | None = None
     """Mean frames a second of the video, None if the container does not state it."""
+    gpu: bool = False
+    """Whether a GPU decodes it."""
+    gpu_problem: str = ""
+    """Why the GPU that the settings ask for does not decode it."""
     discontinuities: list[Discontinuity] = field(default_factory=list)
     """Steps and gaps of the timestamps, at most a hundred; known once the last frame has been read."""
     discontinuity_count: int = 0
@@ -80,9 +90,10 @@ def receive_info(reader: MessageReader) -> VideoInfo:
             raise ValueError(mode)
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(rate)
+        gpu, problem = bool(values.get("gpu")), shown_text(str(values.get("gpu_problem", "")))
     except (ValueError, KeyError, TypeError, RecursionError):
         reader.raise_invalid()
-    return VideoInfo(mode, first, duration, created, rate)
+    return VideoInfo(mode, first, duration, created, rate, gpu, problem)
 
 
 class Decoding:
@@ -105,6 +116,8 @@ class Decoding:
         NotVideo, NoFrames, DecodeFailed: see `index.errors`; raised by `info` and by iteration, after the frames that
             were decoded.
         SandboxUnavailable: raised likewise if `limits.require_sandbox` and the process is not confined.
+        GpuUnavailable, SourceUnsupported: raised likewise if `limits.decoder` is `gpu-only`, and there is no GPU that
+            decodes video, or it cannot decode this file.
     """
 
     def __init__(
@@ -140,6 +153,8 @@ class Decoding:
         """What the process found when it opened the file. Raises as iteration does."""
         if self._info is None:
             self._info = receive_info(self._reader)
+            if problem := self._info.gpu_problem:
+                _warn_once(problem, self.name)
         return self._info
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -195,6 +210,13 @@ class Decoding:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _warn_once(problem: str, name: str) -> None:
+    """Log that a GPU does not decode, the first time that this process meets the reason."""
+    if problem not in _warned and len(_warned) < _WARNINGS:
+        _warned.add(problem)
+        _log.warning("video is decoded in software, not on the GPU", reason=problem, file=name)
 
 
 def open_regular(path: str | Path, *, name: str | None = None) -> int:

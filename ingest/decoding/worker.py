@@ -13,10 +13,11 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from index.child_processes import end_with_parent
-from index.errors import DecodeFailed
+from index.errors import DecodeFailed, GpuUnavailable
 from ingest.decoding.confinement import Posture, require
 from ingest.decoding.decoder import RgbFrame, decode, open_video  # before the limits, which forbid writing .pyc files
 from ingest.decoding.demuxer import FOOTAGE_FORMATS, PICTURE_FORMATS
@@ -30,13 +31,24 @@ _CPU_SECONDS, _CPU_SECONDS_PER_MIB = 300, 300
 """CPU time that any file may use, and that it may use for each MiB. A still scene in 4K uses about 60 s a MiB."""
 
 
-def _limit(limits: DecodeLimits, size: int, written: int) -> None:
+def _limit(limits: DecodeLimits, size: int, written: int, *, gpu: bool) -> None:
     end_with_parent()
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    # CUDA reserves far more addresses than it uses; there, what can be written to is bounded, on top of its own.
+    kind, used = (resource.RLIMIT_DATA, _writable_bytes()) if gpu else (resource.RLIMIT_AS, 0)
+    resource.setrlimit(kind, (limits.memory_bytes + used, limits.memory_bytes + used))
     seconds = min(limits.cpu_seconds, _CPU_SECONDS + _CPU_SECONDS_PER_MIB * size // 2**20)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (written, written))
+
+
+def _writable_bytes() -> int:
+    """Bytes of this process's private writable memory, 0 if the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:")), 0)
 
 
 class ParentPipes:
@@ -105,23 +117,26 @@ def decode_file(parent: ParentPipes, order: Any, source: int, memory: int, limit
     """Decode one file and send its frames to the parent.
 
     Args:
-        order: `fps`, and `pictures` if the file is a single picture and no footage.
+        order: `fps`; `pictures` if the file is a single picture and no footage; `gpu_problem` if a GPU was asked for,
+            the empty string where this process has started it, else why not.
         source: descriptor of the file, open for reading.
         memory: descriptor of the shared memory.
     """
     ring = _FrameRing(mmap.mmap(memory, 0), parent)
     formats = PICTURE_FORMATS if order.get("pictures") else FOOTAGE_FORMATS
-    video = open_video(source, limits, fps=order["fps"], formats=formats)
+    problem = order.get("gpu_problem")
+    if problem and limits.decoder == "gpu-only":
+        raise GpuUnavailable(f'no GPU decodes video here ({problem}); install the driver, or set decoder = "gpu"')
+    video = open_video(source, limits, fps=order["fps"], formats=formats, gpu=problem == "")
     demuxer = video.demuxer
     created = demuxer.created.isoformat() if demuxer.created else None
     rate = float(demuxer.stream.average_rate) if demuxer.stream.average_rate else None
-    parent.send_json(
-        OPENED, mode=video.mode, first=video.first_pts, duration=video.duration, created=created, rate=rate
-    )
+    found = {"mode": video.mode, "first": video.first_pts, "duration": video.duration, "created": created, "rate": rate}
+    parent.send_json(OPENED, **found, gpu=video.gpu, gpu_problem=(problem or video.gpu_problem)[:_MAX_MESSAGE])
     for frame in decode(video, limits, fps=order["fps"], **parent.receive_order()):
         ring.put(frame)
-    found = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
-    parent.send_json(DONE, mode=video.mode, discontinuities=found, count=demuxer.timeline.count)
+    steps = [(step.at, step.by, step.bridged) for step in demuxer.timeline.found]
+    parent.send_json(DONE, mode=video.mode, discontinuities=steps, count=demuxer.timeline.count)
 
 
 def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Callable[[], Posture]) -> int:
@@ -139,7 +154,8 @@ def run_order(order: Any, source: int, memory: int, *, task: Task, confine: Call
     os.dup2(2, 1)  # what a library prints to stdout must not mix with the messages
     limits = DecodeLimits(**order["limits"])
     # A decoder writes no file; a task that writes one names the most bytes.
-    _limit(limits, max(os.fstat(source).st_size, order.get("input_bytes", 0)), order.get("output_bytes", 0))
+    size = max(os.fstat(source).st_size, order.get("input_bytes", 0))
+    _limit(limits, size, order.get("output_bytes", 0), gpu=order.get("gpu_problem") == "")
     posture = confine()
     try:
         if limits.require_sandbox:

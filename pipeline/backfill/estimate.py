@@ -85,7 +85,10 @@ def dry_run(
     frames: list[NDArray[np.uint8]] = []
     for entry in chosen:
         try:
-            with fetched(entry.uri) as path, Decoding(path, limits=limits) as decoding:
+            with (
+                fetched(entry.uri) as path,
+                Decoding(path, limits=(limits or DecodeLimits()).in_software()) as decoding,
+            ):
                 duration = decoding.info().duration
                 if duration is None or not frames:
                     some = [pixels for _, pixels in islice(decoding, None if duration is None else BATCH_FRAMES)]

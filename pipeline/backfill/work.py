@@ -61,7 +61,8 @@ def probe(settings: WorkerSettings, store: Store, order: int, entry: Entry) -> P
     """Open a file. Returns its result if nothing is left to do, because it is stored already or does not open."""
     name = mask_url(entry.uri)
     try:
-        with fetched(entry.uri) as path, Decoding(path, name=name, limits=settings.limits) as decoding:
+        limits = settings.limits.in_software()
+        with fetched(entry.uri) as path, Decoding(path, name=name, limits=limits) as decoding:
             size = path.stat().st_size
             info = decoding.info()
             named = (

@@ -1,0 +1,1 @@
+"""Decoding on an NVIDIA GPU, in the same confined processes."""
