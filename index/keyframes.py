@@ -13,12 +13,15 @@ This module uses numpy only. It does not know where frames come from, nor which 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import UsageError
 
 __all__ = [
+    "adapted",
     "fill_gaps",
     "relevance",
     "score_error",
@@ -66,6 +69,7 @@ def select_keyframes(
     fill: bool = False,
     floor: float = -1.0,
     inclusive: bool = False,
+    scores: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int64]:
     """Positions of at most `k` keyframes, in the order of selection (Algorithm 1).
 
@@ -81,6 +85,7 @@ def select_keyframes(
         fill: afterwards fill the gaps between keyframes evenly until there are min(k, N); see `fill_gaps`.
         floor: in [−1, 1]; frames of lower relevance are not selected, but may be filled in.
         inclusive: also accept a frame whose largest cosine equals τ, as the released code does.
+        scores: relevance of every frame, float32[N]; its cosine to the query if None.
 
     Returns:
         int64[n], n ≤ k.
@@ -89,7 +94,7 @@ def select_keyframes(
         UsageError: k, τ or floor is out of range, arrays have other shapes, or a value is not finite.
     """
     _check(k, tau, floor)
-    scored = _ScoredFrames(frames, query)
+    scored = _ScoredFrames(frames, query) if scores is None else _GivenScores(frames, query, scores)
     selected = _select(scored, k, tau, floor, inclusive)
     return fill_gaps(selected, len(scored), k) if fill else selected
 
@@ -122,17 +127,27 @@ def select_adaptive(
     """
     _check(k, tau, floor)
     scored = _ScoredFrames(frames, query) if scores is None else _GivenScores(frames, query, scores)
-    wanted = min(k, len(scored))
-    selected = _select(scored, k, tau, floor, inclusive)
+    return adapted(lambda limit: _select(scored, k, limit, floor, inclusive), min(k, len(scored)), tau)
+
+
+def adapted(select: Callable[[float], NDArray[np.int64]], wanted: int, tau: float) -> tuple[NDArray[np.int64], float]:
+    """The selection at the smallest τ' ≥ τ that gives `wanted` frames, and τ'; 1.0 if there is none.
+
+    Args:
+        select: the selection at a threshold.
+        wanted: number of frames.
+        tau: the least threshold, τ.
+    """
+    selected = select(tau)
     if len(selected) >= wanted:
         return selected, tau
     low, high = tau, 1.0
-    selected = _select(scored, k, high, floor, inclusive)
+    selected = select(high)
     if len(selected) < wanted:
         return selected, high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        tried = _select(scored, k, middle, floor, inclusive)
+        tried = select(middle)
         if len(tried) >= wanted:
             high, selected = middle, tried
         else:

@@ -23,16 +23,14 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from index.columns import digest, to_matrix
+from index.columns import digest
 from index.commits.append import append
 from index.commits.deletion import check_held
 from index.commits.held import Hold
@@ -52,6 +50,7 @@ from index.search.faiss_shards import FaissShards
 from index.search.moments import Hit
 from index.search.scores import ScoredFrames
 from index.search.vector_search import VectorSearch
+from index.search.windows import LargeWindow, most_rows, read_pictures, read_vectors, read_window
 from index.stream_patterns import is_pattern, match_streams
 from index.tables import Tables, is_remote, normalize_url, store_exists
 from index.window import Window
@@ -243,22 +242,27 @@ class Store:
             UsageError: the window ends before it begins.
         """
         names = self.check_scope(streams, start, end)
-        columns = ["stream_id", "captured_at", "pts_seconds", "frame_vector"]
-        rows = self.tables.frames.read(columns, in_window(names, start, end))
-        if len(rows) == 0:
+        found = read_window(self.tables.frames.snapshot(), names, start, end, self.encoders.frame.dimension)
+        if len(found):
+            return found
+        raise self._empty_window(names)
+
+    def large_window(
+        self, streams: Sequence[str] | None = None, start: int | None = None, end: int | None = None, *, above: int = 0
+    ) -> LargeWindow | None:
+        """A window without its vectors, which are read in parts; None if it has at most `above` frames.
+
+        Raises:
+            UnknownStream, EmptyWindow, UsageError: as `window`.
+        """
+        names, files = self.check_scope(streams, start, end), self.tables.frames.snapshot()
+        most = most_rows(files, names, start, end)
+        if most is not None and most <= above:
+            return None
+        found = LargeWindow.open(files, names, start, end, self.encoders.frame.dimension)
+        if len(found.window) == 0:
             raise self._empty_window(names)
-        stream_index = pc.index_in(rows["stream_id"], pa.array(names)).to_numpy().astype(np.int32)
-        captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
-        order = np.lexsort((captured_at, stream_index))
-        vectors = to_matrix(rows["frame_vector"], self.encoders.frame.dimension)
-        in_order = bool((order == np.arange(len(order))).all())
-        return Window(
-            names,
-            stream_index[order],
-            captured_at[order],
-            rows["pts_seconds"].to_numpy()[order],
-            vectors if in_order else vectors[order],
-        )
+        return found if len(found.window) > above else None
 
     def patches(self, window: Window, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """The patch tokens of a window's frames, float16[N, M, Dp], in its row order.
@@ -289,21 +293,17 @@ class Store:
                 f"{mask_url(self.url)}: has no norms of frame vectors for {lacking} of {len(norms)} frames, which "
                 "`single_token` weights need: an earlier version stored them; ingest the footage again into a new store"
             )
-        return window.frame_vectors * norms[:, None]
+        return self.with_vectors(window).frame_vectors * norms[:, None]
+
+    def with_vectors(self, window: Window) -> Window:
+        """The same frames with their vectors; a window that has them is returned as it is. Raises StoreCorrupt."""
+        files, width = self.tables.frames.snapshot(), self.encoders.frame.dimension
+        has = window.frame_vectors.shape[1] == width
+        return window if has else replace(window, frame_vectors=read_vectors(files, window, width))
 
     def pictures(self, window: Window) -> list[bytes]:
         """The picture of each of a window's frames, JPEG, in its row order. Raises StoreCorrupt if one is missing."""
-        result = [b""] * len(window)
-        missing = np.ones(len(window), bool)
-        if len(window):
-            where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
-            for batch in self.tables.frames.read_batches(["stream_id", "captured_at", "picture"], where, 1024):
-                times = batch.column("captured_at").cast(pa.int64()).to_numpy()
-                rows = window.locate(batch.column("stream_id"), times).tolist()
-                for row, picture in zip(rows, batch.column("picture"), strict=True):
-                    if row >= 0:
-                        result[row] = picture.as_py()
-                        missing[row] = False
+        result, missing = read_pictures(self.tables.frames.snapshot(), window)
         _require_all(window, missing, "picture")
         return result
 

@@ -29,7 +29,7 @@ class Window:
     """float64[N]: seconds of the stream's own clock."""
 
     frame_vectors: NDArray[np.float32]
-    """float32[N, Df]: CLIP embeddings, unit norm."""
+    """float32[N, Df]: CLIP embeddings, unit norm; float32[N, 0] in a window that was read without them."""
 
     def __len__(self) -> int:
         return len(self.captured_at)

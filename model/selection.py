@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from index.errors import UsageError
 from index.selectors.registry import SELECTORS, SelectorName
 from index.selectors.selector import REDUNDANCIES, Candidates, Chosen, Redundancy, SelectionRule
+from index.selectors.streamed import FrameReader, dks_streamed
 from model.encoders.clips import clip_numbers
 from model.hico.sampling import clips_to_read
 from model.profiles.profile import DfmSpec, HicoSpec
@@ -31,6 +32,7 @@ __all__ = [
     "keyframe_mask",
     "reading",
     "rows_to_read",
+    "select_large",
     "select_rows",
 ]
 
@@ -97,7 +99,49 @@ def select_rows(
     Raises:
         UsageError: `k` or `tau` is out of range, or the arrays do not fit each other or are not finite.
     """
-    rule = SelectionRule(
+    rule = _rule(profile, k, tau, redundancy, fill=fill)
+    return SELECTORS[selector or profile.selector](Candidates(vectors, query, stream_index), rule)
+
+
+def select_large(
+    frames: FrameReader,
+    query: NDArray[np.float32],
+    profile: SelectionSettings,
+    *,
+    k: int | None = None,
+    tau: float | None = None,
+    fill: bool = False,
+    selector: SelectorName | None = None,
+    redundancy: Redundancy | None = None,
+) -> tuple[Chosen, NDArray[np.float32]]:
+    """`select_rows` among frames whose vectors do not fit into memory: the same rows, by DKS alone.
+
+    Args:
+        frames: the frames, which are read in parts (see `index.selectors.streamed`).
+        query: the question's vector of the same encoder, float32[Df].
+        profile: the settings; each of the following arguments replaces one of them, as in `select_rows`.
+        k, tau, fill, selector, redundancy: as in `select_rows`.
+
+    Returns:
+        The choice, and the relevance of every frame, float32[N].
+
+    Raises:
+        UsageError: as `select_rows`, or the selector is not `dks`.
+    """
+    name = selector or profile.selector
+    if name != "dks":
+        raise UsageError(
+            f"the selector {name} needs the vectors of all {len(frames.stream_index):,} frames in memory; ask about "
+            "fewer frames, take the selector dks, or set `window_bytes` to a larger number"
+        )
+    return dks_streamed(frames, query, _rule(profile, k, tau, redundancy, fill=fill))
+
+
+def _rule(
+    profile: SelectionSettings, k: int | None, tau: float | None, redundancy: Redundancy | None, *, fill: bool
+) -> SelectionRule:
+    """The rule of a profile, of which an argument that is not None replaces a part."""
+    return SelectionRule(
         k=profile.k if k is None else k,
         tau=profile.tau if tau is None else tau,
         redundancy=redundancy or profile.redundancy,
@@ -105,7 +149,6 @@ def select_rows(
         floor=profile.dfm.relevance_floor,
         inclusive=profile.dfm.mode == "released",
     )
-    return SELECTORS[selector or profile.selector](Candidates(vectors, query, stream_index), rule)
 
 
 def keyframe_mask(rows: NDArray[np.int64], total: int) -> NDArray[np.bool_]:

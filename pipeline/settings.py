@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     """Longest time without progress of a process that decodes a file, in seconds."""
     memory_bytes: int = Field(default=6 * 2**30, ge=256 * 2**20)
     """Largest memory of a process that decodes a file, in bytes."""
+    window_bytes: int = Field(default=2**30, ge=2**20)
+    """Most bytes of frame vectors that one question holds in memory; a window with more is read in parts, with the same
+    keyframes."""
     max_pixels: int = Field(default=64_000_000, ge=1)
     """Largest width × height of a video frame."""
     decoder: Decoder = "software"

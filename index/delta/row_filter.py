@@ -7,7 +7,7 @@ by what the log says of them, see `index.delta.snapshot`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from index.columns import day_of, string_field
 
-__all__ = ["RowFilter", "in_window", "of_segment", "of_streams", "on_day"]
+__all__ = ["RowFilter", "in_frames", "in_window", "of_segment", "of_streams", "on_day"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class RowFilter:
     segment: str | None = None
     """The segment of the rows; any when None."""
 
+    wanted: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None
+    """First and last times of the stretches of each stream that are wanted, ascending each, UTC microseconds, so that
+    files and row groups between them are not read; None if all rows that match are wanted."""
+
     def __and__(self, other: pads.Expression) -> RowFilter:
         """The rows that match this filter and `other`."""
         return replace(self, rows=self.rows & other)
@@ -57,7 +61,30 @@ class RowFilter:
         if self.segment is not None:
             low, high = (pc.fill_null(listed[name], self.segment) for name in ("low", "high"))
             kept &= _mask(pc.and_(pc.less_equal(low, self.segment), pc.greater_equal(high, self.segment)))
+        if self.wanted is not None:
+            names = listed["stream"].dictionary_encode().combine_chunks()
+            codes = pc.fill_null(names.indices, -1).to_numpy()
+            first, last = listed["first"].to_numpy(), listed["last"].to_numpy()
+            for code, name in enumerate(names.dictionary.to_pylist()):
+                rows = codes == code
+                kept[rows] &= self.wants(name, first[rows], last[rows])
         return kept
+
+    def wants(self, stream: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether anything between two times of a stream is wanted, bool[n].
+
+        Args:
+            stream: the stream.
+            first, last: int64[n], UTC microseconds, both inclusive.
+        """
+        if self.wanted is None:
+            return np.ones(len(first), bool)
+        if stream not in self.wanted:
+            return np.zeros(len(first), bool)
+        begins, ends = self.wanted[stream]
+        # Stretches that begin before the end, without those that end before the begin.
+        begun = np.searchsorted(begins, last, side="right")
+        return np.asarray(begun > np.searchsorted(ends, first, side="left"), bool)
 
     def contains(self, listed: pa.Table) -> NDArray[np.bool_]:
         """Which files hold no other rows than those of these streams and times, bool[n].
@@ -113,6 +140,29 @@ def in_window(streams: Sequence[str], start: int | None, end: int | None) -> Row
     if end is not None:
         rows &= (pads.field("date") <= day_of(end)) & (pads.field("captured_at") < _timestamp(end))
     return replace(found, rows=rows, start=start, end=end)
+
+
+def in_frames(
+    streams: Sequence[str],
+    stream_index: NDArray[np.integer],
+    first: NDArray[np.int64],
+    last: NDArray[np.int64] | None = None,
+) -> RowFilter:
+    """The rows of scattered frames, and of other frames that are read with them.
+
+    Args:
+        streams: names of streams.
+        stream_index: the stream of each frame, int[N > 0], as an index into `streams`.
+        first: times of the frames, int64[N], UTC microseconds.
+        last: the end of the stretch that begins with each frame, inclusive; the frame alone if None.
+    """
+    last = first if last is None else last
+    wanted = {}
+    for number in np.unique(stream_index).tolist():
+        mine = stream_index == number
+        wanted[streams[number]] = np.sort(first[mine]), np.sort(last[mine])
+    found = in_window(list(wanted), int(first.min()), int(last.max()) + 1)
+    return replace(found, wanted=wanted)
 
 
 def _mask(found: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -312,13 +312,15 @@ class TableSnapshot:
             dataset, wanted = self.dataset(where), _expression(where)
             small = pc.less(self.listed["size_bytes"], _SPLIT_BYTES)
             whole = {unquote(path) for path in self.listed["path"].filter(small).to_pylist()}
+            streams = dict(zip(self.paths, self.listed["stream"].to_pylist(), strict=True))
             schema = pa.schema([dataset.schema.field(name) for name in columns])
 
             def split(fragment: pads.Fragment) -> list[pads.Fragment]:
                 """The row groups of a file that can hold wanted rows, by their statistics; a small file as it is."""
                 if fragment.path in whole:
                     return [fragment]
-                return list(fragment.split_by_row_group(wanted, schema=dataset.schema))
+                groups = list(fragment.split_by_row_group(wanted, schema=dataset.schema))
+                return groups if where is None else _wanted_groups(groups, streams[fragment.path], where)
 
             def read(fragment: pads.Fragment) -> list[Result]:
                 """The results for one row group."""
@@ -353,6 +355,21 @@ class TableSnapshot:
 
 def _expression(where: RowFilter | None) -> pads.Expression | None:
     return None if where is None else where.rows
+
+
+def _wanted_groups(groups: list[pads.Fragment], stream: str, where: RowFilter) -> list[pads.Fragment]:
+    """Those of the row groups of a file that hold frames which a filter wants, by their statistics."""
+    if where.wanted is None:
+        return groups
+    return [group for group in groups if _wants(group, stream, where)]
+
+
+def _wants(group: pads.Fragment, stream: str, where: RowFilter) -> bool:
+    times = (group.row_groups[0].statistics or {}).get(_TIME)
+    if times is None:
+        return True
+    ends = pa.array([times["min"], times["max"]], pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    return bool(where.wants(stream, ends[:1], ends[1:])[0])
 
 
 def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:

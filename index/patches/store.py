@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import MICROS_PER_DAY, key_columns, sql_string, sql_timestamp
-from index.delta.row_filter import RowFilter, in_window
+from index.delta.row_filter import RowFilter, in_frames, in_window
 from index.delta.snapshot import THREADS, TableSnapshot
 from index.delta.table import StoreTable, patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
@@ -177,7 +177,7 @@ class PatchStore:
         missing = np.ones(len(window), bool)
         if len(window) == 0:
             return result, missing
-        where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+        where = in_frames(window.stream_ids, window.stream_index, window.captured_at)
         if self._encoding.kind == "differential":
             self._decode_chains(window, where, result, missing)
             return result, missing
@@ -219,10 +219,13 @@ class PatchStore:
         self, window: Window, where: RowFilter, result: NDArray[np.float16], missing: NDArray[np.bool_]
     ) -> None:
         """Fill `result` from differential rows, and set `missing` to false for each frame that was found."""
-        heads = self._table.read(["head"], where)["head"].cast(pa.int64()).to_numpy()
+        keys = self._table.read(["stream_id", "captured_at", "head"], where)
+        held = window.locate(keys["stream_id"], keys["captured_at"].cast(pa.int64()).to_numpy())
+        heads, some = keys["head"].cast(pa.int64()).to_numpy()[held >= 0], held[held >= 0]
         if not len(heads):
             return
-        found = self._read_chains(in_window(window.streams, int(heads.min()), int(window.captured_at.max()) + 1))
+        chains = in_frames(window.stream_ids, window.stream_index[some], heads, window.captured_at[some])
+        found = self._read_chains(chains)
 
         def decode(item: tuple[_Chain, tuple[NDArray[np.int64], list[Row]]]) -> None:
             """Decode one chain of differential patches into their places of the output."""

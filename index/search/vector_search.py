@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from index.columns import string_field, to_matrix
-from index.delta.row_filter import RowFilter, in_window, of_streams, on_day
+from index.delta.row_filter import RowFilter, in_frames, in_window, of_streams, on_day
 from index.delta.snapshot import TableSnapshot
 from index.delta.table import StoreTable
 from index.errors import UsageError
@@ -298,7 +298,7 @@ class VectorSearch:
         """Norms that the embeddings of a window's frames had, float32[N] in its row order; NaN where not stored."""
         result = np.full(len(window), np.nan, np.float32)
         if len(window):
-            where = in_window(window.streams, int(window.captured_at.min()), int(window.captured_at.max()) + 1)
+            where = in_frames(window.stream_ids, window.stream_index, window.captured_at)
             held = self._frames.read(["stream_id", "captured_at", "frame_norm"], where)
             rows = window.locate(held["stream_id"], held["captured_at"].cast(pa.int64()).to_numpy())
             found = pc.fill_null(held["frame_norm"], np.nan).to_numpy().astype(np.float32)

@@ -48,7 +48,8 @@ from pipeline.pictures.search_report import search_report
 from pipeline.pictures.sheet import Captioned, contact_sheet
 from pipeline.pictures.stored import FrameKey, frame_pictures
 from pipeline.pictures.uploaded import read_picture
-from pipeline.questions.asker import Asked, Asker, Keyframe, Selection, check_reading
+from pipeline.questions.answer_text import answer_lines, keyframe_lines
+from pipeline.questions.asker import Asked, Asker, Selection, check_reading
 from pipeline.questions.query import NEAR_SECONDS
 from pipeline.questions.reference import REFERENCE_FRAMES, answer_as_reference, select_as_reference
 from pipeline.questions.search import FoundMoment, SearchResult, find
@@ -72,7 +73,6 @@ RedundancyRule = Annotated[
     ),
 ]
 
-_LISTED_KEYFRAMES = 8
 _NAMED = 6  # streams that the head of a report names
 
 
@@ -81,7 +81,8 @@ def _local_asker(context: typer.Context, store: str | None, profile: str | None,
     opened.check_window(**where)
     settings = settings_of(context, store=store, profile=profile)
     with working(f"loading the models of {settings.profile}"), interruptible("nothing was changed"):
-        return Asker(opened, settings.profile, settings.device, footage=FootageFinder(opened))
+        footage, size = FootageFinder(opened), settings.window_bytes
+        return Asker(opened, settings.profile, settings.device, footage=footage, window_bytes=size)
 
 
 def _service_asker(
@@ -97,13 +98,7 @@ def _service_asker(
     client = ServiceClient(service, token)
     if profile not in (None, client.profile.name):
         raise UsageError(f"--profile {profile}: the service runs {client.profile.name}; leave --profile out")
-    return Asker(opened, service=client)
-
-
-def _print_keyframes(frames: Sequence[Keyframe]) -> None:
-    for frame in frames:
-        clock = f"  clock: {frame.clock}" if frame.clock else ""
-        print_line(f"{frame.score:6.3f}  {frame.stream_id}  {frame.captured_at}  +{frame.offset_seconds:.0f} s{clock}")
+    return Asker(opened, service=client, window_bytes=settings.window_bytes)
 
 
 def _write_files(
@@ -357,7 +352,8 @@ def keyframes(
     if as_json:
         print_json(selected)
     else:
-        _print_keyframes(selected)
+        for line in keyframe_lines(selected):
+            print_line(line)
         print_line(selection.summary)
     if selection.notice is not None:
         print_note(selection.notice)
@@ -369,6 +365,7 @@ def keyframes(
             keyframes=selected,
             frames=window,
             window_frames=window,
+            window_streams=len(selection.window.streams),
             visual_tokens=0,
             timings_seconds=selection.timings,
         )
@@ -485,14 +482,7 @@ def _print_answer(asked: Asked, *, as_json: bool) -> None:
         print_json(asked)
         return
     print_line("\n")
-    threshold = "" if asked.tau is None else f" at τ = {asked.tau:.3g}"
-    best = sorted(asked.keyframes, key=lambda frame: -frame.score)
-    _print_keyframes(best[:_LISTED_KEYFRAMES])
-    if len(best) > _LISTED_KEYFRAMES:
-        print_line(f"   and {len(best) - _LISTED_KEYFRAMES} more (--json lists all)")
-    print_line(
-        f"{len(best)} keyframes of {asked.frames} frames{threshold}, {asked.visual_tokens} visual tokens, "
-        f"{asked.timings_seconds['total']:.2f} s"
-    )
+    for line in answer_lines(asked):
+        print_line(line)
     for notice in asked.notices:
         print_note(notice)

@@ -63,5 +63,6 @@ def model_service(
             limits=ServiceLimits(
                 waiting=waiting, deadline_seconds=deadline, max_body_bytes=body_bytes, stop_seconds=stop_seconds
             ),
+            window_bytes=settings.window_bytes,
             on_listen=lambda url: print_line(f"listening on {url}"),
         )

@@ -35,6 +35,7 @@ from pipeline.desk.models import DeskModels
 from pipeline.media.footage import FootageFinder
 from pipeline.media.playback import Player
 from pipeline.memo import Memo
+from pipeline.questions.asker import WINDOW_BYTES
 from pipeline.service.admission import Admission
 from pipeline.service.answers.failures import failure_of
 from pipeline.service.client import ServiceClient
@@ -62,6 +63,8 @@ class DeskSettings:
     """Folders or URLs with recordings, from which moments are played."""
     footage: tuple[Path, ...] | None = None
     """Folders below which ingested files may be opened; None for everywhere, which suits a single user."""
+    window_bytes: int = WINDOW_BYTES
+    """Most bytes of frame vectors that one question holds in memory."""
     state: Path | None = None
     """Folder of users, sessions, history and keys; without it nothing of these is kept."""
     live: Path | None = None
@@ -128,7 +131,14 @@ class Desk:
         self.store = Store.open(settings.store)
         self.frames = ResidentFrames(self.store.tables.frames, dimension=self.store.encoders.frame.dimension)
         self.footage = FootageFinder(self.store, [folder_url(each) for each in settings.recordings], settings.footage)
-        self.models = DeskModels(self.store, settings.profile, settings.device, connect, footage=self.footage)
+        self.models = DeskModels(
+            self.store,
+            settings.profile,
+            settings.device,
+            connect,
+            footage=self.footage,
+            window_bytes=settings.window_bytes,
+        )
         self.audit_sink, self.database, self._on_close = audit, database, on_close
         self.admission = Admission(waiting=_WAITING, translate=failure_of)
         self.running = RunningQuestions()

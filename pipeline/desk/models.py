@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from index.errors import ServiceError, UsageError
 from index.store import Store
 from pipeline.media.footage import FootageFinder
-from pipeline.questions.asker import Asker
+from pipeline.questions.asker import WINDOW_BYTES, Asker
 from pipeline.service.client import ServiceClient
 
 __all__ = ["DeskModels", "ModelState"]
@@ -55,7 +55,7 @@ class DeskModels:
         profile: name of a model profile, or the path of its TOML file.
         device: device of the models; a GPU if there is one if None.
         connect: returns the client of a model service; None to run the models in this process.
-        footage: see `pipeline.questions.asker.Asker`.
+        footage, window_bytes: see `pipeline.questions.asker.Asker`.
     """
 
     def __init__(
@@ -66,8 +66,9 @@ class DeskModels:
         connect: Callable[[], ServiceClient] | None = None,
         *,
         footage: FootageFinder | None = None,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        self._footage = footage
+        self._footage, self._window_bytes = footage, window_bytes
         self.store, self.profile_name, self._device, self._connect = store, profile, device, connect
         self._asker: Asker | None = None
         self._lock = threading.RLock()
@@ -90,7 +91,14 @@ class DeskModels:
                 except ServiceError as error:
                     self._down = str(error)
                     raise
-                asker = Asker(self.store, self.profile_name, self._device, service=service, footage=self._footage)
+                asker = Asker(
+                    self.store,
+                    self.profile_name,
+                    self._device,
+                    service=service,
+                    footage=self._footage,
+                    window_bytes=self._window_bytes,
+                )
                 asker.encoders = replace(
                     asker.encoders,
                     frame=_OneAtATime(asker.encoders.frame, self._encoding),

@@ -6,11 +6,12 @@ or how a store is read.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from index.window import Window
 
@@ -54,6 +55,8 @@ class Asked(BaseModel):
     """Number of frames that the model read, the keyframes included."""
     window_frames: int
     """Number of frames in the window, among which the keyframes were selected."""
+    window_streams: int = 1
+    """Number of streams with frames in the window."""
     visual_tokens: int
     """Number of tokens that represent the frames."""
     prompt_tokens: int = 0
@@ -67,6 +70,13 @@ class Asked(BaseModel):
     """Time of each stage, and their `total`, in seconds."""
     notices: list[str] = Field(default_factory=list)
     """Remarks that limit the trust in the answer, for the user."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def streams(self) -> dict[str, int]:
+        """Number of keyframes of each stream that has any, the most first; of equal numbers, by name."""
+        counts = Counter(frame.stream_id for frame in self.keyframes)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from model.answers import GREEDY, Sampling
 from model.encoders.encoder import Encoders, load_encoders
 from model.hico.sampling import covered_seconds
 from model.profiles.profile import Profile, load_profile
-from model.selection import check_selection, even_rows, keyframe_mask, reading, select_rows
+from model.selection import check_selection, even_rows, keyframe_mask, reading, select_large, select_rows
 from model.vocabulary import unknown_words_notice
 from pipeline.questions.asked import Asked, Keyframe, Selection
 from pipeline.questions.footage_starts import FootageStarts
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.service.schemas import ServedProfile
 
 __all__ = [
+    "WINDOW_BYTES",
     "Asked",
     "Asker",
     "Keyframe",
@@ -49,6 +50,20 @@ __all__ = [
     "ask",
     "check_reading",
 ]
+
+
+WINDOW_BYTES = 2**30
+"""Default of `window_bytes`: the vectors of 524,288 frames of 512 dimensions, six days of a stream."""
+
+
+class _Rule(TypedDict):
+    """Arguments of `model.selection.select_rows` that replace settings of the profile."""
+
+    k: int | None
+    tau: float | None
+    fill: bool
+    selector: SelectorName | None
+    redundancy: Redundancy | None
 
 
 def check_reading(options: Sequence[str] | None, max_frames: int | None) -> None:
@@ -83,6 +98,8 @@ class Asker:
         service: a model service that runs the models; `profile` and `device` are ignored then, and no model is loaded.
         footage: finds the footage that a profile of clips reads again where a window is short; None to read the store
             alone.
+        window_bytes: most bytes of frame vectors that are held in memory; a window with more is read in parts, with the
+            same keyframes.
 
     Raises:
         StoreNotFound, StoreVersion: the store cannot be opened.
@@ -98,9 +115,10 @@ class Asker:
         *,
         service: ServiceClient | None = None,
         footage: FootageFinder | None = None,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         opened = Store.open(store) if isinstance(store, str | Path) else store
-        self.device, self.service, self.footage = device, service, footage
+        self.device, self.service, self.footage, self.window_bytes = device, service, footage, window_bytes
         self.profile: Profile | ServedProfile
         self.encoders: Encoders
         if service is not None:
@@ -177,26 +195,24 @@ class Asker:
         """
         check_selection(question, k, tau, selector, redundancy)
         since = perf_counter()
-        window = self.store.window(streams, parse_time(start, "from"), parse_time(end, "to"))
+        where = (streams, parse_time(start, "from"), parse_time(end, "to"))
+        large = self.store.large_window(*where, above=self.window_bytes // (4 * self.encoders.frame.identity.dimension))
+        window = self.store.window(*where) if large is None else large.window
         if among is not None and among < len(window):
             window = window.take(even_rows(len(window), among))
+            if large is not None:
+                window, large = self.store.with_vectors(window), None
         timings = {"window": perf_counter() - since}
         since = perf_counter()
         query = self.encoders.frame.encode_text([question])[0]
         timings["text"] = perf_counter() - since
         since = perf_counter()
-        chosen = select_rows(
-            window.frame_vectors,
-            query,
-            self.profile,
-            stream_index=window.stream_index,
-            k=k,
-            tau=tau,
-            fill=fill,
-            selector=selector,
-            redundancy=redundancy,
-        )
-        scores = relevance(window.frame_vectors, query)
+        rule: _Rule = {"k": k, "tau": tau, "fill": fill, "selector": selector, "redundancy": redundancy}
+        if large is None:
+            chosen = select_rows(window.frame_vectors, query, self.profile, stream_index=window.stream_index, **rule)
+            scores = relevance(window.frame_vectors, query)
+        else:
+            chosen, scores = select_large(large, query, self.profile, **rule)
         timings["dks"] = perf_counter() - since
         wanted = min(self.profile.k if k is None else k, len(window))
         return Selection(window, chosen.rows, scores, timings, chosen.tau, chosen.distinct, wanted)
@@ -208,7 +224,8 @@ class Asker:
     def listed(self, selection: Selection) -> list[Keyframe]:
         """The keyframes of a selection, stream by stream in the order of time."""
         window = selection.window
-        starts = FootageStarts(self.store.segments())
+        named = [window.stream_ids[number] for number in np.unique(window.stream_index[selection.keyframes])]
+        starts = FootageStarts([segment for name in named for segment in self.store.segments(name)])
         result = []
         for row in np.sort(selection.keyframes).tolist():
             name, at = window.stream_ids[window.stream_index[row]], int(window.captured_at[row])
@@ -310,6 +327,7 @@ class Asker:
             keyframes=self.listed(selection),
             frames=len(rows if frames is None else frames),
             window_frames=len(window),
+            window_streams=len(window.streams),
             visual_tokens=last.answer.visual_tokens,
             prompt_tokens=last.answer.prompt_tokens,
             completion_tokens=last.answer.completion_tokens,

@@ -14,7 +14,7 @@ from index.window import Window
 from model.answerer import AnswerRequest
 from model.hico.sampling import covered_seconds
 from model.selection import keyframe_mask, reading
-from pipeline.questions.asker import Asker
+from pipeline.questions.asker import WINDOW_BYTES, Asker
 from pipeline.service.answers.finished import FrameReferences
 from pipeline.service.app import ModelService
 from pipeline.service.engine import ServiceEngine
@@ -111,14 +111,20 @@ class StoreFrames:
 
 
 def make_service(
-    store: str, profile: str, device: str | None, *, token: SecretStr | None, limits: ServiceLimits | None = None
+    store: str,
+    profile: str,
+    device: str | None,
+    *,
+    token: SecretStr | None,
+    limits: ServiceLimits | None = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> ModelService:
     """Load the models and the store, and answer one question without frames, so that the first request is not slower.
 
     Raises:
         StoreError, ModelError: as `Asker`.
     """
-    asker = Asker(store, profile, device)
+    asker = Asker(store, profile, device, window_bytes=window_bytes)
     none = np.zeros(0, np.int64)
     warm = AnswerRequest(
         question="ready?",
@@ -141,6 +147,7 @@ def serve(
     port: int,
     token: SecretStr | None,
     limits: ServiceLimits,
+    window_bytes: int = WINDOW_BYTES,
     on_listen: Callable[[str], None],
 ) -> None:
     """Load a service and serve until SIGTERM; see `pipeline.service.server.run_service`.
@@ -152,6 +159,7 @@ def serve(
         host, port: address to listen on; port 0 picks a free one.
         token: bearer token that clients must send.
         limits: limits of requests.
+        window_bytes: see `pipeline.questions.asker.Asker`.
         on_listen: called with the URL once the service listens.
 
     Raises:
@@ -160,7 +168,7 @@ def serve(
         StoreError, ModelError: as `Asker`.
     """
     check_address(host, token)
-    service = make_service(store, profile, device, token=token, limits=limits)
+    service = make_service(store, profile, device, token=token, limits=limits, window_bytes=window_bytes)
     shown = f"[{host}]" if ":" in host else host
     run_service(
         service,

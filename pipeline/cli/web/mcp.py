@@ -81,7 +81,13 @@ def mcp(
     who()
     trail = AuditLog.open(settings.store, place)
     opened = desk.Desk(
-        desk.DeskSettings(store=settings.store, profile=settings.profile, device=settings.device, state=place),
+        desk.DeskSettings(
+            store=settings.store,
+            profile=settings.profile,
+            device=settings.device,
+            window_bytes=settings.window_bytes,
+            state=place,
+        ),
         connect=None if url is None else lambda: ServiceClient(url, key),
         audit=trail.record,
         on_close=trail.close,

@@ -113,6 +113,7 @@ def serve(
                 store=settings.store,
                 profile=settings.profile,
                 device=settings.device,
+                window_bytes=settings.window_bytes,
                 recordings=tuple(recordings or ()),
                 footage=tuple(footage) if footage else () if users.required else None,
                 state=place,
