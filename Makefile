@@ -40,7 +40,7 @@ docs: setup  ## Build the documentation into site/, without warnings
 	$(BIN)/mkdocs build --strict --quiet
 
 requirements:  ## Write requirements.txt anew from pyproject.toml: all extras but gpu and vllm
-	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra all --extra dev --extra docs \
+	$$(bash infra/setup.sh --uv) pip compile --quiet --python-version 3.11 --extra all --extra dev --extra docs --extra scoring \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt pyproject.toml
 
 clean:  ## Remove what the demo and the tests leave behind (not .venv)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.evaluation.benchmarks.subtitles import Alignment
 from pipeline.evaluation.scoring.reply import LETTERS, PARSER_ID, parse_reply
 from pipeline.evaluation.scoring.spans import Span
 
@@ -108,8 +109,12 @@ class Benchmark(ABC):
     """Recorded with results; changes whenever a reply may be read differently."""
     reference_tokens: ClassVar[int] = 256
     """Most tokens of an answer in the published scripts of ViLAMP."""
-    lmms_task: ClassVar[str | None] = None
-    """Name of the task in lmms-eval; None if it has none with the same rows."""
+    lmms_tasks: ClassVar[Mapping[str, str]] = {}
+    """Name of the task in lmms-eval by split; a split that is not there has no task with the same rows."""
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """Rows of each split as published; a file with fewer rows gives figures that are not comparable."""
+    alignment: ClassVar[Alignment] = Alignment()
+    """When a line of subtitles is aligned with a frame."""
 
     @abstractmethod
     def read(self, data: Path, split: str, seed: int = 0) -> Split:

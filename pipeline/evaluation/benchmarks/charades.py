@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -33,8 +33,9 @@ class CharadesSta(Benchmark):
     title = "Charades-STA"
     task = "grounding"
     prompt_id = "charades-event-1"
-    parser_id = "sightline-span-1"
-    lmms_task = "temporal_grounding_charades"
+    parser_id = "sightline-span-2"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"test": "temporal_grounding_charades"}
+    sizes: ClassVar[Mapping[str, int]] = {"test": 3720}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the sentences; see `Benchmark.read`."""

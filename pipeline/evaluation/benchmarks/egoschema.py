@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from index.errors import UsageError
 from pipeline.evaluation.benchmarks.benchmark import Benchmark, Item, Split, lettered, unique_ids
@@ -26,7 +26,8 @@ class EgoSchema(Benchmark):
     title = "EgoSchema"
     splits = ("subset", "full")
     prompt_id = "egoschema-letter-1"
-    lmms_task = "egoschema_subset"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"subset": "egoschema_subset"}
+    sizes: ClassVar[Mapping[str, int]] = {"subset": 500, "full": 5031}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the questions, and their answers where they are public; see `Benchmark.read`."""
@@ -56,7 +57,7 @@ def _item(number: int, row: Mapping[str, Any], answers: Mapping[str, Any]) -> It
     name = str(row.get("q_uid") or row.get("question_idx") or f"{video}-{number}")
     answer, problem = None, None
     try:
-        answer = answer_index(row.get("answer", answers.get(name)), options)
+        answer = answer_index(row.get("answer", answers.get(name)), options, ("index", "text"))
     except ValueError as error:
         problem = str(error)
     return Item(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -22,6 +22,7 @@ from pipeline.evaluation.benchmarks.benchmark import (
     with_suffixes,
 )
 from pipeline.evaluation.benchmarks.rows import answer_index, find_file, read_rows, strip_options
+from pipeline.evaluation.benchmarks.subtitles import Alignment
 
 __all__ = ["LongVideoBench"]
 
@@ -41,7 +42,9 @@ class LongVideoBench(Benchmark):
     subtitled = True
     reference_tokens = 128
     prompt_id = "longvideobench-letter-1"
-    lmms_task = "longvideobench_val_v"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"val": "longvideobench_val_v", "test": "longvideobench_test_v"}
+    sizes: ClassVar[Mapping[str, int]] = {"val": 1337, "test": 5341}
+    alignment = Alignment(least_seconds=1.0, at_start=False)
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the rows of a split; see `Benchmark.read`."""
@@ -71,7 +74,7 @@ def _item(number: int, row: Mapping[str, Any], groups: Sequence[str]) -> Item:
     options = strip_options(row.get("candidates") or columns)
     answer, problem = None, None
     try:
-        answer = answer_index(row.get("correct_choice"), options)
+        answer = answer_index(row.get("correct_choice"), options, ("index",))
     except ValueError as error:
         problem = str(error)
     position = row.get("position") or []

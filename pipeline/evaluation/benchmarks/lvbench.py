@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from index.errors import UsageError
 from pipeline.evaluation.benchmarks.benchmark import (
@@ -34,20 +34,23 @@ class LvBench(Benchmark):
     title = "LVBench"
     groups = ("question_type", "type")
     prompt_id = "lvbench-letter-1"
-    lmms_task = "lvbench"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"test": "lvbench"}
+    sizes: ClassVar[Mapping[str, int]] = {"test": 1549}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
-        """Read `video_info.meta.jsonl`, or else every `lvbench_clean*.json`; see `Benchmark.read`."""
+        """Read `video_info.meta.jsonl`, else every `lvbench_clean*.json`, else a Parquet file; see `Benchmark.read`."""
         official = sorted(data.glob("video_info.meta.jsonl")) or sorted(data.glob("**/video_info.meta.jsonl"))
         if official:
             rows = [(video, question) for video in read_rows(official[0]) for question in video.get("qa", [])]
             items = [_item(str(video.get("key", "")), str(video.get("type", "")), row) for video, row in rows]
             return Split(unique_ids(items), official[:1])
-        files = sorted(data.glob("lvbench_clean*.json"))
+        files = sorted(data.glob("lvbench_clean*.json")) or sorted(data.glob("**/*.parquet"))
         if not files:
-            raise UsageError(f"--data {data}: has neither video_info.meta.jsonl nor lvbench_clean*.json")
+            raise UsageError(f"--data {data}: has none of video_info.meta.jsonl, lvbench_clean*.json and *.parquet")
         items = [
-            _item(str(row.get("video", "")), str(row.get("type", "")), row) for path in files for row in read_rows(path)
+            _item(str(row.get("video") or row.get("video_path", "")), str(row.get("type", "")), row)
+            for path in files
+            for row in read_rows(path)
         ]
         return Split(unique_ids(items), files)
 
@@ -62,10 +65,10 @@ class LvBench(Benchmark):
 
 
 def _item(video: str, kind: str, row: Mapping[str, Any]) -> Item:
-    question, options = str(row.get("question", "")).strip(), strip_options(row.get("candidates"))
+    question, options = str(row.get("question", "")).strip(), strip_options(row.get("candidates") or row.get("options"))
     if not options:
         question, options = options_in_text(question)
-    answer, problem = answer_or_problem(row.get("answer"), options)
+    answer, problem = answer_or_problem(row.get("answer"), options, ("letter", "text"))
     types = row.get("question_type") or []
     span = _span(str(row.get("time_reference", "")))
     return Item(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from index.errors import UsageError
 from pipeline.evaluation.benchmarks.benchmark import (
@@ -41,7 +41,8 @@ class Mlvu(Benchmark):
     splits = ("dev", "test")
     groups = ("task",)
     prompt_id = "mlvu-best-option-1"
-    lmms_task = "mlvu_dev"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"dev": "mlvu_dev", "test": "mlvu_test"}
+    sizes: ClassVar[Mapping[str, int]] = {"dev": 2175, "test": 502}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the rows of a split; see `Benchmark.read`."""
@@ -99,10 +100,14 @@ def _item(path: Path, number: int, row: Mapping[str, Any]) -> Item | None:
     kind = str(row.get("question_type") or row.get("task_type") or path.stem.partition("_")[2])
     if kind in _OPEN:
         return None
-    options, question = strip_options(row.get("candidates") or row.get("options")), str(row.get("question") or "")
+    given, question = row.get("candidates") or row.get("options") or [], str(row.get("question") or "")
+    options = strip_options(given)
     in_text, listed = options_in_text(question)
     question, options = (in_text, options or listed) if listed else (question.strip(), options)
-    answer, problem = answer_or_problem(row.get("answer"), options)
+    lettered_file = bool(listed) or list(options) != [str(each).strip() for each in given]
+    answer, problem = answer_or_problem(
+        row.get("answer"), options, ("letter", "text") if lettered_file else ("text", "letter")
+    )
     if not question or not options:
         problem = "the row is empty"
     file = str(row.get("video") or row.get("video_name") or row.get("videoID") or "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from index.errors import UsageError
 from pipeline.evaluation.benchmarks.benchmark import (
@@ -60,6 +60,7 @@ class MvBench(Benchmark):
     title = "MVBench"
     groups = ("task",)
     prompt_id = "mvbench-best-option-1"
+    sizes: ClassVar[Mapping[str, int]] = {"test": 4000}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the file of every task that the folder has; see `Benchmark.read`."""
@@ -87,7 +88,7 @@ class MvBench(Benchmark):
 
 def _item(task: str, number: int, row: Mapping[str, Any]) -> Item:
     options = strip_options(row.get("candidates"))
-    answer, problem = answer_or_problem(row.get("answer"), options)
+    answer, problem = answer_or_problem(row.get("answer"), options, ("text",))
     start = row.get("accurate_start", row.get("start"))
     end = row.get("accurate_end", row.get("end"))
     return Item(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -58,6 +58,7 @@ class QvHighlights(Benchmark):
     splits = ("val", "test", "train")
     prompt_id = "qvhighlights-query-1"
     parser_id = "none"
+    sizes: ClassVar[Mapping[str, int]] = {"val": 1550, "test": 1542, "train": 7218}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the queries; see `Benchmark.read`."""

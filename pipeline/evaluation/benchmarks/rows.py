@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -21,6 +21,7 @@ from index.errors import UsageError
 from pipeline.evaluation.scoring.reply import LETTERS, strip_label
 
 __all__ = [
+    "AnswerForm",
     "answer_index",
     "answer_or_problem",
     "digest_of",
@@ -33,6 +34,10 @@ __all__ = [
 
 Row = Mapping[str, Any]
 """One row of an annotation file."""
+
+AnswerForm = Literal["letter", "text", "index"]
+"""How a file states the right option: its letter, its text with or without a label, or its number from 0."""
+_ANY: tuple[AnswerForm, ...] = ("text", "letter", "index")
 
 
 def find_file(data: Path, names: Sequence[str]) -> Path:
@@ -111,39 +116,57 @@ def options_in_text(question: str) -> tuple[str, tuple[str, ...]]:
     return question.strip(), ()
 
 
-def answer_index(answer: Any, options: Sequence[str]) -> int | None:
-    """The index of the right option: of a letter, an index (int or digits), or the text of the option.
+def answer_index(answer: Any, options: Sequence[str], forms: Sequence[AnswerForm] = _ANY) -> int | None:
+    """The index of the right option.
+
+    Args:
+        answer: the answer of the row; null, empty and -1 mean that it is hidden.
+        options: texts of the options without labels.
+        forms: how the file states answers, the first form that fits decides. It matters: where options are letters or
+            numbers, such as the counts "1", "2", "4" and "5", an answer "2" is the option "2" in a file of texts, and the
+            third option in a file of indices; an answer "3" is no option of the former.
 
     Returns:
-        None if the answer is hidden: null, −1 or empty.
+        None if the answer is hidden.
 
     Raises:
         ValueError: it is not among the options.
     """
-    if answer is None or answer == "" or answer == -1 or answer == "-1":
+    text = "" if answer is None else str(answer).strip()
+    if text in ("", "-1"):
         return None
-    if isinstance(answer, int) or (isinstance(answer, str) and answer.isdigit() and answer not in options):
-        number = int(answer)
-        if 0 <= number < len(options):
-            return number
-        raise ValueError(f"the answer {number} is not among the {len(options)} options")
-    text = str(answer).strip()
-    same = [i for i, option in enumerate(options) if _same(option, text)]
-    if len(same) == 1:
-        return same[0]
-    letter = text.strip("(). :").upper()
-    if len(letter) == 1 and letter in LETTERS[: len(options)]:
-        return LETTERS.index(letter)
-    short = [i for i, option in enumerate(options) if _same(option, strip_label(text))]
-    if len(short) == 1:
-        return short[0]
+    for form in forms:
+        if (found := _FORMS[form](text, options)) is not None:
+            return found
     raise ValueError(f"the answer {text[:60]!r} is not among the options")
 
 
-def answer_or_problem(answer: Any, options: Sequence[str]) -> tuple[int | None, str | None]:
+def _by_letter(text: str, options: Sequence[str]) -> int | None:
+    letter = text.strip("(). :").upper()
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS[: len(options)] else None
+
+
+def _by_text(text: str, options: Sequence[str]) -> int | None:
+    for wanted in (text, strip_label(text)):
+        same = [i for i, option in enumerate(options) if _same(option, wanted)]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _by_index(text: str, options: Sequence[str]) -> int | None:
+    return int(text) if text.isdecimal() and int(text) < len(options) else None
+
+
+_FORMS = {"letter": _by_letter, "text": _by_text, "index": _by_index}
+
+
+def answer_or_problem(
+    answer: Any, options: Sequence[str], forms: Sequence[AnswerForm] = _ANY
+) -> tuple[int | None, str | None]:
     """The index of the right option as `answer_index` gives it, or None and what is wrong with the row."""
     try:
-        index = answer_index(answer, options)
+        index = answer_index(answer, options, forms)
     except ValueError as error:
         return None, str(error)
     return index, "the row has no answer" if index is None else None

@@ -1,7 +1,7 @@
 """Subtitles: SubRip files and the JSON of LongVideoBench, and the three rules by which lines reach a prompt.
 
-`none` gives no text, `aligned` the lines that a frame which the model reads falls into (the rule of Video-MME and
-LongVideoBench), `all` the whole file. Which rule is used is part of a result: accuracies under two rules are not
+`none` gives no text, `aligned` the lines that a frame which the model reads falls into, `all` the whole file. Video-MME
+and LongVideoBench define "falls into" differently (`Alignment`). Which rule is used is part of a result: accuracies under two rules are not
 comparable.
 """
 
@@ -17,7 +17,7 @@ from typing import Literal
 
 from pipeline.evaluation.benchmarks.rows import seconds_of
 
-__all__ = ["Cue", "SubtitleRule", "read_subtitles", "select_cues"]
+__all__ = ["Alignment", "Cue", "SubtitleRule", "read_subtitles", "select_cues"]
 
 SubtitleRule = Literal["none", "aligned", "all"]
 """Which subtitles a prompt has."""
@@ -25,7 +25,16 @@ SubtitleRule = Literal["none", "aligned", "all"]
 _CLOCK = r"((?:\d{1,4}:)?\d{1,4}:\d\d[.,]\d{1,9})"  # bounded, so that searching a line takes linear time
 _TIMES = re.compile(rf"{_CLOCK}\s{{0,9}}-->\s{{0,9}}{_CLOCK}")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-_LEAST = 1.0  # seconds; a shorter line is widened about its middle
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """When a line of subtitles is aligned with a frame: the frame is in it. The default is the rule of Video-MME."""
+
+    least_seconds: float = 0.0
+    """A shorter line is widened to this length about its middle."""
+    at_start: bool = True
+    """Whether a frame at the very start of a line is in it; one at its end is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +104,18 @@ def _from_json(text: str) -> list[Cue]:
     return cues
 
 
-def select_cues(cues: Sequence[Cue], rule: SubtitleRule, seconds: Sequence[float]) -> list[str]:
+def select_cues(
+    cues: Sequence[Cue], rule: SubtitleRule, seconds: Sequence[float], alignment: Alignment = Alignment()
+) -> list[str]:
     """The lines that a prompt has; a line that repeats its predecessor is left out.
 
     Args:
         cues: the subtitles.
         rule: which lines.
         seconds: times of the frames that the model reads, ascending, in seconds since the beginning of the video.
+        alignment: when a line holds a frame, for the rule `aligned`.
     """
-    chosen = [] if rule == "none" else [cue for cue in cues if rule == "all" or _holds(cue, seconds)]
+    chosen = [] if rule == "none" else [cue for cue in cues if rule == "all" or _holds(cue, seconds, alignment)]
     lines: list[str] = []
     for cue in chosen:
         if not lines or lines[-1] != cue.text:
@@ -111,6 +123,9 @@ def select_cues(cues: Sequence[Cue], rule: SubtitleRule, seconds: Sequence[float
     return lines
 
 
-def _holds(cue: Cue, seconds: Sequence[float]) -> bool:
-    middle, half = (cue.start + cue.end) / 2, max(_LEAST, cue.end - cue.start) / 2
-    return any(middle - half <= second < middle + half for second in seconds)
+def _holds(cue: Cue, seconds: Sequence[float], alignment: Alignment) -> bool:
+    start, end = cue.start, cue.end
+    if end - start < alignment.least_seconds:
+        middle, half = (start + end) / 2, alignment.least_seconds / 2
+        start, end = middle - half, middle + half
+    return any(start < second < end or (alignment.at_start and second == start < end) for second in seconds)

@@ -7,8 +7,9 @@ code does it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.evaluation.benchmarks.benchmark import Benchmark, Item, Split, lettered, unique_ids
 from pipeline.evaluation.benchmarks.rows import answer_or_problem, find_file, read_rows, strip_options
@@ -25,7 +26,8 @@ class VideoMme(Benchmark):
     subtitled = True
     reference_tokens = 1
     prompt_id = "videomme-official-1"
-    lmms_task = "videomme"
+    lmms_tasks: ClassVar[Mapping[str, str]] = {"test": "videomme"}
+    sizes: ClassVar[Mapping[str, int]] = {"test": 2700}
 
     def read(self, data: Path, split: str, seed: int = 0) -> Split:
         """Read the rows of `videomme/test-*.parquet`; see `Benchmark.read`."""
@@ -33,7 +35,7 @@ class VideoMme(Benchmark):
         items = []
         for number, row in enumerate(read_rows(path)):
             options = strip_options(row.get("options"))
-            answer, problem = answer_or_problem(row.get("answer"), options)
+            answer, problem = answer_or_problem(row.get("answer"), options, ("letter",))
             items.append(
                 Item(
                     id=str(row.get("question_id", number)),

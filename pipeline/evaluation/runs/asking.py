@@ -168,7 +168,7 @@ class Questioner:
 
     def _answer(self, item: Item, selection: Selection, rotation: int, cues: Sequence[Cue]) -> AnswerLine:
         seconds = ((selection.window.captured_at - EPOCH) / 1e6).tolist()
-        lines = select_cues(cues, self.reading.subtitles, seconds)
+        lines = select_cues(cues, self.reading.subtitles, seconds, self.benchmark.alignment)
         options = rotate(item.options, rotation)
         if self.reading.mode == "likelihood" and self.benchmark.task == "choice":
             asked = self.asker.answer(_subtitled(lines) + item.question, selection, options=options)

@@ -50,12 +50,12 @@ def export_run(folder: RunFolder, out: Path, form: ExportFormat) -> int:
         choices = {item.id: line.predicted for item, line in pairs if line is not None and line.predicted is not None}
         write_atomically(out, json.dumps(choices, indent=1) + "\n", parents=True)
         return len(choices)
-    if bench.lmms_task is None:
-        raise UsageError(f"--format lmms-eval: it has no task with the rows of {bench.title}")
+    if head.split not in bench.lmms_tasks:
+        raise UsageError(f"--format lmms-eval: it has no task with the rows of {bench.title}, split {head.split}")
     replies = [_reply(line) for _, line in pairs]
     log: dict[str, Any] = {
         "args": {"model": "sightline", "model_args": f"profile={head.profile},mode={head.mode}", "limit": None},
-        "model_configs": {"task": bench.lmms_task},
+        "model_configs": {"task": bench.lmms_tasks[head.split]},
         "time": "unknown",
         "logs": [{"doc_id": number, "resps": [[reply]]} for number, reply in enumerate(replies)],
         "sightline": head.model_dump(mode="json"),

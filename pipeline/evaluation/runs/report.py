@@ -17,7 +17,7 @@ from pipeline.evaluation.benchmarks.benchmark import Item
 from pipeline.evaluation.benchmarks.registry import benchmark
 from pipeline.evaluation.runs.published import published
 from pipeline.evaluation.runs.record import AnswerLine, RunFolder, RunHead, ShownFrame
-from pipeline.evaluation.runs.summary import Summary, judged, percent
+from pipeline.evaluation.runs.summary import Summary, judged, percent, rows_note
 from pipeline.evaluation.scoring.intervals import ClusteredShare
 from pipeline.evaluation.scoring.reply import LETTERS
 from pipeline.figures.charts import Interval, intervals
@@ -76,7 +76,9 @@ def run_report(
 
 def _subtitle(head: RunHead) -> str:
     whole = "the whole split" if head.questions == head.rows else f"{head.questions} of {head.rows} rows"
-    return f"Split {head.split}, {whole}; {head.decoding}; subtitles: {head.subtitle_rule}."
+    note = rows_note(head)
+    text = f"Split {head.split}, {whole}; {head.decoding}; subtitles: {head.subtitle_rule}."
+    return text if note is None else f"{text} Not the published split: {note}."
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pipeline.evaluation.runs.record import AnswerLine, RunFolder, RunHead
 from pipeline.evaluation.scoring.intervals import ClusteredShare, clustered_mean
 from pipeline.evaluation.scoring.positions import Position, Rotations, position_table, rotation_spread
 
-__all__ = ["Figure", "Summary", "judged", "summarize", "summary_text"]
+__all__ = ["Figure", "Summary", "judged", "percent", "rows_note", "summarize", "summary_text"]
 
 _LENGTHS = ((60, "under 1 min"), (180, "1 to 3 min"), (900, "3 to 15 min"), (3600, "15 to 60 min"))
 _OVER = "over 60 min"
@@ -192,6 +192,15 @@ def percent(share: ClusteredShare) -> str:
     return f"{100 * share.share:.1f} ({100 * share.low:.1f}–{100 * share.high:.1f})" if share.total else "–"
 
 
+def rows_note(head: RunHead) -> str | None:
+    """What to say of an annotation file that has another number of rows than the published split; None if it has not."""
+    bench = benchmark(head.benchmark)
+    published = bench.sizes.get(head.split)
+    if published is None or published == head.rows:
+        return None
+    return f"the annotation file has {head.rows:,} rows, {bench.title} {head.split} as published has {published:,}"
+
+
 def summary_text(summary: Summary) -> str:
     """The summary for a terminal."""
     head, bench = summary.head, benchmark(summary.head.benchmark)
@@ -199,6 +208,8 @@ def summary_text(summary: Summary) -> str:
     whole = "" if head.questions == head.rows else f" of the {head.rows} of the split"
     lines = [f"{bench.title} {head.split}, {head.profile}: {head.questions} questions{whole}"]
     lines.append("  " + ", ".join(f"{count} {state}" for state, count in summary.states.items()))
+    if (note := rows_note(head)) is not None:
+        lines.append(f"  {note}")
     if summary.hidden:
         lines.append("  the right answers are not public; export them as a submission")
     else:
@@ -211,6 +222,3 @@ def summary_text(summary: Summary) -> str:
     if summary.rotations is not None:
         lines.append(f"  spread over rotations {100 * summary.rotations.spread:.1f} points")
     return "\n".join(lines)
-
-
-__all__ += ["percent"]

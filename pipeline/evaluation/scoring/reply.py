@@ -2,14 +2,15 @@
 
 The rules, in this order; the first that applies decides:
 
-1. the reply begins with a letter that is alone or followed by `)`, `.`, `:` or `,`;
+1. the reply begins with a letter that is alone or followed by `)`, `.`, `:` or `,`, but not an abbreviation ("U.S.");
 2. `(X)` anywhere;
 3. `X.` or `X)` anywhere, after white space;
 4. `answer is X`, `answer: X`, `option X`;
 5. the reply is the text of one option.
 
 Letters go from A to the last option of the question, so that E is invalid for four options. A rule whose matches name
-two different options does not apply, and neither do the rules after it: such a reply is ambiguous. Lower-case letters
+two different options does not decide, and neither do the rules after it: such a reply is ambiguous. A letter that no
+option has decides nothing either, but the reply may still be the text of an option, such as "E. coli". Lower-case letters
 count in rule 1, alone or before `)`, and in rule 2 only, because "a" is an article. What no rule reads is *unparsed*,
 and counts as wrong; there is no random choice. The parser does not know which option is right.
 """
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 
 __all__ = ["LETTERS", "PARSER_ID", "parse_reply", "strip_label"]
 
-PARSER_ID = "sightline-letters-1"
+PARSER_ID = "sightline-letters-2"
 """Recorded with every result; changes whenever a reply may be read differently."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -32,7 +33,7 @@ _ORNAMENT = re.compile(r"[*_`\"'“”‘’]+")
 _LABEL = re.compile(r"^\s*(?:\(([A-Za-z])\)|([A-Z])[.):]|([a-z])\))\s*")
 _STARTS = (
     re.compile(r"^([A-Za-z])[.):,]?$"),
-    re.compile(r"^([A-Z])(?:[.:,](?!\w)|\))"),
+    re.compile(r"^([A-Z])(?:[.:,](?![A-Za-z](?:[.,:)]|$))|\))"),
     re.compile(r"^([a-z])\)"),
 )
 _ANYWHERE = (
@@ -65,18 +66,24 @@ def parse_reply(reply: str, options: Sequence[str]) -> int | None:
         return None
     for pattern in _STARTS:
         if found := pattern.match(text):
-            return _index(found.group(1), len(options))
+            return _index(found.group(1), options, text)
     for pattern in _ANYWHERE:
         letters = {letter for letter in pattern.findall(text) if pattern is not _ANYWHERE[2] or letter.isupper()}
         if letters:
-            return _index(letters.pop(), len(options)) if len({each.upper() for each in letters}) == 1 else None
+            return _index(letters.pop(), options, text) if len({each.upper() for each in letters}) == 1 else None
+    return _named(options, text)
+
+
+def _index(letter: str, options: Sequence[str], text: str) -> int | None:
+    """The option of a letter; if there is no such option, the one whose text the reply is."""
+    number = LETTERS.index(letter.upper())
+    return number if number < len(options) else _named(options, text)
+
+
+def _named(options: Sequence[str], text: str) -> int | None:
+    """The option whose text a reply is; None if there is not exactly one."""
     named = [number for number, option in enumerate(options) if _plain(option) == _plain(text)]
     return named[0] if len(named) == 1 else None
-
-
-def _index(letter: str, count: int) -> int | None:
-    number = LETTERS.index(letter.upper())
-    return number if number < count else None
 
 
 def _plain(text: str) -> str:

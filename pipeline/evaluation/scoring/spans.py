@@ -23,17 +23,19 @@ _VERB = re.compile(r"\b(?:start|end|happen|begin|from)\w*")
 def parse_span(reply: str) -> Span | None:
     """The first span that a reply states, in seconds; None if there is none.
 
-    Read are `a - b` and `a to b`, where a and b are seconds or `mm:ss` or `h:mm:ss`, and else two times in one sentence
-    that says start, end or happens. Reversed ends are swapped.
+    Read are `a - b` and `a to b`, where a and b are seconds or `mm:ss` or `h:mm:ss`. Else sentences count that say start,
+    end or happens: two times in one of them, or one time in each of two. Reversed ends are swapped.
     """
     text = reply.lower()
     if found := _PAIR.search(text):
         return _ordered(_seconds(found.groups()[:4]), _seconds(found.groups()[4:]))
+    alone = list[float]()
     for sentence in re.split(r"[.!?](?:\s|$)|\n", text):
-        times = [_seconds(each.groups()) for each in _LONE.finditer(sentence)]
-        if len(times) == 2 and _VERB.search(sentence):
+        times = [_seconds(each.groups()) for each in _LONE.finditer(sentence) if _VERB.search(sentence)]
+        if len(times) == 2:
             return _ordered(*times)
-    return None
+        alone += times
+    return _ordered(*alone) if len(alone) == 2 else None
 
 
 def _seconds(parts: Sequence[str | None]) -> float:

@@ -9,13 +9,21 @@ import pytest
 
 from index.errors import UsageError
 from pipeline.evaluation.benchmarks.actions import Actions
+from pipeline.evaluation.benchmarks.benchmark import Item
 from pipeline.evaluation.benchmarks.charades import CharadesSta
 from pipeline.evaluation.benchmarks.egoschema import EgoSchema
 from pipeline.evaluation.benchmarks.longvideobench import LongVideoBench
 from pipeline.evaluation.benchmarks.lvbench import LvBench
 from pipeline.evaluation.benchmarks.mlvu import Mlvu
 from pipeline.evaluation.benchmarks.registry import BENCHMARKS, benchmark
-from pipeline.evaluation.benchmarks.rows import answer_index, options_in_text, read_rows, seconds_of, strip_options
+from pipeline.evaluation.benchmarks.rows import (
+    AnswerForm,
+    answer_index,
+    options_in_text,
+    read_rows,
+    seconds_of,
+    strip_options,
+)
 from pipeline.evaluation.benchmarks.videomme import VideoMme
 from pipeline.evaluation.runs.footage import stream_name
 from pipeline.evaluation.runs.run import choose
@@ -59,6 +67,36 @@ def test_ids_are_unique_and_answers_are_options(name: str, video: Path, tmp_path
 )
 def test_answers_become_indices(answer: object, options: tuple[str, ...], index: int | None) -> None:
     assert answer_index(answer, options) == index
+
+
+COUNTS = ("1", "2", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("answer", "forms", "index"),
+    [
+        ("2", ("text",), 1),
+        (2, ("text",), 1),
+        ("2", ("index",), 2),
+        (2, ("index", "text"), 2),
+        ("-1", ("index",), None),
+        ("(B) 2", ("letter", "text"), 1),
+        ("B", ("letter",), 1),
+    ],
+)
+def test_an_answer_is_read_in_the_form_of_its_file(
+    answer: object, forms: tuple[AnswerForm, ...], index: object
+) -> None:
+    assert answer_index(answer, COUNTS, forms) == index
+
+
+def test_a_number_that_no_option_has_is_no_index() -> None:
+    """The answer "3" of a file of texts is none of the counts 1, 2, 4 and 5, and not the fourth option."""
+    for forms in (("text",), ("letter", "text")):
+        with pytest.raises(ValueError, match="not among"):
+            answer_index("3", COUNTS, forms)
+    assert answer_index("B", ("B", "A"), ("letter",)) == 1
+    assert answer_index("B", ("B", "A"), ("text", "letter")) == 0
 
 
 @pytest.mark.parametrize(("answer", "options"), [("E", ("a", "b")), ("green", ("red", "blue")), (7, ("red",))])
@@ -110,11 +148,69 @@ def test_groups_of_videomme_go_by_field(tmp_path: Path) -> None:
     assert items[1].problem is not None
 
 
-def test_the_official_prompt_of_videomme() -> None:
-    items = [("A cup", "A saw")]
-    from pipeline.evaluation.benchmarks.benchmark import Item
+def test_letters_of_videomme_are_letters(tmp_path: Path) -> None:
+    """An option may be a letter itself: "Which letter is on the door?"."""
+    row = mme_row("1-1", "x", "Which letter?", ("B", "A", "D", "C"), "B")
+    write_parquet(tmp_path / "videomme" / "test-00000-of-00001.parquet", [row])
+    (item,) = VideoMme().read(tmp_path, "test").items
+    assert (item.options, item.answer) == (("B", "A", "D", "C"), 1)
 
-    item = Item(id="1", video="x", question="Which?", options=items[0])
+
+def test_answers_of_mlvu_are_texts_and_of_its_parquet_letters(video: Path, tmp_path: Path) -> None:
+    data = MAKERS["mlvu"](tmp_path / "dev", video)
+    row = {"video": "v_1.mp4", "duration": 6.0, "question": "How many?", "question_type": "count"}
+    rows = [{**row, "candidates": list(COUNTS), "answer": answer} for answer in ("2", "3", 5)]
+    write_json(data / "json" / "4_count.json", rows)
+    items = [item for item in Mlvu().read(data, "dev").items if item.groups["task"] == ("count",)]
+    assert [item.answer for item in items] == [1, None, 3]
+    assert [item.problem is None for item in items] == [True, False, True]
+    listed = {
+        "video_name": "a.mp4",
+        "task_type": "plotQA",
+        "question_id": "p1",
+        "candidates": ["B", "A"],
+        "answer": "B",
+    }
+    write_parquet(tmp_path / "lmms" / "dev-0.parquet", [{**listed, "question": "Which letter?\n(A) B\n(B) A"}])
+    (item,) = Mlvu().read(tmp_path / "lmms", "dev").items
+    assert (item.options, item.answer) == (("B", "A"), 1)
+
+
+def test_indices_of_longvideobench_are_indices(tmp_path: Path) -> None:
+    row = {"id": "a_0", "video_id": "a", "video_path": "a.mp4", "question": "How many?", "candidates": list(COUNTS),
+           "correct_choice": 2}  # fmt: skip
+    write_json(tmp_path / "lvb_val.json", [row, {**row, "id": "a_1", "correct_choice": 4}])
+    first, second = LongVideoBench().read(tmp_path, "val").items
+    assert (first.answer, second.answer) == (2, None)
+    assert "not among" in (second.problem or "")
+
+
+PROMPTS = {
+    "lvbench": "Which?\n(A) A cup\n(B) A saw\nAnswer the question with the option letter",
+    "egoschema": "Which?\nA. A cup\nB. A saw\nAnswer with the option's letter from the given choices directly.",
+    "longvideobench": "Subtitles of the video:\nhello\nthere\nWhich?\nA. A cup\nB. A saw\n"
+    "Answer with the option's letter from the given choices directly.\n",
+    "mlvu": "Carefully watch this video and pay attention to every detail. Based on your observations, select the best "
+    "option that accurately addresses the question.\nQuestion: Which?\nOptions:\n(A) A cup\n(B) A saw\n"
+    "Only give the best option.\nBest option: (",
+    "mvbench": "Question: Which?\nOption:\n(A) A cup\n(B) A saw\nOnly give the best option.",
+    "actions": "Which?\nA. A cup\nB. A saw\nAnswer with the option's letter from the given choices directly.",
+    "charades": "Please find the visual event described by a sentence in the video, determining its starting and ending "
+    "times. The format should be: 'The event happens in the start time - end time'. For example, The event 'person turn "
+    "a light on' happens in the 24.3 - 30.4 seonds. Now I will give you the textual sentence: Which?. Please return its "
+    "start time and end time.",
+    "qvhighlights": "Which?",
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts(name: str) -> None:
+    item = Item(id="1", video="x", question="Which?", options=("A cup", "A saw"))
+    assert benchmark(name).prompt(item, item.options, ["hello", "there"]) == PROMPTS[name]
+
+
+def test_the_official_prompt_of_videomme() -> None:
+    item = Item(id="1", video="x", question="Which?", options=("A cup", "A saw"))
     assert VideoMme().prompt(item, item.options, ["hello", "there"]) == (
         "This video's subtitles are listed below:\nhello\nthere\n"
         "Select the best answer to the following multiple-choice question based on the video. Respond with only the "
@@ -132,6 +228,11 @@ def test_released_lists_of_lvbench(tmp_path: Path) -> None:
     assert (item.options, item.answer) == (("Two", "Six", "One", "Ten"), 1)
     assert item.spans == ((7965.0, 7975.0),)
     assert item.groups == {"question_type": ("entity recognition", "reasoning"), "type": ("tv",)}
+    references = {"00:05-00:05": ((5.0, 5.0),), "01:00:05-01:00:09": ((3605.0, 3609.0),), "": (), "None": ()}
+    for text, spans in references.items():
+        write_lines(tmp_path / "lvbench_clean.json", [{**row, "time_reference": text}])
+        (item,) = LvBench().read(tmp_path, "test").items
+        assert item.spans == spans
 
 
 def test_three_forms_of_egoschema(video: Path, tmp_path: Path) -> None:

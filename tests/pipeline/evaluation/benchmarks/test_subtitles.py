@@ -6,7 +6,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.evaluation.benchmarks.longvideobench import LongVideoBench
 from pipeline.evaluation.benchmarks.subtitles import Cue, read_subtitles, select_cues
+from pipeline.evaluation.benchmarks.videomme import VideoMme
 
 SRT = (
     '\ufeff1\r\n00:00:01,000 --> 00:00:02,500\r\n<font color="#fff">A red\r\n<b>dog</b></font>\r\n\r\n'
@@ -51,9 +53,16 @@ def test_rules() -> None:
     ]
     assert select_cues(cues, "none", [0, 5]) == []
     assert select_cues(cues, "all", []) == ["short", "short too", "long", "late"]
-    assert select_cues(cues, "aligned", [0, 5, 8]) == ["short", "long"]  # a short line is widened to 1 s
-    assert select_cues(cues, "aligned", [3]) == ["short too"]
     assert select_cues(cues, "aligned", []) == []
+    # Video-MME: a line is aligned if [start, end) holds a frame.
+    assert select_cues(cues, "aligned", [0, 3, 5, 8], VideoMme().alignment) == ["long"]
+    assert select_cues(cues, "aligned", [9, 21], VideoMme().alignment) == []
+    assert select_cues(cues, "aligned", [20], VideoMme().alignment) == ["late"]
+    # LongVideoBench: strictly between its ends, and a line shorter than 1 s is widened about its middle.
+    assert select_cues(cues, "aligned", [0, 5, 8], LongVideoBench().alignment) == ["short", "long"]
+    assert select_cues(cues, "aligned", [3], LongVideoBench().alignment) == ["short too"]
+    assert select_cues(cues, "aligned", [5, 9, 20, 21], LongVideoBench().alignment) == []
+    assert select_cues([Cue(4, 4, "open end")], "aligned", [4], LongVideoBench().alignment) == ["open end"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))), st.sets(st.integers(0, 70)))

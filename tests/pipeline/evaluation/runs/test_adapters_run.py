@@ -15,7 +15,7 @@ from pipeline.evaluation.runs.asking import Reading
 from pipeline.evaluation.runs.record import AnswerLine, RunFolder
 from pipeline.evaluation.runs.report import run_report
 from pipeline.evaluation.runs.run import RunPlan, run_benchmark
-from pipeline.evaluation.runs.summary import summarize
+from pipeline.evaluation.runs.summary import summarize, summary_text
 from pipeline.questions.asker import Asker
 from tests.support.benchmark_data import MAKERS, make_mlvu_test
 
@@ -111,6 +111,35 @@ def test_a_part_of_a_video_is_read(asker: Asker, clip: Path, tmp_path: Path) -> 
     assert {frame.seconds for frame in lines["action_sequence-0"].keyframes} <= {1.0, 2.0, 3.0}
     assert lines["episodic_reasoning-0"].window_frames == 2  # pictures at 3 a second, 0 s to 2 s
     assert lines["counterfactual_inference-0"].value == 1  # the only option
+
+
+def test_keyframes_are_selected_for_the_bare_question(
+    asker: Asker, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options and subtitles would exceed what the text encoder reads: the language model alone has them."""
+    texts, asked = list[str](), list[str]()
+    encoder, answer = asker.encoders.frame, Asker.answer
+    encode = encoder.encode_text
+
+    def noted(queries: list[str]) -> Any:
+        """Note what is encoded."""
+        texts.extend(queries)
+        return encode(queries)
+
+    def heard(self: Asker, question: str, *rest: Any, **more: Any) -> Any:
+        """Note what is asked."""
+        asked.append(question)
+        return answer(self, question, *rest, **more)
+
+    monkeypatch.setattr(encoder, "encode_text", noted)
+    monkeypatch.setattr(Asker, "answer", heard)
+    data = MAKERS["longvideobench"](tmp_path / "data", clip)
+    folder = run(asker, "longvideobench", data, tmp_path / "out", reading=Reading("generated", subtitles="all"))
+    assert set(texts) == {item.question for item in folder.items()}
+    assert all("a bird" in prompt and "A. " in prompt for prompt in asked)
+    note = "the annotation file has 2 rows, LongVideoBench val as published has 1,337"
+    assert note in summary_text(summarize(folder))
+    assert note in run_report(folder, summarize(folder), store=None, pictures=0)
 
 
 def test_macro_means_and_the_ceiling_of_mlvu(asker: Asker, clip: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.scoring.reply import LETTERS, parse_reply, strip_label
+from tests.support.published_parsers import flash_letter, lvbench_letter, mlvu_letter, videomme_letter
 
 FOUR = ("a cup", "a saw", "a hat", "a key")
 
@@ -24,6 +25,12 @@ GOLDEN = [
     ("A) or (B)", 0),
     ("E", None),  # only four options
     ("E. a lamp", None),
+    ("B.a lamp", 1),
+    ("A.5 meters", 0),
+    ("D.C. is the place", None),  # an abbreviation
+    ("B,C", None),
+    ("B, C", 1),
+    ("（Ｂ）", 1),  # full-width signs
     # rule 2: in brackets
     ("(C)", 2),
     ("(c) a hat", 2),
@@ -51,7 +58,11 @@ GOLDEN = [
     ("a man", None),  # VideoChat-Flash and lmms-eval read A
     ("A man", None),
     ("a hat and a key", None),
-    # nothing
+    ("a hat (the last one)", None),
+    # nothing: with one new token a model that begins so has no answer
+    ("(", None),
+    ("The", None),
+    ("A", 0),
     ("", None),
     ("...", None),
     ("I cannot see a video.", None),
@@ -71,9 +82,43 @@ def test_the_range_of_letters_is_that_of_the_question() -> None:
     assert parse_reply("C", ("yes", "no")) is None
 
 
+def test_a_text_that_looks_like_a_letter_is_read_by_its_text() -> None:
+    """A letter that no option has decides nothing."""
+    assert parse_reply("E. coli", ("a virus", "a fungus", "E. coli", "an amoeba")) == 2
+    assert parse_reply("E. coli", ("a virus", "a fungus", "yeast", "an amoeba")) is None
+    assert parse_reply("C cooks.", ("C sits.", "C cooks.", "C runs.", "C eats.", "C reads.")) == 1  # EgoSchema
+    assert parse_reply("[E]CUDA out of memory", tuple("uvwxyz")) is None  # ViLAMP's scripts, where E is an option
+
+
 def test_two_options_of_one_text_are_ambiguous() -> None:
     assert parse_reply("red", ("red", "Red.", "blue")) is None
     assert parse_reply("blue", ("red", "Red.", "blue")) == 2
+
+
+DIFFERENT = [
+    # reply, here, Video-MME's script, LVBench's script, MLVU's script, VideoChat-Flash's parser
+    ("B", 1, "B", "B", "B", "B"),
+    ("(B)", 1, "B", "B", "B", "B"),
+    ("B) a saw", 1, "B", "B", "B", "B"),
+    ("B. a saw", 1, "B", "B", "", "B"),
+    ("The answer is B", 1, "B", "T", "", "B"),
+    ("Best answer: C", 2, "B", "B", "", "C"),
+    ("A man", None, "A", "A", "", "A"),
+    ("a man", None, "", "a", "", "A"),
+    ("It is a hat", None, "", "I", "", "A"),
+    ("D. A book", 3, "D", "D", "", "D"),
+    ("I cannot Decide", None, "D", "I", "", ""),
+    ("[E]CUDA out of memory", None, "C", "[", "", "E"),
+    ("", None, "", "", "", ""),
+]
+
+
+@pytest.mark.parametrize("row", DIFFERENT, ids=[repr(row[0]) for row in DIFFERENT])
+def test_where_published_parsers_differ(row: tuple[str, int | None, str, str, str, str]) -> None:
+    """The rules of the released scorers, written down from their descriptions, on the replies that tell them apart."""
+    reply, here, *published = row
+    assert parse_reply(reply, FOUR) == here
+    assert [rule(reply) for rule in (videomme_letter, lvbench_letter, mlvu_letter, flash_letter)] == published
 
 
 @given(st.integers(2, 6), st.data())

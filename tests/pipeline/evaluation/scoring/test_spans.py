@@ -27,6 +27,10 @@ REPLIES = [
     ("3 seconds to 9 seconds", (3.0, 9.0)),
     ("It starts at 3.5 and ends at 7.", (3.5, 7.0)),
     ("The video lasts 30 seconds. It starts at 3.5 and ends at 7.", (3.5, 7.0)),
+    ("Start time: 0.8 seconds.\nEnd time: 1.1 seconds.", (0.8, 1.1)),
+    ("It begins at 0:12.\nThe video has 30 frames.\nIt ends at 1:05.", (12.0, 65.0)),
+    ("It starts at 3.\nIt ends at 5.\nAnother starts at 9.", None),  # which two is not said
+    ("It ends at 5.", None),
     ("There are 3 people and 2 dogs", None),
     ("At 5 seconds", None),
     ("I cannot tell.", None),
