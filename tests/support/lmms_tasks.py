@@ -42,13 +42,11 @@ def _prepare() -> Path:
     Returns:
         The folder of the tasks.
     """
-    import lmms_eval
-
     for name in _NOT_CALLED:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = empty = _Empty(name)
             empty.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    folder = Path(lmms_eval.__file__).parent / "tasks"
+    folder = Path(str(importlib.import_module("lmms_eval").__file__)).parent / "tasks"
     tasks = types.ModuleType("lmms_eval.tasks")
     tasks.__path__ = [str(folder)]
     sys.modules["lmms_eval.tasks"] = tasks
@@ -57,14 +55,13 @@ def _prepare() -> Path:
 
 def _config(folder: Path, task: str) -> dict[str, Any]:
     """The YAML of a task, with its functions."""
-    from lmms_eval.utils import load_yaml_config
-
+    load = importlib.import_module("lmms_eval.utils").load_yaml_config
     for path in sorted(folder.glob("*/*.yaml")):
         names = [
             line.split(":", 1)[1].strip().strip('"') for line in path.read_text().splitlines() if line[:5] == "task:"
         ]
         if names == [task]:
-            return dict(load_yaml_config(yaml_path=str(path)))
+            return dict(load(yaml_path=str(path)))
     raise SystemExit(f"lmms-eval has no task {task}")
 
 

@@ -122,9 +122,9 @@ def answer_index(answer: Any, options: Sequence[str], forms: Sequence[AnswerForm
     Args:
         answer: the answer of the row; null, empty and -1 mean that it is hidden.
         options: texts of the options without labels.
-        forms: how the file states answers, the first form that fits decides. It matters: where options are letters or
-            numbers, such as the counts "1", "2", "4" and "5", an answer "2" is the option "2" in a file of texts, and the
-            third option in a file of indices; an answer "3" is no option of the former.
+        forms: how the file states answers; the first form that fits decides. It matters where options are letters or
+            numbers, such as the counts "1", "2", "4" and "5": an answer "2" is the option "2" in a file of texts, and
+            the third option in a file of indices, and an answer "3" is no option of the former.
 
     Returns:
         None if the answer is hidden.

@@ -1,8 +1,8 @@
 """Subtitles: SubRip files and the JSON of LongVideoBench, and the three rules by which lines reach a prompt.
 
 `none` gives no text, `aligned` the lines that a frame which the model reads falls into, `all` the whole file. Video-MME
-and LongVideoBench define "falls into" differently (`Alignment`). Which rule is used is part of a result: accuracies under two rules are not
-comparable.
+and LongVideoBench define "falls into" differently (`Alignment`). Which rule is used is part of a result: accuracies
+under two rules are not comparable.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def percent(share: ClusteredShare) -> str:
 
 
 def rows_note(head: RunHead) -> str | None:
-    """What to say of an annotation file that has another number of rows than the published split; None if it has not."""
+    """What to say of an annotation file whose number of rows is not that of the published split; None if it is."""
     bench = benchmark(head.benchmark)
     published = bench.sizes.get(head.split)
     if published is None or published == head.rows:

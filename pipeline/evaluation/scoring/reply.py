@@ -10,9 +10,9 @@ The rules, in this order; the first that applies decides:
 
 Letters go from A to the last option of the question, so that E is invalid for four options. A rule whose matches name
 two different options does not decide, and neither do the rules after it: such a reply is ambiguous. A letter that no
-option has decides nothing either, but the reply may still be the text of an option, such as "E. coli". Lower-case letters
-count in rule 1, alone or before `)`, and in rule 2 only, because "a" is an article. What no rule reads is *unparsed*,
-and counts as wrong; there is no random choice. The parser does not know which option is right.
+option has decides nothing either, but the reply may still be the text of an option, such as "E. coli". Lower-case
+letters count in rule 1, alone or before `)`, and in rule 2 only, because "a" is an article. What no rule reads is
+*unparsed*, and counts as wrong; there is no random choice. The parser does not know which option is right.
 """
 
 from __future__ import annotations

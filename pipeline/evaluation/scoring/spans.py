@@ -23,8 +23,8 @@ _VERB = re.compile(r"\b(?:start|end|happen|begin|from)\w*")
 def parse_span(reply: str) -> Span | None:
     """The first span that a reply states, in seconds; None if there is none.
 
-    Read are `a - b` and `a to b`, where a and b are seconds or `mm:ss` or `h:mm:ss`. Else sentences count that say start,
-    end or happens: two times in one of them, or one time in each of two. Reversed ends are swapped.
+    Read are `a - b` and `a to b`, where a and b are seconds or `mm:ss` or `h:mm:ss`. Else sentences count that say
+    start, end or happens: two times in one of them, or one time in each of two. Reversed ends are swapped.
     """
     text = reply.lower()
     if found := _PAIR.search(text):
