@@ -16,12 +16,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 import torch
-from apache_beam.metrics import Metrics
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
@@ -35,6 +33,7 @@ from model.profiles.profile import load_profile
 from pipeline.backfill.elements import ChunkRange, ProbedFile, StagedRange, WorkerSettings
 from pipeline.backfill.manifest import Entry
 from pipeline.backfill.report import BackfillReport, FileResult, summary
+from pipeline.backfill.runner import check_runner, count, run_pipeline
 from pipeline.backfill.staging import get, put, remove
 from pipeline.backfill.work import Indexer, commit_group, plan, probe
 from pipeline.sandbox_check import check_sandbox
@@ -42,12 +41,8 @@ from pipeline.sandbox_check import check_sandbox
 if TYPE_CHECKING:
     from model.encoders.encoder import Encoders
 
-__all__ = ["RUNNERS", "backfill"]
+__all__ = ["backfill"]
 
-RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner")
-# Beam's own DirectRunner first tries to fetch a runner written in Go from the network.
-_RUNNER = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
-_NAMESPACE = "sightline"
 _ENTRIES_A_SHARD = 500
 _RESULT_SHARDS = 16
 
@@ -61,10 +56,6 @@ class _Models:
             torch.set_num_threads(settings.threads)
         self.encoders: Encoders = load_encoders(load_profile(settings.profile), settings.device)
         self.store = Store.open(settings.store, encoders=self.encoders.pair)
-
-
-def _count(name: str, value: int = 1) -> None:
-    Metrics.counter(_NAMESPACE, name).inc(value)
 
 
 class _Probe(beam.DoFn):  # type: ignore[misc]
@@ -81,7 +72,7 @@ class _Probe(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[int, Entry]) -> Iterator[ProbedFile | FileResult]:
         """Probe one file."""
         found = probe(self._settings, self._store, *element)
-        _count("files_probed")
+        count("files_probed")
         if isinstance(found, FileResult):
             _count_result(found)
         yield found
@@ -96,7 +87,7 @@ class _Plan(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[str, Iterable[ProbedFile]]) -> Iterator[ChunkRange]:
         """Cut the files of one stream."""
         for piece in plan(self._settings, element[1]):
-            _count("pieces")
+            count("pieces")
             yield piece
 
 
@@ -152,19 +143,19 @@ class _Write(beam.DoFn):  # type: ignore[misc]
 
 
 def _count_result(result: FileResult) -> None:
-    _count(f"files_{result.state}")
-    _count("frames", result.frames if result.state == "stored" else 0)
-    _count("footage_seconds", round(result.seconds) if result.state == "stored" else 0)
-    _count("bytes", result.bytes if result.state == "stored" else 0)
+    count(f"files_{result.state}")
+    count("frames", result.frames if result.state == "stored" else 0)
+    count("footage_seconds", round(result.seconds) if result.state == "stored" else 0)
+    count("bytes", result.bytes if result.state == "stored" else 0)
     if result.kind:
-        _count(f"errors_{result.kind}")
+        count(f"errors_{result.kind}")
 
 
 def _counted(done: FileResult | StagedRange) -> FileResult | StagedRange:
     if isinstance(done, FileResult):
         _count_result(done)
     else:
-        _count("pieces_staged")
+        count("pieces_staged")
     return done
 
 
@@ -258,7 +249,7 @@ def backfill(
         store: URL of the store, which is created if it does not exist.
         profile: name of the profile, or the path of its TOML file.
         device: `cpu`, `cuda`, or None to choose.
-        runner: one of `RUNNERS`.
+        runner: one of `pipeline.backfill.runner.RUNNERS`.
         options: Beam's options, as on its command line.
         segment_seconds: footage of one chunk, as in `ingest_sources`.
         piece_seconds: longer files are cut into pieces of this length, which are decoded in parallel.
@@ -273,8 +264,7 @@ def backfill(
         BackfillFailed: the engine failed, or too many files were lost; what was stored stays.
         StoreError, ModelError: the store or the models cannot be opened.
     """
-    if runner not in RUNNERS:
-        raise UsageError(f"--runner {runner} is unknown; use one of {', '.join(RUNNERS)}")
+    check_runner(runner)
     if not 0 <= max_lost <= 1:
         raise UsageError(f"--max-lost must lie between 0 and 1, got {max_lost:g}")
     if segment_seconds < 1 or piece_seconds < segment_seconds:
@@ -332,35 +322,9 @@ def _run(
         shards.append(f"{folder}/entries-{first}.json")
         some = [(number, entry.model_dump(mode="json")) for number, entry in rows[first : first + _ENTRIES_A_SHARD]]
         put(shards[-1], json.dumps(some).encode())
-    # Without this, Beam runs pip to list the installed packages, and warns where there is no pip.
-    quiet = "--experiments=disable_logging_submission_environment"
-    flags = [f"--runner={_RUNNER.get(runner, runner)}", quiet, *options]
-    try:
-        pipeline = beam.Pipeline(options=PipelineOptions(flags))
-        build(pipeline, settings, shards, folder)
-        result = pipeline.run()
-        state = result.wait_until_finish()
-    except Exception as error:  # every runner raises exceptions of its own
-        raise BackfillFailed(
-            f"the job failed ({type(error).__name__}: {_first_line(error)}); run the same backfill again to continue"
-        ) from error
-    if state not in ("DONE", None):
-        raise BackfillFailed(f"the job ended as {state}; run the same backfill again to continue")
-    return _counters(result)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else ""
-
-
-def _counters(result: Any) -> dict[str, int]:
-    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))["counters"]
-    counters: dict[str, int] = {}
-    for metric in found:
-        value = metric.attempted if metric.committed is None else metric.committed
-        counters[metric.key.metric.name] = counters.get(metric.key.metric.name, 0) + int(value or 0)
-    return dict(sorted(counters.items()))
+    return run_pipeline(
+        lambda pipeline: build(pipeline, settings, shards, folder), runner, options, again="run the same backfill again"
+    )
 
 
 def _results(folder: str) -> Iterator[FileResult]:

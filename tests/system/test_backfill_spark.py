@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from model.profiles.profile import load_profile
 from tests.support.flink_cluster import ROOT, portable, until
 from tests.support.footage import make_video
 from tests.support.kafka_server import free_ports
+from tests.support.large_stores import files_of
 from tests.support.processes import environment
 from tests.support.stores import assert_same
 from tests.support.tools import need
@@ -78,3 +80,15 @@ def test_the_store_is_what_ingest_writes_whoever_runs_it_how_often(
         assert report["runner"] == "SparkRunner"
         assert (report["files"], report["stored"], report["skipped"], report["lost"]) == (4, stored, before, 1)
         assert_same(Store.open(store), expected)
+    command = [sys.executable, "-m", "pipeline.cli", "index", "build", "--store", str(store), "--json"]
+    command += ["--runner", "SparkRunner", "--shard-frames", "20", "--", *portable(job_server)]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    built = json.loads(done.stdout)
+    frames = expected.window().captured_at.size
+    assert (built["rows"], built["trained"], built["shards"] > 1) == (frames, True, True)
+    shutil.copytree(store, tmp_path / "local")
+    local = Store.open(tmp_path / "local").vectors.large
+    local.catalog.drop()
+    local.build(shard_rows=20)
+    assert files_of(store / "ann") == files_of(tmp_path / "local" / "ann"), "the shards are those of one process"

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from index.errors import StoreUnavailable
 from index.search.ann.catalog import Catalog
 from index.search.ann.codebook import Codebook, SampleOfFrames, lists_for, train
 from index.search.ann.shard import IndexedRows, Shard
 from index.search.ann.vectors import VectorReader
 
-__all__ = ["SHARD_ROWS", "Built", "build"]
+__all__ = ["SHARD_ROWS", "Built", "ShardPlan", "build", "write_planned"]
 
 SHARD_ROWS = 4_000_000
 """Most rows of a shard, unless one file has more."""
@@ -46,6 +47,35 @@ class Built:
     """Whether a codebook was trained."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """A shard that is to be written."""
+
+    codebook: str
+    """Key of the codebook."""
+    files: tuple[tuple[str, str], ...]
+    """Path and stream of each of its files."""
+    rows: int
+    """Number of its rows."""
+
+
+def write_planned(catalog: Catalog, reader: VectorReader, plan: ShardPlan) -> str:
+    """Write a planned shard; returns its name. Written twice, it is the same.
+
+    Raises:
+        StoreUnavailable: the codebook of the plan is not there.
+        StoreCorrupt: a file cannot be read.
+        OSError: the shard cannot be written.
+    """
+    codebook = catalog.codebook
+    if codebook is None or codebook.key != plan.codebook:
+        raise StoreUnavailable(
+            f"{catalog.place}: the codebook of this build is not visible here, or another build replaced it; the store "
+            "must be at a place that all workers share"
+        )
+    return catalog.add(_encoded(plan.files, reader, codebook), codebook)
+
+
 def build(
     catalog: Catalog,
     reader: VectorReader,
@@ -54,6 +84,7 @@ def build(
     shard_rows: int = SHARD_ROWS,
     lists: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
+    elsewhere: Callable[[Sequence[ShardPlan]], None] | None = None,
 ) -> Built:
     """Bring the index up to date with the files of a version of the store.
 
@@ -64,6 +95,8 @@ def build(
         shard_rows: most rows of a shard.
         lists: number of lists of a new codebook; `lists_for` the rows when None.
         on_progress: called with the rows that are done and their number.
+        elsewhere: calls `write_planned` for each plan, in any order and any number of times, for example on the
+            machines of a cluster; this process does it when None.
 
     Raises:
         StoreBusy: another process builds this index.
@@ -78,11 +111,16 @@ def build(
             codebook = _train(catalog, reader, files, total, lists)
             catalog.set_codebook(codebook)
             trained = True
-        shards = catalog.shards()
         removed = written = 0
-        for shard in shards:
-            alive = np.array([path in files for path in shard.files], bool)
+        seen: set[str] = set()
+        for shard in catalog.shards():
+            alive = np.array([path in files and path not in seen for path in shard.files], bool)
+            seen.update(shard.files)
             if not alive.all():
+                if not shard.ready():
+                    seen.difference_update(shard.files)
+                    catalog.remove([shard.name])
+                    continue
                 kept = _taken(shard, np.flatnonzero(alive[shard.file]))
                 if len(kept.row):
                     catalog.add(kept, codebook)
@@ -94,11 +132,17 @@ def build(
             (path for path in files if path not in held), key=lambda path: (_day(path), files[path][0], path)
         )
         done, wanted = 0, sum(files[path][1] for path in fresh)
-        for part in _parts(fresh, files, shard_rows):
-            catalog.add(_encoded(part, files, reader, codebook), codebook)
-            written += 1
-            done += sum(files[path][1] for path in part)
+        plans = [
+            ShardPlan(codebook.key, tuple((path, files[path][0]) for path in part), sum(files[p][1] for p in part))
+            for part in _parts(fresh, files, shard_rows)
+        ]
+        if elsewhere is not None and plans:
+            elsewhere(plans)
+        for plan in plans if elsewhere is None else ():
+            write_planned(catalog, reader, plan)
+            done += plan.rows
             on_progress(done, wanted)
+        written += len(plans)
         written += _merge(catalog, codebook, shard_rows)
     return Built(wanted, written, removed, trained)
 
@@ -138,16 +182,14 @@ def _parts(paths: Sequence[str], files: dict[str, tuple[str, int]], most: int) -
         yield part
 
 
-def _encoded(
-    paths: Sequence[str], files: dict[str, tuple[str, int]], reader: VectorReader, codebook: Codebook
-) -> IndexedRows:
-    """The rows of some files with their codes, sorted."""
-    streams = sorted({files[path][0] for path in paths})
+def _encoded(files: Sequence[tuple[str, str]], reader: VectorReader, codebook: Codebook) -> IndexedRows:
+    """The rows of some files, paths and streams, with their codes, sorted."""
+    streams = sorted({stream for _, stream in files})
     found: dict[str, list[NDArray[np.generic]]] = {
         name: [] for name in ("stream", "captured_at", "file", "row", "offset", "lists", "codes")
     }
-    for number, path in enumerate(paths):
-        stream = streams.index(files[path][0])
+    for number, (path, name) in enumerate(files):
+        stream = streams.index(name)
         for rows in reader.file(path):
             rotated = codebook.rotated(rows.vectors)
             lists = codebook.assign(rotated)
@@ -163,7 +205,8 @@ def _encoded(
             )
             for name, value in zip(found, values, strict=True):
                 found[name].append(value)
-    return _sorted(streams, paths, {name: np.concatenate(values) for name, values in found.items()})
+    held = {name: np.concatenate(values) for name, values in found.items()}
+    return _sorted(streams, [path for path, _ in files], held)
 
 
 def _sorted(streams: Sequence[str], paths: Sequence[str], held: dict[str, NDArray[np.generic]]) -> IndexedRows:
@@ -195,7 +238,7 @@ def _taken(shard: Shard, rows: NDArray[np.int64]) -> IndexedRows:
 
 def _merge(catalog: Catalog, codebook: Codebook, most: int) -> int:
     """Merge small shards if there are many; returns the number of shards that were written."""
-    small = [shard for shard in catalog.shards() if len(shard) < most // _SMALL]
+    small = [shard for shard in catalog.shards() if len(shard) < most // _SMALL and shard.ready()]
     if len(small) < _SMALL_SHARDS:
         return 0
     written, group = 0, list[Shard]()

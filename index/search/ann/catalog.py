@@ -41,6 +41,11 @@ class Catalog:
         self._shards: dict[str, Shard | None] = {}
 
     @property
+    def place(self) -> str:
+        """Where the index is, for messages."""
+        return str(self.folder)
+
+    @property
     def codebook(self) -> Codebook | None:
         """The codebook of this encoder, None if there is none."""
         try:
@@ -116,6 +121,12 @@ class Catalog:
     def add(self, rows: IndexedRows, codebook: Codebook) -> str:
         """Write a shard; returns its name. Raises OSError."""
         return write_shard(self.folder, rows, codebook)
+
+    def ignore(self, name: str) -> None:
+        """Search without a shard that turned out to be damaged. The next build writes it again."""
+        with self._lock:
+            self._shards.pop(name, None)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove shards. A search that has one open reads on."""

@@ -28,7 +28,7 @@ from index.columns import day_of
 from index.delta.snapshot import TableSnapshot
 from index.delta.table import StoreTable
 from index.errors import StoreBusy
-from index.search.ann.builder import SHARD_ROWS, Built, build
+from index.search.ann.builder import SHARD_ROWS, Built, ShardPlan, build, write_planned
 from index.search.ann.catalog import Catalog
 from index.search.ann.shard import Shard
 from index.search.ann.vectors import VectorReader
@@ -111,9 +111,21 @@ class _View:
 
     stamp: tuple[object, ...]
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
-    alive: dict[str, NDArray[np.bool_] | None] = field(default_factory=dict)
+    alive: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Of the files of each shard, whether they still exist, and no shard before it has them."""
     tails: list[str] = field(default_factory=list)
     shards: list[Shard] = field(default_factory=list)
+    rows: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """`alive_rows`, as far as it was asked for."""
+
+    def alive_rows(self, shard: Shard) -> NDArray[np.bool_] | None:
+        """Whether each row of a shard counts, bool[N]; None if all do."""
+        alive = self.alive[shard.name]
+        if alive.all():
+            return None
+        if shard.name not in self.rows:
+            self.rows[shard.name] = alive[shard.file]
+        return self.rows[shard.name]
 
 
 class LargeIndex:
@@ -149,10 +161,15 @@ class LargeIndex:
         for shard in view.shards:
             if (start is not None and shard.end < start) or (end is not None and shard.begin >= end):
                 continue
+            if wanted.isdisjoint(shard.streams):
+                continue
+            if not shard.ready():
+                self.catalog.ignore(shard.name)
+                return self.scope(streams, start, end)
             ranges = [shard.rows_of(name, start, end) for name in shard.streams if name in wanted]
             ranges = [(low, high) for low, high in ranges if low < high]
             if ranges:
-                parts.append(_Part(shard, ranges, view.alive[shard.name]))
+                parts.append(_Part(shard, ranges, view.alive_rows(shard)))
         first, last = (None if at is None else day_of(at) for at in (start, end))
         tails = [
             (path, view.files[path][0])
@@ -184,10 +201,22 @@ class LargeIndex:
         shard_rows: int = SHARD_ROWS,
         lists: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, of: None,
+        elsewhere: Callable[[Sequence[ShardPlan]], None] | None = None,
     ) -> Built:
         """Bring the index up to date; see `index.search.ann.builder.build`."""
-        files = self._listed()
-        return build(self.catalog, self._reader, files, shard_rows=shard_rows, lists=lists, on_progress=on_progress)
+        return build(
+            self.catalog,
+            self._reader,
+            self._listed(),
+            shard_rows=shard_rows,
+            lists=lists,
+            on_progress=on_progress,
+            elsewhere=elsewhere,
+        )
+
+    def write_planned(self, plan: ShardPlan) -> str:
+        """Write a shard that a build planned; see `index.search.ann.builder.write_planned`."""
+        return write_planned(self.catalog, self._reader, plan)
 
     def follow(self) -> None:
         """Bring an index that was built up to date, for example after a compaction, unless a build is running."""
@@ -372,8 +401,7 @@ class LargeIndex:
         view = _View(stamp, files, shards=list(shards))
         held: set[str] = set()
         for shard in shards:
-            alive = np.array([path in files for path in shard.files], bool)
-            view.alive[shard.name] = None if alive.all() else alive[shard.file]
+            view.alive[shard.name] = np.array([path in files and path not in held for path in shard.files], bool)
             held.update(shard.files)
         view.tails = sorted(path for path in files if path not in held)
         self._reader.forget(set(files))

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
+import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import digest
-from index.files import write_atomically
+from index.files import PART, write_atomically
 from index.search.ann.codebook import Codebook
 
-__all__ = ["IndexedRows", "Shard", "open_shard", "write_shard"]
+__all__ = ["MANIFEST", "IndexedRows", "Shard", "described_shard", "open_shard", "publish", "write_shard"]
+
+MANIFEST = "manifest.json"
+"""The file of a shard that says what it contains; written last."""
 
 _FORMAT = 1
 _ARRAYS = {"sizes": np.int64, "captured_at": np.int64, "file": np.int32, "row": np.int32, "offset": np.int64}
-_MANIFEST = "manifest.json"
 _PIECE, _PIECES = 1 << 16, 32
 _ID_BYTES = 8
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +80,41 @@ class Shard:
         files: the files whose frames it has.
         captured_at, file, row, offset: see the module.
         begin, end: times of the first and the last frame, UTC microseconds, inclusive.
+
+    `captured_at`, `file`, `row`, `offset`, `sizes` and what needs them exist after `ready`.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], codebook: Codebook) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        codebook: Codebook,
+        fetch: Callable[[], None] | None = None,
+    ) -> None:
         self.name, self._folder, self.codebook = folder.name, folder, codebook
         self._sums: Mapping[str, Any] = manifest["files"]
         self.streams: list[str] = list(manifest["streams"])
         self.files: list[str] = list(manifest["paths"])
         self.first = np.asarray(manifest["first"], np.int64)
         self.begin, self.end = int(manifest["begin"]), int(manifest["end"])
+        self._fetch, self._lock = fetch, threading.Lock()
+        if fetch is None:
+            self._open()
+
+    def ready(self) -> bool:
+        """Make its arrays usable, by fetching them if they are in an object store; False if it is damaged or gone."""
+        with self._lock:
+            if self._fetch is not None:
+                try:
+                    self._fetch()
+                    self._open()
+                except _UNUSABLE:
+                    return False
+                self._fetch = None
+            return True
+
+    def _open(self) -> None:
+        folder, codebook = self._folder, self.codebook
         held = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         self.sizes: NDArray[np.int64] = np.array(held["sizes"])
         self.captured_at: NDArray[np.int64] = held["captured_at"]
@@ -190,11 +221,15 @@ class Shard:
 
 
 def write_shard(root: Path, rows: IndexedRows, codebook: Codebook) -> str:
-    """Write a shard below `root`, durably and all at once; returns its name. Raises OSError."""
+    """Write a shard below `root`, durably and all at once; returns its name. Raises OSError.
+
+    The same rows of the same codebook have the same name and content, whoever writes them: work that is done twice, as
+    clusters do, leaves one shard.
+    """
     begin = int(rows.captured_at.min()) if len(rows.captured_at) else 0
     end = int(rows.captured_at.max()) if len(rows.captured_at) else 0
-    name = f"{begin // 1_000_000}-{end // 1_000_000}-{digest(*rows.files, len(rows.row), os.urandom(8))[:12]}"
-    folder = root / f"{name}.part"
+    name = f"{begin // 1_000_000}-{end // 1_000_000}-{digest(codebook.key, *rows.files, len(rows.row))[:12]}"
+    folder = root / f"{name}.{secrets.token_hex(4)}{PART}"
     folder.mkdir(parents=True)
     try:
         sizes = np.bincount(rows.lists, minlength=codebook.lists).astype(np.int64)
@@ -234,18 +269,30 @@ def write_shard(root: Path, rows: IndexedRows, codebook: Codebook) -> str:
                 for each in names
             },
         }
-        write_atomically(folder / _MANIFEST, json.dumps(manifest))
-        os.replace(folder, root / name)
+        write_atomically(folder / MANIFEST, json.dumps(manifest))
+        publish(folder, root / name, codebook)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return name
 
 
+def publish(part: Path, folder: Path, codebook: Codebook) -> None:
+    """Give a complete shard its name; one that is there and whole stays in its place. Raises OSError."""
+    try:
+        os.replace(part, folder)
+    except OSError:  # there is one
+        if open_shard(folder, codebook) is None:
+            shutil.rmtree(folder)
+            os.replace(part, folder)
+        else:
+            shutil.rmtree(part)
+
+
 def open_shard(folder: Path, codebook: Codebook) -> Shard | None:
     """The shard in a folder; None if it is absent, damaged, or of another codebook: a cache raises no error."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != _FORMAT or manifest["codebook"] != codebook.key:
             return None
         for name, facts in manifest["files"].items():
@@ -253,7 +300,26 @@ def open_shard(folder: Path, codebook: Codebook) -> Shard | None:
             if path.stat().st_size != facts["size"] or _checksum(path) != facts["quick"]:
                 return None
         return Shard(folder, manifest, codebook)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError):
+    except _UNUSABLE:
+        return None
+
+
+def described_shard(folder: Path, data: bytes, codebook: Codebook, fetch: Callable[[Any], None]) -> Shard | None:
+    """A shard of which only the manifest is here; None if that is damaged, or of another codebook.
+
+    Args:
+        folder: where its files will be.
+        data: the manifest.
+        codebook: the codebook.
+        fetch: called with the manifest's `files` when the shard is used; puts them into `folder`, checked, or raises
+            OSError or ValueError.
+    """
+    try:
+        manifest = json.loads(data)
+        if manifest["format"] != _FORMAT or manifest["codebook"] != codebook.key:
+            return None
+        return Shard(folder, manifest, codebook, lambda: fetch(manifest["files"]))
+    except _UNUSABLE:
         return None
 
 
