@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from index.errors import BackfillFailed, UsageError
+from index.search.ann.builder import ShardPlan
 from index.store import Store
 from pipeline.backfill.index_job import build_index
 from pipeline.cli.main import app
@@ -103,7 +105,12 @@ def test_work_that_is_done_twice_leaves_one_shard(
     shutil.copytree(filled, tmp_path / "store")
     store = Store.open(tmp_path / "store")
     large = store.vectors.large
-    large.build(shard_rows=SHARD, elsewhere=lambda plans: [large.write_planned(p) for p in (*plans, *plans)] and None)
+
+    def twice(plans: Sequence[ShardPlan]) -> None:
+        for plan in (*plans, *plans):
+            large.write_planned(plan)
+
+    large.build(shard_rows=SHARD, elsewhere=twice)
     assert files_of(tmp_path / "store" / "ann") == expected
 
 
