@@ -30,7 +30,9 @@ SHARD_ROWS = 4_000_000
 _SMALL = 4  # a shard with less than a quarter of SHARD_ROWS is merged …
 _SMALL_SHARDS = 4  # … as soon as there are so many
 _SAMPLED_GROUPS = 16_384
-_RETRAIN_GROWTH = 16  # the store has grown by this factor since the codebook was trained
+_RETRAIN_GROWTH = 16  # the store has grown by this factor since the codebook was trained …
+_RETRAIN_FAR = 0.2  # … or so many of the rows, which each search looks at, are in far lists …
+_RETRAIN_FAR_GROWTH = 1.25  # … and it has grown by this factor, so that a training can change that
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def build(
     with catalog.building():
         catalog.clean(whole=True)
         codebook, trained = catalog.codebook, False
-        if codebook is None or codebook.trained_rows * _RETRAIN_GROWTH < total:
+        if codebook is None or _outgrown(codebook, catalog.shards(), total):
             codebook = _train(catalog, reader, files, total, lists)
             catalog.set_codebook(codebook)
             trained = True
@@ -147,6 +149,14 @@ def build(
     return Built(wanted, written, removed, trained)
 
 
+def _outgrown(codebook: Codebook, shards: Sequence[Shard], total: int) -> bool:
+    """Whether the store has become too large, or too different, for the codebook."""
+    growth = total / max(1, codebook.trained_rows)
+    far = sum(int(shard.sizes[codebook.lists - codebook.far :].sum()) for shard in shards)
+    many = far > _RETRAIN_FAR * sum(map(len, shards))
+    return growth > _RETRAIN_GROWTH or (many and growth > _RETRAIN_FAR_GROWTH)
+
+
 def _train(
     catalog: Catalog, reader: VectorReader, files: dict[str, tuple[str, int]], total: int, lists: int | None
 ) -> Codebook:
@@ -156,16 +166,13 @@ def _train(
     step = max(1, -(-len(paths) // _SAMPLED_GROUPS))
     chosen = paths[::step]
     each = max(1, _SAMPLED_GROUPS // max(1, len(chosen)))
-    sample: SampleOfFrames | None = None
+    sample = SampleOfFrames(lists, reader.dimension)
     for path in chosen:
         count = reader.groups(path)
         groups = np.unique(np.linspace(0, count - 1, min(count, each)).round().astype(np.int64)).tolist()
         for rows in reader.file(path, groups, places=False):
-            if sample is None:
-                sample = SampleOfFrames(lists, rows.vectors.shape[1])
             sample.add(rows.vectors)
-    vectors = np.zeros((0, reader.dimension), np.float32) if sample is None else sample.vectors()
-    return train(vectors, lists, identity=catalog.identity, rows=total)
+    return train(sample, lists, identity=catalog.identity, rows=total)
 
 
 def _parts(paths: Sequence[str], files: dict[str, tuple[str, int]], most: int) -> Iterator[list[str]]:

@@ -3,12 +3,17 @@
 A vector belongs to the list of its nearest centroid and is stored as a RaBitQ code of what differs from the centroid
 (Gao and Long, "RaBitQ", SIGMOD 2024; with several bits, "Extended RaBitQ", 2025). The code estimates inner products
 without bias; its error falls with 1/√d and with the length of the difference, which is short where cameras are fixed.
-RaBitQ expects directions without structure, so everything is rotated at random first.
+RaBitQ expects directions without structure, so everything is rotated at random first. Of 256 dimensions and more, the
+25/32 with the largest second moments are coded (principal axes): a code is that much smaller, and so are centroids.
 
 Training takes what is rare (`SampleOfFrames`): a frame is drawn with a probability proportional to its squared
 distance from the mean of its stretch. Frames of an empty scene, which are most of all and alike, would otherwise take
-nearly all centroids, and frames of events would be scattered over the lists of the scenes. `docs/scale.md` has the
-measurements.
+nearly all centroids, and frames of events would be scattered over the lists of the scenes.
+
+An event that the sample does not contain has no centroid near it. In the list of its scene it would be found only by
+a search that looks into nearly all lists, so the 4 % of the frames that are farthest from every centroid go to "far
+lists", which each search looks into. The same holds for events that are new after the training. `docs/scale.md` has
+the measurements.
 
 Centroids are found in two levels, because k-means of L centroids costs L². Frames are assigned through cells of
 centroids: a graph (HNSW) does not reach all of them where cameras are apart. Nothing of FAISS is read from a file: the
@@ -35,7 +40,7 @@ from index.columns import digest
 from index.files import write_atomically
 from index.search.gpu import GPU
 
-__all__ = ["Codebook", "SampleOfFrames", "bits_for", "lists_for", "train"]
+__all__ = ["Codebook", "SampleOfFrames", "bits_for", "coded_for", "lists_for", "train"]
 
 _SAMPLE_PER_LIST = 25
 _MOST_SAMPLE = 500_000  # vectors, 1 GB of 512 dimensions
@@ -46,6 +51,11 @@ _MOST_BITS = 4
 _ITERATIONS = 6
 _CELL_LISTS = 1024  # from here on cells of centroids are faster than comparing with all of them
 _CELLS = 8
+_FAR_SHARE = 0.04
+_LISTS_PER_FAR = 32
+_ALL_CODED = 256  # dimensions; below, all of them are coded
+_CODED = 25 / 32
+_UNIFORM = 65_536  # vectors
 _MAX_FILE = 4 << 30
 
 
@@ -59,46 +69,71 @@ def bits_for(dimension: int) -> int:
     return min(_MOST_BITS, max(1, 8 * _CODE_BYTES // dimension))
 
 
-class SampleOfFrames:
-    """A random sample without replacement in which what is rare is likelier, in bounded memory.
+def coded_for(dimension: int) -> int:
+    """Number of dimensions that are coded: all below 256, else 25/32 of them, a multiple of 8."""
+    return dimension if dimension < _ALL_CODED else 8 * round(dimension * _CODED / 8)
 
-    A frame's weight w is its squared distance from the mean of its stretch. The frames with the largest u^(1/w) are
-    kept, with u uniform in (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
+
+class SampleOfFrames:
+    """Two random samples without replacement, in bounded memory: one in which what is rare is likelier, one uniform.
+
+    A frame's weight w is its squared distance from the mean of its stretch, or 1. The frames with the largest u^(1/w)
+    are kept, with u uniform in (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
 
     Args:
         lists: number of centroids that are trained with it.
         dimension: d.
         seed: of the draw.
+
+    Attributes:
+        wanted: most vectors of the first sample, 25 · `lists`, at most 500,000.
     """
 
     def __init__(self, lists: int, dimension: int, seed: int = 0) -> None:
-        self.wanted = min(_MOST_SAMPLE, _SAMPLE_PER_LIST * lists)
         self._rng = np.random.default_rng(seed)
-        self._kept = [np.zeros((0, dimension), np.float32)]
-        self._keys = [np.zeros(0)]
-        self._held = 0
+        self.wanted = min(_MOST_SAMPLE, _SAMPLE_PER_LIST * lists)
+        self._rare = _Reservoir(self.wanted, dimension)
+        self._uniform = _Reservoir(_UNIFORM, dimension)
 
     def add(self, stretch: NDArray[np.float32]) -> None:
         """Take frames that follow each other in time, float32[n, d]."""
         apart = stretch - stretch.mean(axis=0)
         weights = np.einsum("nd,nd->n", apart, apart, dtype=np.float64) + 1e-9
-        self._kept.append(stretch)
-        self._keys.append(np.log(self._rng.uniform(1e-300, 1, len(stretch))) / weights)
-        self._held += len(stretch)
-        if self._held > self.wanted * 3 // 2 + 4096:
-            self._prune()
+        self._rare.add(stretch, np.log(self._rng.uniform(1e-300, 1, len(stretch))) / weights)
+        self._uniform.add(stretch, self._rng.uniform(0, 1, len(stretch)))
+
+    def rare(self) -> NDArray[np.float32]:
+        """The sample in which what is rare is likelier, float32[n, d]; n ≤ `wanted`."""
+        return self._rare.vectors()
+
+    def uniform(self) -> NDArray[np.float32]:
+        """The uniform sample, float32[n, d]; n ≤ 65,536."""
+        return self._uniform.vectors()
+
+
+class _Reservoir:
+    """The `most` vectors with the largest keys."""
+
+    def __init__(self, most: int, dimension: int) -> None:
+        self._most = most
+        self._kept = [np.zeros((0, dimension), np.float32)]
+        self._keys = [np.zeros(0)]
+        self._held = 0
+
+    def add(self, vectors: NDArray[np.float32], keys: NDArray[np.float64]) -> None:
+        self._kept.append(vectors)
+        self._keys.append(keys)
+        self._held += len(vectors)
+        if self._held > self._most * 3 // 2 + 4096:
+            self.vectors()
 
     def vectors(self) -> NDArray[np.float32]:
-        """The sample, float32[n, d]; n ≤ `wanted`."""
-        self._prune()
-        return self._kept[0]
-
-    def _prune(self) -> None:
         keys, kept = np.concatenate(self._keys), np.concatenate(self._kept)
-        if len(keys) > self.wanted:
-            best = np.sort(np.argpartition(-keys, self.wanted)[: self.wanted])
+        if len(keys) > self._most:
+            best = np.sort(np.argpartition(-keys, self._most)[: self._most])
             keys, kept = keys[best], kept[best]
         self._keys, self._kept, self._held = [keys], [kept], len(keys)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -109,10 +144,16 @@ class Codebook:
     """Identity of the frame encoder, JSON."""
 
     rotation: NDArray[np.float32]
-    """float32[d, d], orthogonal: a vector v is rotated to rotation · v."""
+    """float32[c, d], orthonormal rows: a vector v is rotated to rotation · v, of the c dimensions that are coded."""
 
     centroids: NDArray[np.float32]
-    """float32[L, d]: the centroids of the lists, rotated."""
+    """float32[L, c]: the centroids of the lists, rotated; those of the far lists are last."""
+
+    far: int
+    """Number of far lists."""
+
+    reach: float
+    """Squared distance from the nearest centroid above which a frame belongs to a far list."""
 
     bits: int
     """Bits a dimension, 1 to 4."""
@@ -129,8 +170,8 @@ class Codebook:
 
     @property
     def dimension(self) -> int:
-        """d."""
-        return int(self.centroids.shape[1])
+        """d, of the vectors."""
+        return int(self.rotation.shape[1])
 
     @property
     def lists(self) -> int:
@@ -148,6 +189,8 @@ class Codebook:
         return digest(
             self.identity,
             self.bits,
+            self.far,
+            self.reach,
             *(hashlib.sha256(a.tobytes()).hexdigest() for a in (self.rotation, self.centroids)),
         )
 
@@ -158,8 +201,12 @@ class Codebook:
     def assign(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
         """The list of each rotated vector, int64[n]."""
         fast = GPU.search(self._nearest_on_gpu, rotated, 1)
-        found: NDArray[np.int64] = (self._nearest.search(rotated, 1) if fast is None else fast)[1][:, 0]
-        return found
+        distance, found = self._nearest.search(rotated, 1) if fast is None else fast
+        lists: NDArray[np.int64] = found[:, 0]
+        far = np.flatnonzero(distance[:, 0] > self.reach)
+        if len(far):
+            lists[far] = self.lists - self.far + self._nearest_far.search(rotated[far], 1)[1][:, 0]
+        return lists
 
     def encode(self, rotated: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The codes of rotated vectors in their lists, uint8[n, code_size]."""
@@ -181,7 +228,14 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write it durably and all at once. Raises OSError."""
-        facts = {"identity": self.identity, "bits": self.bits, "trained_rows": self.trained_rows, "key": self.key}
+        facts = {
+            "identity": self.identity,
+            "bits": self.bits,
+            "far": self.far,
+            "reach": self.reach,
+            "trained_rows": self.trained_rows,
+            "key": self.key,
+        }
 
         def write(file: BinaryIO) -> None:
             """Write the arrays."""
@@ -203,9 +257,15 @@ class Codebook:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
                 facts = json.loads(held["facts"].tobytes())
                 rotation, centroids = held["rotation"], held["centroids"]
-            made = cls(str(facts["identity"]), rotation, centroids, int(facts["bits"]), int(facts["trained_rows"]))
-            fits = rotation.dtype == centroids.dtype == np.float32 and rotation.shape == 2 * (made.dimension,)
-            if not fits or not 1 <= made.bits <= _MOST_BITS or made.key != facts["key"]:
+            numbers = int(facts["far"]), float(facts["reach"]), int(facts["bits"]), int(facts["trained_rows"])
+            made = cls(str(facts["identity"]), rotation, centroids, *numbers)
+            fits = rotation.dtype == centroids.dtype == np.float32 and rotation.shape[0] == centroids.shape[1]
+            if (
+                not fits
+                or not 1 <= made.bits <= _MOST_BITS
+                or not 0 < made.far < made.lists
+                or made.key != facts["key"]
+            ):
                 return None
         except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, zipfile.BadZipFile):
             return None
@@ -215,15 +275,11 @@ class Codebook:
 
     @cached_property
     def _nearest(self) -> faiss.Index:
-        near: Any = faiss.IndexFlatL2(self.dimension)
-        if self.lists >= _CELL_LISTS:
-            cells = 4 * math.isqrt(self.lists)
-            near = faiss.IndexIVFFlat(near, self.dimension, cells, faiss.METRIC_L2)
-            near.cp.min_points_per_centroid = 1
-            near.train(self.centroids)
-            near.nprobe = _CELLS
-        near.add(np.ascontiguousarray(self.centroids))
-        return near  # type: ignore[no-any-return]
+        return _nearest_of(self.centroids[: self.lists - self.far])
+
+    @cached_property
+    def _nearest_far(self) -> faiss.Index:
+        return _nearest_of(self.centroids[self.lists - self.far :])
 
     @cached_property
     def _nearest_on_gpu(self) -> Any | None:
@@ -235,28 +291,56 @@ class Codebook:
 
     def _make(self) -> faiss.IndexIVFRaBitQ:
         index = faiss.IndexIVFRaBitQ(
-            self.__dict__["_flat"], self.dimension, self.lists, faiss.METRIC_INNER_PRODUCT, False, self.bits
+            self.__dict__["_flat"], self.centroids.shape[1], self.lists, faiss.METRIC_INNER_PRODUCT, False, self.bits
         )
         index.is_trained = True
         return index
 
 
-def train(sample: NDArray[np.float32], lists: int, *, identity: str, rows: int, seed: int = 0) -> Codebook:
+def train(sample: SampleOfFrames, lists: int, *, identity: str, rows: int, seed: int = 0) -> Codebook:
     """Train a codebook.
 
     Args:
-        sample: float32[n, d], see `SampleOfFrames`.
-        lists: number of centroids; fewer where the sample has fewer vectors.
+        sample: of the store's frames.
+        lists: number of centroids; fewer where the sample has fewer vectors. Far lists come on top.
         identity: identity of the frame encoder, JSON.
         rows: number of frames of the store.
         seed: of the rotation and of k-means.
     """
-    dimension = sample.shape[1]
-    turn = faiss.RandomRotationMatrix(dimension, dimension)
+    points, uniform = sample.rare(), sample.uniform()
+    rotation = _rotation(points, seed)
+    points, uniform = (np.ascontiguousarray(each @ rotation.T) for each in (points, uniform))
+    centroids = _centroids(points, min(lists, len(points)), seed)
+    nearest = _nearest_of(centroids)
+    reach = float(np.quantile(nearest.search(uniform, 1)[0][:, 0], 1 - _FAR_SHARE)) if len(uniform) else 0.0
+    apart = [each[nearest.search(each, 1)[0][:, 0] > reach] for each in (points, uniform)]
+    outside = np.concatenate([*apart, points[:1]])  # at least one
+    far = _kmeans(outside, min(max(1, lists // _LISTS_PER_FAR), len(outside)), seed)
+    bits = bits_for(rotation.shape[1])
+    return Codebook(identity, rotation, np.concatenate([centroids, far]), len(far), reach, bits, trained_rows=rows)
+
+
+def _rotation(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """A random rotation of the principal axes of some vectors, float32[c, d]."""
+    axes = np.linalg.eigh((points.T @ points).astype(np.float64))[1][:, ::-1]  # ascending, so the last are the first
+    coded = coded_for(points.shape[1])
+    turn = faiss.RandomRotationMatrix(coded, coded)
     turn.init(seed + 1)
-    rotation = faiss.vector_to_array(turn.A).reshape(dimension, dimension).copy()
-    points = np.ascontiguousarray(sample @ rotation.T)
-    return Codebook(identity, rotation, _centroids(points, min(lists, len(points)), seed), bits_for(dimension), rows)
+    random = faiss.vector_to_array(turn.A).reshape(coded, coded)
+    return np.ascontiguousarray(random @ axes[:, :coded].T, np.float32)
+
+
+def _nearest_of(centroids: NDArray[np.float32]) -> faiss.Index:
+    """An index that finds the nearest centroid, through cells of centroids where there are many."""
+    count, dimension = centroids.shape
+    near: Any = faiss.IndexFlatL2(dimension)
+    if count >= _CELL_LISTS:
+        near = faiss.IndexIVFFlat(near, dimension, 4 * math.isqrt(count), faiss.METRIC_L2)
+        near.cp.min_points_per_centroid = 1
+        near.train(np.ascontiguousarray(centroids))
+        near.nprobe = _CELLS
+    near.add(np.ascontiguousarray(centroids))
+    return near  # type: ignore[no-any-return]
 
 
 def _centroids(points: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.float32]:

@@ -40,7 +40,7 @@ __all__ = ["CANDIDATES", "LargeIndex", "Scope"]
 CANDIDATES = 2_000
 """Rows that are re-ranked exactly, at least."""
 _PER_HIT = 20  # and as many for each hit that is asked for
-_PROBED_SHARE = 0.03
+_PROBED_SHARE = 0.01
 _PROBED_ROWS = 16_384
 _TAIL_BYTES = 512 * 2**20
 
@@ -317,14 +317,15 @@ class LargeIndex:
             return []
         turned = codebook.rotated(query[None])[0]
         near = codebook.centroids @ turned
-        order = np.argsort(-near)
+        order = np.argsort(-near[: codebook.lists - codebook.far])
+        far = np.arange(codebook.lists - codebook.far, codebook.lists)
         sizes = np.sum([part.shard.sizes for part in parts], axis=0)
         cumulative = np.cumsum(sizes[order])
         allowed = [part.allowed() for part in parts]
         probed = max(_PROBED_ROWS, round(_PROBED_SHARE * int(cumulative[-1]))) * int(cumulative[-1]) // scope.rows
         enough = min(count, scope.rows)
         while True:
-            lists = order[: int(np.searchsorted(cumulative, probed)) + 1].astype(np.int64)
+            lists = np.concatenate([order[: int(np.searchsorted(cumulative, probed)) + 1], far]).astype(np.int64)
             found = [
                 part.shard.nearest(turned, lists, near[lists], count, bits)
                 for part, bits in zip(parts, allowed, strict=True)

@@ -112,7 +112,7 @@ def bench_devices(
         hours = len(vectors) // _HOUR
         for hour in np.unique(np.linspace(0, hours - 1, min(hours, 1 + 4 * sample.wanted // _HOUR)).round()).tolist():
             sample.add(np.array(vectors[int(hour) * _HOUR : (int(hour) + 1) * _HOUR]))
-        learned, flat = sample.vectors(), min(len(vectors), _MOST_FLAT)
+        flat = min(len(vectors), _MOST_FLAT)
         exact = faiss.IndexFlatIP(dimension)
         exact.add(np.ascontiguousarray(vectors[:flat]))
         texts = source.texts(queries)
@@ -121,16 +121,18 @@ def bench_devices(
             "cpu": lambda text: exact.search(text[None], _TOP)[1][0],
             "gpu": partial(_on_gpu, kept, exact),
         }
-        _build(learned[:5_000], 64, vectors[:5_000])  # loads libraries and makes the GPU ready
+        few = SampleOfFrames(64, dimension)
+        few.add(np.array(vectors[:5_000]))
+        _build(few, 64, vectors[:5_000])  # loads libraries and makes the GPU ready
         times, codebooks, hits = dict[str, DeviceTimes](), dict[str, Codebook](), dict[str, list[set[int]]]()
         for device in ("cpu", "gpu"):
             with GPU.paused() if device == "cpu" else nullcontext():
                 began, busy = perf_counter(), process_time()
-                codebook, training, assigning = _build(learned, lists, vectors)
+                codebook, training, assigning = _build(sample, lists, vectors)
                 building, busy = perf_counter() - began, process_time() - busy
                 first, median, hits[device] = _search(searches[device], texts)
                 codebooks[device] = codebook
-                error = _error(codebook, learned)
+                error = _error(codebook, sample.rare())
             times[device] = DeviceTimes(
                 train_seconds=training,
                 assign_seconds=assigning,
@@ -178,7 +180,7 @@ def _make(work: tuple[Path, int, int, int, int]) -> None:
     out[number * _HOUR : (number + 1) * _HOUR] = made.hour(number % made.cameras, number // made.cameras)
 
 
-def _build(sample: NDArray[np.float32], lists: int, vectors: NDArray[np.float32]) -> tuple[Codebook, float, float]:
+def _build(sample: SampleOfFrames, lists: int, vectors: NDArray[np.float32]) -> tuple[Codebook, float, float]:
     """Train a codebook and encode all vectors; returns it, and the seconds of training and of assigning."""
     began = perf_counter()
     codebook = train(sample, lists, identity="bench", rows=len(vectors))

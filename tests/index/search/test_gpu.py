@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from index.search.ann import codebook as codebook_module
-from index.search.ann.codebook import train
+from index.search.ann.codebook import SampleOfFrames, train
 from index.search.faiss_shards import FaissShards
 from index.search.gpu import Accelerator, FlatVectors
 from tests.support.faiss_gpu import Library
@@ -27,6 +27,12 @@ def vectors(n: int, seed: int = 0) -> NDArray[np.float32]:
     found = np.random.default_rng(seed).normal(size=(n, 32)).astype(np.float32)
     unit: NDArray[np.float32] = found / np.linalg.norm(found, axis=1, keepdims=True)
     return unit
+
+
+def sampled(frames: NDArray[np.float32], lists: int) -> SampleOfFrames:
+    sample = SampleOfFrames(lists, frames.shape[1])
+    sample.add(frames)
+    return sample
 
 
 def shards_on(folder: Path, gpu: Accelerator, monkeypatch: pytest.MonkeyPatch) -> FaissShards:
@@ -64,11 +70,11 @@ def test_without_a_gpu_the_cpu_is_chosen(library: Any, reason: str | None) -> No
 
 def test_codebooks_are_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = vectors(6000)
-    before = train(sample, 1100, identity="me", rows=6000)
+    before = train(sampled(sample, 1100), 1100, identity="me", rows=6000)
     places = before.assign(before.rotated(sample))
     library = Library()
     monkeypatch.setattr(codebook_module, "GPU", Accelerator(library))
-    after = train(sample, 1100, identity="me", rows=6000)
+    after = train(sampled(sample, 1100), 1100, identity="me", rows=6000)
     np.testing.assert_array_equal(after.centroids, before.centroids)
     np.testing.assert_array_equal(after.assign(after.rotated(sample)), places)
     assert library.made.count("kmeans") > 2, "two levels"
@@ -79,7 +85,7 @@ def test_a_gpu_without_room_leaves_the_work_to_the_cpu(monkeypatch: pytest.Monke
     sample = vectors(500)
     gpu = Accelerator(Library(memory=1000))
     monkeypatch.setattr(codebook_module, "GPU", gpu)
-    made = train(sample, 16, identity="me", rows=500)
+    made = train(sampled(sample, 16), 16, identity="me", rows=500)
     with capture_logs() as lines:
         first = made.assign(made.rotated(sample))
         np.testing.assert_array_equal(made.assign(made.rotated(sample)), first)
@@ -173,11 +179,11 @@ def test_a_real_gpu_agrees_with_the_cpu(tmp_path: Path, monkeypatch: pytest.Monk
     assert gpu.choice.device == "gpu", gpu.choice.reason
     sample = vectors(50_000)
     monkeypatch.setattr(codebook_module, "GPU", Accelerator(SimpleNamespace()))
-    book = train(sample, 2048, identity="me", rows=50_000)
+    book = train(sampled(sample, 2048), 2048, identity="me", rows=50_000)
     places = book.assign(book.rotated(sample))
     monkeypatch.setattr(codebook_module, "GPU", gpu)
     assert float((book.assign(book.rotated(sample)) == places).mean()) > 0.999
-    fast = train(sample, 2048, identity="me", rows=50_000)
+    fast = train(sampled(sample, 2048), 2048, identity="me", rows=50_000)
     rotated = book.rotated(sample)
 
     def spread(centroids: NDArray[np.float32]) -> float:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from index.search.ann.builder import build
 from index.search.ann.catalog import Catalog
-from index.search.ann.codebook import bits_for, lists_for
 from index.search.ann.vectors import VectorReader
 from index.store import Store
 from pipeline.questions.search import find_page
@@ -210,6 +209,15 @@ def test_an_empty_store_has_no_index(tmp_path: Path) -> None:
     assert build(store.vectors.large.catalog, VectorReader(store.tables.frames.uri, 64), {}).removed == 30
 
 
-def test_sizes() -> None:
-    assert [lists_for(n) for n in (0, 1_000, 1_000_000, 10_000_000, 10**10)] == [16, 16, 8192, 65_536, 131_072]
-    assert [bits_for(d) for d in (16, 128, 200, 256, 512, 768, 1152)] == [4, 4, 2, 2, 1, 1, 1]
+def test_a_store_that_became_different_gets_another_codebook(store: Store) -> None:
+    large = store.vectors.large
+    before = large.catalog.codebook
+    for day in range(6, 10):  # another scene each time: frames that no centroid is near to
+        add(store, "front", BEGAN + day * DAY, 500, 900 + day)
+    assert large.build().trained is False
+    add(store, "front", BEGAN + 10 * DAY, 10, 999)
+    assert large.build().trained is True
+    assert large.catalog.codebook is not before
+    assert sum(map(len, large.catalog.shards())) == 5050
+    add(store, "front", BEGAN + 10 * DAY + 100 * SECOND, 10, 1000)
+    assert large.build().trained is False

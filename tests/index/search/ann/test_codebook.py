@@ -1,0 +1,117 @@
+"""The codebook: far lists, the dimensions that are coded, and what a file of it may contain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.search.ann.codebook import Codebook, SampleOfFrames, bits_for, coded_for, lists_for, train
+
+LISTS = 64
+
+
+def units(rng: np.random.Generator, count: int, dimension: int) -> NDArray[np.float32]:
+    found = rng.normal(size=(count, dimension)).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def scenes(rng: np.random.Generator, dimension: int, count: int) -> NDArray[np.float32]:
+    """Frames of eight cameras whose scenes change little."""
+    base = units(np.random.default_rng(1), 8, dimension)
+    found = base[np.arange(count) % 8] + 0.15 * units(rng, count, dimension)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def trained(dimension: int = 64) -> Codebook:
+    sample = SampleOfFrames(LISTS, dimension)
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        sample.add(scenes(rng, dimension, 400))
+    return train(sample, LISTS, identity="{}", rows=4000)
+
+
+@pytest.mark.parametrize("dimension", [64, 512])
+def test_an_event_that_the_training_did_not_contain_goes_to_a_far_list(dimension: int) -> None:
+    codebook, rng = trained(dimension), np.random.default_rng(3)
+    event = scenes(rng, dimension, 40) + 0.6 * units(rng, 1, dimension)
+    event /= np.linalg.norm(event, axis=1, keepdims=True)
+    first = codebook.lists - codebook.far
+    assert (codebook.assign(codebook.rotated(event)) >= first).all()
+    known = codebook.assign(codebook.rotated(scenes(rng, dimension, 4000)))
+    assert (known >= first).mean() < 0.15
+
+
+def test_frames_in_reach_are_in_the_list_of_the_nearest_centroid() -> None:
+    codebook = trained()
+    rotated = codebook.rotated(scenes(np.random.default_rng(4), 64, 500))
+    near = codebook.centroids[: codebook.lists - codebook.far]
+    distances = ((rotated[:, None] - near[None]) ** 2).sum(axis=2)
+    lists = codebook.assign(rotated)
+    inside = distances.min(axis=1) <= codebook.reach
+    np.testing.assert_array_equal(lists[inside], distances.argmin(axis=1)[inside])
+    assert (lists[~inside] >= codebook.lists - codebook.far).all()
+
+
+def test_estimates_order_frames_as_the_exact_cosines_do_although_fewer_dimensions_are_coded() -> None:
+    dimension, rng = 512, np.random.default_rng(5)
+    frames = scenes(rng, dimension, 4000)
+    events = units(rng, 20, dimension)
+    frames[::10] += 0.5 * events[np.arange(400) % 20]
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    sample = SampleOfFrames(LISTS, dimension)
+    sample.add(frames)
+    codebook = train(sample, LISTS, identity="{}", rows=4000)
+    assert codebook.centroids.shape[1] == 400
+    np.testing.assert_allclose(codebook.rotation @ codebook.rotation.T, np.eye(400), atol=1e-4)
+    rotated = codebook.rotated(frames)
+    lists = codebook.assign(rotated)
+    codes = codebook.encode(rotated, lists)
+    held = faiss.ArrayInvertedLists(codebook.lists, codebook.code_size)
+    for number in np.unique(lists).tolist():
+        rows = np.flatnonzero(lists == number)
+        part = np.ascontiguousarray(codes[rows])
+        held.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(part))
+    index = codebook.searcher(held)
+    index.nprobe = codebook.lists
+    for event in events:
+        best = np.argsort(-(frames @ event))[:20]
+        assert np.isin(best, index.search(codebook.rotated(event[None]), 100)[1][0]).mean() >= 0.95
+
+
+def test_the_uniform_sample_is_uniform_and_bounded() -> None:
+    sample = SampleOfFrames(LISTS, 4)
+    for part in range(100):
+        vectors = np.full((2000, 4), part, np.float32)
+        vectors[:10] += 1000  # rare
+        sample.add(vectors)
+    uniform, rare = sample.uniform(), sample.rare()
+    assert len(uniform) == 65_536
+    assert len(rare) == 25 * LISTS
+    assert abs((uniform[:, 0] >= 1000).mean() - 0.005) < 0.002
+    assert (rare[:, 0] >= 1000).mean() > 0.5
+
+
+def test_a_codebook_comes_back_from_its_file_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    codebook, path = trained(), tmp_path / "codebook.npz"
+    codebook.save(path)
+    read = Codebook.load(path)
+    assert read is not None
+    assert (read.key, read.far, read.reach) == (codebook.key, codebook.far, codebook.reach)
+    frames = codebook.rotated(scenes(np.random.default_rng(6), 64, 100))
+    np.testing.assert_array_equal(read.assign(frames), codebook.assign(frames))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert Codebook.load(path) is None
+    path.write_bytes(b"")
+    assert Codebook.load(path) is None
+
+
+def test_sizes() -> None:
+    assert [lists_for(n) for n in (0, 1_000, 1_000_000, 10_000_000, 10**10)] == [16, 16, 8192, 65_536, 131_072]
+    assert [bits_for(d) for d in (16, 128, 200, 256, 512, 768, 1152)] == [4, 4, 2, 2, 1, 1, 1]
+    assert [coded_for(d) for d in (16, 255, 256, 512, 768, 1152)] == [16, 255, 200, 400, 600, 896]
