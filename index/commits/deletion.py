@@ -107,9 +107,16 @@ def parse_deletion(configuration: Mapping[str, str], stream_id: str) -> Deletion
     return _parse(configuration.get(_name(DELETION_KEY, stream_id), ""))
 
 
-def generations_for_append(tables: Tables, streams: Iterable[str]) -> dict[str, int]:
-    """How often footage of each stream was deleted. Rows that a deletion has left are deleted first."""
-    held = tables.segments.newest_configuration()
+def generations_for_append(tables: Tables, streams: Iterable[str], *, update: bool = True) -> dict[str, int]:
+    """How often footage of each stream was deleted. Rows that a deletion has left are deleted first.
+
+    Args:
+        tables: the store.
+        streams: ids of the streams.
+        update: look for deletions of others first; without it, as of the last look of this process, and the commits
+            that require these generations find what is newer.
+    """
+    held = tables.segments.newest_configuration(update=update)
     generations = {}
     for stream in streams:
         while (pending := _parse(held.get(_name(DELETION_KEY, stream), ""))) and pending.has_rows:

@@ -105,7 +105,12 @@ class OffsetCommitter:
             self._last.pop(stream, None)
 
     def offsets(self, apps: Sequence[str]) -> dict[str, int | None]:
-        """The next offset of each application, None for one that never stored anything."""
+        """The next offset of each application, None for one that never stored anything.
+
+        Looks for commits of others, in all tables: a batch begins at what was found here.
+        """
+        self.tables.patches.transaction_versions(apps)
+        self.tables.frames.transaction_versions(apps)
         return self.tables.segments.transaction_versions(apps)
 
     def reset(self, apps: Sequence[str]) -> None:
@@ -135,20 +140,27 @@ class OffsetCommitter:
             check_stream_id(each.segment.stream_id)
             if each.frames is not None and len(each.frames):
                 check_frames(self.tables.encoders, each.segment, each.frames)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
-                return self._commit(batch, advances)
+                return self._commit(batch, advances, update=attempt > 0)
             except RequirementFailed:  # footage of a stream was deleted in between: its rows of this batch are too
                 continue
         raise StoreBusy(
             f"{mask_url(self.tables.url)}: footage was deleted during each attempt to store more; try again later"
         )
 
-    def _commit(self, batch: Sequence[OffsetSegment], advances: Mapping[str, OffsetAdvance]) -> list[Segment]:
-        requires = self._require_generations(batch)
+    def _commit(
+        self, batch: Sequence[OffsetSegment], advances: Mapping[str, OffsetAdvance], *, update: bool
+    ) -> list[Segment]:
+        """Store a batch.
+
+        Without `update` it begins at the versions of this process's last look or commit: Delta compares each commit
+        with those of others since, and refuses what does not fit. That saves a worker most of its requests.
+        """
+        requires = self._require_generations(batch, update=update)
         apps = [app for name, step in advances.items() for app in (name, step.identity_app) if app is not None]
         tables = self.tables
-        reached = {table.name: table.transaction_versions(apps) for table in tables.all()}
+        reached = {table.name: table.transaction_versions(apps, update=update) for table in tables.all()}
         for app, step in advances.items():
             stored = reached["segments"][app]
             if stored != step.before:
@@ -166,11 +178,12 @@ class OffsetCommitter:
                     _versions(advances, reached[table.name], never_back=True),
                     replace=_rows_of(batch) if leftovers else "",
                     requires=requires,
+                    update=False,
                 )
         listed = [segment_row(key, segment) for segment, key, _ in new]
         segment_rows = pa.Table.from_pylist(listed, schema=SEGMENTS) if listed else SEGMENTS.empty_table()
         versions = _versions(advances, reached["segments"], never_back=False)
-        tables.segments.append_and_advance(segment_rows, versions, requires=requires)
+        tables.segments.append_and_advance(segment_rows, versions, requires=requires, update=False)
         for segment, _, frames in new:
             if frames is not None:
                 last = int(seconds_of(frames.captured_at[-1:])[0])
@@ -180,11 +193,11 @@ class OffsetCommitter:
             self.clean_logs()
         return [segment for segment, _, _ in new]
 
-    def _require_generations(self, batch: Sequence[OffsetSegment]) -> dict[str, str]:
+    def _require_generations(self, batch: Sequence[OffsetSegment], *, update: bool) -> dict[str, str]:
         """The properties that the commits of a batch require; seconds of streams with deleted footage are forgotten."""
         requires: dict[str, str] = {}
         streams = {each.segment.stream_id for each in batch}
-        for stream, generation in generations_for_append(self.tables, streams).items():
+        for stream, generation in generations_for_append(self.tables, streams, update=update).items():
             requires |= requirement(stream, generation)
             if generation != self._generations.get(stream, generation):
                 self._last.pop(stream, None)

@@ -42,6 +42,7 @@ from index.delta.files import TableFiles
 from index.delta.objects import delta_options
 from index.delta.row_filter import RowFilter
 from index.delta.snapshot import TableSnapshot
+from index.delta.transactions import Transactions
 from index.errors import CommitFenced, mask_url
 from index.schemas import TABLES
 
@@ -99,6 +100,7 @@ class StoreTable:
         self._lock = threading.Lock()
         self._handle: DeltaTable | None = None
         self._handle_at = 0.0
+        self._transactions = Transactions(uri)
         self._reading = threading.Lock()
         self._reader: DeltaTable | None = None  # not the writers' one: a commit begins at the version that was checked
         self._reader_at = 0.0
@@ -140,9 +142,13 @@ class StoreTable:
         """The properties of the table."""
         return dict(self.open().metadata().configuration)
 
-    def newest_configuration(self) -> dict[str, str]:
-        """The same through a handle that is kept, for a writer that needs them for every commit."""
-        with self._newest() as table:
+    def newest_configuration(self, *, update: bool = True) -> dict[str, str]:
+        """The same through a handle that is kept, for a writer that needs them for every commit.
+
+        Args:
+            update: look for commits of others first; without it, as of the last look.
+        """
+        with self._newest(update=update) as table:
             return dict(table.metadata().configuration)
 
     def configure(self, values: Mapping[str, str] = MappingProxyType(_CONFIGURATION)) -> None:
@@ -177,10 +183,11 @@ class StoreTable:
         """
         with self._newest() as table:
             self._check(table, requires)
-            stored = table.transaction_version(app)
+            stored = self._transactions.at(table, [app])[app]
             if stored is not None and stored >= version:
                 return False
             self.write(table, rows, CommitProperties(app_transactions=[Transaction(app, version)]))
+            self._transactions.advance(table.version(), {app: version})
             return True
 
     @retry_conflicts
@@ -206,16 +213,14 @@ class StoreTable:
         """
         with self._newest() as table:
             self._check(table, requires)
-            stored = {app: table.transaction_version(app) for app, _, _ in items}
-            new = [
-                (app, version, item)
-                for app, version, item in items
-                if version > (-1 if stored[app] is None else stored[app])
-            ]
+            stored = self._transactions.at(table, [app for app, _, _ in items])
+            reached_before = {app: -1 if version is None else version for app, version in stored.items()}
+            new = [(app, version, item) for app, version, item in items if version > reached_before[app]]
             if new:
                 reached = {app: version for app, version, _ in new}
                 transactions = [Transaction(app, version) for app, version in reached.items()]
                 write(table, [item for _, _, item in new], CommitProperties(app_transactions=transactions))
+                self._transactions.advance(table.version(), reached)
             return len(new)
 
     @retry_conflicts
@@ -225,6 +230,8 @@ class StoreTable:
         advances: Mapping[str, tuple[int | None, int]],
         replace: str = "",
         requires: Mapping[str, str] = _NOTHING,
+        *,
+        update: bool = True,
     ) -> None:
         """Append `rows` and set the versions of applications in one commit, if each has the expected version.
 
@@ -234,15 +241,18 @@ class StoreTable:
             replace: a predicate that all of `rows` satisfy; the rows of the table that satisfy it are deleted in the
                 same commit. With two commits, a worker that is fenced in between would have deleted valid rows.
             requires: properties that the table must have.
+            update: look for commits of others first. Without it, a commit to what was the newest version at the last
+                look: Delta compares it with all commits since, and what does not fit is tried again, with a look.
 
         Raises:
             CommitFenced: an application has another version than expected; nothing was written.
             RequirementFailed: a property has another value; nothing was written.
         """
-        with self._newest() as table:
+        with self._newest(update=update) as table:
             self._check(table, requires)
+            held = self._transactions.at(table, list(advances))
             for app, (expected, _) in advances.items():
-                stored = table.transaction_version(app)
+                stored = held[app]
                 if stored != expected:
                     raise CommitFenced(
                         f"{mask_url(self.uri)}: {app} is at {stored}, this worker expected {expected}: another worker "
@@ -250,6 +260,7 @@ class StoreTable:
                     )
             transactions = [Transaction(app, version) for app, (_, version) in advances.items()]
             self.write(table, rows, CommitProperties(app_transactions=transactions), replace)
+            self._transactions.advance(table.version(), {app: version for app, (_, version) in advances.items()})
 
     def write(self, table: DeltaTable, rows: pa.Table, properties: CommitProperties, replace: str = "") -> None:
         """Write rows in one commit to a version of this table.
@@ -300,10 +311,15 @@ class StoreTable:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
-    def transaction_versions(self, apps: Sequence[str]) -> dict[str, int | None]:
-        """The stored version of each application id, None for one without any."""
-        with self._newest() as table:
-            return {app: table.transaction_version(app) for app in apps}
+    def transaction_versions(self, apps: Sequence[str], *, update: bool = True) -> dict[str, int | None]:
+        """The stored version of each application id, None for one without any.
+
+        Args:
+            apps: the application ids.
+            update: look for commits of others first; without it, as of the last look.
+        """
+        with self._newest(update=update) as table:
+            return self._transactions.at(table, apps)
 
     def snapshot(self) -> TableSnapshot:
         """The newest version of a table of streams, for everything that one operation reads.
@@ -418,22 +434,27 @@ class StoreTable:
             raise RequirementFailed(f"{mask_url(self.uri)}: footage was deleted in between; run the same command again")
 
     @contextmanager
-    def _newest(self) -> Iterator[DeltaTable]:
+    def _newest(self, *, update: bool = True) -> Iterator[DeltaTable]:
         """The newest version for a writer, one thread at a time: a handle that is kept and updated.
 
         Opening a table takes longer the longer its log is, and a worker needs it several times a commit. A handle that
-        was not used for a minute is discarded, because log entries that it needs may have been cleaned.
+        was not brought up to date for a minute is discarded, because log entries that it needs may have been cleaned.
+
+        Args:
+            update: bring it up to date; without it, the version of the last look or commit.
         """
         with self._lock, translate_errors(self.uri):
             handle, self._handle = self._handle, None  # kept again only if the block succeeds
             now = time.monotonic()
             if handle is None or now - self._handle_at > _HANDLE_SECONDS:
                 handle = self.open()
-            else:
+            elif update:
                 handle.update_incremental()
+            else:
+                now = self._handle_at
             before = handle.version()
             yield handle
-            self._handle, self._handle_at = handle, now
+            self._handle, self._handle_at = handle, now if handle.version() == before else time.monotonic()
             if handle.version() != before and handle.version() % _CHECKPOINT_EVERY == 0:
                 with suppress(DeltaError, OSError):  # another writer cleans too
                     handle.cleanup_metadata()

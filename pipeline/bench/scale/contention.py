@@ -2,11 +2,14 @@
 
 An S3 server (moto, of the extra `dev`) runs in a process of its own and counts requests. Each writer stands for a
 `consume` worker with a partition and a camera of its own: it commits segments with their offsets, with a pause between
-two commits, and does not decode or encode. A commit writes to three tables. Before each, a writer reads what the others
-have committed since, which are more requests than one writer alone makes.
+two commits, and does not decode or encode. A commit writes a file and an entry of the log to each of three tables. An
+attempt to write an entry whose number another writer took first is refused; the writer reads that entry and tries the
+next number, and does not write its file again. What is lost to such attempts is `refused`; reading the others' entries
+is not lost to retries, and is counted in `requests_lost`.
 
-The server is one Python process, slower than a real object store, so that seconds are upper bounds. Does not measure
-decoding, encoders, or Kafka.
+The server is one Python process, slower than a real object store, and shares the cores with the writers, so seconds on
+the clock are upper bounds and `time_lost` contains waiting for a core; CPU seconds are those of the writers alone. Does
+not measure decoding, encoders, or Kafka.
 """
 
 from __future__ import annotations
@@ -63,8 +66,14 @@ class WritersRow(BaseModel):
     """Longest commit."""
     requests_per_commit: float
     """Requests to the object store by commits."""
+    requests: dict[str, float]
+    """The same by method and kind of object: entry (of a log), list, checkpoint, file, other."""
     requests_lost: float
     """Share of these requests that one writer alone would not have made."""
+    refused: float
+    """Share of the attempts to write an entry that were refused, because another writer's came first."""
+    cpu_seconds_per_commit: float
+    """CPU seconds of the writers by commits."""
     time_lost: float
     """Share of the writers' time, pauses included, by which their commits are longer than those of one writer."""
 
@@ -122,16 +131,20 @@ def bench_writers(
 
 def _row(
     writers: int,
-    done: Sequence[tuple[float, list[float], float]],
-    requests: Counter[int],
+    done: Sequence[tuple[float, list[float], float, float]],
+    requests: Counter[str],
     frames: int,
     pause: float,
     alone: WritersRow | None,
 ) -> WritersRow:
-    took = np.array([seconds for _, each, _ in done for seconds in each])
+    took = np.array([seconds for _, each, _, _ in done for seconds in each])
     total = len(took)
     each = requests.total() / total
-    seconds = max(end for _, _, end in done) - min(began for began, _, _ in done)
+    seconds = max(end for _, _, end, _ in done) - min(began for began, _, _, _ in done)
+    kinds: Counter[str] = Counter()
+    for kind, count in requests.items():
+        kinds[kind.removesuffix(" refused")] += count
+    refused = requests["PUT entry refused"]
     median = float(np.median(took))
     return WritersRow(
         writers=writers,
@@ -142,6 +155,9 @@ def _row(
         commit_seconds_median=round(median, 3),
         commit_seconds_max=round(float(took.max()), 3),
         requests_per_commit=round(each, 1),
+        requests={kind: round(count / total, 2) for kind, count in sorted(kinds.items())},
+        refused=round(refused / max(1, kinds["PUT entry"]), 4),
+        cpu_seconds_per_commit=round(sum(used for _, _, _, used in done) / total, 4),
         requests_lost=0.0 if alone is None else round(max(0.0, 1 - alone.requests_per_commit / each), 3),
         time_lost=0.0 if alone is None else round(max(0.0, median - alone.commit_seconds_median) / (median + pause), 3),
     )
@@ -149,8 +165,9 @@ def _row(
 
 def _write(
     number: int, url: str, endpoint: str, folder: str, writers: int, commits: int, pause: float, frames: int
-) -> tuple[float, list[float], float]:
-    """One writer: the time of its first commit, the seconds of each, and the time of its end; once all are ready."""
+) -> tuple[float, list[float], float, float]:
+    """One writer: the time of its first commit, the seconds of each, the time of its end, and the CPU seconds of the
+    commits; once all are ready."""
     os.environ.update(_variables(endpoint))
     store = Store.open(url)
     committer, app = OffsetCommitter(store.tables), f"bench/{number}"
@@ -160,14 +177,14 @@ def _write(
     while len(os.listdir(ready)) < writers:
         time.sleep(0.05)
     time.sleep(pause * number / writers)  # workers do not commit in step
-    began, took = time.time(), []
+    began, took, used = time.time(), [], time.process_time()
     for at, batch in enumerate(batches):
         if at:
             time.sleep(pause)
         since = time.perf_counter()
         committer.commit([batch], {app: OffsetAdvance(at or None, at + 1)})
         took.append(time.perf_counter() - since)
-    return began, took, time.time()
+    return began, took, time.time(), time.process_time() - used
 
 
 def _batch(store: Store, number: int, app: str, at: int, frames: int) -> OffsetSegment:
@@ -216,8 +233,8 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _serve(folder: str) -> None:
-    """Serve S3 until `/.stop` is asked for; `/.counts` gives the number of replies by status since the last call."""
-    counted: Counter[int] = Counter()
+    """Serve S3 until `/.stop` is asked for; `/.counts` gives the requests by kind since the last call."""
+    counted: Counter[str] = Counter()
     backend = DomainDispatcherApplication(create_backend_app)
 
     def application(environment: dict[str, Any], reply: Callable[..., Any]) -> Iterable[bytes]:
@@ -233,7 +250,8 @@ def _serve(folder: str) -> None:
 
         def counting(status: str, *arguments: Any) -> Any:
             """Count a reply."""
-            counted[int(status.split()[0])] += 1
+            kind = f"{environment['REQUEST_METHOD']} {_kind(path, environment.get('QUERY_STRING', ''))}"
+            counted[f"{kind} refused" if status[:3] in ("409", "412") else kind] += 1
             return reply(status, *arguments)
 
         replied: Iterable[bytes] = backend(environment, counting)
@@ -246,10 +264,19 @@ def _serve(folder: str) -> None:
     server.serve_forever()
 
 
+def _kind(path: str, query: str) -> str:
+    """What a request to the object store is about."""
+    if "list-type" in query:
+        return "list"
+    if "/_delta_log/" in path:
+        return "entry" if path.endswith(".json") else "checkpoint"
+    return "file" if path.endswith(".parquet") else "other"
+
+
 @contextmanager
-def _server() -> Iterator[tuple[str, Callable[[], Counter[int]]]]:
-    """An S3 server with an empty bucket in a process of its own: its endpoint, and a function that gives the number of
-    replies by status since its last call.
+def _server() -> Iterator[tuple[str, Callable[[], Counter[str]]]]:
+    """An S3 server with an empty bucket in a process of its own: its endpoint, and a function that gives the requests
+    by kind since its last call.
 
     Not in this process: deltalake holds the lock of the interpreter while it waits for some replies.
     """
@@ -261,10 +288,9 @@ def _server() -> Iterator[tuple[str, Callable[[], Counter[int]]]]:
             time.sleep(0.05)
         endpoint = f"http://127.0.0.1:{(Path(folder) / 'port').read_text(encoding='ascii')}"
 
-        def counts() -> Counter[int]:
-            """Replies by status since the last call."""
-            answer = httpx.get(f"{endpoint}/.counts", trust_env=False, timeout=60).json()
-            return Counter({int(status): count for status, count in answer.items()})
+        def counts() -> Counter[str]:
+            """Requests by kind since the last call."""
+            return Counter(httpx.get(f"{endpoint}/.counts", trust_env=False, timeout=60).json())
 
         before = {name: os.environ.get(name) for name in _variables(endpoint)}
         os.environ.update(_variables(endpoint))
