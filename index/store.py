@@ -2,7 +2,7 @@
 
     <url>/frames  <url>/patches  <url>/segments     Delta tables, the truth
     <url>/faiss/<stream>/<day>.{faiss,npz}          cache; for a remote store, in the user's cache folder
-    <url>/ann/                                      cache, likewise: the large index, see `index.search.ann`
+    <url>/ann/                                      cache, of all machines: the large index, see `index.search.ann`
     <url>/alerts/                                   standing questions, see `index.standing_questions`
 
 `Store` opens a store, reads windows, patches and pictures, and calls the modules that do the rest:

@@ -26,8 +26,8 @@ from index.delta.row_filter import RowFilter, in_frames, in_window, of_streams, 
 from index.delta.snapshot import TableSnapshot
 from index.delta.table import StoreTable
 from index.errors import UsageError
-from index.search.ann.catalog import Catalog
 from index.search.ann.large_index import LargeIndex, Scope
+from index.search.ann.remote import catalog_of
 from index.search.faiss_shards import FaissShard, FaissShards
 from index.search.moments import Hit, Moment, merged_moments, moments_among, moments_of
 from index.search.scores import MAX_SCORED_FRAMES, ScoredFrames, cosines
@@ -95,7 +95,9 @@ class VectorSearch:
     def __init__(self, frames: StoreTable, shards: FaissShards, *, identity: str, dimension: int) -> None:
         self.shards, self.identity = shards, identity
         self._frames, self._dimension = frames, dimension
-        self.large = LargeIndex(frames, Catalog(shards.folder.parent / "ann", identity), dimension=dimension)
+        self.large = LargeIndex(
+            frames, catalog_of(frames.uri, shards.folder.parent / "ann", identity), dimension=dimension
+        )
         self.flat_rows = FLAT_ROWS
         self._segments: dict[str, frozenset[str]] = {}  # of files, as far as they were read
 
@@ -235,7 +237,7 @@ class VectorSearch:
 
     def _large_scope(self, streams: Sequence[str], start: int | None, end: int | None) -> Scope | None:
         """What the large index has of a search, None where the exact search is used."""
-        scope = self.large.scope(streams, start, end)
+        scope = self.large.scope(streams, start, end, least=self.flat_rows)
         return scope if scope is not None and scope.rows > self.flat_rows else None
 
     def sample(self, stream: str, most: int) -> NDArray[np.float32]:

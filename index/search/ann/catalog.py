@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index.errors import StoreBusy
+from index.files import PART
 from index.search.ann.codebook import Codebook
 from index.search.ann.shard import IndexedRows, Shard, open_shard, write_shard
 
-__all__ = ["Catalog"]
+__all__ = ["CODEBOOK", "Catalog"]
 
-_CODEBOOK = "codebook.npz"
+CODEBOOK = "codebook.npz"
+"""The file of the codebook."""
 
 
 class Catalog:
@@ -49,12 +51,12 @@ class Catalog:
     def codebook(self) -> Codebook | None:
         """The codebook of this encoder, None if there is none."""
         try:
-            stamp = (self.folder / _CODEBOOK).stat().st_mtime_ns
+            stamp = (self.folder / CODEBOOK).stat().st_mtime_ns
         except OSError:
             return None
         with self._lock:
             if self._codebook[0] != stamp:
-                self._codebook = (stamp, Codebook.load(self.folder / _CODEBOOK))
+                self._codebook = (stamp, Codebook.load(self.folder / CODEBOOK))
                 self._shards.clear()
             found = self._codebook[1]
         return found if found is not None and found.identity == self.identity else None
@@ -64,14 +66,21 @@ class Catalog:
         codebook = self.codebook
         if codebook is None:
             return []
-        names = sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path.suffix != ".part")
+        names = self._names()
         with self._lock:
             for gone in set(self._shards) - set(names):
                 del self._shards[gone]
             for name in names:
                 if self._shards.get(name) is None:
-                    self._shards[name] = open_shard(self.folder / name, codebook)
+                    self._shards[name] = self._open(name, codebook)
             return [shard for name in names if (shard := self._shards[name]) is not None]
+
+    def _names(self) -> list[str]:
+        """The names of all shards, damaged ones included."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path.suffix != PART)
+
+    def _open(self, name: str, codebook: Codebook) -> Shard | None:
+        return open_shard(self.folder / name, codebook)
 
     def damage(self) -> list[str]:
         """What is wrong with the index, one sentence each; the files of all shards are read."""
@@ -82,7 +91,7 @@ class Catalog:
         broken = [
             f"the index shard {path.name} is damaged or of another encoder and not used; run `sightline index build`"
             for path in sorted(self.folder.iterdir())
-            if path.is_dir() and path.suffix != ".part" and path.name not in held
+            if path.is_dir() and path.suffix != PART and path.name not in held
         ]
         return broken + [f"{found}; run `sightline index build`" for shard in shards if (found := shard.damage())]
 
@@ -115,12 +124,15 @@ class Catalog:
 
     def set_codebook(self, codebook: Codebook) -> None:
         """Replace the codebook; shards of another one are removed. Raises OSError."""
-        codebook.save(self.folder / _CODEBOOK)
+        codebook.save(self.folder / CODEBOOK)
         self.clean()
 
     def add(self, rows: IndexedRows, codebook: Codebook) -> str:
         """Write a shard; returns its name. Raises OSError."""
         return write_shard(self.folder, rows, codebook)
+
+    def touch(self, name: str) -> None:
+        """Note that a shard is used."""
 
     def ignore(self, name: str) -> None:
         """Search without a shard that turned out to be damaged. The next build writes it again."""

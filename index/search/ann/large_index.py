@@ -147,8 +147,10 @@ class LargeIndex:
 
     # ---- what there is -----------------------------------------------------------------------------------------------
 
-    def scope(self, streams: Sequence[str], start: int | None, end: int | None) -> Scope | None:
+    def scope(self, streams: Sequence[str], start: int | None, end: int | None, *, least: int = 0) -> Scope | None:
         """What the index has of these streams with start ≤ captured_at < end, UTC microseconds; None without an index.
+
+        Also None if it certainly has no more than `least` rows of them; shards in an object store are then not fetched.
 
         Raises:
             StoreError: the table cannot be read.
@@ -158,14 +160,20 @@ class LargeIndex:
             return None
         view, wanted = self._newest(shards), frozenset(streams)
         parts = []
-        for shard in view.shards:
-            if (start is not None and shard.end < start) or (end is not None and shard.begin >= end):
-                continue
-            if wanted.isdisjoint(shard.streams):
-                continue
+        meant = [
+            shard
+            for shard in view.shards
+            if (start is None or shard.end >= start)
+            and (end is None or shard.begin < end)
+            and not wanted.isdisjoint(shard.streams)
+        ]
+        if least and sum(shard.most_rows(wanted) for shard in meant) <= least:
+            return None
+        for shard in meant:
             if not shard.ready():
                 self.catalog.ignore(shard.name)
-                return self.scope(streams, start, end)
+                return self.scope(streams, start, end, least=least)
+            self.catalog.touch(shard.name)
             ranges = [shard.rows_of(name, start, end) for name in shard.streams if name in wanted]
             ranges = [(low, high) for low, high in ranges if low < high]
             if ranges:
@@ -394,7 +402,7 @@ class LargeIndex:
     def _newest(self, shards: Sequence[Shard]) -> _View:
         """The newest version of the table beside these shards."""
         listed = self._frames.snapshot()
-        stamp = (listed.version, tuple(shard.name for shard in shards))
+        stamp = (listed.version, tuple(map(id, shards)))  # the view keeps them, so no other one gets the id
         with self._lock:
             if self._view is not None and self._view.stamp == stamp:
                 return self._view

@@ -148,6 +148,11 @@ class Shard:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    def most_rows(self, streams: frozenset[str]) -> int:
+        """Number of rows of some streams."""
+        counts = np.diff(self.first).tolist()
+        return sum(count for name, count in zip(self.streams, counts, strict=True) if name in streams)
+
     def rows_of(self, stream: str, start: int | None, end: int | None) -> tuple[int, int]:
         """The rows, first and after the last, of a stream with start ≤ captured_at < end, UTC microseconds."""
         place = int(np.searchsorted(np.asarray(self.streams), stream)) if self.streams else 0

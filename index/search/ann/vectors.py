@@ -2,8 +2,8 @@
 
 A row group that is written without compression and without a dictionary has its vectors in pages, byte by byte as they
 are in memory. `places` finds where each vector begins, by comparing the bytes with what Arrow decodes, so it relies on
-no detail of the format. On a local disk, vectors with a place are read there directly: 2 kB each, and neighbours
-together. All others are read by row groups. Does not know codes and shards.
+no detail of the format. Vectors with a place are read there directly: 2 kB each, neighbours together, and from an
+object store by ranges, many at a time. All others are read by row groups. Does not know codes and shards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 from index.columns import to_matrix
 from index.delta.failures import translate_errors
 from index.delta.files import open_file
+from index.delta.objects import file_system
 
 __all__ = ["FileRows", "VectorReader"]
 
 _OPEN_FILES = 128
 _COLUMN = "frame_vector"
+_NEAR_BYTES = 64 * 1024
+_AT_ONCE = 64  # requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,12 @@ class VectorReader:
             held = open_file(self._uri, path)
             meta = held.metadata
             firsts = np.cumsum([0, *(meta.row_group(i).num_rows for i in range(meta.num_row_groups))])
-            raw = np.memmap(f"{self._uri}/{path}", np.uint8, "r") if places and self.is_local else None
             for number in range(meta.num_row_groups) if groups is None else groups:
                 rows = held.read_row_group(number, columns=["captured_at", _COLUMN])
                 vectors = to_matrix(rows[_COLUMN], self.dimension)
                 offset = np.full(len(rows), -1, np.int64)
-                if raw is not None:
-                    offset = _places(raw, meta.row_group(number), vectors)
+                if places:
+                    offset = _places(self._chunk(path, meta.row_group(number)), vectors)
                 first = int(firsts[number])
                 yield FileRows(
                     np.arange(first, first + len(rows), dtype=np.int32),
@@ -108,8 +110,8 @@ class VectorReader:
             StoreCorrupt, StoreUnavailable: the file cannot be read, for example because it was replaced meanwhile.
         """
         result = np.empty((len(row), self.dimension), np.float32)
-        if self.is_local and (offset >= 0).all():
-            self._read_bytes(path, offset, result)
+        if (offset >= 0).all():
+            (self._read_bytes if self.is_local else self._read_ranges)(path, offset, result)
             return result
         with translate_errors(self._uri):
             held = open_file(self._uri, path)
@@ -135,6 +137,35 @@ class VectorReader:
                     raise OSError(f"{path} is shorter than it was")
                 result[run] = np.frombuffer(data, np.float32).reshape(len(run), -1)
 
+    def _read_ranges(self, path: str, offset: NDArray[np.int64], result: NDArray[np.float32]) -> None:
+        """The same from an object store; what is between near ones is read too, because a request costs more."""
+        width = 4 * self.dimension
+        order = np.argsort(offset, kind="stable")
+        runs = np.split(order, np.flatnonzero(np.diff(offset[order]) > width + _NEAR_BYTES) + 1)
+        begins = [int(offset[run[0]]) for run in runs]
+        ends = [int(offset[run[-1]]) + width for run in runs]
+        with translate_errors(self._uri):
+            system, root = file_system(self._uri)
+            found = system.cat_ranges([f"{root}/{path}"] * len(runs), begins, ends, batch_size=_AT_ONCE)
+            for run, begin, end, data in zip(runs, begins, ends, found, strict=True):
+                if len(data) != end - begin:
+                    raise OSError(f"{path} is shorter than it was")
+                for row in run.tolist():
+                    result[row] = np.frombuffer(data, np.float32, self.dimension, int(offset[row]) - begin)
+
+    def _chunk(self, path: str, group: pq.RowGroupMetaData) -> tuple[bytes, int]:
+        """The bytes of the vectors of a row group, and where they begin in the file."""
+        for number in range(group.num_columns):
+            column = group.column(number)
+            if column.path_in_schema.startswith(f"{_COLUMN}."):
+                begin = column.dictionary_page_offset or column.data_page_offset
+                end = begin + column.total_compressed_size
+                if not self.is_local:
+                    system, root = file_system(self._uri)
+                    return bytes(system.cat_file(f"{root}/{path}", start=begin, end=end)), begin
+                return np.memmap(f"{self._uri}/{path}", np.uint8, "r")[begin:end].tobytes(), begin
+        return b"", 0
+
     def _handle(self, path: str) -> int:
         found = self._handles.get(path)
         if found is None:
@@ -156,17 +187,10 @@ class VectorReader:
             os.close(handle)
 
 
-def _places(raw: NDArray[np.uint8], group: pq.RowGroupMetaData, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Where each of the vectors of a row group, float32[n, d], begins in the file's bytes; −1 if nowhere."""
+def _places(held: tuple[bytes, int], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Where each vector of a row group, float32[n, d], begins in the file, given `_chunk` of it; −1 if nowhere."""
+    chunk, begin = held
     found = np.full(len(vectors), -1, np.int64)
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema.startswith(f"{_COLUMN}."):
-            begin = column.dictionary_page_offset or column.data_page_offset
-            chunk = raw[begin : begin + column.total_compressed_size].tobytes()
-            break
-    else:
-        return found
     width, at, row = 4 * vectors.shape[1], 0, 0
     plain = np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
     while row < len(vectors):
