@@ -13,8 +13,10 @@ from markupsafe import Markup, escape
 
 __all__ = ["Curve", "share_plot"]
 
-_WIDTH, _HEIGHT = 560, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 40, 104
+_WIDTH, _FLOOR = 560, 276
+_LEFT, _RIGHT, _TOP = 52, 24, 40
+_LEGEND = 18  # height of a row of the legend, which has two columns
+_LETTER = 0.6  # width of a bold letter by its size, on average
 _COLOURS = ("#c0392b", "#4f46e5", "#6b7280", "#d97706", "#059669")
 _BAR, _GRID, _INK, _SOFT = "#bcd3ea", "#e5e7eb", "#1c1c22", "#6e6e78"
 
@@ -52,7 +54,9 @@ def share_plot(
         level: a height and its name, marked by a dotted line.
         ticks: places and texts of the horizontal axis; every 20 % if there are none.
     """
-    right, floor = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    right, floor = _WIDTH - _RIGHT, _FLOOR
+    height = floor + 58 + _LEGEND * ((len(curves) + bool(bars) + (level is not None) + 1) // 2)
+    size = min(15.0, (right - _LEFT) / (_LETTER * len(title)))
 
     def x(share: float) -> float:
         return _LEFT + min(1.0, max(0.0, share)) * (right - _LEFT)
@@ -61,17 +65,17 @@ def share_plot(
         return floor - min(1.0, max(0.0, share)) * (floor - _TOP)
 
     parts = [
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{_LEFT}" y="22" font-size="15" font-weight="600" fill="{_INK}">{escape(title)}</text>',
+        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{_LEFT}" y="22" font-size="{size:.1f}" font-weight="600" fill="{_INK}">{escape(title)}</text>',
     ]
     for i in range(6):
         parts.append(f'<path d="M{_LEFT} {y(i / 5):.1f}H{right}" stroke="{_GRID}" fill="none"/>')
         parts.append(_text(_LEFT - 6, y(i / 5) + 4, f"{20 * i} %", anchor="end"))
     for place, text in ticks or [(i / 5, f"{20 * i} %") for i in range(6)]:
         parts.append(_text(x(place), floor + 17, text))
-    for i, height in enumerate(bars):
+    for i, bar in enumerate(bars):
         left, wide = x(i / len(bars)) + 2, (right - _LEFT) / len(bars) - 4
-        top = y(height)
+        top = y(bar)
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{floor - top:.1f}" fill="{_BAR}"/>'
         )
@@ -94,7 +98,7 @@ def share_plot(
             mark = f'<rect x="{at}" y="{top}" width="18" height="10" fill="{colour}"/>'
         parts += [mark, _text(at + 24, top + 9, label, anchor="start")]
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="{escape(title)}" font-family="sans-serif">'
     )
     return Markup(head + "".join(parts) + "</svg>")  # every text in it is escaped above

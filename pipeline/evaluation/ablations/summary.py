@@ -209,6 +209,7 @@ def _cells(group: Group, each: RowFigures) -> list[str]:
         "–" if each.flops is None else f"{each.flops / 1e9:.1f}",
         "–" if each.cache_bytes is None else f"{each.cache_bytes / 2**20:.1f}",
         f"{1000 * each.first_token_seconds:.0f}",
+        f"{each.cpu_seconds / each.accuracy.total:.2f}",
     ]
 
 
@@ -224,6 +225,7 @@ _HEADS = [
     "GFLOP",
     "cache, MiB",
     "first token, ms",
+    "core seconds",
 ]
 
 
@@ -233,7 +235,8 @@ def _notes(report: AblationReport) -> list[str]:
         f"{head.questions} questions, {head.streams} rendered streams of {head.seconds} seconds, seed {head.seed}. "
         "The first row of each table is the profile as it is. Intervals are at 95 % and clustered by stream; p is "
         "McNemar's exact test against the first row over the same questions, in brackets by Holm's method over "
-        "all rows. Operations and cache are counted; the time to the first token is measured, with patches in memory.",
+        "all rows. Operations and cache are counted; the time to the first token is measured, with patches in memory, and "
+        "depends on what else the machine does. Core seconds are what the cores work for a question, selection included.",
     ]
     if report.trained:
         notes.append(
