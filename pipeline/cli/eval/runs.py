@@ -230,7 +230,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[
         ExportFormat,
-        typer.Option("--format", help="lmms-eval: a log for its model from_log; submission: a leaderboard's."),
+        typer.Option("--format", help="lmms-eval: a log for its model from_log; submission: the data set's own."),
     ] = "lmms-eval",
 ) -> None:
     """Write the answers of a run for another tool.

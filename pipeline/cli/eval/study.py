@@ -27,7 +27,9 @@ def study() -> None:
 @app.command("attention")
 def attention(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the report, its plots and study.json.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the report, its plots and study.json; a study that is there goes on.")
+    ],
     work: Annotated[
         Path | None, typer.Option(help="Folder for rendered footage and its store; a later run uses them again.")
     ] = None,
@@ -49,7 +51,8 @@ def attention(
     """Measure which frames and patches the tokens of a question attend to (ViLAMP, section 3).
 
     Nothing is selected or merged: every frame has all of its tokens. Shuffled frames and random weights stand beside
-    the result as null tests. OUT/report.html shows it.
+    the result as null tests. OUT/report.html shows it. A study that was stopped
+    goes on with its next video.
     """
     if (data is None) == (work is None):
         raise UsageError("give either --work, for rendered footage, or --data with --store")
@@ -62,6 +65,7 @@ def attention(
             "device": settings.device,
             "frames": frames,
             "seed": seed,
+            "lines": out / "videos.jsonl",
             "on_progress": lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
         }
         if data is None:

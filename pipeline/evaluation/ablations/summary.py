@@ -235,8 +235,9 @@ def _notes(report: AblationReport) -> list[str]:
         f"{head.questions} questions, {head.streams} rendered streams of {head.seconds} seconds, seed {head.seed}. "
         "The first row of each table is the profile as it is. Intervals are at 95 % and clustered by stream; p is "
         "McNemar's exact test against the first row over the same questions, in brackets by Holm's method over "
-        "all rows. Operations and cache are counted; the time to the first token is measured, with patches in memory, and "
-        "depends on what else the machine does. Core seconds are what the cores work for a question, selection included.",
+        "all rows. Operations and cache are counted; the time to the first token is measured, with patches in memory, "
+        "and depends on what else the machine does. Core seconds are what the cores work for a question, with its "
+        "selection.",
     ]
     if report.trained:
         notes.append(

@@ -2,7 +2,8 @@
 
 `lmms-eval` is the log that its model `from_log` replays: the replies by position of the row in the data set, so that
 lmms-eval scores them with its own code. Where options were compared by likelihood the reply is the letter. A question
-without an answer has an empty reply. `submission` is the object of EgoSchema's leaderboard, {id: index}.
+without an answer has an empty reply. `submission` is what the data set's own scorer reads: EgoSchema's object
+{id: index}, or QVHighlights' JSON Lines of windows and one score for each clip of two seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from index.errors import UsageError
 from index.files import write_atomically
+from pipeline.evaluation.benchmarks.benchmark import Item
 from pipeline.evaluation.benchmarks.registry import benchmark
 from pipeline.evaluation.runs.record import AnswerLine, RunFolder
 from pipeline.evaluation.runs.summary import judged
@@ -25,7 +27,7 @@ ExportFormat = Literal["lmms-eval", "submission"]
 
 EXPORTS: dict[ExportFormat, str] = {
     "lmms-eval": "score them with lmms_eval --model from_log --model_args logs=FOLDER --tasks TASK",
-    "submission": "upload it to the leaderboard",
+    "submission": "give it to the data set's own scorer",
 }
 """What to do with each."""
 
@@ -44,9 +46,13 @@ def export_run(folder: RunFolder, out: Path, form: ExportFormat) -> int:
             "--limit and --subset"
         )
     pairs = judged(folder)
+    if form == "submission" and bench.task == "highlights":
+        rows = [_prediction(item, line) for item, line in pairs]
+        write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), parents=True)
+        return sum(bool(row["pred_relevant_windows"]) for row in rows)
     if form == "submission":
         if bench.name != "egoschema":
-            raise UsageError(f"--format submission: {bench.title} has no such leaderboard; use lmms-eval")
+            raise UsageError(f"--format submission: {bench.title} has no such file; use lmms-eval")
         choices = {item.id: line.predicted for item, line in pairs if line is not None and line.predicted is not None}
         write_atomically(out, json.dumps(choices, indent=1) + "\n", parents=True)
         return len(choices)
@@ -62,6 +68,19 @@ def export_run(folder: RunFolder, out: Path, form: ExportFormat) -> int:
     }
     write_atomically(out, json.dumps(log, indent=1, ensure_ascii=False) + "\n", parents=True)
     return sum(bool(reply) for reply in replies)
+
+
+def _prediction(item: Item, line: AnswerLine | None) -> dict[str, Any]:
+    """A row of QVHighlights' predictions: the windows of the moments, the best first, and one score a clip."""
+    detail = {} if line is None else line.detail
+    number = int(item.id) if item.id.isdecimal() else item.id
+    return {
+        "qid": number,
+        "query": item.question,
+        "vid": item.video,
+        "pred_relevant_windows": detail.get("windows", []),
+        "pred_saliency_scores": detail.get("saliency", []),
+    }
 
 
 def _reply(line: AnswerLine | None) -> str:

@@ -32,6 +32,7 @@ def rendered_study(
     each: int,
     frames: int,
     seed: int,
+    lines: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> AttentionStudy:
     """Study rendered footage, which is drawn and ingested where `work` lacks it.
@@ -45,6 +46,7 @@ def rendered_study(
         each: questions of every kind and stream.
         frames: most frames of a stream that are shown.
         seed: seed of the streams and of the study.
+        lines: file of the figures of each video, from which a study that was stopped goes on.
         on_progress: see `Progress`.
     """
     loaded = load_profile(profile)
@@ -78,6 +80,7 @@ def rendered_study(
         source=f"rendered footage of seed {seed}, {seconds} seconds each",
         frames=frames,
         seed=seed,
+        lines=lines,
         on_progress=lambda done, total: on_progress("questions", done, total),
     )
 
@@ -93,6 +96,7 @@ def benchmark_study(
     frames: int,
     seed: int,
     limits: DecodeLimits | None = None,
+    lines: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> tuple[AttentionStudy, list[str]]:
     """Study the questions of a benchmark, as the paper studies Video-MME.
@@ -107,6 +111,7 @@ def benchmark_study(
         frames: most frames of a video that are shown.
         seed: seed of the study.
         limits: of the decoder.
+        lines: file of the figures of each video, from which a study that was stopped goes on.
         on_progress: see `Progress`.
 
     Returns:
@@ -135,6 +140,7 @@ def benchmark_study(
         source=bench.title,
         frames=frames,
         seed=seed,
+        lines=lines,
         on_progress=lambda done, total: on_progress("questions", done, total),
     )
     return study, left_out

@@ -12,6 +12,7 @@ from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
 from pipeline.evaluation.benchmarks.registry import BENCHMARKS, benchmark
 from pipeline.evaluation.runs.asking import Reading
+from pipeline.evaluation.runs.export import export_run
 from pipeline.evaluation.runs.record import AnswerLine, RunFolder
 from pipeline.evaluation.runs.report import run_report
 from pipeline.evaluation.runs.run import RunPlan, run_benchmark
@@ -171,6 +172,14 @@ def test_hits_of_qvhighlights(asker: Asker, clip: Path, tmp_path: Path) -> None:
     assert len(detail["saliency"]) == 3
     assert sorted(detail["top"]) == [0, 1, 2, 3, 4, 5]
     assert len(detail["selected"]["1"]) == 1
+    assert export_run(folder, tmp_path / "submission.jsonl", "submission") == 1
+    first, second = map(json.loads, (tmp_path / "submission.jsonl").read_text().splitlines())
+    assert {**first, "pred_relevant_windows": [], "pred_saliency_scores": []} == {
+        "qid": 1, "query": "A man paints a fence.", "vid": "aB3_60.0_210.0", "pred_relevant_windows": [],
+        "pred_saliency_scores": []}  # fmt: skip
+    assert first["pred_saliency_scores"] == detail["saliency"]
+    assert all(len(window) == 3 and window[0] < window[1] for window in first["pred_relevant_windows"])
+    assert (second["qid"], second["pred_relevant_windows"]) == (2, [])
 
 
 def test_baselines_and_reference(asker: Asker, clip: Path, tmp_path: Path) -> None:
@@ -187,8 +196,6 @@ def test_baselines_and_reference(asker: Asker, clip: Path, tmp_path: Path) -> No
 
 
 def test_the_hidden_answers_of_egoschema_become_a_submission(asker: Asker, clip: Path, tmp_path: Path) -> None:
-    from pipeline.evaluation.runs.export import export_run
-
     data = MAKERS["egoschema"](tmp_path / "data", clip)
     (data / "subset_answers.json").unlink()
     folder = run(asker, "egoschema", data, tmp_path / "out", split="full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,8 @@ def test_a_look_splits_the_attention_by_place(models: Answerer, store: Store) ->
 
 def test_the_study_has_null_tests_and_a_report(models: Answerer, store: Store, tmp_path: Path) -> None:
     subjects = [SUBJECT, Subject("a", "where is the bus ?", ("gate", "bridge"), 0), Subject("b", "where ?", (), None)]
-    study = study_attention(models, store, subjects, source="noise", frames=40)
+    lines = tmp_path / "out" / "videos.jsonl"
+    study = study_attention(models, store, subjects, source="noise", frames=40, lines=lines)
     assert (study.videos, study.questions, set(study.conditions)) == (2, 3, set(CONDITIONS))
     assert set(study.right) == {"as it is", "shuffled"}
     for figures in study.conditions.values():
@@ -102,6 +104,32 @@ def test_the_study_has_null_tests_and_a_report(models: Answerer, store: Store, t
     assert (tmp_path / "frames.svg").read_text().startswith("<svg xmlns=")
     assert "| frames that hold 90 % |" in study_text(study)
     assert json.loads((tmp_path / "study.json").read_text())["questions"] == 3
+
+
+def test_a_study_goes_on_with_its_next_video(
+    models: Answerer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was looked at is not looked at again, unless a setting differs; a torn line is passed over."""
+    subjects = [SUBJECT, Subject("b", "where ?", (), None)]
+    lines, asked = tmp_path / "videos.jsonl", list[str]()
+    whole = study_attention(models, store, subjects, source="noise", frames=20)
+
+    def heard(models: Answerer, subject: Subject, *more: Any) -> Any:
+        """Note which video is looked at."""
+        asked.append(subject.stream)
+        return look(models, subject, *more)
+
+    monkeypatch.setattr("pipeline.evaluation.studies.attention.look", heard)
+    study_attention(models, store, subjects[:1], source="noise", frames=20, lines=lines)
+    assert asked == ["a"] * 3
+    lines.write_bytes(lines.read_bytes()[:-1] + b'\n{"key": "torn')
+    again = study_attention(models, store, subjects, source="noise", frames=20, lines=lines)
+    assert asked == ["a"] * 3 + ["b"] * 3
+    assert {**again.model_dump(), "load": 0} == {**whole.model_dump(), "load": 0}
+    study_attention(models, store, subjects, source="noise", frames=20, lines=lines)
+    assert len(asked) == 6
+    study_attention(models, store, subjects, source="noise", frames=20, seed=1, lines=lines)
+    assert len(asked) == 12
 
 
 def test_invalid_studies(models: Answerer, store: Store) -> None:
