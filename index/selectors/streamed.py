@@ -52,6 +52,7 @@ __all__ = ["FrameReader", "dks_streamed", "select_streamed"]
 Result = TypeVar("Result")
 
 _KEPT = 16_384
+_THREADS = 2
 _BLOCK_BYTES = 32 * 2**20
 _STREAM_BYTES = 192 * 2**20  # more than a day of one stream with 512 dimensions
 
@@ -245,39 +246,50 @@ def _most_relevant(
     """
     norms = np.linalg.norm(accepted, axis=1, keepdims=True)
     units = accepted / np.where(norms == 0, 1, norms)
-    pool = _Pool(np.zeros(0, np.int64), accepted[:0], np.zeros(0, np.float32), -np.inf)
-    fresh: list[_Pool] = []
-    waiting = 0
+    pool = [_Pool(np.zeros(0, np.int64), accepted[:0], np.zeros(0, np.float32), -np.inf)]
+    bound, held_rows = -np.inf, 0
     for block in blocks:
-        rows = np.flatnonzero((block.scores <= decided) & (block.scores > pool.bound))
+        rows = np.flatnonzero((block.scores <= decided) & (block.scores > bound))
+        if len(units) == 0:  # else it is not known yet how many of the rows are alike to an accepted frame
+            best, bound = _best(block.scores[rows], kept, bound)
+            rows = rows[best]
         if len(rows) == 0:
             continue
         vectors = block.vectors[rows]
         if len(units):
             lengths = np.linalg.norm(vectors, axis=1)
             nearest = (vectors @ units.T).max(axis=1) / np.where(lengths == 0, 1, lengths)
-            rows, vectors = rows[nearest < alike], vectors[nearest < alike]
-        places = block.first + rows
-        other = ~np.isin(places, held)
-        fresh.append(_Pool(places[other], vectors[other], block.scores[rows[other]], -np.inf))
-        waiting += len(fresh[-1].places)
-        if waiting > kept:  # so that what is kept is not copied for every block
-            pool, fresh, waiting = _best([pool, *fresh], kept), [], 0
-    return _best([pool, *fresh], kept)
+            other = (nearest < alike) & ~np.isin(block.first + rows, held)
+            rows, vectors = rows[other], vectors[other]
+        pool.append(_Pool(block.first + rows, vectors, block.scores[rows], -np.inf))
+        held_rows += len(rows)
+        if held_rows > 2 * kept:  # so that what is kept is not copied for every block
+            pool = [_joined_pool(pool, kept, bound)]
+            bound, held_rows = pool[0].bound, len(pool[0].places)
+    return _joined_pool(pool, kept, bound)
 
 
-def _best(parts: list[_Pool], kept: int) -> _Pool:
-    """The `kept` most relevant of some frames; the bound is at least that of the first part."""
-    places = np.concatenate([part.places for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    vectors = np.concatenate([part.vectors for part in parts])
-    bound = parts[0].bound
+def _best(scores: NDArray[np.float32], kept: int, bound: float) -> tuple[NDArray[np.int64] | slice, float]:
+    """Ascending places of the `kept` largest scores, and the larger one of the bound and the largest other score."""
     if len(scores) <= kept:
-        return _Pool(places, vectors, scores, bound)
-    best = np.argpartition(-scores, kept - 1)
-    bound = max(bound, float(scores[best[kept:]].max()))
-    best = np.sort(best[:kept])
-    return _Pool(places[best], vectors[best], scores[best], bound)
+        return slice(None), bound
+    order = np.argpartition(-scores, kept - 1)
+    return np.sort(order[:kept]), max(bound, float(scores[order[kept:]].max()))
+
+
+def _joined_pool(parts: list[_Pool], kept: int, bound: float) -> _Pool:
+    """The `kept` most relevant frames of some pools in the order of the frames."""
+    scores = np.concatenate([part.scores for part in parts])
+    best, bound = _best(scores, kept, bound)
+    places = np.concatenate([part.places for part in parts])[best]
+    if isinstance(best, slice):
+        return _Pool(places, np.concatenate([part.vectors for part in parts]), scores, bound)
+    vectors = np.empty((len(best), parts[0].vectors.shape[1]), np.float32)
+    edges = np.cumsum([0, *(len(part.places) for part in parts)])
+    for part, (low, high) in zip(parts, pairwise(np.searchsorted(best, edges).tolist()), strict=True):
+        np.take(part.vectors, best[low:high] - edges[0], axis=0, out=vectors[low:high])
+        edges = edges[1:]
+    return _Pool(places, vectors, scores[best], bound)
 
 
 # ---- blocks ----------------------------------------------------------------------------------------------------------
@@ -292,7 +304,7 @@ class _ArrayBlocks:
     def __iter__(self) -> Iterator[_Block]:
         """Each array."""
         first = 0
-        for vectors, scores in _ahead((partial(_scored, each, self._query) for each in self._arrays), 2):
+        for vectors, scores in _ahead((partial(_scored, each, self._query) for each in self._arrays), _THREADS):
             yield _Block(first, vectors, scores)
             first += len(vectors)
 
@@ -310,10 +322,15 @@ class _StoredBlocks:
         self._parts = [part for stream in _streams(frames.stream_index) for part in _cut(*stream, block)]
 
     def __iter__(self) -> Iterator[_Block]:
-        """Parts of a stream."""
-        for (first, last), vectors in zip(self._parts, _read(self._frames, self._parts), strict=True):
-            self.cosines[first:last] = relevance(vectors, self._query)
-            yield _Block(first, vectors, self.cosines[first:last].copy())
+        """Parts of a stream; two threads read the next ones and compute their cosines."""
+        jobs = (partial(self._part, *part) for part in self._parts)
+        for (first, last), (vectors, scores) in zip(self._parts, _ahead(jobs, _THREADS), strict=True):
+            self.cosines[first:last] = scores
+            yield _Block(first, vectors, scores)
+
+    def _part(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The vectors of a part, with their cosines."""
+        return _scored(self._frames.read(first, last), self._query)
 
 
 class _ReducedBlocks:

@@ -1,31 +1,36 @@
 """Benchmark of keyframe selection, `sightline bench dks`: beside the naive algorithm and the bandwidth of memory.
 
-More than two million frames are in a file that is mapped, and are selected by `index.selectors.streamed`.
+More than two million frames are in a file that is mapped, and are selected by `index.selectors.streamed` with two
+threads.
 """
 
 from __future__ import annotations
 
-import re
+import mmap
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from index.selectors.streamed import select_streamed
+from index.selectors.selector import SelectionRule
+from index.selectors.streamed import dks_streamed
 from model.profiles.profile import load_profile
 from model.selection import select_rows
+from pipeline.bench.memory import peak_bytes, reset_peak
 
 __all__ = ["DksReport", "bench_dks"]
 
 _NAIVE_FRAMES = 20_000  # with more frames the N × N matrix takes gigabytes
 _REPEATS = 5
 _IN_MEMORY = 2_000_000
-_BLOCK = 65_536
+_BLOCK = 2_048
 _MADE = 200_000
+_MAPPED = 256 * 2**20
 
 
 class DksRow(BaseModel):
@@ -41,6 +46,8 @@ class DksRow(BaseModel):
     """Selected keyframes."""
     seconds: float
     """Selection by DKS."""
+    cpu_seconds: float | None = None
+    """Time of the processors, the system's included; None where it was not measured."""
     naive_seconds: float | None
     """The naive algorithm; None where its matrix is too large."""
     speedup: float | None
@@ -50,13 +57,14 @@ class DksRow(BaseModel):
     flops: int
     """Operations of two dot products a frame."""
     memory_bytes_per_second: float
-    """Bandwidth of memory, measured in the same run by summing the same array."""
+    """Bandwidth of memory, measured in the same run by summing the same array; of a
+    file, from the system's cache."""
     share_of_memory_bandwidth: float
     """Bytes read a second by that bandwidth."""
     streamed: bool = False
-    """Whether the vectors were in a file, and selected in blocks."""
+    """Whether the vectors were read from a file in blocks."""
     memory_bytes: int | None = None
-    """Memory of the process that belongs to no file, after a streamed selection; None where it is not known."""
+    """Peak resident memory of the process after a streamed selection."""
 
 
 class DksReport(BaseModel):
@@ -145,38 +153,54 @@ def _streamed(n: int, dim: int, k: int, tau: float) -> DksRow:
         with path.open("wb") as file:
             for first in range(0, n, _MADE):
                 _footage(min(_MADE, n - first), dim, seed=first)[0].tofile(file)
-        vectors = np.memmap(path, np.float32, "r", shape=(n, dim))
-        ours, sums = [], []
+        vectors = _FileVectors(path, n, dim)
+        with suppress(OSError):  # only Linux has it; else the peak contains the making of the vectors
+            reset_peak()
+        ours, busy, reads = [], [], []
         for _ in range(_REPEATS):
-            since = perf_counter()
-            chosen = select_streamed(
-                [np.asarray(vectors[first : first + _BLOCK]) for first in range(0, n, _BLOCK)], query, k=k, tau=tau
-            )
+            since, cpu = perf_counter(), process_time()
+            chosen, _ = dks_streamed(vectors, query, SelectionRule(k=k, tau=tau), block=_BLOCK)
             ours.append(perf_counter() - since)
+            busy.append(process_time() - cpu)
             since = perf_counter()
-            np.add.reduce(vectors.reshape(-1))
-            sums.append(perf_counter() - since)
-        seconds, bandwidth = float(np.median(ours)), vectors.nbytes / float(np.median(sums))
+            for first in range(0, n, _BLOCK):
+                np.add.reduce(vectors.read(first, min(first + _BLOCK, n)).reshape(-1))
+            reads.append(perf_counter() - since)
+        seconds, bandwidth = float(np.median(ours)), 4 * n * dim / float(np.median(reads))
         return DksRow(
             frames=n,
             dimension=dim,
-            keyframes=len(chosen),
+            keyframes=len(chosen.rows),
             seconds=seconds,
+            cpu_seconds=float(np.median(busy)),
             naive_seconds=None,
             speedup=None,
-            bytes_read=vectors.nbytes,
+            bytes_read=4 * n * dim,
             flops=4 * n * dim,
             memory_bytes_per_second=bandwidth,
-            share_of_memory_bandwidth=vectors.nbytes / seconds / bandwidth,
+            share_of_memory_bandwidth=4 * n * dim / seconds / bandwidth,
             streamed=True,
-            memory_bytes=_memory(),
+            memory_bytes=peak_bytes(),
         )
 
 
-def _memory() -> int | None:
-    """Bytes of this process's memory that belong to no file, as Linux counts them."""
-    try:
-        found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return None if found is None else 1024 * int(found[1])
+class _FileVectors:
+    """Vectors of one stream in a mapped file, as `index.selectors.streamed.FrameReader`.
+
+    Pages that were read are unmapped soon after, so that they do not count as memory of this process; they stay in the
+    system's cache.
+    """
+
+    def __init__(self, path: Path, n: int, dim: int) -> None:
+        with path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._vectors = np.frombuffer(self._mapped, np.float32).reshape(n, dim)
+        self.stream_index = np.zeros(n, np.int32)
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """Some vectors, float32[n, d]."""
+        width = self._vectors.strides[0]
+        done = (first * width - _MAPPED) // _MAPPED * _MAPPED
+        if done >= 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED, done, _MAPPED)
+        return self._vectors[first:last]

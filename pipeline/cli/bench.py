@@ -18,6 +18,7 @@ from index.child_processes import process_pool
 from index.errors import UsageError
 from index.extras import require_extra
 from index.store import Store
+from model.profiles.profile import load_profile
 from pipeline.bench import ask, decode, dks, ingest, memory, service
 from pipeline.bench.counted import question
 from pipeline.bench.scale import operations, synthetic
@@ -230,9 +231,8 @@ def bench_store(
     """
     encoders = None
     if profile is not None:
-        encoders = (
-            import_module("model.encoders.encoder").load_encoders(settings_of(context, profile=profile).profile).pair
-        )
+        named = load_profile(settings_of(context, profile=profile).profile)
+        encoders = import_module("model.encoders.encoder").load_encoders(named).pair
         dimension = encoders.frame.dimension
     plan = synthetic.StorePlan(streams, days, frames, every, files, segments, dimension, seed)
     began = time.perf_counter()

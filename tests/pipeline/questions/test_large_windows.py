@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from index.errors import UsageError
@@ -63,3 +67,36 @@ def test_the_command_names_the_streams_of_the_keyframes(
     named = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
     assert f"keyframes from {len(counts)} of 2 streams: {named}" in sightline(*where).out
     assert "keyframes from" not in sightline(*where, "--stream", next(iter(counts))).out
+
+
+def test_a_question_over_many_cameras(
+    sightline: Command, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = ("--streams", "12", "--days", "2", "--frames", "60", "--every", "1000", "--segments", "4")
+    made = sightline("bench", "store", tmp_path / "site", *size, "--profile", profile)
+    assert made.code == 0, made.err
+    where = ("--store", tmp_path / "site", "--profile", profile, "--k", "20", "--tau", "1")
+    resident = sightline("keyframes", QUESTION, *where, "--json").data
+    monkeypatch.setattr("pipeline.questions.asker.Asker.__init__", _without_memory(Asker.__init__))
+    asked = sightline("ask", QUESTION, "--option", "red", "--option", "blue", *where, "--json", "--sheet", "a.jpg")
+    assert asked.code == 0, asked.err
+    assert asked.data["keyframes"] == resident
+    assert (asked.data["window_frames"], asked.data["window_streams"]) == (1440, 12)
+    assert list(asked.data["streams"]) == sorted(
+        asked.data["streams"], key=lambda name: (-asked.data["streams"][name], name)
+    )
+    assert set(asked.data["streams"]) == {frame["stream_id"] for frame in resident}
+    assert sum(asked.data["streams"].values()) == 20
+    assert "contact sheet: " in asked.err
+    one = next(iter(asked.data["streams"]))
+    only = sightline("ask", QUESTION, *where, "--stream", one, "--json").data
+    assert (only["window_streams"], set(only["streams"])) == (1, {one})
+
+
+def _without_memory(real: Callable[..., None]) -> Callable[..., None]:
+    """An initializer of `Asker` that holds no vectors, though the least setting would hold those of a small test."""
+
+    def init(self: Asker, *args: Any, **options: Any) -> None:
+        real(self, *args, **{**options, "window_bytes": 0})
+
+    return init
