@@ -152,7 +152,7 @@ def build(
 def _outgrown(codebook: Codebook, shards: Sequence[Shard], total: int) -> bool:
     """Whether the store has become too large, or too different, for the codebook."""
     growth = total / max(1, codebook.trained_rows)
-    far = sum(int(shard.sizes[codebook.lists - codebook.far :].sum()) for shard in shards)
+    far = sum(shard.far for shard in shards)
     many = far > _RETRAIN_FAR * sum(map(len, shards))
     return growth > _RETRAIN_GROWTH or (many and growth > _RETRAIN_FAR_GROWTH)
 

@@ -7,7 +7,7 @@
 A shard is fetched whole when a search needs it for the first time: a search looks into hundreds of lists of 10 kB, so
 reading them by range would cost hundreds of requests each time, and fetching costs six (`docs/scale.md`). Shards of
 other times stay where they are; of them only the manifest is read, once. What was not used for longest leaves the
-cache when it takes more than half of the disk's room; shards of the last minute stay, so a search has all that it needs.
+cache when it takes more than half of the disk's room. Shards of the last minute stay, so a search has what it needs.
 
 The listing is as old as a minute at most. An old one does no harm, because the table decides which rows exist.
 

@@ -80,6 +80,7 @@ class Shard:
         files: the files whose frames it has.
         captured_at, file, row, offset: see the module.
         begin, end: times of the first and the last frame, UTC microseconds, inclusive.
+        far: number of rows in far lists.
 
     `captured_at`, `file`, `row`, `offset`, `sizes` and what needs them exist after `ready`.
     """
@@ -97,6 +98,7 @@ class Shard:
         self.files: list[str] = list(manifest["paths"])
         self.first = np.asarray(manifest["first"], np.int64)
         self.begin, self.end = int(manifest["begin"]), int(manifest["end"])
+        self.far = int(manifest["far"])
         self._fetch, self._lock = fetch, threading.Lock()
         if fetch is None:
             self._open()
@@ -265,6 +267,7 @@ def write_shard(root: Path, rows: IndexedRows, codebook: Codebook) -> str:
             "paths": list(rows.files),
             "begin": begin,
             "end": end,
+            "far": int(sizes[codebook.lists - codebook.far :].sum()),
             "files": {
                 each: {
                     "size": (folder / each).stat().st_size,
