@@ -325,15 +325,14 @@ class LargeIndex:
             return []
         turned = codebook.rotated(query[None])[0]
         near = codebook.centroids @ turned
-        order = np.argsort(-near[: codebook.lists - codebook.far])
         far = np.arange(codebook.lists - codebook.far, codebook.lists)
-        sizes = np.sum([part.shard.sizes for part in parts], axis=0)
-        cumulative = np.cumsum(sizes[order])
+        sizes = np.sum([part.shard.sizes for part in parts], axis=0)[: far[0]]
+        within = int(sizes.sum())
         allowed = [part.allowed() for part in parts]
-        probed = max(_PROBED_ROWS, round(_PROBED_SHARE * int(cumulative[-1]))) * int(cumulative[-1]) // scope.rows
+        probed = max(_PROBED_ROWS, round(_PROBED_SHARE * within)) * within // scope.rows
         enough = min(count, scope.rows)
         while True:
-            lists = np.concatenate([order[: int(np.searchsorted(cumulative, probed)) + 1], far]).astype(np.int64)
+            lists = np.concatenate([_best_lists(near[: far[0]], sizes, probed), far])
             found = [
                 part.shard.nearest(turned, lists, near[lists], count, bits)
                 for part, bits in zip(parts, allowed, strict=True)
@@ -438,6 +437,18 @@ class LargeIndex:
             while self._held > _TAIL_BYTES and len(self._tails) > 1:
                 self._held -= self._tails.popitem(last=False)[1].vectors.nbytes
         return found
+
+
+def _best_lists(scores: NDArray[np.float32], sizes: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """The lists with the highest scores, best first, that together have more than `rows` rows; all if they have not."""
+    most = min(len(scores), 64 + 4 * rows * len(scores) // max(1, int(sizes.sum())))
+    while True:
+        best = np.argpartition(-scores, most - 1)[:most] if most < len(scores) else np.arange(len(scores))
+        best = best[np.argsort(-scores[best])]
+        held = np.cumsum(sizes[best])
+        if most == len(scores) or held[-1] > rows:
+            return best[: int(np.searchsorted(held, rows)) + 1]
+        most = min(len(scores), 4 * most)
 
 
 def _day(path: str) -> str:

@@ -95,6 +95,7 @@ class Shard:
         self.name, self._folder, self.codebook = folder.name, folder, codebook
         self._sums: Mapping[str, Any] = manifest["files"]
         self.streams: list[str] = list(manifest["streams"])
+        self._place = {stream: place for place, stream in enumerate(self.streams)}
         self.files: list[str] = list(manifest["paths"])
         self.first = np.asarray(manifest["first"], np.int64)
         self.begin, self.end = int(manifest["begin"]), int(manifest["end"])
@@ -157,10 +158,12 @@ class Shard:
 
     def rows_of(self, stream: str, start: int | None, end: int | None) -> tuple[int, int]:
         """The rows, first and after the last, of a stream with start ≤ captured_at < end, UTC microseconds."""
-        place = int(np.searchsorted(np.asarray(self.streams), stream)) if self.streams else 0
-        if place == len(self.streams) or self.streams[place] != stream:
+        place = self._place.get(stream)
+        if place is None:
             return 0, 0
         low, high = int(self.first[place]), int(self.first[place + 1])
+        if start is None and end is None:
+            return low, high
         times = self.captured_at[low:high]
         begin = low if start is None else low + int(np.searchsorted(times, start))
         return begin, max(begin, high if end is None else low + int(np.searchsorted(times, end)))

@@ -128,14 +128,18 @@ class VectorReader:
         """Read vectors at their places; those that follow each other at once."""
         width = 4 * self.dimension
         order = np.argsort(offset, kind="stable")
-        ends = np.flatnonzero(np.diff(offset[order]) != width) + 1
+        places = offset[order]
+        firsts = np.flatnonzero(np.concatenate([[True], places[1:] - places[:-1] != width])[: len(places)])
+        begins = places[firsts].tolist()
+        cuts = [*(firsts * width).tolist(), len(order) * width]
+        held = np.empty_like(result)
+        target = held.view(np.uint8).reshape(-1).data
         with translate_errors(self._uri), self._lock:
             handle = self._handle(path)
-            for run in np.split(order, ends):
-                data = os.pread(handle, width * len(run), int(offset[run[0]]))
-                if len(data) != width * len(run):
+            for place, begin, end in zip(begins, cuts, cuts[1:], strict=False):
+                if os.preadv(handle, [target[begin:end]], place) != end - begin:
                     raise OSError(f"{path} is shorter than it was")
-                result[run] = np.frombuffer(data, np.float32).reshape(len(run), -1)
+        result[order] = held
 
     def _read_ranges(self, path: str, offset: NDArray[np.int64], result: NDArray[np.float32]) -> None:
         """The same from an object store; what is between near ones is read too, because a request costs more."""

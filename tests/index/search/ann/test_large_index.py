@@ -194,7 +194,11 @@ def test_vectors_are_found_in_the_bytes_of_the_files(built: Store) -> None:
     (shard,) = large.catalog.shards()
     assert (shard.offset >= 0).all()
     reader = VectorReader(built.tables.frames.uri, 64)
+    assert reader.read(shard.files[0], np.zeros(0, np.int32), np.zeros(0, np.int64)).shape == (0, 64)
     for rows in reader.file(shard.files[0]):
+        some = np.random.default_rng(1).permutation(len(rows.row))[:200]
+        got = reader.read(shard.files[0], rows.row[some], rows.offset[some])
+        np.testing.assert_array_equal(got, rows.vectors[some])
         np.testing.assert_array_equal(reader.read(shard.files[0], rows.row, rows.offset), rows.vectors)
         np.testing.assert_array_equal(
             reader.read(shard.files[0], rows.row, np.full_like(rows.offset, -1)), rows.vectors
