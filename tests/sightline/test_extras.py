@@ -55,12 +55,13 @@ def without_extras(folder: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_every_extra_is_declared() -> None:
-    assert set(EXTRAS) == {"kafka", "beam", "service", "web", "mcp", "train", "gpu", "vllm", "docs", "dev", "all"}
+    apart = {"gpu", "vllm", "scoring", "docs", "dev", "all"}
+    assert set(EXTRAS) == {"kafka", "beam", "service", "web", "mcp", "train"} | apart
     assert set(EXTRA_OF_MODULE.values()) <= set(EXTRAS)
     (everything,) = EXTRAS["all"]
     included = re.fullmatch(r"sightline\[([a-z,]+)\]", everything)
     assert included is not None
-    assert set(included[1].split(",")) == set(EXTRAS) - {"gpu", "vllm", "docs", "dev", "all"}
+    assert set(included[1].split(",")) == set(EXTRAS) - apart
 
 
 def test_no_dependency_is_declared_twice_in_different_ways() -> None:
