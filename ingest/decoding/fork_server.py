@@ -56,6 +56,8 @@ class _Server:
     """What children can do, by name; loaded before the server confined itself."""
     gpu_problem: str | None
     """None for a server without a GPU; else the empty string, or why the driver cannot be used."""
+    started: bool = False
+    """Whether this process is a child that tried to start the GPU."""
     children: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
     """By descriptor of the child's socket: its pid and the socket."""
 
@@ -138,16 +140,19 @@ class _Server:
             os._exit(code)
 
     def _start_gpu(self) -> None:
-        """Confine this child to what the driver needs, and start the GPU; without it, to nothing."""
-        self.isolated = isolate(readable=device.readable(), devices=device.devices())
-        self.gpu_problem = device.start()
-        if self.gpu_problem:
-            held = {name: why for name, why in isolate().layers.items() if name == "landlock"}
-            self.isolated = Posture({**self.isolated.layers, **held})
+        """Confine this child to what the driver needs, and start the GPU."""
+        self.isolated = isolate(readable=device.readable(), writable=device.writable(), devices=device.devices())
+        self.gpu_problem, self.started = device.start(), True
 
     def _confine(self) -> Posture:
-        """Add the last layer, in a child; all the layers that hold then."""
-        return Posture({**self.isolated.layers, **filter_system_calls(devices=self.gpu_problem == "").layers})
+        """Add the last layer, in a child; all the layers that hold then.
+
+        Where the GPU was started, or could not be, what that needed is taken away again.
+        """
+        layers = dict(self.isolated.layers)
+        if self.started:
+            layers["landlock"] = isolate().layers["landlock"]
+        return Posture({**layers, **filter_system_calls(devices=self.gpu_problem == "").layers})
 
     def _reap(self, poll: select.poll) -> None:
         while True:

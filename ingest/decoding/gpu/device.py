@@ -4,10 +4,11 @@ A process gets the driver's libraries, then its confinement, then a CUDA context
 first byte of a file:
 
 1. `load_libraries` in the fork server: a confined process can load none.
-2. `isolate` with `readable` and `DEVICES`: CUDA opens the driver's devices, also while it decodes.
-3. `start` in the child: CUDA contexts do not survive a fork. It decodes a made picture, so that whatever the driver
-   loads at first use is loaded.
-4. `filter_system_calls` for all threads; the driver has started some.
+2. `isolate` in the child, with `readable`, `writable` and `devices`, which CUDA needs to start.
+3. `start`: CUDA contexts do not survive a fork. It decodes a made picture, so that whatever the driver loads and opens
+   at first use is loaded and open.
+4. `isolate` again, with nothing: what is open stays usable, and nothing more can be opened.
+5. `filter_system_calls` for all threads; the driver has started some, which Landlock's second layer does not reach.
 
 What this module does not know: which files are decoded, and what happens where there is no GPU.
 """
@@ -22,7 +23,7 @@ from typing import Any
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 
-__all__ = ["devices", "hardware", "load_libraries", "on_gpu", "readable", "refusal", "start"]
+__all__ = ["devices", "hardware", "load_libraries", "on_gpu", "readable", "refusal", "start", "writable"]
 
 _LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
 _TRIED_PACKETS = 200
@@ -61,6 +62,11 @@ def readable() -> list[str]:
         "/sys/devices",
         "/sys/module",
     ]
+
+
+def writable() -> list[str]:
+    """What CUDA writes when it starts: the names of this process's threads."""
+    return [f"/proc/{os.getpid()}/task"]
 
 
 def hardware() -> HWAccel:
