@@ -19,6 +19,8 @@ class TableFiles:
 
     version: int
     """The version of the table."""
+    table: str
+    """Id of the table; another one was made later at the same place."""
     streams: Mapping[str, str]
     """The stream of each file, by its path below the table."""
 

@@ -23,7 +23,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
 from urllib.parse import unquote
@@ -91,6 +91,8 @@ class TableSnapshot:
     """Options of the object store."""
     footers: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
     """Rows, least and greatest time of files whose footers were read; shared by the versions of a table."""
+    table: str = ""
+    """Id of the table; another one was made later at the same place."""
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -105,9 +107,8 @@ class TableSnapshot:
     ) -> TableSnapshot:
         """All files of an opened table."""
         actions = pa.table(table.get_add_actions(flatten=True))
-        return cls(
-            uri, table.version(), schema, pa.schema(table.schema().to_arrow()), _listed(actions), options, footers
-        )
+        held = pa.schema(table.schema().to_arrow())
+        return cls(uri, table.version(), schema, held, _listed(actions), options, footers, table.metadata().id)
 
     def __len__(self) -> int:
         return len(self.listed)
@@ -149,8 +150,7 @@ class TableSnapshot:
             if rows.all():
                 return self
             rows = np.flatnonzero(rows)
-        listed = self.listed.take(pa.array(rows))
-        return TableSnapshot(self.uri, self.version, self.schema, self.held, listed, self.options, self.footers)
+        return replace(self, listed=self.listed.take(pa.array(rows)))
 
     def matching(self, where: RowFilter | None) -> TableSnapshot:
         """Those files that can hold rows that match `where`."""

@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 from deltalake import (
-    ColumnProperties,
     CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
@@ -39,14 +38,16 @@ from deltalake.exceptions import DeltaError
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.files import TableFiles
+from index.delta.log_mark import LogMark
 from index.delta.objects import delta_options
 from index.delta.row_filter import RowFilter
 from index.delta.snapshot import TableSnapshot
 from index.delta.transactions import Transactions
-from index.errors import CommitFenced, mask_url
-from index.schemas import TABLES
+from index.delta.writers import WRITERS
+from index.errors import CommitFenced, IdentityMismatch, mask_url
+from index.schemas import ENCODERS_KEY, PATCHES_KEY, TABLES
 
-__all__ = ["GRACE_HOURS", "RequirementFailed", "StoreTable", "patch_writer"]
+__all__ = ["GRACE_HOURS", "RequirementFailed", "StoreTable"]
 
 Result = TypeVar("Result")
 
@@ -56,6 +57,8 @@ GRACE_HOURS = 1
 _HANDLE_SECONDS = 60
 _CHECKPOINT_EVERY = 100  # versions, deltalake's default; whoever commits such a version cleans the log behind it
 _READER_SECONDS = 600
+_MARK_SECONDS = 10
+_IDENTITY = (ENCODERS_KEY, PATCHES_KEY)
 # Replaced files are kept for readers, log entries for commits in progress: without its entry, a commit that lost a race
 # could not detect that, or could be written where no reader looks. Only `purge` removes both at once.
 _CONFIGURATION = {
@@ -96,7 +99,7 @@ class StoreTable:
         self.uri, self.name, self._options = uri, name, options
         self.schema = schema or TABLES[name][0]
         self.partitions = list(TABLES[name][1] if partitions is None else partitions)
-        self.writer = writer or _WRITER[name]
+        self.writer = writer or WRITERS[name]
         self._lock = threading.Lock()
         self._handle: DeltaTable | None = None
         self._handle_at = 0.0
@@ -104,6 +107,8 @@ class StoreTable:
         self._reading = threading.Lock()
         self._reader: DeltaTable | None = None  # not the writers' one: a commit begins at the version that was checked
         self._reader_at = 0.0
+        self._marks = LogMark(uri), LogMark(uri, _MARK_SECONDS)  # of the writers' handle and of the readers'
+        self._table_id, self._identity = "", dict[str, str]()
         self._snapshot: TableSnapshot | None = None
         self._footers: dict[str, tuple[int, int, int]] = {}
 
@@ -137,6 +142,23 @@ class StoreTable:
         """The newest version of the table, opened anew. Raises StoreNotFound, StoreCorrupt."""
         with translate_errors(self.uri):
             return DeltaTable(self.uri, storage_options=self.options)
+
+    def _open_to_keep(self) -> DeltaTable:
+        """The same for a handle that is kept: what is known of another table that was here before is forgotten.
+
+        Raises:
+            IdentityMismatch: the table that is here now has vectors of other encoders.
+        """
+        table = self.open()
+        held = table.metadata()
+        if self._table_id not in ("", held.id):
+            self._transactions = Transactions(self.uri)
+            if any(held.configuration.get(name) != self._identity.get(name) for name in _IDENTITY):
+                raise IdentityMismatch(
+                    f"{mask_url(self.uri)}: the store was deleted and made anew for other encoders; open it again"
+                )
+        self._table_id, self._identity = held.id, dict(held.configuration)
+        return table
 
     def configuration(self) -> dict[str, str]:
         """The properties of the table."""
@@ -330,10 +352,11 @@ class StoreTable:
         with self._reading, translate_errors(self.uri):
             handle, self._reader = self._reader, None  # kept again only if nothing fails
             now = time.monotonic()
-            if handle is None or now - self._reader_at > _READER_SECONDS:
-                handle, self._snapshot = self.open(), None
+            if handle is None or now - self._reader_at > _READER_SECONDS or not self._marks[1].stays():
+                handle, self._snapshot = self._open_to_keep(), None
             else:
                 handle.update_incremental()
+            self._marks[1].note(handle.version())
             if self._snapshot is None or self._snapshot.version != handle.version():
                 self._snapshot = TableSnapshot.of(handle, self.uri, self.schema, self.options, self._footers)
             self._reader, self._reader_at = handle, now
@@ -346,7 +369,9 @@ class StoreTable:
     def files(self) -> TableFiles:
         """The files of the newest version, for readers that keep what they read of each."""
         found = self.snapshot()
-        return TableFiles(found.version, dict(zip(found.paths, found.listed["stream"].to_pylist(), strict=True)))
+        return TableFiles(
+            found.version, found.table, dict(zip(found.paths, found.listed["stream"].to_pylist(), strict=True))
+        )
 
     def dataset(self, where: RowFilter | None = None) -> pads.Dataset:
         """The newest version as an Arrow dataset, of those files only that `where` cannot rule out."""
@@ -446,46 +471,17 @@ class StoreTable:
         with self._lock, translate_errors(self.uri):
             handle, self._handle = self._handle, None  # kept again only if the block succeeds
             now = time.monotonic()
-            if handle is None or now - self._handle_at > _HANDLE_SECONDS:
-                handle = self.open()
+            if handle is None or now - self._handle_at > _HANDLE_SECONDS or not self._marks[0].stays():
+                handle = self._open_to_keep()
             elif update:
                 handle.update_incremental()
             else:
                 now = self._handle_at
             before = handle.version()
+            self._marks[0].note(before)
             yield handle
+            self._marks[0].note(handle.version())
             self._handle, self._handle_at = handle, now if handle.version() == before else time.monotonic()
             if handle.version() != before and handle.version() % _CHECKPOINT_EVERY == 0:
                 with suppress(DeltaError, OSError):  # another writer cleans too
                     handle.cleanup_metadata()
-
-
-_RAW = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
-_KEY = ColumnProperties(dictionary_enabled=True, statistics_enabled="CHUNK")
-_WRITER = {
-    # Vectors, pictures and patches neither repeat nor compress: dictionaries, statistics and codecs would only cost
-    # time and bytes. deltalake 1.6.6 takes no name of a column within a list, so what is not named here is raw.
-    "frames": WriterProperties(
-        compression="UNCOMPRESSED",
-        max_row_group_size=256,  # what is read for one picture: 4 MB of pictures of 16 kB
-        default_column_properties=_RAW,
-        column_properties=dict.fromkeys(("captured_at", "segment", "pts_seconds", "clock_source", "frame_norm"), _KEY),
-    ),
-    "patches": WriterProperties(compression="UNCOMPRESSED", column_properties={"patches": _RAW}),
-    "segments": WriterProperties(compression="SNAPPY"),
-}
-
-
-def patch_writer(*, compressed: bool, rows: int) -> WriterProperties:
-    """How files of the `patches` table are written.
-
-    Args:
-        compressed: with ZSTD, for encodings whose bytes repeat.
-        rows: rows of a row group; row groups are read side by side.
-    """
-    return WriterProperties(
-        compression="ZSTD" if compressed else "UNCOMPRESSED",
-        compression_level=3 if compressed else None,
-        max_row_group_size=rows,
-        column_properties={"patches": _RAW},
-    )

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from index.columns import MICROS_PER_DAY, key_columns, sql_string, sql_timestamp
 from index.delta.row_filter import RowFilter, in_frames, in_window
 from index.delta.snapshot import THREADS, TableSnapshot
-from index.delta.table import StoreTable, patch_writer
+from index.delta.table import StoreTable
+from index.delta.writers import patch_writer
 from index.errors import StoreCorrupt, UsageError, mask_url
 from index.patches.codec import (
     PatchEncoding,

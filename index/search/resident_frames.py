@@ -33,6 +33,7 @@ from index.search.scores import cosines
 __all__ = ["FrameSnapshot", "ResidentFrames", "ResidentStream"]
 
 _VECTOR_BYTES = 2 * 2**30
+_VERSIONS = 1 << 32
 _PICTURE_GROUPS = 64  # row groups whose pictures are kept, because a strip shows neighbours
 _PICTURE_BYTES = 256 * 2**20
 
@@ -130,7 +131,7 @@ class FrameSnapshot:
     """All frames of one version of a store."""
 
     version: int
-    """The version of the table `frames`."""
+    """The version of the table `frames`; 2³² more each time that the table was deleted and made anew."""
     streams: Mapping[str, ResidentStream]
     """Every stream with frames, by name."""
 
@@ -156,6 +157,7 @@ class ResidentFrames:
         self._pictures: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._snapshot = FrameSnapshot(-1, {})
+        self._table_id, self._anew = "", 0
         self._checked = -float("inf")
 
     def refresh(self, *, now: bool = False) -> FrameSnapshot:
@@ -174,8 +176,12 @@ class ResidentFrames:
             if not now and time.monotonic() - self._checked < self._fresh_seconds:
                 return self._snapshot
             listed = self._table.files()
-            if listed.version != self._snapshot.version:
-                self._snapshot = self._read(listed.version, listed.streams)
+            if listed.table != self._table_id:
+                self._anew += self._table_id != ""
+                self._table_id = listed.table
+            version = listed.version + self._anew * _VERSIONS
+            if version != self._snapshot.version:
+                self._snapshot = self._read(version, listed.streams)
             self._checked = time.monotonic()
             return self._snapshot
         finally:

@@ -401,7 +401,7 @@ class LargeIndex:
     def _newest(self, shards: Sequence[Shard]) -> _View:
         """The newest version of the table beside these shards."""
         listed = self._frames.snapshot()
-        stamp = (listed.version, tuple(map(id, shards)))  # the view keeps them, so no other one gets the id
+        stamp = (listed.table, listed.version, *map(id, shards))  # the view keeps them, so no other one gets the id
         with self._lock:
             if self._view is not None and self._view.stamp == stamp:
                 return self._view

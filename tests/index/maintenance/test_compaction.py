@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter
-from index.delta.table import patch_writer
+from index.delta.writers import patch_writer
 from index.errors import StoreBusy, StoreFull, UnknownStream
 from index.maintenance import compaction_lock
 from index.maintenance.compaction import TableCompaction, compact, count_log_entries
