@@ -30,6 +30,7 @@ SHARD_ROWS = 4_000_000
 _SMALL = 4  # a shard with less than a quarter of SHARD_ROWS is merged …
 _SMALL_SHARDS = 4  # … as soon as there are so many
 _SAMPLED_GROUPS = 16_384
+_HELD_OUT = 8  # one row group of so many is not trained with
 _RETRAIN_GROWTH = 16  # the store has grown by this factor since the codebook was trained …
 _RETRAIN_FAR = 0.2  # … or so many of the rows, which each search looks at, are in far lists …
 _RETRAIN_FAR_GROWTH = 1.25  # … and it has grown by this factor, so that a training can change that
@@ -166,12 +167,13 @@ def _train(
     step = max(1, -(-len(paths) // _SAMPLED_GROUPS))
     chosen = paths[::step]
     each = max(1, _SAMPLED_GROUPS // max(1, len(chosen)))
-    sample = SampleOfFrames(lists, reader.dimension)
+    sample, read = SampleOfFrames(lists, reader.dimension), 0
     for path in chosen:
         count = reader.groups(path)
         groups = np.unique(np.linspace(0, count - 1, min(count, each)).round().astype(np.int64)).tolist()
         for rows in reader.file(path, groups, places=False):
-            sample.add(rows.vectors)
+            read += 1
+            (sample.add if read % _HELD_OUT else sample.hold_out)(rows.vectors)
     return train(sample, lists, identity=catalog.identity, rows=total)
 
 

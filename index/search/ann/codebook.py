@@ -55,7 +55,7 @@ _FAR_SHARE = 0.04
 _LISTS_PER_FAR = 32
 _ALL_CODED = 256  # dimensions; below, all of them are coded
 _CODED = 25 / 32
-_UNIFORM = 65_536  # vectors
+_MOST_HELD_OUT = 65_536  # vectors
 _MAX_FILE = 4 << 30
 
 
@@ -75,10 +75,12 @@ def coded_for(dimension: int) -> int:
 
 
 class SampleOfFrames:
-    """Two random samples without replacement, in bounded memory: one in which what is rare is likelier, one uniform.
+    """Two random samples without replacement, in bounded memory: one to train with, one to measure distances with.
 
-    A frame's weight w is its squared distance from the mean of its stretch, or 1. The frames with the largest u^(1/w)
-    are kept, with u uniform in (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
+    In the first, what is rare is likelier. A frame's weight w is its squared distance from the mean of its stretch; the
+    frames with the largest u^(1/w) are kept, with u uniform in (0, 1) (Efraimidis and Spirakis, "Weighted random
+    sampling with a reservoir", 2006). The second is uniform and of other stretches, because frames that are seconds
+    away from trained ones are nearer to centroids than those of a stretch that was not read.
 
     Args:
         lists: number of centroids that are trained with it.
@@ -93,22 +95,26 @@ class SampleOfFrames:
         self._rng = np.random.default_rng(seed)
         self.wanted = min(_MOST_SAMPLE, _SAMPLE_PER_LIST * lists)
         self._rare = _Reservoir(self.wanted, dimension)
-        self._uniform = _Reservoir(_UNIFORM, dimension)
+        self._held_out = _Reservoir(_MOST_HELD_OUT, dimension)
 
     def add(self, stretch: NDArray[np.float32]) -> None:
-        """Take frames that follow each other in time, float32[n, d]."""
+        """Take frames that follow each other in time, float32[n, d], to train with."""
         apart = stretch - stretch.mean(axis=0)
         weights = np.einsum("nd,nd->n", apart, apart, dtype=np.float64) + 1e-9
         self._rare.add(stretch, np.log(self._rng.uniform(1e-300, 1, len(stretch))) / weights)
-        self._uniform.add(stretch, self._rng.uniform(0, 1, len(stretch)))
+
+    def hold_out(self, stretch: NDArray[np.float32]) -> None:
+        """Take frames that follow each other in time, float32[n, d], to measure distances with."""
+        self._held_out.add(stretch, self._rng.uniform(0, 1, len(stretch)))
 
     def rare(self) -> NDArray[np.float32]:
         """The sample in which what is rare is likelier, float32[n, d]; n ≤ `wanted`."""
         return self._rare.vectors()
 
-    def uniform(self) -> NDArray[np.float32]:
-        """The uniform sample, float32[n, d]; n ≤ 65,536."""
-        return self._uniform.vectors()
+    def held_out(self) -> NDArray[np.float32]:
+        """The uniform sample, float32[n, d]; n ≤ 65,536. The first sample where nothing was held out."""
+        found = self._held_out.vectors()
+        return found if len(found) else self.rare()
 
 
 class _Reservoir:
@@ -307,13 +313,13 @@ def train(sample: SampleOfFrames, lists: int, *, identity: str, rows: int, seed:
         rows: number of frames of the store.
         seed: of the rotation and of k-means.
     """
-    points, uniform = sample.rare(), sample.uniform()
+    points, held_out = sample.rare(), sample.held_out()
     rotation = _rotation(points, seed)
-    points, uniform = (np.ascontiguousarray(each @ rotation.T) for each in (points, uniform))
+    points, held_out = (np.ascontiguousarray(each @ rotation.T) for each in (points, held_out))
     centroids = _centroids(points, min(lists, len(points)), seed)
     nearest = _nearest_of(centroids)
-    reach = float(np.quantile(nearest.search(uniform, 1)[0][:, 0], 1 - _FAR_SHARE)) if len(uniform) else 0.0
-    apart = [each[nearest.search(each, 1)[0][:, 0] > reach] for each in (points, uniform)]
+    reach = float(np.quantile(nearest.search(held_out, 1)[0][:, 0], 1 - _FAR_SHARE)) if len(points) else 0.0
+    apart = [each[nearest.search(each, 1)[0][:, 0] > reach] for each in (points, held_out)]
     outside = np.concatenate([*apart, points[:1]])  # at least one
     far = _kmeans(outside, min(max(1, lists // _LISTS_PER_FAR), len(outside)), seed)
     bits = bits_for(rotation.shape[1])
