@@ -31,7 +31,7 @@ from model.profiles.profile import EncoderShape, PatchEncoderSpec, Profile, load
 from pipeline.bench.cost import peak_of
 from pipeline.bench.model import device_name
 
-__all__ = ["EncodersBench", "bench_encoders"]
+__all__ = ["EncodersBench", "bench_encoders", "random_encoders"]
 
 _HEIGHT, _WIDTH = 1080, 1920
 _SEED = 7
@@ -114,7 +114,7 @@ def bench_encoders(
         raise UsageError("--frames and --repeats must be at least 1")
     chosen, where = load_profile(profile), pick_device(device)
     if random_weights:
-        frame, patch = _random(chosen, where)
+        frame, patch = random_encoders(chosen, where)
     else:
         pair = load_encoders(chosen, str(where))
         frame, patch = pair.frame, pair.patch
@@ -189,7 +189,7 @@ def _median(run: Callable[[], object], device: torch.device, repeats: int) -> fl
     return float(np.median([timed() for _ in range(repeats)]))
 
 
-def _random(profile: Profile, device: torch.device) -> tuple[Any, Any]:
+def random_encoders(profile: Profile, device: torch.device) -> tuple[Any, Any]:
     """Build both encoders of `encoder_shape` with random weights."""
     shape = profile.encoder_shape
     if shape is None:

@@ -77,7 +77,7 @@ COMMANDS = {
     "deadletter": CommandSource("kafka", "List, show and replay the messages that could not be stored"),
     "doctor": CommandSource("doctor", "Show what this machine has: the decoder's sandbox, versions, extras"),
     "train": CommandSource("train", "Train models"),
-    "bench": CommandSource("bench", "Run benchmarks; they print JSON"),
+    "bench": CommandSource("bench.commands", "Run benchmarks; they print JSON"),
 }
 
 

@@ -319,10 +319,24 @@ def test_bench_decode_of_a_given_file(sightline: Command, footage: Path) -> None
 
 
 def test_bench_ingest_and_ask_count_their_work(sightline: Command, profile: str) -> None:
-    data = sightline("bench", "ingest", "--minutes", "0.2", "--profile", profile).data
-    assert data["frames"] == 12
+    data = sightline("bench", "ingest", "--minutes", "0.2", "--batch", "1", "--batch", "2", "--profile", profile).data
+    assert (data["frames"], data["cameras"], data["weights"]) == (12, 1, "profile")
     assert data["frames_per_second"] > 0
     assert {"decode", "encode", "store"} <= set(data["stages"])
+    limits = {stage["stage"]: stage for stage in data["limits"]}
+    names = ["demux", "decode", "convert", "transfer", "preprocess", "encode", "pictures", "write"]
+    assert list(limits) == names
+    used = {name: stage["cpu_seconds"] for name, stage in limits.items()}
+    assert data["slowest"] == max(used, key=used.__getitem__)
+    assert data["cameras_per_core"] == pytest.approx(1 / sum(used.values()))
+    assert data["cameras_per_core_decoding"] == pytest.approx(1 / sum(used[name] for name in names[:4]))
+    for stage in data["limits"]:
+        assert stage["whole_to_stage"] == pytest.approx(data["frames_per_second"] / stage["frames_per_second"])
+        assert (stage["flops"] > 0) == (stage["stage"] == "encode")
+    pixels = data["width"] * data["height"]
+    assert limits["convert"]["bytes"] >= 4.5 * pixels  # 12 bits of a pixel in, 24 out
+    assert limits["preprocess"]["bytes"] == 6 * pixels
+    assert [batch["frames"] for batch in data["batches"]] == [1, 2]
     data = sightline("bench", "ask", "--frames", "20", "--frames", "40", "--profile", profile).data
     assert [row["frames"] for row in data["rows"]] == [20, 40]
     for row in data["rows"]:
