@@ -147,11 +147,12 @@ class _Server:
     def _confine(self) -> Posture:
         """Add the last layer, in a child; all the layers that hold then.
 
-        Where the GPU was started, or could not be, what that needed is taken away again.
+        What only the start of the GPU needed is taken away again, and everything where it failed.
         """
         layers = dict(self.isolated.layers)
         if self.started:
-            layers["landlock"] = isolate().layers["landlock"]
+            left = ([device.DRIVER], device.devices()) if self.gpu_problem == "" else ([], [])
+            layers["landlock"] = isolate(readable=left[0], devices=left[1]).layers["landlock"]
         return Posture({**layers, **filter_system_calls(devices=self.gpu_problem == "").layers})
 
     def _reap(self, poll: select.poll) -> None:

@@ -5,9 +5,9 @@ first byte of a file:
 
 1. `load_libraries` in the fork server: a confined process can load none.
 2. `isolate` in the child, with `readable`, `writable` and `devices`, which CUDA needs to start.
-3. `start`: CUDA contexts do not survive a fork. It decodes a made picture, so that whatever the driver loads and opens
-   at first use is loaded and open.
-4. `isolate` again, with nothing: what is open stays usable, and nothing more can be opened.
+3. `start`: CUDA contexts do not survive a fork. It decodes a made picture, so that whatever the driver loads at first
+   use is loaded.
+4. `isolate` again, with `DRIVER` and `devices`, which the driver opens anew for each decoder, and nothing else.
 5. `filter_system_calls` for all threads; the driver has started some, which Landlock's second layer does not reach.
 
 What this module does not know: which files are decoded, and what happens where there is no GPU.
@@ -23,8 +23,10 @@ from typing import Any
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 
-__all__ = ["devices", "hardware", "load_libraries", "on_gpu", "readable", "refusal", "start", "writable"]
+__all__ = ["DRIVER", "devices", "hardware", "load_libraries", "on_gpu", "readable", "refusal", "start", "writable"]
 
+DRIVER = "/proc/driver/nvidia"
+"""What the driver says of itself, and reads before it opens a device."""
 _LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
 _TRIED_PACKETS = 200
 _FORMAT = "cuda"
