@@ -18,9 +18,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -333,10 +335,7 @@ class LargeIndex:
         enough = min(count, scope.rows)
         while True:
             lists = np.concatenate([_best_lists(near[: far[0]], sizes, probed), far])
-            found = [
-                part.shard.nearest(turned, lists, near[lists], count, bits)
-                for part, bits in zip(parts, allowed, strict=True)
-            ]
+            found = _in_each([part.shard for part in parts], turned, lists, near[lists], count, allowed)
             if len(lists) == codebook.lists or sum(len(rows) for rows, _ in found) >= enough:
                 break
             probed *= 4
@@ -437,6 +436,26 @@ class LargeIndex:
             while self._held > _TAIL_BYTES and len(self._tails) > 1:
                 self._held -= self._tails.popitem(last=False)[1].vectors.nbytes
         return found
+
+
+def _in_each(
+    shards: Sequence[Shard],
+    query: NDArray[np.float32],
+    lists: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    count: int,
+    allowed: Sequence[NDArray[np.uint8] | None],
+) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """`Shard.nearest` of each shard, in as many threads as FAISS may use, because one query uses one thread of it."""
+    threads = min(len(shards), faiss.omp_get_max_threads())
+    if threads == 1:
+        return [shard.nearest(query, lists, scores, count, bits) for shard, bits in zip(shards, allowed, strict=True)]
+    with ThreadPoolExecutor(threads) as pool:
+        work = [
+            pool.submit(shard.nearest, query, lists, scores, count, bits)
+            for shard, bits in zip(shards, allowed, strict=True)
+        ]
+        return [each.result() for each in work]
 
 
 def _best_lists(scores: NDArray[np.float32], sizes: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
