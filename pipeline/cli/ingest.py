@@ -1,4 +1,4 @@
-"""Commands that index footage from files: ingest, backfill."""
+"""Commands that index footage from files: ingest, backfill; and vectors: import."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import typer
 
 from index.errors import UsageError
 from index.extras import require_extra
+from index.maintenance.imports import import_vectors
 from index.patches.codec import PatchEncoding
 from index.records import parse_zoned_time
 from index.store import Store
+from index.tables import normalize_url
 from ingest.file_ingest import FileReport, IngestProgress, ingest_sources
 from ingest.sources.files import expand
 from model.encoders.encoder import pick_device
@@ -37,7 +39,7 @@ from pipeline.cli.options import (
 )
 from pipeline.console import interruptible, print_error, print_json, print_line, progress
 
-__all__ = ["app", "backfill", "ingest"]
+__all__ = ["app", "backfill", "import_command", "ingest"]
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -269,3 +271,37 @@ def backfill(
         print_line(table(report))
     if report.dead_letters:
         print_error(f"warning: {sum(report.errors.values())} files have problems, see {report.dead_letters}")
+
+
+@app.command("import")
+def import_command(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A folder with img_emb/*.npy and metadata/*.parquet.")],
+    store: StoreUrl = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Profile whose frame encoder made the vectors, where no export.json says it."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Store frame vectors and metadata in the layout of clip-retrieval, such as `export` writes.
+
+    The store is one without patches: it can be searched, and not asked. All files are checked before anything is
+    written. The same command continues an import that was stopped; repeated, it changes nothing.
+    """
+    settings = settings_of(context, store=store, profile=profile)
+    check_store(settings)
+    frame = None if profile is None else load_models(settings, quiet=quiet or as_json).pair.frame
+    with progress(quiet=quiet or as_json) as bar, interruptible("run the same command again to continue"):
+        task = bar.add_task("import", total=None, detail="")
+        added = import_vectors(
+            normalize_url(settings.store),
+            folder,
+            frame=frame,
+            on_progress=lambda done, of: bar.update(task, completed=done, total=of, detail=f"{done:,} frames"),
+        )
+    if as_json:
+        print_json({"frames": added, "store": settings.store})
+    else:
+        print_line(f"{added} frames added")

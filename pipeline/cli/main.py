@@ -59,6 +59,7 @@ COMMANDS = {
     "streams": CommandSource("store", "List the streams of a store"),
     "verify": CommandSource("store", "Check a store for errors"),
     "export": CommandSource("store", "Write frame vectors and metadata as .npy and Parquet files"),
+    "import": CommandSource("ingest", "Store frame vectors and metadata that `export` or clip-retrieval wrote"),
     "index": CommandSource("index.group", "Build the index of a large store"),
     "reindex": CommandSource("store", "Build the FAISS shards again from the Parquet tables"),
     "compact": CommandSource("store", "Merge the small files of a store, and delete what the retention does not allow"),

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import ModelError, UsageError
+from index.errors import IdentityMismatch, ModelError, UsageError, mask_url
 from index.keyframes import relevance
+from index.maintenance.imports import encoders_to_search
 from index.records import Time, parse_time, rfc3339
 from index.selectors.registry import SelectorName
 from index.selectors.selector import Redundancy
@@ -126,7 +127,7 @@ class Asker:
         else:
             self.profile = loaded = load_profile(str(profile))
             self.encoders = load_encoders(loaded, device)
-        self.store = Store.open(opened.url, encoders=self.encoders.pair)
+        self.store = Store.open(opened.url, encoders=encoders_to_search(opened.encoders, self.encoders.pair))
         self._answerer: Answerer | None = None
 
     @property
@@ -135,7 +136,13 @@ class Asker:
 
         Raises:
             ModelError: the models are in a model service.
+            IdentityMismatch: the store was imported and has no patches.
         """
+        if self.store.encoders != self.encoders.pair:
+            raise IdentityMismatch(
+                f"{mask_url(self.store.url)}: was imported and has no patches: it can be searched, and not asked; "
+                "ingest the footage for that"
+            )
         if self._answerer is None:
             from model import answerer  # loads torch, which a question to a model service does not need
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from index.errors import UsageError
+from index.maintenance.imports import encoders_to_search
 from index.records import Time, parse_time, rfc3339
 from index.search.moments import Moment
 from index.search.scores import cosines
@@ -251,7 +252,8 @@ def find(
     notices = [chosen.notice] if chosen.notice else []
     if text is not None or picture is not None:
         encoders = encoders or load_encoders(chosen, device)
-        opened, encoder = Store.open(opened.url, encoders=encoders.pair), encoders.frame
+        pair = encoders_to_search(opened.encoders, encoders.pair)
+        opened, encoder = Store.open(opened.url, encoders=pair), encoders.frame
         if text is not None:
             notices += unknown_words_notice(chosen.name, encoder.unknown_words(text), "the moments may be wrong")
     query = query_vector(encoder, text=text, picture=picture, stored=stored, weight=weight)
