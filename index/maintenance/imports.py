@@ -227,7 +227,8 @@ def _check_part(array: Path, table: Path, dimension: int) -> int:
         raise UsageError(f"{array}: has {len(vectors)} vectors, but {table.name} has {len(rows)} rows")
     for at in range(0, len(vectors), _BLOCK):
         some = np.asarray(vectors[at : at + _BLOCK], np.float32)
-        wrong = ~(np.abs(np.linalg.norm(some, axis=1) - 1) <= _NORM_ERROR)  # also where it is not a number
+        with np.errstate(over="ignore", invalid="ignore"):
+            wrong = ~(np.abs(np.linalg.norm(some, axis=1) - 1) <= _NORM_ERROR)  # also where it is not a number
         if wrong.any():
             raise UsageError(f"{array}: vector {at + int(np.argmax(wrong))} is not finite and of unit norm")
     for name in _REQUIRED:
