@@ -51,6 +51,8 @@ ModelType = TypeVar("ModelType", bound=BaseModel)
 
 _MAX_REPLY_BYTES = 32 * 2**20
 _READ_BYTES = 64 * 2**10
+_BALANCER_STATUSES = (502, 503, 504)
+"""Of a load balancer whose servers do not answer; a page of its own comes with them."""
 _SLACK_SECONDS = 10.0  # so that the service's own deadline, whose error is more precise, comes first
 
 
@@ -273,6 +275,11 @@ class ServiceClient:
         try:
             data = json.loads(_bounded(response))
         except ValueError:
+            if response.status_code in _BALANCER_STATUSES:
+                raise ServiceUnavailable(
+                    f"{self.display_url}: a load balancer answered {response.status_code}: no replica of the model "
+                    "service is ready, or one ended before it had answered; ask again"
+                ) from None
             raise self._invalid_reply() from None
         error = _error_of(data, response.status_code, self.display_url)
         if isinstance(error, ServiceBusy):

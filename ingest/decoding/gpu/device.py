@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from glob import glob
 from typing import Any
 
@@ -46,8 +47,12 @@ def load_libraries() -> str:
     return "" if devices() else "no device /dev/nvidia*"
 
 
+@cache
 def devices() -> list[str]:
-    """The driver's device files, which a process that decodes on the GPU opens, reads, writes and controls."""
+    """The driver's device files, which a process that decodes on the GPU opens, reads, writes and controls.
+
+    Found once, by `load_libraries`: a confined process cannot list `/dev`.
+    """
     return sorted(glob("/dev/nvidia*"))
 
 

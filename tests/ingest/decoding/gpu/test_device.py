@@ -81,6 +81,26 @@ def test_starting_a_gpu_that_is_not_there_says_so() -> None:
     assert device.start()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="confinement exists on Linux only")
+def test_the_devices_are_known_to_a_confined_process() -> None:
+    """It cannot list `/dev`, so a list that was made anew would be empty there."""
+    program = (
+        "import glob\nfrom ingest.decoding.gpu import device\n"
+        "glob_of, device.glob = device.glob, lambda pattern: ['/dev/nvidia0']\n"
+        "device.devices(); device.glob = glob_of\n"
+        "from ingest.decoding.confinement import isolate\nisolate()\nprint(glob.glob('/dev/*'), device.devices())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.strip() == "[] ['/dev/nvidia0']"
+
+
 def software_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that refuses each stream: what PyAV gives then is a context that decodes in software."""
     monkeypatch.setattr(decoder, "hardware", lambda: None)
