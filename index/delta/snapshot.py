@@ -51,6 +51,7 @@ THREADS = min(16, 2 * (os.cpu_count() or 1))
 _TIME = "captured_at"
 _CUT_OFF = 999  # microseconds by which a greatest time in the log may be less than that of the rows
 _SPLIT_BYTES = 8 * 2**20  # of a file whose row groups are read side by side
+_READ_BYTES = 32 * 2**20  # of row groups that one thread reads
 _FOOTERS = 1_000  # that are kept in any case
 _ALWAYS = np.iinfo(np.int64)
 
@@ -317,10 +318,12 @@ class TableSnapshot:
 
             def split(fragment: pads.Fragment) -> list[pads.Fragment]:
                 """The row groups of a file that can hold wanted rows, by their statistics; a small file as it is."""
-                if fragment.path in whole:
+                if fragment.path in whole and (where is None or where.wanted is None):
                     return [fragment]
                 groups = list(fragment.split_by_row_group(wanted, schema=dataset.schema))
-                return groups if where is None else _wanted_groups(groups, streams[fragment.path], where)
+                if where is not None and where.wanted is not None:
+                    groups = [group for group in groups if _wants(group, streams[fragment.path], where)]
+                return [fragment.subset(row_group_ids=ids) for ids in _together(groups)]
 
             def read(fragment: pads.Fragment) -> list[Result]:
                 """The results for one row group."""
@@ -357,14 +360,22 @@ def _expression(where: RowFilter | None) -> pads.Expression | None:
     return None if where is None else where.rows
 
 
-def _wanted_groups(groups: list[pads.Fragment], stream: str, where: RowFilter) -> list[pads.Fragment]:
-    """Those of the row groups of a file that hold frames which a filter wants, by their statistics."""
-    if where.wanted is None:
-        return groups
-    return [group for group in groups if _wants(group, stream, where)]
+def _together(groups: Sequence[pads.Fragment]) -> Iterator[list[int]]:
+    """The numbers of row groups that are read by one thread: neighbours, up to 32 MB."""
+    ids, size = list[int](), 0
+    for group in groups:
+        found = group.row_groups[0]
+        if ids and size + found.total_byte_size > _READ_BYTES:
+            yield ids
+            ids, size = [], 0
+        ids.append(found.id)
+        size += found.total_byte_size
+    if ids:
+        yield ids
 
 
 def _wants(group: pads.Fragment, stream: str, where: RowFilter) -> bool:
+    """Whether a row group can hold a frame that a filter wants, by its statistics."""
     times = (group.row_groups[0].statistics or {}).get(_TIME)
     if times is None:
         return True

@@ -39,7 +39,7 @@ from index.window import Window
 
 __all__ = ["PatchStore", "patch_table"]
 
-_ROW_GROUP_BYTES = 32 * 2**20
+_ROW_GROUP_BYTES = 2 * 2**20  # what is read for one frame of many hours
 _BATCH_BYTES = 8 * 2**20
 _ARRAY_BYTES = 2**30  # an Arrow array of binaries holds less than 2 GiB
 _SCHEMAS = {"fp16": PATCHES, "int8": PATCHES_INT8, "differential": PATCHES_DIFFERENTIAL}
