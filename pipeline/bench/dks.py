@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from index.selectors.selector import SelectionRule
+from index.errors import UsageError
+from index.search.windows import LargeWindow
+from index.selectors.selector import REDUNDANCIES, Redundancy, SelectionRule
 from index.selectors.streamed import dks_streamed
+from index.store import Store
 from model.profiles.profile import load_profile
 from model.selection import select_rows
 from pipeline.bench.memory import peak_bytes, reset_peak
@@ -53,16 +56,18 @@ class DksRow(BaseModel):
     speedup: float | None
     """`naive_seconds` by `seconds`."""
     bytes_read: int
-    """Bytes of all vectors: the least that an exact method must read."""
+    """Bytes of all vectors, the least that an exact method must read; for a store, of those that were read."""
     flops: int
     """Operations of two dot products a frame."""
-    memory_bytes_per_second: float
+    memory_bytes_per_second: float | None
     """Bandwidth of memory, measured in the same run by summing the same array; of a
-    file, from the system's cache."""
-    share_of_memory_bandwidth: float
-    """Bytes read a second by that bandwidth."""
+    file, from the system's cache; None for a store."""
+    share_of_memory_bandwidth: float | None
+    """Bytes read a second by that bandwidth; None for a store."""
     streamed: bool = False
     """Whether the vectors were read from a file in blocks."""
+    redundancy: Redundancy = "fixed"
+    """When two frames were alike."""
     memory_bytes: int | None = None
     """Peak resident memory of the process after a streamed selection."""
 
@@ -104,11 +109,22 @@ def _naive(frames: NDArray[np.float32], query: NDArray[np.float32], k: int, tau:
 
 
 def bench_dks(
-    frames: Sequence[int] = (10_000, 1_000_000), dim: int = 512, k: int = 32, tau: float = 0.85, profile: str = "micro"
+    frames: Sequence[int] = (10_000, 1_000_000),
+    dim: int = 512,
+    k: int = 32,
+    tau: float = 0.85,
+    profile: str = "micro",
+    store: Path | None = None,
 ) -> DksReport:
-    """Measure the selection of `profile` with `k` and `tau`, on the threads that numpy has (the command sets one)."""
+    """Measure the selection of `profile` with `k` and `tau`, on the threads that numpy has (the command sets one).
+
+    With a store, all its frames are selected from, with each redundancy, in place of made ones.
+    """
     settings = load_profile(profile)
     rows: list[DksRow] = []
+    if store is not None:
+        rows = [_stored(Store.open(store), k, tau, redundancy) for redundancy in REDUNDANCIES]
+        return DksReport(k=k, tau=tau, limit="decoding of the vectors from Parquet", rows=rows)
     for n in frames:
         if n > _IN_MEMORY:
             rows.append(_streamed(n, dim, k, tau))
@@ -182,6 +198,49 @@ def _streamed(n: int, dim: int, k: int, tau: float) -> DksRow:
             streamed=True,
             memory_bytes=peak_bytes(),
         )
+
+
+def _stored(store: Store, k: int, tau: float, redundancy: Redundancy) -> DksRow:
+    """Measure one selection among all frames of a store, from its log to the keyframes."""
+    with suppress(OSError):
+        reset_peak()
+    since, cpu, dim = perf_counter(), process_time(), store.encoders.frame.dimension
+    large = store.large_window()
+    if large is None:
+        raise UsageError(f"{store.url} has no frames; make a store with `sightline bench store`")
+    query = np.random.default_rng(0).standard_normal(dim, dtype=np.float32)
+    counted = _Counted(large)
+    chosen, _ = dks_streamed(counted, query, SelectionRule(k=k, tau=tau, redundancy=redundancy))
+    seconds, busy = perf_counter() - since, process_time() - cpu
+    return DksRow(
+        frames=len(large.window),
+        dimension=dim,
+        redundancy=redundancy,
+        keyframes=len(chosen.rows),
+        seconds=seconds,
+        cpu_seconds=busy,
+        naive_seconds=None,
+        speedup=None,
+        bytes_read=4 * dim * counted.frames,
+        flops=4 * dim * counted.frames,
+        memory_bytes_per_second=None,
+        share_of_memory_bandwidth=None,
+        streamed=True,
+        memory_bytes=peak_bytes(),
+    )
+
+
+class _Counted:
+    """Frames of a window, with the number of those that were read."""
+
+    def __init__(self, window: LargeWindow) -> None:
+        self._window, self.frames = window, 0
+        self.stream_index = window.stream_index
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """Some vectors, float32[n, d]."""
+        self.frames += last - first
+        return self._window.read(first, last)
 
 
 class _FileVectors:

@@ -51,15 +51,17 @@ def bench_dks(
     frames: Annotated[
         list[int] | None, typer.Option(help="Number of frames, repeatable; default: 10,000 and 1,000,000.")
     ] = None,
+    store: Annotated[Path | None, typer.Option(help="Select among all frames of a store in place of made ones.")] = None,
 ) -> None:
     """Measure keyframe selection on one core.
 
     Compares it with the naive N × N algorithm and with the memory bandwidth.
+    More than two million frames, and a store, are read in parts with two threads.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # numpy reads them when it is loaded, so the benchmark needs a new process
     with process_pool(1) as pool:
-        print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000]).result())
+        print_json(pool.submit(dks.bench_dks, frames or [10_000, 1_000_000], store=store).result())
 
 
 @app.command("desk")
