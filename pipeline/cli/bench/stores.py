@@ -51,7 +51,9 @@ def bench_dks(
     frames: Annotated[
         list[int] | None, typer.Option(help="Number of frames, repeatable; default: 10,000 and 1,000,000.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Select among all frames of a store in place of made ones.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Select among all frames of a store in place of made ones.")
+    ] = None,
 ) -> None:
     """Measure keyframe selection on one core.
 
