@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from index.errors import StoreUnavailable
 from index.search.ann.catalog import Catalog
-from index.search.ann.codebook import Codebook, SampleOfFrames, lists_for, train
+from index.search.ann.codebook import Codebook, Farthest, SampleOfFrames, lists_for, train
 from index.search.ann.shard import IndexedRows, Shard
 from index.search.ann.vectors import VectorReader
 
@@ -76,7 +76,7 @@ def write_planned(catalog: Catalog, reader: VectorReader, plan: ShardPlan) -> st
             f"{catalog.place}: the codebook of this build is not visible here, or another build replaced it; the store "
             "must be at a place that all workers share"
         )
-    return catalog.add(_encoded(plan.files, reader, codebook), codebook)
+    return catalog.add(_encoded(plan.files, plan.rows, reader, codebook), codebook)
 
 
 def build(
@@ -191,17 +191,21 @@ def _parts(paths: Sequence[str], files: dict[str, tuple[str, int]], most: int) -
         yield part
 
 
-def _encoded(files: Sequence[tuple[str, str]], reader: VectorReader, codebook: Codebook) -> IndexedRows:
+def _encoded(
+    files: Sequence[tuple[str, str]], rows_in_all: int, reader: VectorReader, codebook: Codebook
+) -> IndexedRows:
     """The rows of some files, paths and streams, with their codes, sorted."""
     streams = sorted({stream for _, stream in files})
     found: dict[str, list[NDArray[np.generic]]] = {
         name: [] for name in ("stream", "captured_at", "file", "row", "offset", "lists", "codes")
     }
+    farthest = Farthest(codebook, rows_in_all)
     for number, (path, name) in enumerate(files):
         stream = streams.index(name)
         for rows in reader.file(path):
             rotated = codebook.rotated(rows.vectors)
-            lists = codebook.assign(rotated)
+            lists, distances = codebook.assign(rotated)
+            farthest.add(rotated, distances)
             count = len(rows.row)
             values: tuple[NDArray[np.generic], ...] = (
                 np.full(count, stream, np.int32),
@@ -215,6 +219,11 @@ def _encoded(files: Sequence[tuple[str, str]], reader: VectorReader, codebook: C
             for name, value in zip(found, values, strict=True):
                 found[name].append(value)
     held = {name: np.concatenate(values) for name, values in found.items()}
+    numbers, rotated = farthest.frames()
+    if len(numbers):
+        lists = codebook.assign_far(rotated)
+        held["lists"][numbers] = lists
+        held["codes"][numbers] = codebook.encode(rotated, lists)
     return _sorted(streams, [path for path, _ in files], held)
 
 

@@ -11,9 +11,8 @@ distance from the mean of its stretch. Frames of an empty scene, which are most 
 nearly all centroids, and frames of events would be scattered over the lists of the scenes.
 
 An event that the sample does not contain has no centroid near it. In the list of its scene it would be found only by
-a search that looks into nearly all lists, so the 4 % of the frames that are farthest from every centroid go to "far
-lists", which each search looks into. The same holds for events that are new after the training. `docs/scale.md` has
-the measurements.
+a search that looks into nearly all lists, so the frames that are farthest from every centroid go to "far lists", which
+each search looks into (`Farthest`). `docs/scale.md` has the measurements.
 
 Centroids are found in two levels, because k-means of L centroids costs L². Frames are assigned through cells of
 centroids: a graph (HNSW) does not reach all of them where cameras are apart. Nothing of FAISS is read from a file: the
@@ -40,7 +39,7 @@ from index.columns import digest
 from index.files import write_atomically
 from index.search.gpu import GPU
 
-__all__ = ["Codebook", "SampleOfFrames", "bits_for", "coded_for", "lists_for", "train"]
+__all__ = ["Codebook", "Farthest", "SampleOfFrames", "bits_for", "coded_for", "lists_for", "train"]
 
 _SAMPLE_PER_LIST = 25
 _MOST_SAMPLE = 500_000  # vectors, 1 GB of 512 dimensions
@@ -52,6 +51,7 @@ _ITERATIONS = 6
 _CELL_LISTS = 1024  # from here on cells of centroids are faster than comparing with all of them
 _CELLS = 8
 _FAR_SHARE = 0.04
+_STRANGE_SHARE = 0.04
 _LISTS_PER_FAR = 32
 _ALL_CODED = 256  # dimensions; below, all of them are coded
 _CODED = 25 / 32
@@ -109,37 +109,73 @@ class SampleOfFrames:
 
     def rare(self) -> NDArray[np.float32]:
         """The sample in which what is rare is likelier, float32[n, d]; n ≤ `wanted`."""
-        return self._rare.vectors()
+        return self._rare.all()[0]
 
     def held_out(self) -> NDArray[np.float32]:
         """The uniform sample, float32[n, d]; n ≤ 65,536. The first sample where nothing was held out."""
-        found = self._held_out.vectors()
+        found = self._held_out.all()[0]
         return found if len(found) else self.rare()
 
 
+class Farthest:
+    """The frames of a shard that go to far lists: the 4 % farthest from their centroids, and all that are strange.
+
+    A frame is strange if it is farther from every centroid than 96 % of the frames that were held out of the training,
+    for example all frames of a camera that was new after it. In bounded memory but for those.
+
+    Args:
+        codebook: the codebook.
+        rows: number of frames of the shard.
+    """
+
+    def __init__(self, codebook: Codebook, rows: int) -> None:
+        self._codebook = codebook
+        self._kept = _Reservoir(math.ceil(_FAR_SHARE * rows), len(codebook.rotation))
+        self._seen = 0
+
+    def add(self, rotated: NDArray[np.float32], distances: NDArray[np.float32]) -> None:
+        """Take the next frames, float32[n, c], and their squared distances from their centroids, float32[n]."""
+        strange = distances > self._codebook.reach
+        keys = np.where(strange, np.inf, distances)
+        self._kept.add(rotated, keys, np.arange(self._seen, self._seen + len(rotated)))
+        self._seen += len(rotated)
+
+    def frames(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Their numbers, int64[n], ascending, in the order in which frames were added, and they, float32[n, c]."""
+        vectors, keys, numbers = self._kept.all()
+        far = keys > 0  # a frame at its centroid is not far, however few frames there are
+        return numbers[far], vectors[far]
+
+
 class _Reservoir:
-    """The `most` vectors with the largest keys."""
+    """The `most` vectors with the largest keys, and all whose keys are infinite."""
 
     def __init__(self, most: int, dimension: int) -> None:
         self._most = most
         self._kept = [np.zeros((0, dimension), np.float32)]
         self._keys = [np.zeros(0)]
+        self._numbers = [np.zeros(0, np.int64)]
         self._held = 0
 
-    def add(self, vectors: NDArray[np.float32], keys: NDArray[np.float64]) -> None:
+    def add(
+        self, vectors: NDArray[np.float32], keys: NDArray[np.floating[Any]], numbers: NDArray[np.int64] | None = None
+    ) -> None:
         self._kept.append(vectors)
-        self._keys.append(keys)
+        self._keys.append(keys.astype(np.float64))
+        self._numbers.append(np.zeros(len(keys), np.int64) if numbers is None else numbers)
         self._held += len(vectors)
         if self._held > self._most * 3 // 2 + 4096:
-            self.vectors()
+            self.all()
 
-    def vectors(self) -> NDArray[np.float32]:
-        keys, kept = np.concatenate(self._keys), np.concatenate(self._kept)
-        if len(keys) > self._most:
-            best = np.sort(np.argpartition(-keys, self._most)[: self._most])
-            keys, kept = keys[best], kept[best]
-        self._keys, self._kept, self._held = [keys], [kept], len(keys)
-        return kept
+    def all(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
+        """Vectors, keys and numbers, in the order in which they were added."""
+        keys, kept, numbers = np.concatenate(self._keys), np.concatenate(self._kept), np.concatenate(self._numbers)
+        most = max(self._most, int(np.isposinf(keys).sum()))
+        if len(keys) > most:
+            best = np.sort(np.argpartition(-keys, most)[:most])
+            keys, kept, numbers = keys[best], kept[best], numbers[best]
+        self._keys, self._kept, self._numbers, self._held = [keys], [kept], [numbers], len(keys)
+        return kept, keys, numbers
 
 
 @dataclass(frozen=True)
@@ -159,7 +195,7 @@ class Codebook:
     """Number of far lists."""
 
     reach: float
-    """Squared distance from the nearest centroid above which a frame belongs to a far list."""
+    """Squared distance from the nearest centroid above which a frame is strange; see `Farthest`."""
 
     bits: int
     """Bits a dimension, 1 to 4."""
@@ -204,15 +240,16 @@ class Codebook:
         """Vectors float32[n, d] as they are compared with centroids and codes."""
         return np.ascontiguousarray(vectors @ self.rotation.T)
 
-    def assign(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The list of each rotated vector, int64[n]."""
+    def assign(self, rotated: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The list of each rotated vector, int64[n], and its squared distance from the centroid, float32[n]."""
         fast = GPU.search(self._nearest_on_gpu, rotated, 1)
         distance, found = self._nearest.search(rotated, 1) if fast is None else fast
-        lists: NDArray[np.int64] = found[:, 0]
-        far = np.flatnonzero(distance[:, 0] > self.reach)
-        if len(far):
-            lists[far] = self.lists - self.far + self._nearest_far.search(rotated[far], 1)[1][:, 0]
-        return lists
+        return found[:, 0], distance[:, 0]
+
+    def assign_far(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The far list of each rotated vector, int64[n]."""
+        found: NDArray[np.int64] = self._nearest_far.search(rotated, 1)[1][:, 0]
+        return self.lists - self.far + found
 
     def encode(self, rotated: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The codes of rotated vectors in their lists, uint8[n, code_size]."""
@@ -318,7 +355,7 @@ def train(sample: SampleOfFrames, lists: int, *, identity: str, rows: int, seed:
     points, held_out = (np.ascontiguousarray(each @ rotation.T) for each in (points, held_out))
     centroids = _centroids(points, min(lists, len(points)), seed)
     nearest = _nearest_of(centroids)
-    reach = float(np.quantile(nearest.search(held_out, 1)[0][:, 0], 1 - _FAR_SHARE)) if len(points) else 0.0
+    reach = float(np.quantile(nearest.search(held_out, 1)[0][:, 0], 1 - _STRANGE_SHARE)) if len(points) else 0.0
     apart = [each[nearest.search(each, 1)[0][:, 0] > reach] for each in (points, held_out)]
     outside = np.concatenate([*apart, points[:1]])  # at least one
     far = _kmeans(outside, min(max(1, lists // _LISTS_PER_FAR), len(outside)), seed)

@@ -190,7 +190,7 @@ def _build(sample: SampleOfFrames, lists: int, vectors: NDArray[np.float32]) -> 
     for at in range(0, len(vectors), _BATCH):
         rotated = codebook.rotated(vectors[at : at + _BATCH])
         began = perf_counter()
-        places = codebook.assign(rotated)
+        places, _ = codebook.assign(rotated)
         assigning += perf_counter() - began
         codebook.encode(rotated, places)
     return codebook, training, assigning
@@ -221,7 +221,7 @@ def _error(codebook: Codebook, sample: NDArray[np.float32]) -> float:
     total = 0.0
     for at in range(0, len(sample), _BATCH):
         rotated = codebook.rotated(sample[at : at + _BATCH])
-        apart = rotated - codebook.centroids[codebook.assign(rotated)]
+        apart = rotated - codebook.centroids[codebook.assign(rotated)[0]]
         total += float(np.einsum("nd,nd->", apart, apart))
     return total / len(sample)
 
@@ -231,8 +231,8 @@ def _same(codebook: Codebook, vectors: NDArray[np.float32]) -> float:
     same = count = 0
     for at in range(0, min(len(vectors), 1_000_000), _BATCH):
         rotated = codebook.rotated(vectors[at : at + _BATCH])
-        found = codebook.assign(rotated)
+        found, _ = codebook.assign(rotated)
         with GPU.paused():
-            same += int((codebook.assign(rotated) == found).sum())
+            same += int((codebook.assign(rotated)[0] == found).sum())
         count += len(found)
     return same / count

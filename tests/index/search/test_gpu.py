@@ -71,12 +71,12 @@ def test_without_a_gpu_the_cpu_is_chosen(library: Any, reason: str | None) -> No
 def test_codebooks_are_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = vectors(6000)
     before = train(sampled(sample, 1100), 1100, identity="me", rows=6000)
-    places = before.assign(before.rotated(sample))
+    places = before.assign(before.rotated(sample))[0]
     library = Library()
     monkeypatch.setattr(codebook_module, "GPU", Accelerator(library))
     after = train(sampled(sample, 1100), 1100, identity="me", rows=6000)
     np.testing.assert_array_equal(after.centroids, before.centroids)
-    np.testing.assert_array_equal(after.assign(after.rotated(sample)), places)
+    np.testing.assert_array_equal(after.assign(after.rotated(sample))[0], places)
     assert library.made.count("kmeans") > 2, "two levels"
     assert library.made[-1] == "IndexIVFFlat", "frames are assigned through the same cells"
 
@@ -87,8 +87,8 @@ def test_a_gpu_without_room_leaves_the_work_to_the_cpu(monkeypatch: pytest.Monke
     monkeypatch.setattr(codebook_module, "GPU", gpu)
     made = train(sampled(sample, 16), 16, identity="me", rows=500)
     with capture_logs() as lines:
-        first = made.assign(made.rotated(sample))
-        np.testing.assert_array_equal(made.assign(made.rotated(sample)), first)
+        first = made.assign(made.rotated(sample))[0]
+        np.testing.assert_array_equal(made.assign(made.rotated(sample))[0], first)
     assert [(line["device"], line["reason"]) for line in lines] == [
         ("cpu", "StandardGpuResources: alloc fail type FlatData")
     ]
@@ -180,9 +180,9 @@ def test_a_real_gpu_agrees_with_the_cpu(tmp_path: Path, monkeypatch: pytest.Monk
     sample = vectors(50_000)
     monkeypatch.setattr(codebook_module, "GPU", Accelerator(SimpleNamespace()))
     book = train(sampled(sample, 2048), 2048, identity="me", rows=50_000)
-    places = book.assign(book.rotated(sample))
+    places = book.assign(book.rotated(sample))[0]
     monkeypatch.setattr(codebook_module, "GPU", gpu)
-    assert float((book.assign(book.rotated(sample)) == places).mean()) > 0.999
+    assert float((book.assign(book.rotated(sample))[0] == places).mean()) > 0.999
     fast = train(sampled(sample, 2048), 2048, identity="me", rows=50_000)
     rotated = book.rotated(sample)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.search.ann.codebook import Codebook, SampleOfFrames, bits_for, coded_for, lists_for, train
+from index.search.ann.codebook import Codebook, Farthest, SampleOfFrames, bits_for, coded_for, lists_for, train
 
 LISTS = 64
 
@@ -26,6 +30,15 @@ def scenes(rng: np.random.Generator, dimension: int, count: int) -> NDArray[np.f
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
+def is_far(codebook: Codebook, frames: NDArray[np.float32]) -> NDArray[np.bool_]:
+    farthest, rotated = Farthest(codebook, len(frames)), codebook.rotated(frames)
+    farthest.add(rotated, codebook.assign(rotated)[1])
+    result = np.zeros(len(frames), bool)
+    result[farthest.frames()[0]] = True
+    return result
+
+
+@cache
 def trained(dimension: int = 64) -> Codebook:
     sample = SampleOfFrames(LISTS, dimension)
     rng = np.random.default_rng(2)
@@ -36,25 +49,47 @@ def trained(dimension: int = 64) -> Codebook:
 
 
 @pytest.mark.parametrize("dimension", [64, 512])
-def test_an_event_that_the_training_did_not_contain_goes_to_a_far_list(dimension: int) -> None:
+def test_an_event_that_the_training_did_not_contain_is_far(dimension: int) -> None:
     codebook, rng = trained(dimension), np.random.default_rng(3)
     event = scenes(rng, dimension, 40) + 0.6 * units(rng, 1, dimension)
     event /= np.linalg.norm(event, axis=1, keepdims=True)
-    first = codebook.lists - codebook.far
-    assert (codebook.assign(codebook.rotated(event)) >= first).all()
-    known = codebook.assign(codebook.rotated(scenes(rng, dimension, 4000)))
-    assert 0.01 < (known >= first).mean() < 0.1
+    known = scenes(rng, dimension, 4000)
+    assert is_far(codebook, np.concatenate([known[:2000], event, known[2000:]]))[2000:2040].all()
+    assert 0.039 < is_far(codebook, known).mean() < 0.1
 
 
-def test_frames_in_reach_are_in_the_list_of_the_nearest_centroid() -> None:
+def test_frames_are_in_the_list_of_the_nearest_centroid() -> None:
     codebook = trained()
     rotated = codebook.rotated(scenes(np.random.default_rng(4), 64, 500))
-    near = codebook.centroids[: codebook.lists - codebook.far]
-    distances = ((rotated[:, None] - near[None]) ** 2).sum(axis=2)
-    lists = codebook.assign(rotated)
-    inside = distances.min(axis=1) <= codebook.reach
-    np.testing.assert_array_equal(lists[inside], distances.argmin(axis=1)[inside])
-    assert (lists[~inside] >= codebook.lists - codebook.far).all()
+    first = codebook.lists - codebook.far
+    apart = ((rotated[:, None] - codebook.centroids[None]) ** 2).sum(axis=2)
+    lists, distances = codebook.assign(rotated)
+    np.testing.assert_array_equal(lists, apart[:, :first].argmin(axis=1))
+    np.testing.assert_allclose(distances, apart[:, :first].min(axis=1), atol=1e-4)
+    np.testing.assert_array_equal(codebook.assign_far(rotated), first + apart[:, first:].argmin(axis=1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=6), seed=st.integers(0, 99), strange=st.integers(0, 400)
+)
+def test_far_are_the_farthest_and_all_that_are_strange(sizes: list[int], seed: int, strange: int) -> None:
+    """Against a selection of all frames at once."""
+    codebook, rng = trained(), np.random.default_rng(seed)
+    total = sum(sizes)
+    frames = rng.normal(size=(total, 64)).astype(np.float32)
+    distances = rng.uniform(0, codebook.reach, total).astype(np.float32)
+    distances[rng.permutation(total)[:strange]] += np.float32(2 * codebook.reach)
+    farthest, at = Farthest(codebook, total), 0
+    for size in sizes:
+        farthest.add(frames[at : at + size], distances[at : at + size])
+        at += size
+    numbers, kept = farthest.frames()
+    order = np.argsort(-distances, kind="stable")
+    want = order[: max(math.ceil(0.04 * total), int((distances > codebook.reach).sum()))]
+    np.testing.assert_array_equal(np.sort(distances[numbers]), np.sort(distances[want]))
+    np.testing.assert_array_equal(kept, frames[numbers])
+    assert (np.diff(numbers) > 0).all()
 
 
 def test_estimates_order_frames_as_the_exact_cosines_do_although_fewer_dimensions_are_coded() -> None:
@@ -69,7 +104,7 @@ def test_estimates_order_frames_as_the_exact_cosines_do_although_fewer_dimension
     assert codebook.centroids.shape[1] == 400
     np.testing.assert_allclose(codebook.rotation @ codebook.rotation.T, np.eye(400), atol=1e-4)
     rotated = codebook.rotated(frames)
-    lists = codebook.assign(rotated)
+    lists, _ = codebook.assign(rotated)
     codes = codebook.encode(rotated, lists)
     held = faiss.ArrayInvertedLists(codebook.lists, codebook.code_size)
     for number in np.unique(lists).tolist():
@@ -112,8 +147,8 @@ def test_the_reach_is_measured_where_nothing_was_trained() -> None:
         sample.hold_out(stretch(number))
     codebook = train(sample, 2000, identity="{}", rows=10_000)
     others = np.concatenate([stretch(number) for number in range(30, 40)])
-    far = codebook.assign(codebook.rotated(others)) >= codebook.lists - codebook.far
-    assert 0.005 < far.mean() < 0.2
+    strange = codebook.assign(codebook.rotated(others))[1] > codebook.reach
+    assert 0.005 < strange.mean() < 0.2
 
 
 def test_a_codebook_comes_back_from_its_file_and_a_changed_one_does_not(tmp_path: Path) -> None:
@@ -123,7 +158,7 @@ def test_a_codebook_comes_back_from_its_file_and_a_changed_one_does_not(tmp_path
     assert read is not None
     assert (read.key, read.far, read.reach) == (codebook.key, codebook.far, codebook.reach)
     frames = codebook.rotated(scenes(np.random.default_rng(6), 64, 100))
-    np.testing.assert_array_equal(read.assign(frames), codebook.assign(frames))
+    np.testing.assert_array_equal(read.assign(frames)[0], codebook.assign(frames)[0])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
