@@ -17,6 +17,7 @@ _PACKAGES = {
     "ffmpeg": "ffmpeg",
     "helm": "Helm's engine, by `infra/helm/tools.sh fetch`",
     "java": "a Java runtime, version 17",
+    "haproxy": "HAProxy",
     "mvn": "Maven",
     "openssl": "OpenSSL's command",
     "promtool": "Prometheus, which includes promtool",
