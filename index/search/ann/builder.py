@@ -31,6 +31,7 @@ _SMALL = 4  # a shard with less than a quarter of SHARD_ROWS is merged …
 _SMALL_SHARDS = 4  # … as soon as there are so many
 _SAMPLED_GROUPS = 16_384
 _HELD_OUT = 8  # one row group of so many is not trained with
+_ENCODED_AT_ONCE = 4_096
 _RETRAIN_GROWTH = 16  # the store has grown by this factor since the codebook was trained …
 _RETRAIN_FAR = 0.2  # … or so many of the rows, which each search looks at, are in far lists …
 _RETRAIN_FAR_GROWTH = 1.25  # … and it has grown by this factor, so that a training can change that
@@ -199,25 +200,33 @@ def _encoded(
     found: dict[str, list[NDArray[np.generic]]] = {
         name: [] for name in ("stream", "captured_at", "file", "row", "offset", "lists", "codes")
     }
-    farthest = Farthest(codebook, rows_in_all)
+    farthest, waiting, count = Farthest(codebook, rows_in_all), list[NDArray[np.float32]](), 0
+
+    def encode() -> None:
+        """Assign and encode the vectors that wait; few at a time cost several times as much a vector."""
+        nonlocal count
+        rotated = codebook.rotated(np.concatenate(waiting))
+        lists, distances = codebook.assign(rotated)
+        farthest.add(rotated, distances)
+        found["lists"].append(lists.astype(np.int32))
+        found["codes"].append(codebook.encode(rotated, lists))
+        waiting.clear()
+        count = 0
+
     for number, (path, name) in enumerate(files):
         stream = streams.index(name)
         for rows in reader.file(path):
-            rotated = codebook.rotated(rows.vectors)
-            lists, distances = codebook.assign(rotated)
-            farthest.add(rotated, distances)
-            count = len(rows.row)
-            values: tuple[NDArray[np.generic], ...] = (
-                np.full(count, stream, np.int32),
-                rows.captured_at,
-                np.full(count, number, np.int32),
-                rows.row,
-                rows.offset,
-                lists.astype(np.int32),
-                codebook.encode(rotated, lists),
-            )
-            for name, value in zip(found, values, strict=True):
-                found[name].append(value)
+            found["stream"].append(np.full(len(rows.row), stream, np.int32))
+            found["captured_at"].append(rows.captured_at)
+            found["file"].append(np.full(len(rows.row), number, np.int32))
+            found["row"].append(rows.row)
+            found["offset"].append(rows.offset)
+            waiting.append(rows.vectors)
+            count += len(rows.row)
+            if count >= _ENCODED_AT_ONCE:
+                encode()
+    if waiting:
+        encode()
     held = {name: np.concatenate(values) for name, values in found.items()}
     numbers, rotated = farthest.frames()
     if len(numbers):
