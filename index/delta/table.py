@@ -57,7 +57,8 @@ GRACE_HOURS = 1
 _HANDLE_SECONDS = 60
 _CHECKPOINT_EVERY = 100  # versions, deltalake's default; whoever commits such a version cleans the log behind it
 _READER_SECONDS = 600
-_MARK_SECONDS = 10
+_READER_MARK_SECONDS = 10  # in an object store, where a look is a request
+_WRITER_MARK_SECONDS = 2
 _IDENTITY = (ENCODERS_KEY, PATCHES_KEY)
 # Replaced files are kept for readers, log entries for commits in progress: without its entry, a commit that lost a race
 # could not detect that, or could be written where no reader looks. Only `purge` removes both at once.
@@ -107,7 +108,10 @@ class StoreTable:
         self._reading = threading.Lock()
         self._reader: DeltaTable | None = None  # not the writers' one: a commit begins at the version that was checked
         self._reader_at = 0.0
-        self._marks = LogMark(uri), LogMark(uri, _MARK_SECONDS)  # of the writers' handle and of the readers'
+        self._marks = (
+            LogMark(uri, _WRITER_MARK_SECONDS),
+            LogMark(uri, _READER_MARK_SECONDS),
+        )  # of the writers' handle and of the readers'
         self._table_id, self._identity = "", dict[str, str]()
         self._snapshot: TableSnapshot | None = None
         self._footers: dict[str, tuple[int, int, int]] = {}

@@ -47,7 +47,7 @@ def read_window(files: TableSnapshot, streams: list[str], start: int | None, end
     """
     columns = ["stream_id", "captured_at", "pts_seconds", "frame_vector"]
     rows = files.read(columns, in_window(streams, start, end))
-    stream_index = pc.index_in(rows["stream_id"], pa.array(streams)).to_numpy().astype(np.int32)
+    stream_index = pc.index_in(rows["stream_id"], pa.array(streams, pa.string())).to_numpy().astype(np.int32)
     captured_at = rows["captured_at"].cast(pa.int64()).to_numpy()
     order = np.lexsort((captured_at, stream_index))
     vectors = to_matrix(rows["frame_vector"], dimension)

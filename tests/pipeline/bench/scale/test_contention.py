@@ -14,7 +14,8 @@ def test_writers_that_commit_at_once_all_succeed_and_their_requests_are_counted(
     assert (alone.writers, alone.commits, alone.frames) == (1, 4, 20)
     assert (three.writers, three.commits, three.frames) == (3, 12, 60)  # each second of each stream, once
     assert alone.requests_per_commit > 6  # at least a file and a log entry in each of three tables
-    assert alone.requests_per_commit <= 26  # 18 of a commit, and the opening; an own entry is never read again later
+    # 18 of a commit, the opening, and every two seconds a look at each table; an own entry is never read again later
+    assert alone.requests_per_commit <= 30
     assert sum(alone.requests.values()) == pytest.approx(alone.requests_per_commit, abs=0.1)
     assert alone.requests["PUT file"] == three.requests["PUT file"] == 3  # a refused attempt writes no file again
     assert alone.requests["PUT entry"] == 3
