@@ -285,7 +285,7 @@ def import_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Store frame vectors and metadata in the layout of clip-retrieval, such as `export` writes.
+    """Store frame vectors and metadata that `export` or clip-retrieval wrote.
 
     The store is one without patches: it can be searched, and not asked. All files are checked before anything is
     written. The same command continues an import that was stopped; repeated, it changes nothing.

@@ -5,12 +5,13 @@ Modules that load torch, Apache Beam or a Kafka client are imported when their c
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.bench import decode, ingest, memory
+from pipeline.bench import decode, memory
 from pipeline.cli.bench.group import RandomWeights, Repeats, app
 from pipeline.cli.options import ProfileName, settings_of
 from pipeline.console import print_json
@@ -50,7 +51,7 @@ def bench_ingest(
     Reports CPU seconds, bytes and FLOPs of a frame by stage, the ratio of the whole to each stage, and cameras a core.
     """
     settings = settings_of(context, profile=profile)
-    report = ingest.bench_ingest(
+    report = import_module("pipeline.bench.ingest").bench_ingest(  # loads torch
         settings.profile,
         minutes=minutes,
         cameras=cameras,
