@@ -18,6 +18,7 @@ encoders differ. What is imported is exported again with the same vectors and me
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,13 @@ def _about(folder: Path) -> dict[str, Any] | None:
 def _vectors(path: Path) -> NDArray[np.generic]:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:  # numpy parses the header as code
         raise UsageError(f"{path}: is not a valid .npy file ({error})") from None
     if not isinstance(found, np.ndarray):
         raise UsageError(f"{path}: is not a valid .npy file")

@@ -25,6 +25,7 @@ import hashlib
 import io
 import json
 import math
+import tokenize
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +58,10 @@ _ALL_CODED = 256  # dimensions; below, all of them are coded
 _CODED = 25 / 32
 _MOST_HELD_OUT = 65_536  # vectors
 _MAX_FILE = 4 << 30
+_UNUSABLE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, zipfile.BadZipFile),
+    *(SyntaxError, tokenize.TokenError),  # numpy parses the header of an array as code
+)
 
 
 def lists_for(rows: int) -> int:
@@ -310,7 +315,7 @@ class Codebook:
                 or made.key != facts["key"]
             ):
                 return None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, zipfile.BadZipFile):
+        except _UNUSABLE:
             return None
         return made
 

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import threading
+import tokenize
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,17 @@ _FORMAT = 1
 _ARRAYS = {"sizes": np.int64, "captured_at": np.int64, "file": np.int32, "row": np.int32, "offset": np.int64}
 _PIECE, _PIECES = 1 << 16, 32
 _ID_BYTES = 8
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, AttributeError)
+_UNUSABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    AttributeError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True, slots=True)

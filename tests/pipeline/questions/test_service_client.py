@@ -223,7 +223,7 @@ def ask(client: ServiceClient, filled: str) -> str:
         (httpx.Response(200, text='event: token\ndata: {"text": "re"}\n\n'), ServiceUnavailable, "before the answer"),
         (httpx.Response(200, text="event: answer\ndata: {}\n\n"), ServiceUnavailable, "not a model service"),
         (httpx.Response(200, text="data: {\n\n"), ServiceUnavailable, "not a model service"),
-        (httpx.Response(502, text="<html>"), ServiceUnavailable, "not a model service"),
+        (httpx.Response(502, text="<html>"), ServiceUnavailable, "a load balancer answered 502"),
         (httpx.Response(500, json=["odd"]), ServiceUnavailable, "status 500"),
         (httpx.Response(500, json={"error": {"code": "new", "message": "odd"}}), ServiceError, "odd"),
         (httpx.Response(401, json={"error": {"code": "service_denied", "message": "no"}}), ServiceDenied, "TOKEN"),
