@@ -25,6 +25,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,10 +36,17 @@ from typing import BinaryIO
 
 import platformdirs
 
-__all__ = ["PART", "atomic_file", "cache_folder", "write_atomically"]
+__all__ = ["DAMAGED_ARRAYS", "PART", "atomic_file", "cache_folder", "write_atomically"]
 
 PART = ".part"
 """Ending of the name of a temporary file."""
+
+DAMAGED_ARRAYS = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, AttributeError, RuntimeError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),  # numpy parses the header of an array as code
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What `numpy.load` raises, and what reads its result, if a .npy or .npz file is absent or damaged."""
 
 
 def write_atomically(

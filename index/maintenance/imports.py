@@ -18,7 +18,6 @@ encoders differ. What is imported is exported again with the same vectors and me
 from __future__ import annotations
 
 import json
-import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from pydantic import ValidationError
 from index.columns import digest
 from index.commits import bulk
 from index.errors import IdentityMismatch, UsageError, mask_url, validation_message
+from index.files import DAMAGED_ARRAYS
 from index.patches.codec import PatchEncoding
 from index.records import ClockSource, EncoderIdentity, EncoderPair, FrameRecords, Segment
 from index.schemas import check_stream_id
@@ -199,13 +199,7 @@ def _about(folder: Path) -> dict[str, Any] | None:
 def _vectors(path: Path) -> NDArray[np.generic]:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        tokenize.TokenError,
-    ) as error:  # numpy parses the header as code
+    except DAMAGED_ARRAYS as error:
         raise UsageError(f"{path}: is not a valid .npy file ({error})") from None
     if not isinstance(found, np.ndarray):
         raise UsageError(f"{path}: is not a valid .npy file")

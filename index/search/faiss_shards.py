@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.files import atomic_file, write_atomically
+from index.files import DAMAGED_ARRAYS, atomic_file, write_atomically
 from index.schemas import decode_stream_id, encode_stream_id
 from index.search.gpu import FlatVectors
 from index.search.scores import cosines
@@ -148,7 +148,7 @@ class FaissShards:
                 files = frozenset(str(s) for s in side["files"]) if "files" in side else frozenset()
             if path.stat().st_size != size:
                 return None
-        except (OSError, ValueError, KeyError, EOFError):
+        except DAMAGED_ARRAYS:
             return None
         return FaissShard(path, captured_at, segments, identity, files, self.flat)
 

@@ -28,6 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from index.errors import SightlineError, TrainingDataInvalid, UsageError
+from index.files import DAMAGED_ARRAYS
 from index.records import to_micros
 from ingest.decoding.sandbox import read_frames
 from model.encoders.preprocessing import Preprocessing
@@ -232,7 +233,7 @@ def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
     try:
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in entry.glob("*.npy")}
         return SampleFeatures(**{**arrays, **{name: np.array(arrays[name]) for name in ("vectors", "norms")}})
-    except (OSError, ValueError, TypeError, LookupError):
+    except DAMAGED_ARRAYS:
         raise TrainingDataInvalid(
             f"{conversation.where}: its cache {entry} is damaged; delete that folder and run again"
         ) from None

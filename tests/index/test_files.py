@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import stat
@@ -11,9 +12,12 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from index.files import PART, atomic_file, cache_folder, write_atomically
+from index.files import DAMAGED_ARRAYS, PART, atomic_file, cache_folder, write_atomically
 from tests.support.processes import ROOT
 
 
@@ -178,3 +182,22 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "sightline"
+
+
+@settings(max_examples=300, deadline=None)
+@given(zipped=st.booleans(), at=st.integers(0, 10**6), new=st.binary(min_size=1, max_size=4), cut=st.booleans())
+def test_damaged_arrays_raise_only_what_is_listed(zipped: bool, at: int, new: bytes, cut: bool) -> None:
+    file, array = io.BytesIO(), np.arange(50, dtype=np.float32).reshape(5, 10)
+    if zipped:
+        np.savez(file, one=array, two=array)
+    else:
+        np.save(file, array)
+    data = bytearray(file.getvalue())
+    at %= min(len(data), 400)
+    data[at : at + len(new)] = new
+    try:
+        found = np.load(io.BytesIO(bytes(data[: at + 1] if cut else data)), allow_pickle=False)
+        if zipped:
+            assert [found[name].shape for name in found.files]
+    except DAMAGED_ARRAYS:
+        return

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from index.errors import StoreUnavailable
 from index.search.ann.catalog import Catalog
-from index.search.ann.codebook import Codebook, Farthest, SampleOfFrames, lists_for, train
+from index.search.ann.codebook import Codebook, SampleOfFrames, ShardLists, lists_for, train
 from index.search.ann.shard import IndexedRows, Shard
 from index.search.ann.vectors import VectorReader
 
@@ -200,14 +200,13 @@ def _encoded(
     found: dict[str, list[NDArray[np.generic]]] = {
         name: [] for name in ("stream", "captured_at", "file", "row", "offset", "lists", "codes")
     }
-    farthest, waiting, count = Farthest(codebook, rows_in_all), list[NDArray[np.float32]](), 0
+    chosen, waiting, count = ShardLists(codebook, rows_in_all), list[NDArray[np.float32]](), 0
 
     def encode() -> None:
         """Assign and encode the vectors that wait; few at a time cost several times as much a vector."""
         nonlocal count
         rotated = codebook.rotated(np.concatenate(waiting))
-        lists, distances = codebook.assign(rotated)
-        farthest.add(rotated, distances)
+        lists = chosen.assign(rotated)
         found["lists"].append(lists.astype(np.int32))
         found["codes"].append(codebook.encode(rotated, lists))
         waiting.clear()
@@ -228,7 +227,7 @@ def _encoded(
     if waiting:
         encode()
     held = {name: np.concatenate(values) for name, values in found.items()}
-    numbers, rotated = farthest.frames()
+    numbers, rotated = chosen.rest()
     if len(numbers):
         lists = codebook.assign_far(rotated)
         held["lists"][numbers] = lists

@@ -11,8 +11,8 @@ distance from the mean of its stretch. Frames of an empty scene, which are most 
 nearly all centroids, and frames of events would be scattered over the lists of the scenes.
 
 An event that the sample does not contain has no centroid near it. In the list of its scene it would be found only by
-a search that looks into nearly all lists, so the frames that are farthest from every centroid go to "far lists", which
-each search looks into (`Farthest`). `docs/scale.md` has the measurements.
+a search that looks into nearly all lists, so outliers, the frames that are farthest from every centroid, go to "far
+lists", which each search looks into (`ShardLists`). `docs/scale.md` has the measurements.
 
 Centroids are found in two levels, because k-means of L centroids costs L². Frames are assigned through cells of
 centroids: a graph (HNSW) does not reach all of them where cameras are apart. Nothing of FAISS is read from a file: the
@@ -25,8 +25,6 @@ import hashlib
 import io
 import json
 import math
-import tokenize
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,10 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import digest
-from index.files import write_atomically
+from index.files import DAMAGED_ARRAYS, write_atomically
 from index.search.gpu import GPU
 
-__all__ = ["Codebook", "Farthest", "SampleOfFrames", "bits_for", "coded_for", "lists_for", "train"]
+__all__ = ["Codebook", "SampleOfFrames", "ShardLists", "bits_for", "coded_for", "lists_for", "train"]
 
 _SAMPLE_PER_LIST = 25
 _MOST_SAMPLE = 500_000  # vectors, 1 GB of 512 dimensions
@@ -52,16 +50,12 @@ _ITERATIONS = 6
 _CELL_LISTS = 1024  # from here on cells of centroids are faster than comparing with all of them
 _CELLS = 8
 _FAR_SHARE = 0.04
-_STRANGE_SHARE = 0.04
+_OUTLIER_SHARE = 0.04
 _LISTS_PER_FAR = 32
 _ALL_CODED = 256  # dimensions; below, all of them are coded
 _CODED = 25 / 32
 _MOST_HELD_OUT = 65_536  # vectors
 _MAX_FILE = 4 << 30
-_UNUSABLE = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, zipfile.BadZipFile),
-    *(SyntaxError, tokenize.TokenError),  # numpy parses the header of an array as code
-)
 
 
 def lists_for(rows: int) -> int:
@@ -122,11 +116,12 @@ class SampleOfFrames:
         return found if len(found) else self.rare()
 
 
-class Farthest:
-    """The frames of a shard that go to far lists: the 4 % farthest from their centroids, and all that are strange.
+class ShardLists:
+    """Chooses the list of each frame of a shard; at least 4 % of them, the farthest from their centroids, are in far lists.
 
-    A frame is strange if it is farther from every centroid than 96 % of the frames that were held out of the training,
-    for example all frames of a camera that was new after it. In bounded memory but for those.
+    A frame that is farther from every centroid than 96 % of the frames that were held out of the training, such as those
+    of a camera that was new after it, goes to a far list at once. The rest of the 4 % are known when all frames were
+    seen; as many are kept, and no others.
 
     Args:
         codebook: the codebook.
@@ -134,52 +129,55 @@ class Farthest:
     """
 
     def __init__(self, codebook: Codebook, rows: int) -> None:
-        self._codebook = codebook
-        self._kept = _Reservoir(math.ceil(_FAR_SHARE * rows), len(codebook.rotation))
-        self._seen = 0
+        self._codebook, self._wanted = codebook, math.ceil(_FAR_SHARE * rows)
+        self._kept = _Reservoir(self._wanted, len(codebook.rotation))
+        self._seen = self._outliers = 0
 
-    def add(self, rotated: NDArray[np.float32], distances: NDArray[np.float32]) -> None:
-        """Take the next frames, float32[n, c], and their squared distances from their centroids, float32[n]."""
-        strange = distances > self._codebook.reach
-        keys = np.where(strange, np.inf, distances)
-        self._kept.add(rotated, keys, np.arange(self._seen, self._seen + len(rotated)))
+    def assign(self, rotated: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The lists of the next frames, int64[n], which `rest` may change; `rotated`: float32[n, c]."""
+        lists, distances = self._codebook.assign(rotated)
+        far = distances > self._codebook.reach
+        if far.any():
+            lists[far] = self._codebook.assign_far(rotated[far])
+            self._outliers += int(far.sum())
+        near = np.flatnonzero(~far)
+        self._kept.add(rotated[near], distances[near], self._seen + near)
         self._seen += len(rotated)
+        return lists
 
-    def frames(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Their numbers, int64[n], ascending, in the order in which frames were added, and they, float32[n, c]."""
+    def rest(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The frames that go to far lists besides: numbers, int64[n], in the order in which all were assigned, and the
+        frames, float32[n, c]."""
         vectors, keys, numbers = self._kept.all()
-        far = keys > 0  # a frame at its centroid is not far, however few frames there are
-        return numbers[far], vectors[far]
+        chosen = np.argsort(-keys, kind="stable")[: max(0, self._wanted - self._outliers)]
+        chosen = chosen[keys[chosen] > 0]  # a frame at its centroid is not far, however few frames there are
+        return numbers[chosen], vectors[chosen]
 
 
 class _Reservoir:
-    """The `most` vectors with the largest keys, and all whose keys are infinite."""
+    """The `most` vectors with the largest keys, each with a number."""
 
     def __init__(self, most: int, dimension: int) -> None:
         self._most = most
-        self._kept = [np.zeros((0, dimension), np.float32)]
-        self._keys = [np.zeros(0)]
-        self._numbers = [np.zeros(0, np.int64)]
+        self._parts = [(np.zeros((0, dimension), np.float32), np.zeros(0), np.zeros(0, np.int64))]
         self._held = 0
 
     def add(
         self, vectors: NDArray[np.float32], keys: NDArray[np.floating[Any]], numbers: NDArray[np.int64] | None = None
     ) -> None:
-        self._kept.append(vectors)
-        self._keys.append(keys.astype(np.float64))
-        self._numbers.append(np.zeros(len(keys), np.int64) if numbers is None else numbers)
+        found = np.zeros(len(keys), np.int64) if numbers is None else numbers
+        self._parts.append((vectors, keys.astype(np.float64), found))
         self._held += len(vectors)
         if self._held > self._most * 3 // 2 + 4096:
             self.all()
 
     def all(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
         """Vectors, keys and numbers, in the order in which they were added."""
-        keys, kept, numbers = np.concatenate(self._keys), np.concatenate(self._kept), np.concatenate(self._numbers)
-        most = max(self._most, int(np.isposinf(keys).sum()))
-        if len(keys) > most:
-            best = np.sort(np.argpartition(-keys, most)[:most])
-            keys, kept, numbers = keys[best], kept[best], numbers[best]
-        self._keys, self._kept, self._numbers, self._held = [keys], [kept], [numbers], len(keys)
+        kept, keys, numbers = (np.concatenate(each) for each in zip(*self._parts, strict=True))
+        if len(keys) > self._most:
+            best = np.sort(np.argpartition(-keys, self._most)[: self._most])
+            kept, keys, numbers = kept[best], keys[best], numbers[best]
+        self._parts, self._held = [(kept, keys, numbers)], len(keys)
         return kept, keys, numbers
 
 
@@ -200,7 +198,7 @@ class Codebook:
     """Number of far lists."""
 
     reach: float
-    """Squared distance from the nearest centroid above which a frame is strange; see `Farthest`."""
+    """Squared distance from the nearest centroid above which a frame is an outlier; see `ShardLists`."""
 
     bits: int
     """Bits a dimension, 1 to 4."""
@@ -315,7 +313,7 @@ class Codebook:
                 or made.key != facts["key"]
             ):
                 return None
-        except _UNUSABLE:
+        except DAMAGED_ARRAYS:
             return None
         return made
 
@@ -360,7 +358,7 @@ def train(sample: SampleOfFrames, lists: int, *, identity: str, rows: int, seed:
     points, held_out = (np.ascontiguousarray(each @ rotation.T) for each in (points, held_out))
     centroids = _centroids(points, min(lists, len(points)), seed)
     nearest = _nearest_of(centroids)
-    reach = float(np.quantile(nearest.search(held_out, 1)[0][:, 0], 1 - _STRANGE_SHARE)) if len(points) else 0.0
+    reach = float(np.quantile(nearest.search(held_out, 1)[0][:, 0], 1 - _OUTLIER_SHARE)) if len(points) else 0.0
     apart = [each[nearest.search(each, 1)[0][:, 0] > reach] for each in (points, held_out)]
     outside = np.concatenate([*apart, points[:1]])  # at least one
     far = _kmeans(outside, min(max(1, lists // _LISTS_PER_FAR), len(outside)), seed)

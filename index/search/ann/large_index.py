@@ -447,15 +447,16 @@ def _in_each(
     allowed: Sequence[NDArray[np.uint8] | None],
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """`Shard.nearest` of each shard, in as many threads as FAISS may use, because one query uses one thread of it."""
+
+    def nearest(shard: Shard, bits: NDArray[np.uint8] | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Of one shard."""
+        return shard.nearest(query, lists, scores, count, bits)
+
     threads = min(len(shards), faiss.omp_get_max_threads())
     if threads == 1:
-        return [shard.nearest(query, lists, scores, count, bits) for shard, bits in zip(shards, allowed, strict=True)]
+        return list(map(nearest, shards, allowed))
     with ThreadPoolExecutor(threads) as pool:
-        work = [
-            pool.submit(shard.nearest, query, lists, scores, count, bits)
-            for shard, bits in zip(shards, allowed, strict=True)
-        ]
-        return [each.result() for each in work]
+        return list(pool.map(nearest, shards, allowed))
 
 
 def _best_lists(scores: NDArray[np.float32], sizes: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

@@ -20,7 +20,6 @@ import os
 import secrets
 import shutil
 import threading
-import tokenize
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import digest
-from index.files import PART, write_atomically
+from index.files import DAMAGED_ARRAYS, PART, write_atomically
 from index.search.ann.codebook import Codebook
 
 __all__ = ["MANIFEST", "IndexedRows", "Shard", "described_shard", "open_shard", "publish", "write_shard"]
@@ -44,17 +43,6 @@ _FORMAT = 1
 _ARRAYS = {"sizes": np.int64, "captured_at": np.int64, "file": np.int32, "row": np.int32, "offset": np.int64}
 _PIECE, _PIECES = 1 << 16, 32
 _ID_BYTES = 8
-_UNUSABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    AttributeError,
-    SyntaxError,
-    tokenize.TokenError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +110,7 @@ class Shard:
                 try:
                     self._fetch()
                     self._open()
-                except _UNUSABLE:
+                except DAMAGED_ARRAYS:
                     return False
                 self._fetch = None
             return True
@@ -322,7 +310,7 @@ def open_shard(folder: Path, codebook: Codebook) -> Shard | None:
             if path.stat().st_size != facts["size"] or _checksum(path) != facts["quick"]:
                 return None
         return Shard(folder, manifest, codebook)
-    except _UNUSABLE:
+    except DAMAGED_ARRAYS:
         return None
 
 
@@ -341,7 +329,7 @@ def described_shard(folder: Path, data: bytes, codebook: Codebook, fetch: Callab
         if manifest["format"] != _FORMAT or manifest["codebook"] != codebook.key:
             return None
         return Shard(folder, manifest, codebook, lambda: fetch(manifest["files"]))
-    except _UNUSABLE:
+    except DAMAGED_ARRAYS:
         return None
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.search.ann.codebook import Codebook, Farthest, SampleOfFrames, bits_for, coded_for, lists_for, train
+from index.search.ann.codebook import Codebook, SampleOfFrames, ShardLists, bits_for, coded_for, lists_for, train
 
 LISTS = 64
 
@@ -31,10 +31,9 @@ def scenes(rng: np.random.Generator, dimension: int, count: int) -> NDArray[np.f
 
 
 def is_far(codebook: Codebook, frames: NDArray[np.float32]) -> NDArray[np.bool_]:
-    farthest, rotated = Farthest(codebook, len(frames)), codebook.rotated(frames)
-    farthest.add(rotated, codebook.assign(rotated)[1])
-    result = np.zeros(len(frames), bool)
-    result[farthest.frames()[0]] = True
+    chosen = ShardLists(codebook, len(frames))
+    result = chosen.assign(codebook.rotated(frames)) >= codebook.lists - codebook.far
+    result[chosen.rest()[0]] = True
     return result
 
 
@@ -70,26 +69,43 @@ def test_frames_are_in_the_list_of_the_nearest_centroid() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=6), seed=st.integers(0, 99), strange=st.integers(0, 400)
-)
-def test_far_are_the_farthest_and_all_that_are_strange(sizes: list[int], seed: int, strange: int) -> None:
-    """Against a selection of all frames at once."""
+@given(sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=5), seed=st.integers(0, 99), apart=st.integers(0, 400))
+def test_far_are_all_outliers_and_the_farthest_of_the_rest(sizes: list[int], seed: int, apart: int) -> None:
+    """Against a selection of all frames at once; `apart` frames of other scenes are outliers."""
     codebook, rng = trained(), np.random.default_rng(seed)
-    total = sum(sizes)
-    frames = rng.normal(size=(total, 64)).astype(np.float32)
-    distances = rng.uniform(0, codebook.reach, total).astype(np.float32)
-    distances[rng.permutation(total)[:strange]] += np.float32(2 * codebook.reach)
-    farthest, at = Farthest(codebook, total), 0
+    total, first = sum(sizes), codebook.lists - codebook.far
+    frames = scenes(rng, 64, total)
+    other = rng.permutation(total)[:apart]
+    frames[other] = units(rng, len(other), 64)
+    rotated = codebook.rotated(frames)
+    chosen, at, parts = ShardLists(codebook, total), 0, list[NDArray[np.int64]]()
+    found = list[tuple[NDArray[np.int64], NDArray[np.float32]]]()  # of the same parts: sums differ in their last bits
     for size in sizes:
-        farthest.add(frames[at : at + size], distances[at : at + size])
+        parts.append(chosen.assign(rotated[at : at + size]))
+        found.append(codebook.assign(rotated[at : at + size]))
         at += size
-    numbers, kept = farthest.frames()
-    order = np.argsort(-distances, kind="stable")
-    want = order[: max(math.ceil(0.04 * total), int((distances > codebook.reach).sum()))]
-    np.testing.assert_array_equal(np.sort(distances[numbers]), np.sort(distances[want]))
-    np.testing.assert_array_equal(kept, frames[numbers])
-    assert (np.diff(numbers) > 0).all()
+    lists = np.concatenate(parts)
+    nearest, distances = (np.concatenate(each) for each in zip(*found, strict=True))
+    outliers = distances > codebook.reach
+    np.testing.assert_array_equal(lists >= first, outliers)
+    np.testing.assert_array_equal(lists[~outliers], nearest[~outliers])
+    numbers, kept = chosen.rest()
+    np.testing.assert_array_equal(kept, rotated[numbers])
+    assert not outliers[numbers].any()
+    want = max(0, math.ceil(0.04 * total) - int(outliers.sum()))
+    np.testing.assert_array_equal(
+        np.sort(distances[numbers]), np.sort(distances[~outliers])[len(distances[~outliers]) - want :]
+    )
+
+
+def test_a_shard_of_nothing_but_outliers_keeps_none_of_them() -> None:
+    """All frames of new cameras, for example: they would not fit into memory."""
+    codebook, rng = trained(), np.random.default_rng(11)
+    chosen = ShardLists(codebook, 20_000)
+    for _ in range(20):
+        lists = chosen.assign(codebook.rotated(units(rng, 1000, 64)))
+        assert (lists >= codebook.lists - codebook.far).all()
+    assert len(chosen.rest()[0]) == 0
 
 
 def test_estimates_order_frames_as_the_exact_cosines_do_although_fewer_dimensions_are_coded() -> None:
@@ -147,8 +163,8 @@ def test_the_reach_is_measured_where_nothing_was_trained() -> None:
         sample.hold_out(stretch(number))
     codebook = train(sample, 2000, identity="{}", rows=10_000)
     others = np.concatenate([stretch(number) for number in range(30, 40)])
-    strange = codebook.assign(codebook.rotated(others))[1] > codebook.reach
-    assert 0.005 < strange.mean() < 0.2
+    outliers = codebook.assign(codebook.rotated(others))[1] > codebook.reach
+    assert 0.005 < outliers.mean() < 0.2
 
 
 def test_a_codebook_comes_back_from_its_file_and_a_changed_one_does_not(tmp_path: Path) -> None:
