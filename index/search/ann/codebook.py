@@ -117,11 +117,11 @@ class SampleOfFrames:
 
 
 class ShardLists:
-    """Chooses the list of each frame of a shard; at least 4 % of them, the farthest from their centroids, are in far lists.
+    """The lists of the frames of a shard; at least 4 % of them, the farthest from their centroids, are in far lists.
 
-    A frame that is farther from every centroid than 96 % of the frames that were held out of the training, such as those
-    of a camera that was new after it, goes to a far list at once. The rest of the 4 % are known when all frames were
-    seen; as many are kept, and no others.
+    An outlier, a frame that is farther from every centroid than 96 % of the frames that were held out of the training,
+    goes to a far list at once, for example each frame of a camera that was new after it. The rest of the 4 % are known
+    when all frames were seen; as many are kept, and no others.
 
     Args:
         codebook: the codebook.
