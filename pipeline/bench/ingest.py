@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 
 from index.errors import UsageError
-from index.records import EncoderPair, FrameRecords, Segment
+from index.records import EncoderPair, FrameRecords
 from index.store import Store
 from ingest.decoding.demuxer import Demuxer
 from ingest.decoding.frame import FrameBatch
@@ -40,6 +40,7 @@ from model.encoders.encoder import Encoders, load_encoders, pick_device
 from model.profiles.profile import load_profile
 from pipeline.bench.encoders import random_encoders
 from pipeline.bench.footage import camera_footage, repeated
+from pipeline.bench.scale.synthetic import covering_segment
 from pipeline.demo.render import render
 
 __all__ = ["IngestBench", "bench_ingest"]
@@ -370,18 +371,7 @@ def _written(encoders: Encoders, pixels: list[NDArray[np.uint8]], place: Path) -
     took = []
     for minute in range(3):
         rows = records(minute)
-        start = int(rows.captured_at[0])
-        segment = Segment(
-            stream_id="camera",
-            source="bench",
-            chunk=minute,
-            uri="bench",
-            start=start,
-            end=start + frames * _SECOND,
-            frames=frames,
-            decode_mode="all",
-            clock_source="given",
-        )
+        segment = covering_segment(rows, source="bench", chunk=minute)
         since, used = perf_counter(), process_time()
         store.append(segment, rows)
         took.append((process_time() - used, perf_counter() - since))

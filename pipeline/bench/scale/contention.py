@@ -34,9 +34,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from index.child_processes import process_pool
 from index.commits.offset import OffsetAdvance, OffsetCommitter, OffsetSegment
-from index.records import FrameRecords, Segment
+from index.records import FrameRecords
 from index.store import Store
-from pipeline.bench.scale.synthetic import synthetic_encoders
+from pipeline.bench.scale.synthetic import covering_segment, synthetic_encoders
 
 __all__ = ["WritersBench", "WritersRow", "bench_writers"]
 
@@ -201,17 +201,7 @@ def _batch(store: Store, number: int, app: str, at: int, frames: int) -> OffsetS
         patches=np.zeros((frames, pair.patches, pair.patch.dimension), np.float16),
         pictures=[b"picture"] * frames,
     )
-    segment = Segment(
-        stream_id=records.stream_id,
-        source=app,
-        chunk=at,
-        uri="synthetic",
-        start=start,
-        end=start + frames * _SECOND,
-        frames=frames,
-        decode_mode="all",
-        clock_source="given",
-    )
+    segment = covering_segment(records, source=app, chunk=at)
     return OffsetSegment(app, segment, records)
 
 

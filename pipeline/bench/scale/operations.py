@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.records import FrameRecords, Segment
+from index.records import FrameRecords
 from index.store import Store
+from pipeline.bench.scale.synthetic import covering_segment
 
 __all__ = ["machine", "measure", "measure_appends"]
 
@@ -129,17 +130,7 @@ def measure_appends(
             patches=np.zeros((frames, pair.patches, pair.patch.dimension), np.float16),
             pictures=[b"picture"] * frames,
         )
-        segment = Segment(
-            stream_id="appended",
-            source="appended",
-            chunk=number,
-            uri="synthetic",
-            start=start,
-            end=start + frames * _SECOND,
-            frames=frames,
-            decode_mode="all",
-            clock_source="given",
-        )
+        segment = covering_segment(records, source="appended", chunk=number)
         began, cpu = time.perf_counter(), time.process_time()
         store.append(segment, records)
         took.append(time.perf_counter() - began)

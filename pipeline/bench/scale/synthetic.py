@@ -28,11 +28,18 @@ from PIL import Image
 from index.columns import day_of, segment_key, segment_row, to_list_array
 from index.errors import UsageError
 from index.patches.codec import PatchEncoding
-from index.records import EncoderIdentity, EncoderPair, Segment
+from index.records import EncoderIdentity, EncoderPair, FrameRecords, Segment
 from index.schemas import FRAMES, PATCHES, SEGMENTS
 from index.store import Store
 
-__all__ = ["StorePlan", "concepts", "make_synthetic_store", "synthetic_encoders", "synthetic_vectors"]
+__all__ = [
+    "StorePlan",
+    "concepts",
+    "covering_segment",
+    "make_synthetic_store",
+    "synthetic_encoders",
+    "synthetic_vectors",
+]
 
 _BEGAN = 1_709_251_200_000_000  # 2024-03-01T00:00:00Z
 _SECOND = 1_000_000
@@ -91,6 +98,21 @@ class StorePlan:
     def bounds(self) -> NDArray[np.int64]:
         """int64[segments + 1]: the first frame of each segment of a day, and the number of frames."""
         return np.arange(self.segments + 1, dtype=np.int64) * self.frames // self.segments
+
+
+def covering_segment(records: FrameRecords, *, source: str, chunk: int) -> Segment:
+    """The segment of frames of one stream that are a second apart, to append them as `chunk` of `source`."""
+    return Segment(
+        stream_id=records.stream_id,
+        source=source,
+        chunk=chunk,
+        uri="synthetic",
+        start=int(records.captured_at[0]),
+        end=int(records.captured_at[-1]) + _SECOND,
+        frames=len(records.captured_at),
+        decode_mode="all",
+        clock_source="given",
+    )
 
 
 def synthetic_encoders(dimension: int) -> EncoderPair:
