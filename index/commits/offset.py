@@ -145,6 +145,11 @@ class OffsetCommitter:
                 return self._commit(batch, advances, update=attempt > 0)
             except RequirementFailed:  # footage of a stream was deleted in between: its rows of this batch are too
                 continue
+            except CommitFenced:
+                if attempt:
+                    raise
+                # The last look of this process may only be old, and with it what it knows of these streams.
+                self.invalidate({each.segment.stream_id for each in batch})
         raise StoreBusy(
             f"{mask_url(self.tables.url)}: footage was deleted during each attempt to store more; try again later"
         )

@@ -83,6 +83,18 @@ def test_delta_accepts_a_lower_version_and_the_committer_does_not(store: Store) 
     assert writer.offsets([APP]) == {APP: 1}
 
 
+def test_a_worker_whose_last_look_is_old_looks_again_before_it_is_fenced(store: Store) -> None:
+    one, other = OffsetCommitter(store.tables), OffsetCommitter(Store.open(store.url).tables)
+    assert one.offsets([APP]) == {APP: None}
+    for offset, writer in enumerate([one, other, one]):
+        before = offset or None
+        assert len(writer.commit([offset_segment(offset)], {APP: OffsetAdvance(before, offset + 1)})) == 1
+    with pytest.raises(CommitFenced, match="footage/0 is at 3, this worker expected 2"):
+        other.commit([offset_segment(2)], {APP: OffsetAdvance(2, 3)})
+    assert times(store) == list(range(15))
+    assert store.verify() == []
+
+
 def test_one_of_two_concurrent_commits_is_fenced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one commits after this one has read the tables and before it writes the last."""
     one, other = OffsetCommitter(store.tables), OffsetCommitter(Store.open(store.url).tables)

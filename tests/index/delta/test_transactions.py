@@ -14,6 +14,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index.delta.failures import retry_conflicts
 from index.delta.table import StoreTable
 from index.delta.transactions import Transactions
 from index.errors import CommitFenced
@@ -120,7 +121,7 @@ def test_the_version_after_a_commit_is_that_of_the_commit_whatever_others_do(tmp
         table, handle, made = opened(tmp_path), DeltaTable(str(tmp_path)), []
         for at in range(12):
             app, properties = f"gate/{number}", CommitProperties(app_transactions=[Transaction(f"gate/{number}", at)])
-            table.write(handle, ROW, properties)
+            retry_conflicts(table.write)(handle, ROW, properties)
             version = handle.version()
             transactions = [line["txn"] for line in entry_of(tmp_path, version) if "txn" in line]
             assert [(each["appId"], each["version"]) for each in transactions] == [(app, at)]
