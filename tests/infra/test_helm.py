@@ -13,11 +13,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from ingest.decoding.limits import Decoder
 from pipeline.cli.main import load_command
 from pipeline.service.guard import PUBLIC_PATHS as SERVICE_PATHS
 from pipeline.settings import Settings, load_settings
@@ -36,13 +37,21 @@ OTHER: dict[str, Any] = {
     "objectStore": {"endpoint": "http://objects:9000", "allowHttp": True, "secrets": {"consume": ""}},
     "kafka": {"securityProtocol": "PLAINTEXT"},
     "decoder": {"memoryBytes": 6 * 2**30, "requireSandbox": False},
-    "consume": {"gpus": 1, "replicas": 3, "decoders": 3, "commitSeconds": 0.5, "keda": {"enabled": False}},
+    "consume": {
+        "gpus": 1,
+        "decoder": "gpu",
+        "replicas": 3,
+        "decoders": 3,
+        "commitSeconds": 0.5,
+        "keda": {"enabled": False},
+    },
     "modelService": {"gpus": 1},
     "desk": {"admin": {"passwordSecret": ""}, "ingress": {"enabled": True, "className": "nginx"}},
     "serviceAccounts": {"annotations": {"consume": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/consume"}}},
     "networkPolicy": {"metricsFrom": [], "deskTo": [{"ports": [{"protocol": "TCP", "port": 443}]}]},
     "nodeSelector": {"disk": "ssd"},
-    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "tolerations": [{"key": "video", "operator": "Exists"}],
+    "gpuNodes": {"nodeSelector": {"nvidia.com/gpu.present": "true"}},
 }
 
 Object = dict[str, Any]
@@ -166,6 +175,8 @@ def test_a_wrong_name_is_refused_by_the_schemas(tools: None) -> None:
         ({"networkPolicy": {"kafka": {"to": []}}}, "to"),  # no peers would mean all
         ({"consume": {"keda": {"maxReplicas": 9}}}, "partitions"),
         ({"decoder": {"memoryBytes": 1}}, "memoryBytes"),
+        ({"consume": {"decoder": "nvdec", "gpus": 1}}, "decoder"),
+        ({"consume": {"decoder": "gpu-only"}}, "consume.gpus is 0"),
     ],
 )
 def test_wrong_values_are_refused(tools: None, values: Object, what: str) -> None:
@@ -247,6 +258,32 @@ def _load(variables: dict[str, str], from_files: set[str], file: Path, monkeypat
             bare = name.removesuffix("_FILE")
             patch.setenv(bare if bare in from_files else name, value)
         return load_settings(file)
+
+
+def test_only_pods_with_a_gpu_go_to_nodes_with_one(tools: None) -> None:
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    for values, with_gpu in ((None, set()), (OTHER, {"consume", "model-service"})):
+        for component, template in pods(render(values)).items():
+            spec = template["spec"]
+            limits = [container["resources"]["limits"].get("nvidia.com/gpu") for container in spec["containers"]]
+            assert limits == [1 if component in with_gpu else None], component
+            assert (taint in spec.get("tolerations", ())) == (component in with_gpu), component
+            selector = {} if values is None else dict(values["nodeSelector"])
+            if component in with_gpu:
+                selector |= OTHER["gpuNodes"]["nodeSelector"]
+            assert spec.get("nodeSelector", {}) == selector, component
+
+
+@pytest.mark.parametrize("decoder", get_args(Decoder))
+def test_workers_decode_where_the_value_says(tools: None, decoder: str) -> None:
+    """Only a container that asks for `video` gets the driver's library of NVDEC."""
+    gpu = decoder != "software"
+    objects = render({"consume": {"decoder": decoder, "gpus": int(gpu)}})
+    for component, template in pods(objects).items():
+        variables = _variables(template["spec"]["containers"][0])
+        here = component == "consume"
+        assert variables.get("SIGHTLINE_DECODER") == (decoder if here else None)
+        assert ("video" in variables.get("NVIDIA_DRIVER_CAPABILITIES", "").split(",")) == (here and gpu)
 
 
 def test_probes_ask_what_the_processes_serve(objects: list[Object]) -> None:

@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- if $image.digest -}}{{ $image.repository }}@{{ $image.digest }}{{- else -}}{{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}{{- end -}}
 {{- end -}}
 
-{{/* Fields of every pod. enableServiceLinks: the variables SIGHTLINE_…_SERVICE_HOST of Kubernetes would be refused as
+{{/* Fields of every pod; argument: (list $ "component" gpus). enableServiceLinks: the variables SIGHTLINE_…_SERVICE_HOST of Kubernetes would be refused as
      unknown settings. */}}
 {{- define "sightline.pod" -}}
 {{- $root := index . 0 -}}
@@ -43,10 +43,16 @@ imagePullSecrets:
   - name: {{ . }}
 {{- end }}
 {{- end }}
-{{- with $root.Values.nodeSelector }}
+{{- $selector := $root.Values.nodeSelector -}}
+{{- $tolerations := $root.Values.tolerations -}}
+{{- if index . 2 -}}
+{{- $selector = merge (dict) $root.Values.gpuNodes.nodeSelector $selector -}}
+{{- $tolerations = concat $tolerations $root.Values.gpuNodes.tolerations -}}
+{{- end -}}
+{{- with $selector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $root.Values.tolerations }}
+{{- with $tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
