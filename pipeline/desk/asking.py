@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel
 
 from index.errors import (
@@ -39,6 +38,7 @@ from pipeline.desk.history import StoredQuestion
 from pipeline.desk.links import decode_cursor, encode_cursor, thumbnail_url
 from pipeline.http.replies import Reply, TimeText
 from pipeline.questions.asker import Asked, Keyframe, Selection, check_reading
+from pipeline.questions.curves import relevance_curves
 from pipeline.service.admission import JobEnd, QueuedRequest, RequestCancelled
 from pipeline.service.schemas import code_of
 
@@ -62,7 +62,6 @@ __all__ = [
     "read_question",
 ]
 
-_POINTS = 2_000
 DEADLINE_SECONDS = 900.0
 """Longest time of a question, the wait in the queue included."""
 _OF_ONE_CALLER = 4
@@ -87,7 +86,7 @@ class Curve(Reply):
     stream_id: str
     """The stream."""
     times: list[TimeText]
-    """Capture times, RFC 3339 UTC, ascending; at most 2,000."""
+    """Capture times, RFC 3339 UTC, ascending; of all curves together at most 4,000, and the keyframes."""
     scores: list[float]
     """Relevance of each of these frames."""
 
@@ -100,9 +99,11 @@ class SelectedEvent(Reply):
     keyframes: list[KeyframeEntry]
     """The keyframes, stream by stream in the order of time."""
     relevance: list[Curve]
-    """Relevance over time, stream by stream."""
+    """Relevance over time, stream by stream; of many streams, of the 16 with the most keyframes."""
     window_frames: int
     """Number of frames in the window."""
+    window_streams: int | None = None
+    """Number of streams with frames in the window; null for a question of an earlier version."""
 
 
 class TextEvent(Reply):
@@ -447,24 +448,6 @@ def _work(desk: Desk, run: AskRun, job: QueuedRequest) -> Iterator[tuple[str, Ba
 
 
 def _selected(question_id: str, keyframes: Sequence[Keyframe], selection: Selection) -> SelectedEvent:
-    window = selection.window
-    curves = []
-    for number, name in enumerate(window.stream_ids):
-        low, high = np.searchsorted(window.stream_index, [number, number + 1])
-        if low == high:
-            continue
-        times, scores = window.captured_at[low:high], selection.scores[low:high]
-        if len(times) > _POINTS:
-            bounds = np.linspace(0, len(times), _POINTS + 1).astype(np.int64)[:-1]
-            best = [a + int(np.argmax(scores[a:b])) for a, b in zip(bounds, [*bounds[1:], len(times)], strict=True)]
-            times, scores = times[best], scores[best]
-        curves.append(
-            Curve(
-                stream_id=name,
-                times=[rfc3339(at) for at in times.tolist()],
-                scores=[round(float(score), 4) for score in scores],
-            )
-        )
     return SelectedEvent(
         id=question_id,
         keyframes=[
@@ -476,8 +459,16 @@ def _selected(question_id: str, keyframes: Sequence[Keyframe], selection: Select
             )
             for each in keyframes
         ],
-        relevance=curves,
-        window_frames=len(window),
+        relevance=[
+            Curve(
+                stream_id=curve.stream_id,
+                times=[rfc3339(at) for at in curve.captured_at.tolist()],
+                scores=[round(float(score), 4) for score in curve.scores],
+            )
+            for curve in relevance_curves(selection)
+        ],
+        window_frames=len(selection.window),
+        window_streams=len(selection.window.streams),
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.access.sessions import csrf_token
 from pipeline.audit.log import AuditLog
 from pipeline.audit.record import ChainedRecord
 from pipeline.desk.desk import Desk, DeskSettings
+from pipeline.questions.asker import WINDOW_BYTES
 from pipeline.service.limits import ServiceLimits
 from pipeline.web.address import DeskAddress
 from pipeline.web.app import make_app
@@ -103,14 +104,18 @@ def desk_app(
     oidc: OidcLogin | None = None,
     address: DeskAddress | None = None,
     micro: bool = False,
+    store: Path | None = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> DeskApp:
-    """The application of a desk in a folder, with a store and a state folder."""
-    make_store(place / "store", micro=micro)
+    """The application of a desk in a folder with a state folder; over `store`, or else over one that is made there."""
+    if store is None:
+        store = place / "store"
+        make_store(store, micro=micro)
     if users:
         add_users(place / "state")
     authentication = Authentication(place / "state", oidc=oidc)
-    audit = AuditLog.open(str(place / "store"), place / "state")
-    settings = DeskSettings(store=str(place / "store"), state=place / "state", device="cpu")
+    audit = AuditLog.open(str(store), place / "state")
+    settings = DeskSettings(store=str(store), state=place / "state", device="cpu", window_bytes=window_bytes)
     desk = Desk(settings, audit=audit.record, database=authentication.database if micro else None)
     app = make_app(
         desk,

@@ -27,6 +27,9 @@ def test_a_question_is_answered_with_evidence_that_plays(page: Page) -> None:
     keyframes = page.locator("figure.keyframe")
     expect(keyframes.first).to_be_visible()
     expect(page.get_by_text(re.compile(rf"keyframes of {SECONDS * len(CAMERAS)} frames"))).to_be_visible()
+    expect(
+        page.get_by_text(re.compile(rf"^Keyframes from \d of {len(CAMERAS)} streams: camera-\d \(\d+\)"))
+    ).to_be_visible()
     timeline = page.get_by_role("slider", name="Relevance over time")
     timeline.focus()
     expect(timeline).to_have_attribute("aria-valuetext", re.compile("relevance .*, keyframe"))
@@ -110,3 +113,20 @@ def test_a_model_that_fails_is_an_error_and_no_answer(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("the model service does not answer")
     assert page.locator(".answer").inner_text() == ""
+
+
+def test_a_question_about_many_streams_names_those_of_its_keyframes(page: Page) -> None:
+    """The timeline has a part of the streams; the names do not depend on it."""
+    at = "2024-05-01T09:12:00Z"
+    frames = [f"gate-{number}" for number in (7, 3, 7, 41)]
+    keyframes = [{"stream_id": name, "captured_at": at, "score": 0.4, "thumbnail": None} for name in frames]
+    curves = [{"stream_id": f"gate-{number}", "times": [at], "scores": [0.4]} for number in range(16)]
+    selected = {**SELECTED, "keyframes": keyframes, "relevance": curves, "window_frames": 5000, "window_streams": 100}
+    body = sent("selected", selected) + sent("answer", ANSWER)
+    page.route(re.compile("/api/v1/ask$"), lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route(re.compile("/thumbnail"), lambda route: route.fulfill(status=404, json={}))
+    go(page, "ask", "Ask")
+    page.get_by_label("Question").fill("what ?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_text("Keyframes from 3 of 100 streams: gate-7 (2), gate-3 (1), gate-41 (1)")).to_be_visible()
+    expect(page.get_by_text("The timeline shows 16 of 100 streams")).to_be_visible()

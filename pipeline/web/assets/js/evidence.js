@@ -75,7 +75,14 @@ export function showEvidence(place, selected, id, signal) {
     : null;
   signal.addEventListener('abort', () => timeline?.destroy());
   const ranked = [...selected.keyframes].sort((a, b) => b.score - a.score);
-  const several = new Set(ranked.map((frame) => frame.stream_id)).size > 1;
+  /** @type {Map<string, number>} */
+  const perStream = new Map();
+  for (const { stream_id } of ranked) perStream.set(stream_id, (perStream.get(stream_id) ?? 0) + 1);
+  const several = perStream.size > 1;
+  const streams = selected.window_streams ?? lanes.length;
+  const named = [...perStream]
+    .sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1))
+    .map(([stream, number]) => `${stream} (${number})`);
   const grid = h('div', { class: 'frames' });
   const figure = (/** @type {import('./types.js').Keyframe} */ frame) =>
     h(
@@ -125,7 +132,9 @@ export function showEvidence(place, selected, id, signal) {
       'div',
       { class: 'card stack' },
       h('h3', null, text.rests(count(ranked.length), count(selected.window_frames))),
+      streams > 1 ? h('p', { class: 'hint' }, text.from(named.length, count(streams), named.join(', '))) : null,
       timeline?.element ?? null,
+      streams > lanes.length ? h('p', { class: 'hint' }, text.lanes(lanes.length, count(streams))) : null,
       h(
         'div',
         { class: 'legend' },

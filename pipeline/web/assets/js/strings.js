@@ -229,6 +229,10 @@ export const strings = {
       `${frames} frames, ${tokens} visual tokens, ${seconds.toFixed(2)} s`,
     rests: (/** @type {string} */ keyframes, /** @type {string} */ frames) =>
       `${keyframes} keyframes of ${frames} frames`,
+    from: (/** @type {number} */ number, /** @type {string} */ all, /** @type {string} */ names) =>
+      `Keyframes from ${number} of ${all} streams: ${names}`,
+    lanes: (/** @type {number} */ shown, /** @type {string} */ all) =>
+      `The timeline shows ${shown} of ${all} streams: those with the most keyframes.`,
     timeline: 'Relevance over time',
     legendHeat: 'relevance of every frame',
     legendKey: 'keyframe: click to play',

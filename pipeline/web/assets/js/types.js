@@ -107,6 +107,7 @@
  * @property {Keyframe[]} keyframes
  * @property {Curve|Record<string, Curve>|(Curve & {stream_id: string})[]} relevance
  * @property {number} window_frames
+ * @property {number|null} [window_streams]
  *
  * @typedef {object} Answer
  * @property {string} answer
