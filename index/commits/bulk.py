@@ -11,52 +11,24 @@ This module does not know which worker writes which chunk, nor what a chunk was 
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from time import time
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties
-from deltalake.transaction import AddAction
+from deltalake import CommitProperties, DeltaTable, Schema
 
 from index.columns import frame_rows, segment_row
 from index.commits.append import find_new
 from index.commits.deletion import generations_for_append, requirement
-from index.delta.failures import translate_errors
-from index.delta.objects import file_system
+from index.delta.data_files import DataFile, check_present, write_file
 from index.delta.table import StoreTable
-from index.errors import StoreCorrupt, mask_url
 from index.records import FrameRecords, Segment
 from index.schemas import SEGMENTS, partition_folder
-from index.tables import Tables, is_remote
+from index.tables import Tables
 
-__all__ = ["DataFile", "WrittenChunk", "commit", "write"]
-
-_PARTITIONS = ("stream_id", "date")
-_MICROSECONDS = "%Y-%m-%dT%H:%M:%SZ"  # Arrow's %S includes the fraction
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One Parquet file of one table."""
-
-    path: str
-    """Path below the table's folder."""
-
-    size: int
-    """Bytes."""
-
-    partition: tuple[tuple[str, str], ...]
-    """Name and value of each partition column."""
-
-    stats: str
-    """Statistics by which Delta skips files, JSON in Delta's own format."""
+__all__ = ["WrittenChunk", "commit", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +100,10 @@ def _commit_files(
     def add_files(delta: DeltaTable, new: list[tuple[DataFile, ...]], properties: CommitProperties) -> None:
         """Add the data files, which are written already, in one commit."""
         files = [file for files in new for file in files]
-        _check_present(table, files)
+        check_present(table.uri, files)
         _add_columns(delta, table.schema)
         delta.create_write_transaction(
-            [_add_action(file) for file in files],
+            [file.added() for file in files],
             mode="append",
             schema=table.schema,
             partition_by=list(table.partitions),
@@ -157,68 +129,7 @@ def _write_files(table: StoreTable, rows: pa.Table) -> list[DataFile]:
     found = []
     for day in pc.unique(rows["date"]).to_pylist():
         some = rows.filter(pc.equal(rows["date"], day))
-        partition = (("stream_id", some["stream_id"][0].as_py()), ("date", day))
-        path = f"{partition_folder(partition[0][1])}/date={day}/part-{uuid.uuid4()}.parquet"
-        some = some.drop_columns(list(_PARTITIONS))
-        size = _write_file(table, path, some)
-        found.append(DataFile(path, size, partition, _statistics(some)))
+        stream = some["stream_id"][0].as_py()
+        folder = f"{partition_folder(stream)}/date={day}"
+        found.append(write_file(table.uri, folder, {"stream_id": stream, "date": day}, some, table.writer))
     return found
-
-
-def _write_file(table: StoreTable, path: str, rows: pa.Table) -> int:
-    with translate_errors(table.uri):
-        system, root = file_system(table.uri)
-        place = f"{root}/{path}"
-        if not is_remote(table.uri):
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-        with system.open(place, "wb") as file:
-            pq.write_table(rows, file, **_parquet_options(table.writer, rows.column_names))
-        return int(system.size(place))
-
-
-def _parquet_options(writer: WriterProperties, names: Sequence[str]) -> dict[str, Any]:
-    """Options with which Arrow's writer writes a file as Delta's does with `writer`."""
-    own = writer.column_properties or {}
-    if writer.default_column_properties is None:
-        others = [name for name in names if name not in own]
-    else:  # columns that are not named have neither dictionaries nor statistics
-        others = [name for name in names if name in own]
-    compression = (writer.compression or "SNAPPY").split("(")[0]
-    return {
-        "compression": "NONE" if compression == "UNCOMPRESSED" else compression,
-        "compression_level": 3 if compression == "ZSTD" else None,
-        "use_dictionary": others,
-        "write_statistics": others,
-        "row_group_size": writer.max_row_group_size,
-    }
-
-
-def _statistics(rows: pa.Table) -> str:
-    """Statistics by which Delta skips files: least and greatest value of the columns that predicates name.
-
-    deltalake 1.6.6 skips a file for a predicate on a column that is not among them.
-    """
-    low: dict[str, str] = {}
-    high: dict[str, str] = {}
-    for name in ("captured_at", "head"):
-        if name in rows.column_names:
-            low[name], high[name] = (pc.strftime(f(rows[name]), format=_MICROSECONDS).as_py() for f in (pc.min, pc.max))
-    low["segment"] = high["segment"] = rows["segment"][0].as_py()
-    counts = dict.fromkeys(low, 0)
-    return json.dumps({"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": counts})
-
-
-def _add_action(file: DataFile) -> AddAction:
-    return AddAction(file.path, file.size, dict(file.partition), round(time() * 1000), True, file.stats)
-
-
-def _check_present(table: StoreTable, files: Sequence[DataFile]) -> None:
-    with translate_errors(table.uri):
-        system, root = file_system(table.uri)
-        gone = [
-            file
-            for file in files
-            if not system.exists(f"{root}/{file.path}") or system.size(f"{root}/{file.path}") != file.size
-        ]
-    for file in gone:
-        raise StoreCorrupt(f"{mask_url(table.uri)}/{file.path}: written and now gone; run the same backfill again")

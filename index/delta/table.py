@@ -34,7 +34,7 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from index.delta.failures import retry_conflicts, translate_errors
 from index.delta.files import TableFiles
@@ -42,9 +42,10 @@ from index.delta.log_mark import LogMark
 from index.delta.objects import delta_options
 from index.delta.row_filter import RowFilter
 from index.delta.snapshot import TableSnapshot
+from index.delta.time_order import write_by_time
 from index.delta.transactions import Transactions
 from index.delta.writers import WRITERS
-from index.errors import CommitFenced, IdentityMismatch, mask_url
+from index.errors import CommitFenced, IdentityMismatch, StoreCorrupt, mask_url
 from index.schemas import ENCODERS_KEY, PATCHES_KEY, TABLES
 
 __all__ = ["GRACE_HOURS", "RequirementFailed", "StoreTable"]
@@ -422,27 +423,35 @@ class StoreTable:
         """Delete files that were replaced, or written and never committed, over `GRACE_HOURS` ago; returns their
         number."""
         with translate_errors(self.uri):
-            return len(
-                self.open().vacuum(
-                    retention_hours=GRACE_HOURS, dry_run=False, enforce_retention_duration=False, full=True
-                )
-            )
+            found = self.open().vacuum(GRACE_HOURS, dry_run=False, enforce_retention_duration=False, full=True)
+            return len(found)
 
     @retry_conflicts
-    def merge_files(self, partition: Sequence[tuple[str, str]], target_bytes: int) -> None:
+    def merge_files(self, partition: Sequence[tuple[str, str]], target_bytes: int, sort_bytes: int = 0) -> None:
         """Merge the files of a partition, pairs of column and value, into files of about `target_bytes`.
 
-        Concurrent appends do not conflict with it; a deletion does, and the merge begins again. Raises
-        CommitFailedError when each of twelve attempts conflicts.
+        Rows stay in the order of their commits. With `sort_bytes` they are written in the order of time, if files that
+        overlap have at most these bytes. Concurrent appends do not conflict with it; a deletion does, and the merge
+        begins again. Raises CommitFailedError when each of twelve attempts conflicts.
         """
         with self._newest() as table:
-            table.optimize.compact(
-                partition_filters=[(name, "=", value) for name, value in partition],
-                target_size=target_bytes,
-                max_concurrent_tasks=1,
-                writer_properties=self.writer,
-                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, at the end
-            )
+            began = table.version()
+            try:
+                if sort_bytes:
+                    files = TableSnapshot.of(table, self.uri, self.schema, self.options, self._footers)
+                    if write_by_time(table, files, dict(partition), self.writer, target_bytes, sort_bytes):
+                        return
+                table.optimize.compact(
+                    partition_filters=[(name, "=", value) for name, value in partition],
+                    target_size=target_bytes,
+                    max_concurrent_tasks=1,
+                    writer_properties=self.writer,
+                    post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # one, at the end
+                )
+            except (StoreCorrupt, DeltaError, OSError) as error:
+                if isinstance(error, CommitFailedError) or self.open().version() == began:
+                    raise
+                raise CommitFailedError("files were deleted while they were merged") from error
 
     def clean_log(self) -> None:
         """Write a checkpoint and delete log entries before it that are older than ten minutes."""

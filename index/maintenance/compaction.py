@@ -11,7 +11,9 @@ writes them as one file in a commit of its own, without changing a row:
 - A replaced file is kept for an hour for processes that are reading it. So is a file that no version lists, because a
   writer may be about to commit it. Log entries are kept for ten minutes. The next compaction deletes what is older;
   `forget` deletes the files of its stream at once.
-- Memory is bounded: one file is written at a time, of about `TARGET_BYTES`.
+- Files of `frames` that were committed in no order of time, as workers of a backfill do, are sorted as they are merged,
+  so that a window reads the row groups of its own times; see `index.delta.time_order`.
+- Memory is bounded: one file is written at a time, of about `TARGET_BYTES`; at most `_SORT_BYTES` are sorted at once.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
+import numpy as np
 from deltalake.exceptions import CommitFailedError
 from pydantic import BaseModel, ConfigDict
 
 from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 from index.delta.table import StoreTable
+from index.delta.time_order import is_scattered
 from index.errors import StoreBusy, UnknownStream, mask_url
 from index.maintenance.compaction_lock import CompactionLock
 from index.tables import Tables
@@ -36,6 +40,8 @@ TARGET_BYTES = 64 * 2**20
 """Size of the files that small ones are merged into."""
 
 _MIN_FILES = 4  # merging fewer is not worth writing their bytes again
+_SORTED = "frames"  # the table whose windows are read by time; row groups of patches hold few frames in any order
+_SORT_BYTES = 256 * 2**20  # of files that overlap, which are sorted in memory
 
 _Partition = tuple[tuple[str, str], ...]  # name and value of each partition column
 
@@ -80,6 +86,20 @@ class TableCompaction(BaseModel):
 class _TableFile:
     partition: _Partition
     size: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """A partition that is merged."""
+
+    partition: _Partition
+    small: int
+    """Number of its files below half of the target."""
+    size: int
+    """Bytes of those."""
+    scattered: bool
+    """Whether its rows are sorted."""
 
 
 def compact(
@@ -132,25 +152,27 @@ def _compact_table(
     """Compact one table; without a lock, only count."""
     before, log_before = _list_files(table), count_log_entries(table)
     chosen = [
-        (partition, small, size)
-        for partition, small, size in _mergeable(before, target_bytes)
-        if streams is None or dict(partition)["stream_id"] in streams
+        merge
+        for merge in _mergeable(before, target_bytes)
+        if streams is None or dict(merge.partition)["stream_id"] in streams
     ]
     if most_bytes is not None:
-        chosen.sort(key=lambda each: dict(each[0]).get("date", ""))
-        reached = list(accumulate((size for _, _, size in chosen), initial=0))
+        chosen.sort(key=lambda each: dict(each.partition).get("date", ""))
+        reached = list(accumulate((each.size for each in chosen), initial=0))
         chosen = [each for each, before_it in zip(chosen, reached, strict=False) if before_it < most_bytes]
     removed = 0
     if lock is not None:
         table.configure()
-        for partition, _, size in chosen:
-            lock.acquire(size)
-            on_partition(table.name, "/".join(value for _, value in partition))
+        for merge in chosen:
+            lock.acquire(merge.size)
+            on_partition(table.name, "/".join(value for _, value in merge.partition))
+            sort_bytes = _SORT_BYTES if merge.scattered and table.name == _SORTED else 0
             try:
-                table.merge_files(partition, target_bytes)
+                table.merge_files(merge.partition, target_bytes, sort_bytes)
             except CommitFailedError as error:
                 raise StoreBusy(
-                    f"{mask_url(table.uri)}: {partition} changed during every attempt to merge it; try again later"
+                    f"{mask_url(table.uri)}: {merge.partition} changed during every attempt to merge it; "
+                    "try again later"
                 ) from error
         removed = table.vacuum()
         table.clean_log()
@@ -158,7 +180,7 @@ def _compact_table(
     return TableCompaction(
         table=table.name,
         partitions=len(chosen),
-        merged=sum(small for _, small, _ in chosen),
+        merged=sum(each.small for each in chosen),
         files_before=len(before),
         files_after=len(after),
         bytes_before=sum(file.size for file in before),
@@ -176,16 +198,23 @@ def _list_files(table: StoreTable) -> list[_TableFile]:
     values = [columns[name] for name in table.partitions]
     keys = [tuple(zip(table.partitions, key, strict=True)) for key in zip(*values, strict=True)]
     sizes = listed["size_bytes"].to_pylist()
-    files = (_TableFile(key, size) for key, size in zip(keys, sizes, strict=True))
+    firsts = listed["first"].to_pylist()
+    files = (_TableFile(*each) for each in zip(keys, sizes, firsts, strict=True))
     return sorted(files, key=lambda file: file.partition)
 
 
-def _mergeable(files: Sequence[_TableFile], target_bytes: int) -> Iterator[tuple[_Partition, int, int]]:
-    """Partitions with enough files below half of `target_bytes`: the partition, their number and their bytes."""
+def _mergeable(files: Sequence[_TableFile], target_bytes: int) -> Iterator[_Merge]:
+    """Partitions with enough files below half of `target_bytes`.
+
+    Sorting writes all files of a partition again, so it waits until at least half of the bytes are in small files.
+    """
     for partition, group in groupby(files, key=lambda file: file.partition):
-        small = [file.size for file in group if file.size < target_bytes // 2]
+        found = list(group)
+        small = [file.size for file in found if file.size < target_bytes // 2]
         if len(small) >= _MIN_FILES:
-            yield partition, len(small), sum(small)
+            worth = 2 * sum(small) >= sum(file.size for file in found)
+            scattered = worth and is_scattered(np.array([file.first for file in found]))
+            yield _Merge(partition, len(small), sum(small), scattered)
 
 
 def count_log_entries(table: StoreTable) -> int:

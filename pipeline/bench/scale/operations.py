@@ -76,6 +76,7 @@ def measure(url: str, query: NDArray[np.float32], *, change: bool = True) -> dic
         ("window_all_streams_one_hour", lambda: Store.open(url).window(None, *hour)),
         ("search_live", search),
         ("search_live_one_hour", lambda: search(*hour)),
+        ("verify_quick", lambda: Store.open(url).verify(quick=True)),
         ("verify", lambda: Store.open(url).verify()),
     ]
     if change:
@@ -87,6 +88,7 @@ def measure(url: str, query: NDArray[np.float32], *, change: bool = True) -> dic
             ("compact", lambda: Store.open(url).compact()),
             ("search_compacted", search),
             ("window_compacted_one_hour", lambda: Store.open(url).window(None, *hour)),
+            ("verify_quick_compacted", lambda: Store.open(url).verify(quick=True)),
         ]
     return {name: _counted(operation) for name, operation in operations}
 

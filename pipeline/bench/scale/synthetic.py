@@ -79,6 +79,9 @@ class StorePlan:
     seed: int = 0
     """Seed of the vectors."""
 
+    shuffled: bool = False
+    """Whether the files of a day are committed in no order, as by workers of a backfill."""
+
     def __post_init__(self) -> None:
         numbers = (self.streams, self.days, self.frames, self.every, self.files, self.segments, self.dimension)
         if min(numbers) < 1:
@@ -94,6 +97,11 @@ class StorePlan:
     def times(self, day: int) -> NDArray[np.int64]:
         """int64[F]: times of a day's frames, UTC microseconds."""
         return _BEGAN + (day * _DAY + np.arange(self.frames, dtype=np.int64) * self.every) * _SECOND
+
+    def order(self) -> list[int]:
+        """The files of a day in the order of their commits."""
+        parts = np.arange(self.files)
+        return (np.random.default_rng([self.seed, 5]).permutation(parts) if self.shuffled else parts).tolist()
 
     def bounds(self) -> NDArray[np.int64]:
         """int64[segments + 1]: the first frame of each segment of a day, and the number of frames."""
@@ -193,13 +201,13 @@ def _commits(
         chosen = range(first, min(first + together, plan.streams))
         for day in range(plan.days):
             vectors = [synthetic_vectors(plan, stream, day, things) for stream in chosen]
-            for part in range(plan.files):
+            for number, part in enumerate(plan.order()):
                 some = [
                     _rows(plan, pair, stream, day, part, each, picture)
                     for stream, each in zip(chosen, vectors, strict=True)
                 ]
                 patches, frames, segments = (pa.concat_tables(parts) for parts in zip(*some, strict=True))
-                yield f"synthetic/{first}", day * plan.files + part, (patches, frames, segments)
+                yield f"synthetic/{first}", day * plan.files + number, (patches, frames, segments)
 
 
 def _rows(

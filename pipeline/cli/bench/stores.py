@@ -104,6 +104,10 @@ def bench_store(
         typer.Option("--profile", help="Profile whose encoders the store claims, so that texts can be asked."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the vectors.")] = 0,
+    shuffled: Annotated[
+        bool,
+        typer.Option("--shuffled", help="Commit the files of a day in no order, as workers of a backfill do."),
+    ] = False,
 ) -> None:
     """Make a store of any size with synthetic vectors and tiny patches.
 
@@ -114,7 +118,7 @@ def bench_store(
         named = load_profile(settings_of(context, profile=profile).profile)
         encoders = import_module("model.encoders.encoder").load_encoders(named).pair
         dimension = encoders.frame.dimension
-    plan = synthetic.StorePlan(streams, days, frames, every, files, segments, dimension, seed)
+    plan = synthetic.StorePlan(streams, days, frames, every, files, segments, dimension, seed, shuffled)
     began = time.perf_counter()
     with progress() as bar:
         task = bar.add_task("store", total=None, detail="")

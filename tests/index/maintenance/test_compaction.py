@@ -16,9 +16,10 @@ import pytest
 from deltalake import DeltaTable
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter
+from index.delta import time_order
 from index.delta.writers import patch_writer
 from index.errors import StoreBusy, StoreFull, UnknownStream
-from index.maintenance import compaction_lock
+from index.maintenance import compaction, compaction_lock
 from index.maintenance.compaction import TableCompaction, compact, count_log_entries
 from index.patches.codec import PatchEncoding
 from index.store import Store
@@ -360,4 +361,71 @@ def test_a_run_merges_at_most_so_many_bytes_the_oldest_days_first(tmp_path: Path
         days.append([len(files["front", f"2024-03-0{day}"]) for day in (1, 2, 3)])
     assert days == [[1, 4, 4], [1, 1, 4], [1, 1, 1]]
     np.testing.assert_array_equal(store.window().frame_vectors, expected.frame_vectors)
+    assert store.verify() == []
+
+
+def backfilled_out_of_order(store: Store) -> None:
+    """64 segments of half a minute of one day, committed in no order, as workers of a backfill do."""
+    for at in np.random.default_rng(7).permutation(64).tolist():
+        records = make_records("front", BEGAN + 30 * at * SECOND, n=30, seed=at)
+        store.append(make_segment(records, at, f"file-{at}"), records)
+
+
+def row_group_seconds(store: Store) -> list[int]:
+    """The seconds between the first and the last frame of each row group of `frames`."""
+    found = []
+    for path in parquet(store, "frames"):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            times = file.read_row_group(group, columns=["captured_at"])["captured_at"].to_numpy().astype(np.int64)
+            found.append(int(times.max() - times.min()) // SECOND)
+    return found
+
+
+def test_frames_that_were_committed_in_no_order_are_sorted_by_time(store: Store) -> None:
+    backfilled_out_of_order(store)
+    was = contents(store)
+    done = by_table(store.compact())
+    assert (done["frames"].files_before, done["frames"].files_after) == (64, 1)
+    assert contents(store) == was
+    assert max(row_group_seconds(store)) == 255  # 256 frames, one a second; in the order of commits 1,700 and more
+    assert store.verify() == []
+
+
+def test_frames_stay_in_the_order_of_commits_where_sorting_needs_too_much_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "_SORT_BYTES", 1)
+    backfilled_out_of_order(store)
+    was = contents(store)
+    store.compact()
+    assert contents(store) == was
+    assert max(row_group_seconds(store)) > 1_000
+
+
+@pytest.mark.parametrize("sorts", [True, False])
+@pytest.mark.parametrize("other", ["append", "forget"])
+def test_a_commit_while_frames_are_merged_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, other: str, sorts: bool
+) -> None:
+    """The other commit comes after the files were listed and before they are read."""
+    backfilled_out_of_order(store)
+    reader, began = Store.open(store.url), time_order.runs
+
+    def late(*arrays: Any) -> Any:
+        monkeypatch.undo()
+        if other == "append":
+            records = make_records("front", BEGAN + 30 * 64 * SECOND, n=30, seed=64)
+            reader.append(make_segment(records, 64, "file-64"), records)
+        else:
+            reader.forget("front", BEGAN + 30 * 32 * SECOND)
+        return began(*arrays)
+
+    if not sorts:
+        monkeypatch.setattr(compaction, "_SORT_BYTES", 1)  # too small, after `runs`: Delta merges the files
+    monkeypatch.setattr(time_order, "runs", late)
+    store.compact()
+    times = Store.open(store.url).window().captured_at
+    expected = range(65 * 30) if other == "append" else range(32 * 30, 64 * 30)
+    assert times.tolist() == [BEGAN + second * SECOND for second in expected]
     assert store.verify() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ def test_a_store_that_was_stopped_is_completed(tmp_path: Path) -> None:
 
 
 def test_vectors_are_those_of_the_plan_in_whatever_files(tmp_path: Path) -> None:
-    one = StorePlan(**{name: getattr(PLAN, name) for name in PLAN.__slots__} | {"files": 1})
-    stores = [make_synthetic_store(tmp_path / str(i), plan) for i, plan in enumerate((PLAN, one))]
+    one, shuffled = replace(PLAN, files=1), replace(PLAN, shuffled=True)
+    stores = [make_synthetic_store(tmp_path / str(i), plan) for i, plan in enumerate((PLAN, one, shuffled))]
     things = concepts(PLAN)
     for store in stores:
         window = store.window(["camera-0001"])
@@ -51,7 +52,9 @@ def test_vectors_are_those_of_the_plan_in_whatever_files(tmp_path: Path) -> None
         np.testing.assert_array_equal(window.frame_vectors, expected)
         np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
         assert store.patches(window).shape == (100, 1, 4)
-    assert [len(store.tables.frames.files().streams) for store in stores] == [30, 6]
+    assert [len(store.tables.frames.files().streams) for store in stores] == [30, 6, 30]
+    assert sorted(shuffled.order()) == PLAN.order() == list(range(5))
+    assert shuffled.order() != PLAN.order()
 
 
 def test_a_thing_is_found_where_it_is_seen(tmp_path: Path) -> None:
