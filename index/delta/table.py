@@ -357,10 +357,9 @@ class StoreTable:
         with self._reading, translate_errors(self.uri):
             handle, self._reader = self._reader, None  # kept again only if nothing fails
             now = time.monotonic()
-            if handle is None or now - self._reader_at > _READER_SECONDS or not self._marks[1].stays():
+            if handle is None or now - self._reader_at > _READER_SECONDS or not self._marks[1].follow(handle):
                 handle, self._snapshot = self._open_to_keep(), None
-            else:
-                handle.update_incremental()
+                self._marks[1].forget()
             self._marks[1].note(handle.version())
             if self._snapshot is None or self._snapshot.version != handle.version():
                 self._snapshot = TableSnapshot.of(handle, self.uri, self.schema, self.options, self._footers)
@@ -486,6 +485,7 @@ class StoreTable:
             now = time.monotonic()
             if handle is None or now - self._handle_at > _HANDLE_SECONDS or not self._marks[0].stays():
                 handle = self._open_to_keep()
+                self._marks[0].forget()
             elif update:
                 handle.update_incremental()
             else:

@@ -87,3 +87,26 @@ def test_one_stat_tells(tmp_path: Path) -> None:
     shutil.rmtree(store.url)
     shutil.copytree(tmp_path / "copy", store.url)
     assert not mark.stays()
+
+
+def test_the_marked_entry_stays_for_a_minute_whatever_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    fill(store, 4, "gate")
+    now = [1000.0]
+    monkeypatch.setattr("index.delta.log_mark.time.monotonic", lambda: now[0])
+    mark, log = LogMark(store.tables.frames.uri), Path(store.tables.frames.uri, "_delta_log")
+    mark.note(1)
+    for version in (2, 3):  # a handle that follows a busy log
+        now[0] += 29
+        mark.note(version)
+    (log / f"{1:020d}.json").rename(log / "kept")
+    assert not mark.stays()
+    (log / "kept").rename(log / f"{1:020d}.json")
+    now[0] += 2
+    mark.note(3)
+    (log / f"{1:020d}.json").unlink()  # the log was cleaned
+    assert mark.stays()
+    (log / f"{3:020d}.json").unlink()
+    assert not mark.stays()
