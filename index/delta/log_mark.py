@@ -14,6 +14,7 @@ import os
 import time
 
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from index.delta.objects import file_system
 
@@ -65,7 +66,10 @@ class LogMark:
         if not self.stays():
             return False
         before = handle.version()
-        handle.update_incremental()
+        try:
+            handle.update_incremental()
+        except DeltaError:  # such as a log that ends before the handle's version; opening anew says what it is
+            return False
         return handle.version() == before or self._mark is None or self._still()
 
     def _still(self) -> bool:
