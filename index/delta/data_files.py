@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -26,7 +27,7 @@ from index.delta.failures import translate_errors
 from index.delta.objects import file_system
 from index.errors import StoreCorrupt, mask_url
 
-__all__ = ["DataFile", "check_present", "write_file"]
+__all__ = ["DataFile", "check_present", "remove_files", "write_file"]
 
 _MICROSECONDS = "%Y-%m-%dT%H:%M:%SZ"  # Arrow's %S includes the fraction
 
@@ -74,10 +75,22 @@ def write_file(
         place = f"{root}/{path}"
         if "://" not in uri:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
-        with system.open(place, "wb") as file:
-            pq.write_table(rows, file, **_parquet_options(writer, rows.column_names))
+        try:
+            with system.open(place, "wb") as file:
+                pq.write_table(rows, file, **_parquet_options(writer, rows.column_names))
+        except Exception:
+            remove_files(uri, [path])
+            raise
         size = int(system.size(place))
     return DataFile(path, size, tuple(partition.items()), _statistics(rows))
+
+
+def remove_files(uri: str, paths: Sequence[str]) -> None:
+    """Delete files that no commit has added, as far as that is possible: their bytes are missing on a full disk."""
+    system, root = file_system(uri)
+    for path in paths:
+        with suppress(Exception):  # `vacuum` does it later
+            system.rm_file(f"{root}/{path}")
 
 
 def check_present(uri: str, files: Sequence[DataFile]) -> None:

@@ -19,7 +19,7 @@ from deltalake import DeltaTable, WriterProperties
 from deltalake.transaction import RemoveAction
 from numpy.typing import NDArray
 
-from index.delta.data_files import write_file
+from index.delta.data_files import DataFile, remove_files, write_file
 from index.delta.snapshot import TableSnapshot
 
 __all__ = ["is_scattered", "runs", "write_by_time"]
@@ -85,9 +85,13 @@ def write_by_time(
         RemoveAction(path, False, round(time() * 1000), size, dict(partition))
         for path, size in zip(listed["path"].to_pylist(), sizes.tolist(), strict=True)
     ]
-    written = [
-        write_file(files.uri, folder, partition, rows, writer) for rows in _large_parts(files, found, target_bytes)
-    ]
+    written = list[DataFile]()
+    try:
+        for rows in _large_parts(files, found, target_bytes):
+            written.append(write_file(files.uri, folder, partition, rows, writer))
+    except Exception:
+        remove_files(files.uri, [file.path for file in written])
+        raise
     table.create_write_transaction(
         [*(file.added(new_rows=False) for file in written), *removed],
         mode="append",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -429,3 +430,28 @@ def test_a_commit_while_frames_are_merged_is_kept(
     expected = range(65 * 30) if other == "append" else range(32 * 30, 64 * 30)
     assert times.tolist() == [BEGAN + second * SECOND for second in expected]
     assert store.verify() == []
+
+
+def test_a_full_disk_while_frames_are_sorted_leaves_no_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    backfilled_out_of_order(store)
+    was, disk, left = contents(store), set(on_disk(store)), 3
+    write = pq.write_table
+
+    def full(rows: Any, file: Any, **options: Any) -> None:
+        nonlocal left
+        write(rows.slice(0, 1), file, **options)  # as much as there is room for
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= 1
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(StoreFull, match="no space left"):
+        compact(store.tables, target_bytes=64 * 1024)
+    monkeypatch.undo()
+    assert left == 0
+    assert {path for path in set(on_disk(store)) - disk if path.endswith(".parquet") and "/frames/" in path} == set()
+    assert contents(store) == was
+    assert store.verify() == []
+    done = by_table(store.compact())
+    assert done["frames"].merged == 64
+    assert contents(store) == was
