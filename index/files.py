@@ -26,17 +26,28 @@ import errno
 import os
 import secrets
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
-__all__ = ["DAMAGED_ARRAYS", "PART", "atomic_file", "cache_folder", "write_atomically"]
+__all__ = [
+    "DAMAGED_ARRAYS",
+    "PART",
+    "atomic_file",
+    "cache_folder",
+    "load_array",
+    "load_arrays",
+    "write_atomically",
+]
 
 PART = ".part"
 """Ending of the name of a temporary file."""
@@ -46,7 +57,32 @@ DAMAGED_ARRAYS = (
     *(SyntaxError, tokenize.TokenError),  # numpy parses the header of an array as code
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
-"""What `numpy.load` raises, and what reads its result, if a .npy or .npz file is absent or damaged."""
+"""What `load_array` and `load_arrays` raise, and what reads their result, if a file is absent or damaged."""
+
+_PARSER = threading.Lock()
+"""Held while numpy parses the headers of arrays, as Python code: CPython counts the depth of the syntax tree once for
+all threads, and raises SystemError if another thread parses in between (seen with 3.11)."""
+
+
+def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """The array of a .npy file, as `numpy.load` returns it without pickles; any number of threads may call it.
+
+    Args:
+        path: the file.
+        mapped: map it into memory, to be read only.
+
+    Raises:
+        one of DAMAGED_ARRAYS: the file is absent or damaged.
+    """
+    with _PARSER:
+        found: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return found
+
+
+def load_arrays(file: Path | BinaryIO, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The named arrays of a .npz file, all when None; otherwise like `load_array`."""
+    with _PARSER, np.load(file, allow_pickle=False) as held:
+        return {name: held[name] for name in (held.files if names is None else names)}
 
 
 def write_atomically(

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from index.columns import digest
 from index.commits import bulk
 from index.errors import IdentityMismatch, UsageError, mask_url, validation_message
-from index.files import DAMAGED_ARRAYS
+from index.files import DAMAGED_ARRAYS, load_array
 from index.patches.codec import PatchEncoding
 from index.records import ClockSource, EncoderIdentity, EncoderPair, FrameRecords, Segment
 from index.schemas import check_stream_id
@@ -198,7 +198,7 @@ def _about(folder: Path) -> dict[str, Any] | None:
 
 def _vectors(path: Path) -> NDArray[np.generic]:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = load_array(path, mapped=True)
     except DAMAGED_ARRAYS as error:
         raise UsageError(f"{path}: is not a valid .npy file ({error})") from None
     if not isinstance(found, np.ndarray):

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.files import DAMAGED_ARRAYS, atomic_file, write_atomically
+from index.files import DAMAGED_ARRAYS, atomic_file, load_arrays, write_atomically
 from index.schemas import decode_stream_id, encode_stream_id
 from index.search.gpu import FlatVectors
 from index.search.scores import cosines
@@ -142,10 +142,10 @@ class FaissShards:
         """The shard of a stream and day (YYYY-MM-DD), or None if it is absent or damaged: a cache raises no error."""
         path = self.folder / encode_stream_id(stream_id) / f"{day}.faiss"
         try:
-            with np.load(path.with_suffix(".npz")) as side:
-                captured_at, segments = side["captured_at"], frozenset(str(s) for s in side["segments"])
-                identity, size = str(side["identity"]), int(side["size"])
-                files = frozenset(str(s) for s in side["files"]) if "files" in side else frozenset()
+            side = load_arrays(path.with_suffix(".npz"))
+            captured_at, segments = side["captured_at"], frozenset(str(s) for s in side["segments"])
+            identity, size = str(side["identity"]), int(side["size"])
+            files = frozenset(str(s) for s in side["files"]) if "files" in side else frozenset()
             if path.stat().st_size != size:
                 return None
         except DAMAGED_ARRAYS:

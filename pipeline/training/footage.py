@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from index.errors import SightlineError, TrainingDataInvalid, UsageError
-from index.files import DAMAGED_ARRAYS
+from index.files import DAMAGED_ARRAYS, load_array
 from index.records import to_micros
 from ingest.decoding.sandbox import read_frames
 from model.encoders.preprocessing import Preprocessing
@@ -231,7 +231,7 @@ def _keep(entry: Path, features: SampleFeatures) -> None:
 
 def _load(entry: Path, conversation: Conversation) -> SampleFeatures:
     try:
-        arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in entry.glob("*.npy")}
+        arrays = {path.stem: load_array(path, mapped=True) for path in entry.glob("*.npy")}
         return SampleFeatures(**{**arrays, **{name: np.array(arrays[name]) for name in ("vectors", "norms")}})
     except DAMAGED_ARRAYS:
         raise TrainingDataInvalid(

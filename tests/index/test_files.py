@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import os
@@ -9,15 +10,17 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.files import DAMAGED_ARRAYS, PART, atomic_file, cache_folder, write_atomically
+from index.files import DAMAGED_ARRAYS, PART, atomic_file, cache_folder, load_array, load_arrays, write_atomically
 from tests.support.processes import ROOT
 
 
@@ -196,8 +199,46 @@ def test_damaged_arrays_raise_only_what_is_listed(zipped: bool, at: int, new: by
     at %= min(len(data), 400)
     data[at : at + len(new)] = new
     try:
-        found = np.load(io.BytesIO(bytes(data[: at + 1] if cut else data)), allow_pickle=False)
+        found = io.BytesIO(bytes(data[: at + 1] if cut else data))
         if zipped:
-            assert [found[name].shape for name in found.files]
+            assert [each.shape for each in load_arrays(found).values()]
+        else:
+            np.load(found, allow_pickle=False)
     except DAMAGED_ARRAYS:
         return
+
+
+def test_threads_do_not_parse_the_headers_of_arrays_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython 3.11 raises SystemError where they do: "AST constructor recursion depth mismatch"."""
+    expected, parse = np.arange(96), ast.literal_eval
+    np.save(tmp_path / "one.npy", expected)
+    np.savez(tmp_path / "some.npz", a=expected, b=expected[:3])
+    inside, most = list[str](), list[int]()
+
+    def slow(header: str) -> Any:
+        inside.append(header)
+        most.append(len(inside))
+        time.sleep(0.001)
+        inside.pop()
+        return parse(header)
+
+    def read(number: int) -> None:
+        if number % 2:
+            np.testing.assert_array_equal(load_array(tmp_path / "one.npy", mapped=number % 3 == 0), expected)
+        else:
+            found = load_arrays(tmp_path / "some.npz")
+            assert {name: len(each) for name, each in found.items()} == {"a": 96, "b": 3}
+
+    monkeypatch.setattr(ast, "literal_eval", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(40)))
+    assert most == [1] * (20 + 20 * 2)
+
+
+def test_one_array_of_several_is_read_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", a=np.arange(3), b=np.arange(4))
+    assert list(load_arrays(tmp_path / "some.npz", ["b"])) == ["b"]
+    with pytest.raises(DAMAGED_ARRAYS):
+        load_arrays(tmp_path / "some.npz", ["c"])

@@ -125,8 +125,8 @@ class Fleet:
             assert held.tolist() == list(range(LENGTH * self.rounds))
         self.until(lambda: self.store.verify() == [], "the store agrees with itself")  # a commit may be under way
 
-    def unfinished(self, worker: subprocess.Popen[str]) -> list[str]:
-        """The partitions that this worker had when it ended and whose end the store has not reached."""
+    def owned(self, worker: subprocess.Popen[str]) -> set[str]:
+        """The partitions that this worker has, or had when it ended."""
         owned: set[str] = set()
         for line in self.log_of[worker.pid].read_text().splitlines():
             named = set(re.findall(rf"'({re.escape(self.kafka.segments)}/\d+)'", line))
@@ -134,7 +134,15 @@ class Fleet:
                 owned |= named
             elif " revoked " in line:
                 owned -= named
-        stored = OffsetCommitter(self.store.tables).offsets(sorted(owned))
+        return owned
+
+    def share(self) -> None:
+        """Wait until every worker has partitions: one that joins late finds no work left."""
+        self.until(lambda: all(map(self.owned, self.workers)), "every worker has partitions")
+
+    def unfinished(self, worker: subprocess.Popen[str]) -> list[str]:
+        """The partitions that this worker had when it ended and whose end the store has not reached."""
+        stored = OffsetCommitter(self.store.tables).offsets(sorted(self.owned(worker)))
         each = LENGTH // 2 * self.rounds  # messages of a partition: those of its one camera
         return [app for app, offset in stored.items() if (offset or 0) < each]
 

@@ -22,13 +22,15 @@ def test_machines_share_a_store_and_one_that_is_killed_loses_nothing(
     with s3_server(tmp_path) as server:
         connect(server, monkeypatch)
         kafka = broker.settings(prefix="machines", partitions=PARTITIONS)
-        fleet = Fleet(tmp_path, kafka, slow=0.1, store="s3://footage/store", poll=0.5)
+        fleet = Fleet(tmp_path, kafka, slow=0.3, store="s3://footage/store", poll=0.5)
         try:
             fleet.start(2)
+            fleet.share()
             fleet.publish()
             fleet.until(lambda: fleet.frames() >= LENGTH, "some of the footage is stored")
             assert kill(fleet, fleet.workers[0]), "it had work left"
             fleet.start(1)
+            fleet.share()
             fleet.publish()
             fleet.whole()
             reports = fleet.stop()

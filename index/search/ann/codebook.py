@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import digest
-from index.files import DAMAGED_ARRAYS, write_atomically
+from index.files import DAMAGED_ARRAYS, load_arrays, write_atomically
 from index.search.gpu import GPU
 
 __all__ = ["Codebook", "SampleOfFrames", "ShardLists", "bits_for", "coded_for", "lists_for", "train"]
@@ -300,9 +300,9 @@ class Codebook:
         try:
             if path.stat().st_size > _MAX_FILE:
                 return None
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-                facts = json.loads(held["facts"].tobytes())
-                rotation, centroids = held["rotation"], held["centroids"]
+            held = load_arrays(io.BytesIO(path.read_bytes()), ["facts", "rotation", "centroids"])
+            facts = json.loads(held["facts"].tobytes())
+            rotation, centroids = held["rotation"], held["centroids"]
             numbers = int(facts["far"]), float(facts["reach"]), int(facts["bits"]), int(facts["trained_rows"])
             made = cls(str(facts["identity"]), rotation, centroids, *numbers)
             fits = rotation.dtype == centroids.dtype == np.float32 and rotation.shape[0] == centroids.shape[1]

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import digest
-from index.files import DAMAGED_ARRAYS, PART, write_atomically
+from index.files import DAMAGED_ARRAYS, PART, load_array, write_atomically
 from index.search.ann.codebook import Codebook
 
 __all__ = ["MANIFEST", "IndexedRows", "Shard", "described_shard", "open_shard", "publish", "write_shard"]
@@ -117,7 +117,7 @@ class Shard:
 
     def _open(self) -> None:
         folder, codebook = self._folder, self.codebook
-        held = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        held = {name: load_array(folder / f"{name}.npy", mapped=True) for name in _ARRAYS}
         self.sizes: NDArray[np.int64] = np.array(held["sizes"])
         self.captured_at: NDArray[np.int64] = held["captured_at"]
         self.file: NDArray[np.int32] = held["file"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.child_processes import process_pool
+from index.files import load_array
 from model.world.drawing import Drawn, draw
 from model.world.scenes import HEIGHT, PLACES, SLOTS, WIDTH, Clip, Event, SceneCamera, make_camera, make_clip, rng_of
 
@@ -162,5 +163,5 @@ def make_bank(
         for i, name in enumerate(names):
             np.save(folder / f"{name}.npy", np.concatenate([part[i] for part in parts]))
         marker.touch()
-    loaded = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "pixels" else None) for name in names}
+    loaded = {name: load_array(folder / f"{name}.npy", mapped=name == "pixels") for name in names}
     return ClipBank(**loaded)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SiglipModel
 
+from index.files import load_array
 from model.profiles.profile import Profile, load_profile
 from model.selection import select_rows
 from model.training.micro.clip_bank import ClipBank
@@ -125,7 +126,7 @@ def load_features(bank: ClipBank, micro: Path, work: Path, on_progress: Callable
         """CLIP's vectors of texts."""
         return functional.normalize(clip.encode_text(ids(texts)), dim=-1).numpy()
 
-    return BankFeatures(np.load(patches_path, mmap_mode="r"), np.load(vectors_path), patch_text, frame_text)
+    return BankFeatures(load_array(patches_path, mapped=True), load_array(vectors_path), patch_text, frame_text)
 
 
 class EventPair(NamedTuple):

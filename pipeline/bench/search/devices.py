@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from index.child_processes import process_pool
 from index.errors import UsageError
+from index.files import load_array
 from index.search.ann.codebook import Codebook, SampleOfFrames, lists_for, train
 from index.search.gpu import GPU, FlatVectors
 from pipeline.bench.search.vectors import CameraVectors
@@ -167,7 +168,7 @@ def _made(path: Path, source: CameraVectors, frames: int, processes: int) -> NDA
     work = [(path, source.cameras, source.dimension, source.seed, each) for each in range(hours)]
     with process_pool(processes) as pool:
         list(pool.map(_make, work, chunksize=4))
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    return load_array(path, mapped=True)
 
 
 _sources: dict[tuple[int, int, int], CameraVectors] = {}

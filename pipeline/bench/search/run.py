@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from index.columns import frame_rows
+from index.files import load_arrays
 from index.records import EncoderIdentity, EncoderPair, FrameRecords
 from index.store import Store
 from pipeline.bench.search.vectors import CameraVectors
@@ -126,8 +127,7 @@ def _bench(folder: Path, frames: int, cameras: int, dimension: int, queries: int
     if made:
         best = _make(store, source, frames, texts)
         np.savez(best_file, *best)
-    with np.load(best_file) as held:
-        best = [held[name] for name in held.files]
+    best = list(load_arrays(best_file).values())
     make_seconds, since = perf_counter() - since if made else 0.0, perf_counter()
     large = store.vectors.large
     built = large.build()
