@@ -326,7 +326,7 @@ run()
 def test_a_worker_whose_poll_hangs_ends_after_the_signal_or_by_its_watchdog(broker: Broker, tmp_path: Path) -> None:
     with ExitStack() as stack:
         workers = []
-        for name, seconds in (("watched", 30), ("signalled", 600)):  # 30: the start of a busy machine is no hang
+        for name, seconds in (("watched", 30), ("signalled", 600)):
             variables = topics(broker, name)
             settings = broker.settings(prefix=name)
             with Sender(settings) as sender:
@@ -334,7 +334,13 @@ def test_a_worker_whose_poll_hangs_ends_after_the_signal_or_by_its_watchdog(brok
                 sender.send(settings.segments, key="gate", value=message.to_bytes())
                 sender.flush()
             home = tmp_path / name
-            arguments = ("consume", "--group", "g", "--store", home / "store")
+            arguments = (
+                "consume",
+                "--group",
+                name,
+                "--store",
+                home / "store",
+            )  # a group each: none rebalances the other
             variables["SIGHTLINE_KAFKA_POLL_SECONDS"] = str(seconds)
             workers.append(stack.enter_context(running(home, *arguments, program=_HUNG, **variables)))
         watched, signalled = workers
