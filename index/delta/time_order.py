@@ -83,7 +83,7 @@ def write_by_time(
     folder = files.paths[0].rsplit("/", 1)[0]
     removed = [
         RemoveAction(path, False, round(time() * 1000), size, dict(partition))
-        for path, size in zip(listed["path"].to_pylist(), sizes.tolist(), strict=True)
+        for path, size in zip(files.paths, sizes.tolist(), strict=True)  # deltalake encodes them itself
     ]
     written = list[DataFile]()
     try:
