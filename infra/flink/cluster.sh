@@ -57,9 +57,10 @@ taskmanager.memory.managed.size: 64m
 taskmanager.memory.jvm-metaspace.size: 192m
 taskmanager.memory.jvm-overhead.min: 64m
 taskmanager.memory.jvm-overhead.max: 64m
-# a dead task manager is noticed soon, and the job tried again where there are slots
+# A dead task manager refuses its second heartbeat and is noticed in seconds, and the job is tried again where there are
+# slots. One that a busy machine keeps waiting is not dead.
 heartbeat.interval: 1000
-heartbeat.timeout: 6000
+heartbeat.timeout: 120000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 5
 restart-strategy.fixed-delay.delay: 1 s
@@ -73,10 +74,10 @@ task_manager() {
         -Dtaskmanager.resource-id="$2"
 }
 
-# until URL shows TEXT, or the process of a pid file is gone, or two minutes are over
+# until URL shows TEXT, or the process of a pid file is gone, or ten minutes are over
 await() {
     local url="$1" text="$2" folder="$3" name="$4"
-    for _ in $(seq 600); do
+    for _ in $(seq 3000); do
         if curl -fsS --max-time 2 "$url" 2>/dev/null | grep -q "$text"; then return; fi
         kill -0 "$(cat "$folder/$name.pid")" 2>/dev/null || break
         sleep 0.2
@@ -101,7 +102,7 @@ start() {
     run "$folder" job-server 384 org.apache.beam.runners.flink.FlinkJobServerDriver --flink-master "127.0.0.1:$rest" \
         --job-host localhost --job-port "$jobs" --artifact-port 0 --expansion-port 0 --artifacts-dir "$folder/tmp/artifacts"
     await "http://127.0.0.1:$rest/overview" "\"taskmanagers\":$count," "$folder" job-manager
-    for _ in $(seq 600); do
+    for _ in $(seq 3000); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$jobs") 2>/dev/null; then return; fi
         kill -0 "$(cat "$folder/job-server.pid")" 2>/dev/null || break
         sleep 0.2

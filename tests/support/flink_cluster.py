@@ -23,6 +23,7 @@ from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "flink" / "cluster.sh"
+HELD, OPEN = "held", "open"  # files at the gate of a worker, see `tests.support.gated_beam_worker`
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
@@ -35,11 +36,11 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
-def portable(port: int) -> list[str]:
-    """Beam's options for the job server on `port`, with Python workers as processes."""
+def portable(port: int, command: Path = ROOT / "infra" / "beam_worker.sh", **more: str) -> list[str]:
+    """Beam's options for the job server on `port`, with Python workers as processes; `more` is of their environment."""
     worker = {
-        "command": str(ROOT / "infra" / "beam_worker.sh"),
-        "env": {"BEAM_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        "command": str(command),
+        "env": {"BEAM_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **more},
     }
     return [
         f"--job_endpoint=localhost:{port}",
@@ -119,11 +120,17 @@ class Cluster:
                     found[name] = found.get(name, 0) + count
         return found
 
-    def beam(self) -> list[str]:
-        """Beam's options for a job on this cluster, with a worker process in each task manager."""
+    def beam(self, gate: Path, victim: str) -> list[str]:
+        """Beam's options for a job on this cluster, with a worker process in each task manager.
+
+        The worker of the task manager `victim` waits at the folder `gate`; see `tests.support.gated_beam_worker`.
+        """
+        command = self.folder / "gated_beam_worker.sh"
+        command.write_text('#!/bin/sh\nexec "$BEAM_PYTHON" -m tests.support.gated_beam_worker "$@"\n')
+        command.chmod(0o755)
         return [
             f"--flink_master=127.0.0.1:{self.rest}",
-            *portable(self.jobs),
+            *portable(self.jobs, command, GATE=str(gate), GATE_VICTIM=victim),
             "--parallelism=2",
             "--environment_cache_millis=60000",  # else each stage starts its workers anew
         ]
