@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from index.errors import BrokerUnavailable, KafkaProblem, MessageTooLarge, TopicMissing
-from ingest.kafka import record_batches
+from ingest.kafka import membership, record_batches
 from ingest.kafka.settings import KafkaSettings
 
 __all__ = ["Sender", "end_offsets", "make_topics", "native", "new_consumer", "translate_errors"]
@@ -25,6 +25,7 @@ __all__ = ["Sender", "end_offsets", "make_topics", "native", "new_consumer", "tr
 _MAX_IN_FLIGHT = 32  # messages of a `Sender` that are not acknowledged yet
 _ACKNOWLEDGE_SECONDS = 150
 record_batches.install()
+membership.install()
 
 
 @contextmanager

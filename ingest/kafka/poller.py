@@ -5,6 +5,8 @@
 - The rebalance listener must not block, so it only notes a new assignment. Before a record of it is read, the worker
   asks the store where to start and seeks to that offset. Offsets are also committed to the group, for lag tools; they
   are never used as the position.
+- Offsets of the group are read and committed only while it is joined: during a rebalance a request would wait for the
+  slowest member, without a poll. Offsets whose commit fails are committed again.
 - A revoked partition is released at once. Segments of it that are decoded and not committed are discarded; the next
   owner decodes them again.
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypedDict
 
 import structlog
@@ -28,6 +31,7 @@ from index.store import Store
 from ingest.decoding.limits import DecodeLimits
 from ingest.kafka.clients import Sender, end_offsets, make_topics, native, new_consumer, translate_errors
 from ingest.kafka.indexer import ConsumeReport, KafkaIndexer, SegmentRecord
+from ingest.kafka.membership import SettleLimit, has_joined
 from ingest.kafka.metrics import ConsumerMetrics
 from ingest.kafka.ownership import OwnedPartition, Partition, PartitionOwnership, read_ownership
 from ingest.kafka.settings import ConsumeSettings, KafkaSettings
@@ -40,6 +44,7 @@ _log = structlog.get_logger(__name__)
 _POLL_MS = 200
 _CLOSE_MS = 2000  # waiting for the broker at the end, twice
 _RETRY_SECONDS = 0.5
+_COMMIT_SECONDS = 60.0  # for the answer to a commit; twice the time after which kafka-python gives a request up
 _LAG_SECONDS = 5.0  # between measurements of the lag
 
 
@@ -62,6 +67,7 @@ def consume(
     accept_expired: bool = False,
     metrics: ConsumerMetrics | None = None,
     on_stall: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> ConsumeReport:
     """Store the segments of Kafka as a member of `group`, until `stop` is set.
 
@@ -72,9 +78,11 @@ def consume(
         metrics: the metrics to update; new ones when None.
         on_stall: called, in another thread, when this one has not polled for `kafka.poll_seconds`: it hangs in a
             library, and the group has given its partitions to others. Should end the process. By default it is logged.
+        clock: the monotonic clock of the limits of time, in seconds.
 
     Raises:
-        BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used.
+        BrokerUnavailable, TopicMissing, TopicRecreated, OffsetsExpired, KafkaProblem: Kafka cannot be used, or the
+            group was not joined, or a partition had no position, for longer than `SettleLimit` allows.
         StoreError: the store does not accept the frames. Nothing is lost: the next worker starts at the store's
             offsets.
     """
@@ -94,7 +102,7 @@ def consume(
             metrics=metrics or ConsumerMetrics(),
         )
         accept: _Accept = {"accept_recreated": accept_recreated, "accept_expired": accept_expired}
-        poller = _Poller(store, kafka, group, indexer, accept)
+        poller = _Poller(store, kafka, group, indexer, accept, clock)
         indexer.start()
         try:
             with Watchdog("the thread that polls Kafka", kafka.poll_seconds, on_stall or _log.error) as watchdog:
@@ -113,13 +121,24 @@ _MAX_POLL_RECORDS = 1_000_000
 
 
 class _Poller:
-    def __init__(self, store: Store, kafka: KafkaSettings, group: str, indexer: KafkaIndexer, accept: _Accept) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kafka: KafkaSettings,
+        group: str,
+        indexer: KafkaIndexer,
+        accept: _Accept,
+        clock: Callable[[], float],
+    ) -> None:
+        self.clock = clock
         self.store, self.kafka, self.indexer, self.accept = store, kafka, indexer, accept
         self.ownership = indexer.ownership
         self.unpositioned: set[Partition] = set()  # assigned; the store has not been asked where to start
         self.backlog: deque[SegmentRecord] = deque()  # polled and not yet queued: the records of one poll at most
-        self.lag_due = 0.0
+        self.uncommitted: dict[OwnedPartition, int] = {}  # offsets that the group has not confirmed
+        self.commit_due = self.lag_due = 0.0
         self.capacity = indexer.settings.queue_segments
+        self.limit = SettleLimit(kafka, group, clock)
         self.consumer = new_consumer(
             kafka,
             group_id=group,
@@ -158,7 +177,7 @@ class _Poller:
 
     def run(self, stop: threading.Event, watchdog: Watchdog, *, drain: bool) -> None:
         """Poll until `stop` is set, everything is drained, or the indexer has failed."""
-        last_assigned = time.monotonic()
+        last_assigned = self.clock()
         while not stop.is_set() and self.indexer.failure is None:
             watchdog.beat()
             self._poll()
@@ -167,9 +186,10 @@ class _Poller:
             self._commit_offsets()
             self._pause_or_resume()
             self._measure_lag()
+            self.limit.check(has_joined(self.consumer), self.unpositioned)
             if self.ownership.all() or self.unpositioned:
-                last_assigned = time.monotonic()
-            if drain and (self._drained() or time.monotonic() - last_assigned > self.kafka.connect_seconds):
+                last_assigned = self.clock()
+            if drain and (self._drained() or self.clock() - last_assigned > self.kafka.connect_seconds):
                 return
 
     def _poll(self) -> None:
@@ -196,12 +216,13 @@ class _Poller:
 
     def _position(self) -> None:
         """Ask the store where to start in every newly assigned partition, and seek there."""
-        if not self.unpositioned:
+        self.unpositioned &= self._assignment()
+        if not self.unpositioned or not has_joined(self.consumer):
             return
-        here = sorted(self.unpositioned & self._assignment())
+        here = sorted(self.unpositioned)
         try:
             with translate_errors(self.kafka):
-                offsets = {Partition(*p): span for p, span in end_offsets(self.consumer, here).items()} if here else {}
+                offsets = {Partition(*p): span for p, span in end_offsets(self.consumer, here).items()}
                 assignments = read_ownership(
                     self.indexer.indexer.committer, offsets, self.indexer.topic_id, **self.accept
                 )
@@ -256,21 +277,33 @@ class _Poller:
     def _commit_offsets(self) -> None:
         """Commit to the group the offsets that are stored and announced; start again where a commit was fenced."""
         offsets = self._offsets_to_commit()
-        if offsets:
-            self.consumer.commit_async(offsets)
+        if offsets and self.clock() >= self.commit_due and has_joined(self.consumer):
+            self.commit_due = self.clock() + _COMMIT_SECONDS  # one at a time: an older one must not arrive last
+            sent = dict(self.uncommitted)
+            self.consumer.commit_async(offsets, callback=partial(self._commit_answered, sent))
         fenced: set[Partition] = set()
         while self.indexer.fenced:
             fenced.add(self.indexer.fenced.popleft().partition)
         if fenced:
             self._reposition({partition for partition in fenced if self.ownership.get(partition) is None})
 
+    def _commit_answered(self, sent: Mapping[OwnedPartition, int], _: Any, answer: Any) -> None:
+        """Called by a later poll with an exception when the commit has failed."""
+        if isinstance(answer, Exception):
+            self.commit_due = self.clock() + _RETRY_SECONDS
+            _log.info("offsets were not committed to the group; retrying", problem=str(answer))
+            return
+        self.commit_due = 0.0
+        for owned, end in sent.items():
+            if self.uncommitted.get(owned) == end:
+                del self.uncommitted[owned]
+
     def _offsets_to_commit(self) -> dict[Any, OffsetAndMetadata]:
-        offsets: dict[Any, OffsetAndMetadata] = {}
         while self.indexer.committed:
             owned, end = self.indexer.committed.popleft()
-            if self.ownership.is_current(owned):
-                offsets[native([owned.partition])[0]] = OffsetAndMetadata(end, "", -1)
-        return offsets
+            self.uncommitted[owned] = end
+        self.uncommitted = {o: end for o, end in self.uncommitted.items() if self.ownership.is_current(o)}
+        return {native([owned.partition])[0]: OffsetAndMetadata(end, "", -1) for owned, end in self.uncommitted.items()}
 
     def _pause_or_resume(self) -> None:
         """Pause partitions that have no position yet, and all partitions while the queue is full."""
@@ -291,9 +324,9 @@ class _Poller:
 
     def _measure_lag(self) -> None:
         """Measure the lag of every partition by the broker's offsets, which grow while a partition is paused."""
-        if time.monotonic() < self.lag_due:
+        if self.clock() < self.lag_due:
             return
-        self.lag_due = time.monotonic() + _LAG_SECONDS
+        self.lag_due = self.clock() + _LAG_SECONDS
         ends = self._end_offsets()
         if ends is not None:
             self.indexer.metrics.lags(

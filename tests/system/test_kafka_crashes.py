@@ -1,5 +1,7 @@
 """Workers killed at any moment, a broker that stops, rebalances one after the other, a worker that was suspended.
 
+And a rebalance that waits for a member that does not poll, while the metadata of the topics change back and forth.
+
 Three rounds of each by default; `KAFKA_ROUNDS=20` for twenty.
 """
 
@@ -9,14 +11,26 @@ import hashlib
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from index.store import Store
+from ingest.kafka import poller
+from ingest.kafka.clients import make_topics, native, new_consumer
+from ingest.kafka.membership import has_joined
+from tests.support.footage import make_video
 from tests.support.kafka_fleet import CAMERAS, LENGTH, PARTITIONS, Fleet, kill
+from tests.support.kafka_footage import publish, seconds
 from tests.support.kafka_server import Broker, broker
+from tests.support.kafka_worker import counting
+from tests.support.records import PAIR
 from tests.support.tools import need
 
 __all__ = ["broker"]  # a fixture
@@ -115,6 +129,67 @@ def test_rebalances_one_after_the_other(fleet: Fleet) -> None:
     reports = fleet.stop()
     assert fleet.logged("settled") > ROUNDS * 2  # partitions did change hands
     assert sum(report["dead_letters"] for report in reports) == 0
+
+
+def test_a_rebalance_whose_cause_goes_away_is_finished(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader joins again for the topic of another member, which does not poll; then it no longer sees that topic."""
+    mine = broker.settings(prefix="finished", partitions=1)
+    theirs = broker.settings(prefix="finished-others", partitions=1)
+    store, stop = Store.create(tmp_path / "store", PAIR), threading.Event()
+    films = [tmp_path / f"cam{number}_2024-03-01T08-00-00Z.mp4" for number in range(2)]
+    for path in films:
+        make_video(path, seconds=4, gop=10)
+    make_topics(theirs)
+    consumers: list[Any] = []
+
+    def made(*arguments: Any, **more: Any) -> Any:
+        consumers.append(new_consumer(*arguments, **more))
+        return consumers[-1]
+
+    def until(true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < deadline, f"{what}: not within 60 s"
+            time.sleep(0.02)
+
+    monkeypatch.setattr(poller, "new_consumer", made)
+    assignor = {"partition_assignment_strategy": [CooperativeStickyAssignor]}
+
+    def held() -> Any:
+        """A member that does not poll from now on, and for which the leader waits."""
+        for _ in range(20):
+            other = new_consumer(theirs, group_id="g", auto_offset_reset="earliest", **assignor)
+            other.subscribe([theirs.segments])
+            while not has_joined(other):
+                other.poll(timeout_ms=100)
+            waits = 0
+            for _ in range(40):
+                time.sleep(0.05)
+                waits = 0 if has_joined(leader) else waits + 1
+                if waits == 20:
+                    return other
+            other.close(autocommit=False)  # it was slow to join, and joined the second rebalance too
+        pytest.fail("the leader never had to wait")
+
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(poller.consume, store, counting(), kafka=mine, group="g", stop=stop)
+        try:
+            until(lambda: bool(consumers and consumers[0].assignment()), "the worker leads the group")
+            (leader,) = consumers
+            other = held()
+            leader.topics()  # new metadata, as after a lost connection; its own topic is as it was assigned
+            publish(mine, films)
+            other.close(autocommit=False)
+            until(lambda: has_joined(leader), "the rebalance ends")
+            place = native([(mine.segments, 0)])[0]
+            until(lambda: leader.committed(place) == 2, "the group has the worker's offset")
+        finally:
+            stop.set()
+        assert worker.result(timeout=60).frames == 8
+    assert [seconds(store, f"cam{number}") for number in range(2)] == [list(range(4))] * 2
+    assert store.verify() == []
 
 
 def test_a_suspended_worker_cannot_commit_partitions_of_others(fleet: Fleet) -> None:
