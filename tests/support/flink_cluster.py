@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.gate import Gate
 from tests.support.kafka_server import free_ports
 from tests.support.tools import need
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "flink" / "cluster.sh"
-HELD, OPEN = "held", "open"  # files at the gate of a worker, see `tests.support.gated_beam_worker`
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
     """What the condition gives once it is true; fails when it is not in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -120,17 +120,17 @@ class Cluster:
                     found[name] = found.get(name, 0) + count
         return found
 
-    def beam(self, gate: Path, victim: str) -> list[str]:
+    def beam(self, gate: Gate, victim: str) -> list[str]:
         """Beam's options for a job on this cluster, with a worker process in each task manager.
 
-        The worker of the task manager `victim` waits at the folder `gate`; see `tests.support.gated_beam_worker`.
+        The worker of the task manager `victim` waits at `gate`; see `tests.support.gated_beam_worker`.
         """
         command = self.folder / "gated_beam_worker.sh"
         command.write_text('#!/bin/sh\nexec "$BEAM_PYTHON" -m tests.support.gated_beam_worker "$@"\n')
         command.chmod(0o755)
         return [
             f"--flink_master=127.0.0.1:{self.rest}",
-            *portable(self.jobs, command, GATE=str(gate), GATE_VICTIM=victim),
+            *portable(self.jobs, command, GATE=str(gate.folder), GATE_VICTIM=victim),
             "--parallelism=2",
             "--environment_cache_millis=60000",  # else each stage starts its workers anew
         ]

@@ -2,8 +2,8 @@
 
 It is the worker of `pipeline.backfill.beam_worker`. If the task manager that started it is the one that `GATE_VICTIM`
 names, it waits before it marks its first piece as finished, after the frames of the piece are staged: until another
-worker has finished a piece, and then, with a file `held` in the folder `GATE`, until a file `open` is there. Whatever the
-speed of the machine, the work of a victim that is killed meanwhile is begun and unfinished.
+worker has finished a piece, and then at the gate in the folder `GATE`. Whatever the speed of the machine, the work of a
+victim that is killed meanwhile is begun and unfinished.
 """
 
 from __future__ import annotations
@@ -15,23 +15,17 @@ from typing import Any
 
 from pipeline.backfill import beam_worker
 from pipeline.backfill.staging import Staging
-from tests.support.flink_cluster import HELD, OPEN
-
-SECONDS = 1200
-"""How long a worker waits at most, if its test has ended without it."""
+from tests.support.gate import Gate
 
 
-def hold(gate: Path) -> None:
+def hold(gate: Gate) -> None:
     """Have this process wait at the gate before it finishes a piece."""
     finish = Staging.finish
 
     def held(self: Staging, *arguments: Any, **named: Any) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not list(gate.parent.glob("store/staging/*/*/*.json")) and time.monotonic() < deadline:
+        while not gate.opened and not list(gate.folder.parent.glob("store/staging/*/*/*.json")):
             time.sleep(0.05)
-        (gate / HELD).touch()
-        while not (gate / OPEN).exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        gate.wait()
         finish(self, *arguments, **named)
 
     Staging.finish = held  # type: ignore[method-assign]
@@ -41,7 +35,7 @@ def main() -> None:
     """Run the worker, with a gate if it is the victim's."""
     manager = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
     if any(argument.endswith(f"resource-id={os.environ['GATE_VICTIM']}") for argument in manager):
-        hold(Path(os.environ["GATE"]))
+        hold(Gate(Path(os.environ["GATE"])))
     beam_worker.main()
 
 

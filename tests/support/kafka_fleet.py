@@ -64,7 +64,18 @@ class Fleet:
         self.films = [folder / f"{name}.mp4" for name in camera_names()]
         for path in self.films:
             make_video(path, seconds=LENGTH, gop=10)
+        self._hold = folder / "hold"
         make_topics(kafka)
+
+    def hold(self) -> None:
+        """Until `release`: no worker stores a partition to the end that it has after one more round."""
+        part = self._hold.with_suffix(".part")
+        part.write_text(str(LENGTH // 2 * (self.rounds + 1)))
+        part.replace(self._hold)
+
+    def release(self) -> None:
+        """Have the workers store what is left."""
+        self._hold.unlink(missing_ok=True)
 
     def publish(self) -> None:
         """One more round of every camera's footage, right after the one before."""
@@ -84,6 +95,7 @@ class Fleet:
                 "kafka": self.kafka.model_dump(mode="json", exclude_none=True),
                 "consume": {"commit_seconds": 0.3, "commit_segments": 4, "batch_frames": 8, "decoders": 1},
                 "slow": self.slow,
+                "hold": str(self._hold),
             }
             self.started += 1
             path = self.folder / f"worker-{self.started:03}.log"
@@ -106,7 +118,7 @@ class Fleet:
     def expected(self) -> int:
         return CAMERAS * LENGTH * self.rounds
 
-    def until(self, true: Callable[[], bool], what: str, timeout: float = 120) -> None:
+    def until(self, true: Callable[[], bool], what: str, timeout: float = 300) -> None:
         """Wait, and fail when a worker ends by itself or nothing is stored for `timeout` seconds."""
         deadline, stored = time.monotonic() + timeout, self.frames()
         while not true():
@@ -140,6 +152,10 @@ class Fleet:
         """Wait until every worker has partitions: one that joins late finds no work left."""
         self.until(lambda: all(map(self.owned, self.workers)), "every worker has partitions")
 
+    def stored(self, worker: subprocess.Popen[str]) -> bool:
+        """Whether this worker has stored segments."""
+        return " stored " in self.log_of[worker.pid].read_text()
+
     def unfinished(self, worker: subprocess.Popen[str]) -> list[str]:
         """The partitions that this worker had when it ended and whose end the store has not reached."""
         stored = OffsetCommitter(self.store.tables).offsets(sorted(self.owned(worker)))
@@ -158,7 +174,7 @@ class Fleet:
         """End all workers in order; their reports."""
         for worker in self.workers:
             worker.terminate()
-        ended = [(worker, worker.communicate(timeout=90)[0]) for worker in self.workers]
+        ended = [(worker, worker.communicate(timeout=300)[0]) for worker in self.workers]
         assert [worker.returncode for worker, _ in ended] == [0] * len(ended), self.logs()
         self.workers = []
         return [json.loads(out) for _, out in ended]

@@ -66,7 +66,7 @@ class Broker:
 
     def wait(self, settings: KafkaSettings) -> None:
         """Until it answers with the three topics made; fails with its log when it ends before."""
-        deadline = time.monotonic() + 240  # the first time Maven fetches the jars
+        deadline = time.monotonic() + 900  # the first time Maven fetches the jars
         while time.monotonic() < deadline:
             assert self.process is not None
             if self.process.poll() is not None:
@@ -84,7 +84,7 @@ class Broker:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=300)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -123,7 +123,7 @@ def served(service: ModelService) -> Iterator[str]:
 def client(url: str, token: str | None = None) -> Iterator[httpx.Client]:
     """An HTTP client of a served service."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as opened:
+    with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as opened:
         yield opened
 
 
@@ -156,7 +156,7 @@ def metric(opened: httpx.Client, name: str) -> float:
     raise AssertionError(f"no metric {name}")
 
 
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 300.0) -> None:
     """Wait until `true()` holds; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not true():

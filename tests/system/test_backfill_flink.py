@@ -15,8 +15,9 @@ from index.store import Store
 from ingest.file_ingest import ingest_sources
 from model.encoders.encoder import load_encoders
 from model.profiles.profile import load_profile
-from tests.support.flink_cluster import HELD, OPEN, Cluster, alive, children, cluster, until
+from tests.support.flink_cluster import Cluster, alive, children, cluster, until
 from tests.support.footage import make_video
+from tests.support.gate import Gate
 from tests.support.processes import environment
 from tests.support.stores import assert_same
 
@@ -51,8 +52,7 @@ def test_a_task_manager_is_killed_and_the_store_is_what_ingest_writes(
     encoders = load_encoders(load_profile(profile), "cpu")
     expected = Store.create(tmp_path / "expected", encoders.pair)
     ingest_sources([archive], store=expected, encoders=encoders, segment_seconds=SEGMENT)
-    store, log, out, gate = (tmp_path / name for name in ("store", "log", "out", "gate"))
-    gate.mkdir()
+    store, log, out, gate = tmp_path / "store", tmp_path / "log", tmp_path / "out", Gate(tmp_path / "gate")
     victim = "task-manager-1"
     command = [sys.executable, "-m", "pipeline.cli", "backfill", "--manifest", str(archive), "--store", str(store)]
     command += ["--profile", profile, "--threads", "1", "--piece-minutes", "0.35", "--runner", "FlinkRunner", "--json"]
@@ -60,7 +60,7 @@ def test_a_task_manager_is_killed_and_the_store_is_what_ingest_writes(
     with log.open("wb") as told, out.open("wb") as said:
         job = subprocess.Popen([*command, "--", *cluster.beam(gate, victim)], env=settings, stdout=said, stderr=told)
     try:
-        until(lambda: (gate / HELD).exists() or job.poll() is not None, "the victim is in the middle of a piece", 600)
+        until(lambda: gate.held or job.poll() is not None, "the victim is in the middle of a piece")
         assert job.poll() is None, log.read_text()[-3000:]
         [name] = [found["jid"] for found in cluster.ask("/jobs/overview")["jobs"] if found["state"] == "RUNNING"]
         assert victim in cluster.running(name)
@@ -69,12 +69,12 @@ def test_a_task_manager_is_killed_and_the_store_is_what_ingest_writes(
         pid = cluster.kill(victim)
         assert not alive(pid)
         assert 0 < staged(store) < 18  # the other one has finished pieces, and those of the victim are unfinished
-        (gate / OPEN).touch()  # its worker does not know yet that nobody waits for the piece
+        gate.open()  # its worker does not know yet that nobody waits for the piece
         cluster.add("spare")
         until(lambda: cluster.managers() == {"task-manager-2", "spare"}, "the spare is there, the dead one is not")
         assert job.wait(timeout=1200) == 0, log.read_text()[-3000:]
     finally:
-        (gate / OPEN).touch()
+        gate.open()
         job.kill()
         job.wait()
     until(lambda: not any(map(alive, workers)), "the dead task manager's Python workers end")

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from index.errors import BrokerUnavailable, OffsetsExpired, TopicRecreated
 from index.records import rfc3339
@@ -33,21 +34,21 @@ from tests.support.brightness import BEGAN, SECOND
 from tests.support.footage import make_video
 from tests.support.kafka_footage import publish, seconds
 from tests.support.kafka_server import Broker, broker
-from tests.support.kafka_worker import counting
+from tests.support.kafka_worker import FrameEncoderStub, counting
 from tests.support.poison import KINDS, mutated
 from tests.support.processes import Process, environment
 from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
 def topics(broker: Broker, request: pytest.FixtureRequest) -> KafkaSettings:
     """The topics of this test, four partitions each."""
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
-    settings = broker.settings(prefix=f"test-{name}", partitions=4)
+    settings = broker.settings(prefix=f"test-{name}", partitions=4, session_seconds=60)  # no worker of these dies
     make_topics(settings)
     return settings
 
@@ -64,9 +65,13 @@ def film(folder: Path, camera: int, seconds: float = 12, **more: Any) -> Path:
     return path
 
 
-def drain(store: Store, settings: KafkaSettings, group: str = "g", **more: Any) -> ConsumeReport:
+def drain(
+    store: Store, settings: KafkaSettings, group: str = "g", *, encoders: Any = None, **more: Any
+) -> ConsumeReport:
+    """Store everything; with encoders that only count by default."""
     consume_settings = ConsumeSettings(**{"commit_seconds": 0.5, **more.pop("consume", {})})
-    return consume(store, counting(), kafka=settings, group=group, settings=consume_settings, drain=True, **more)
+    encoders = encoders or counting()
+    return consume(store, encoders, kafka=settings, group=group, settings=consume_settings, drain=True, **more)
 
 
 def read_all(settings: KafkaSettings, topic: str) -> list[Any]:
@@ -78,7 +83,7 @@ def read_all(settings: KafkaSettings, topic: str) -> list[Any]:
         consumer.seek_to_beginning()
         ends = consumer.end_offsets(partitions)
         found: list[Any] = []
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(found) < sum(ends.values()) and time.monotonic() < deadline:
             for records in consumer.poll(timeout_ms=500).values():
                 found += records
@@ -87,7 +92,7 @@ def read_all(settings: KafkaSettings, topic: str) -> list[Any]:
         consumer.close()
 
 
-def until(true: Callable[[], bool], what: str, timeout: float = 180) -> None:
+def until(true: Callable[[], bool], what: str, timeout: float = 400) -> None:
     deadline = time.monotonic() + timeout
     while not true():
         if time.monotonic() > deadline:
@@ -124,7 +129,7 @@ def test_every_second_of_every_camera_once_by_the_command_line(
     finally:
         for worker in workers:
             worker.terminate()
-        ended = [worker.communicate(timeout=120) for worker in workers]
+        ended = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], ended
     assert sum(json.loads(out)["frames"] for out, _ in ended) == 54
     again = Store.open(store)
@@ -321,9 +326,9 @@ def _small(kind: dict[str, Any]) -> list[tuple[str, Any]]:
 def test_work_longer_than_the_poll_interval_evicts_no_worker(
     topics: KafkaSettings, store: Store, tmp_path: Path
 ) -> None:
-    settings = topics.model_copy(update={"poll_seconds": 5.0})
+    settings = topics.model_copy(update={"poll_seconds": 15.0})
     publish(settings, [film(tmp_path / "films", camera, seconds=8) for camera in range(2)])
-    slow = counting(slow=0.8)
+    slow = counting(slow=2.0)
     report = consume(
         store,
         slow,
@@ -332,7 +337,7 @@ def test_work_longer_than_the_poll_interval_evicts_no_worker(
         settings=ConsumeSettings(queue_segments=1, batch_frames=16, commit_segments=4, commit_seconds=60, decoders=1),
         drain=True,
     )
-    assert report.frames == 16  # one commit of 16 frames, encoded for 12.8 s, over twice the poll interval
+    assert report.frames == 16  # one commit of 16 frames, encoded for 32 s, over twice the poll interval
     assert report.commits == 1
     assert (report.rebalances, report.fenced) == (1, 0)
     assert store.verify() == []
@@ -421,18 +426,37 @@ def test_a_broker_that_does_not_answer_is_one_sentence(tmp_path: Path, sightline
 def test_two_groups_into_one_store_are_refused_and_double_nothing(
     topics: KafkaSettings, store: Store, tmp_path: Path
 ) -> None:
-    """Two workers that both believe they own every partition, as a zombie and its successor do."""
+    """Two workers that both believe they own every partition, as a zombie and its successor do.
+
+    Both have read their positions before one of them stores anything.
+    """
     publish(topics, [film(tmp_path / "films", camera, seconds=20) for camera in range(3)], seconds=1)
     reports: list[ConsumeReport] = []
+    both = threading.Barrier(2)
+
+    class Meeting(FrameEncoderStub):
+        """Waits for the other worker before the first frame is encoded."""
+
+        met = False
+
+        def frame_features(self, frames: Sequence[NDArray[np.uint8]]) -> Any:
+            """float32[N, 16]."""
+            if not self.met:
+                both.wait(300)
+                self.met = True
+            return super().frame_features(frames)
 
     def work(group: str) -> None:
-        reports.append(drain(Store.open(store.url), topics, group, consume={"commit_segments": 2}))
+        encoders = counting()
+        encoders.frame = Meeting(0.0)
+        opened = Store.open(store.url)
+        reports.append(drain(opened, topics, group, encoders=encoders, consume={"commit_segments": 2}))
 
     threads = [threading.Thread(target=work, args=(group,)) for group in ("one", "other")]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(300)
+        thread.join(600)
     assert len(reports) == 2
     assert sum(report.frames for report in reports) == 60
     assert sum(report.fenced for report in reports) > 0  # they did collide

@@ -17,10 +17,12 @@ import pytest
 
 from index.store import Store
 from pipeline.demo.render import questions, render
+from tests.support import gated_command
+from tests.support.gate import Gate
 from tests.support.model_service import client, metric, until
 from tests.support.processes import Process, environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 SEED = 3
 MINUTES = 1.0
@@ -46,17 +48,22 @@ class Served:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(120)
+        return self.process.wait(300)
 
 
 @pytest.fixture
 def start(store: str, tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """`start("--waiting", "4", …)` runs the command until it listens; killed at the end of the test."""
+    """`start("--waiting", "4", …)` runs the command until it listens; killed at the end of the test.
+
+    With `gate` its answers wait there.
+    """
     running: list[subprocess.Popen[str]] = []
 
-    def run(*options: str, **variables: str) -> Served:
+    def run(*options: str, gate: Gate | None = None, **variables: str) -> Served:
+        plain = [sys.executable, "-m", "pipeline.cli"]
+        command = plain if gate is None else gated_command.command("before-answers", gate)
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "model-service", "--store", store, "--port", "0", *options],
+            [*command, "model-service", "--store", store, "--port", "0", *options],
             cwd=tmp_path,
             env=environment(tmp_path, **variables),
             stdout=subprocess.PIPE,
@@ -108,7 +115,7 @@ def test_the_same_answers_both_ways(
 
 
 def _request(store: str) -> dict[str, Any]:
-    """A question about everything in the store, every tenth frame a keyframe: some time's work for two cores."""
+    """A question about everything in the store, every tenth frame a keyframe."""
     frames = []
     for summary in Store.open(store).streams():
         times = Store.open(store).window([summary.stream_id]).captured_at.tolist()
@@ -119,9 +126,10 @@ def _request(store: str) -> dict[str, Any]:
 
 
 def _terminated_with_a_queue(
-    service: Served, request: dict[str, Any], count: int
+    service: Served, request: dict[str, Any], count: int, stopping: Callable[[], None]
 ) -> list[httpx.Response | httpx.TransportError]:
-    """Ask `count` times at once, send SIGTERM while some of them wait, and return what each one got."""
+    """Ask `count` times at once, send SIGTERM while one waits at its gate and the others in the queue, call `stopping`,
+    and return what each one got."""
 
     def ask(opened: httpx.Client) -> httpx.Response | httpx.TransportError:
         try:
@@ -134,19 +142,27 @@ def _terminated_with_a_queue(
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         names = ("sightline_answer_seconds_count", "sightline_requests_running", "sightline_queue_depth")
         over, running, waiting = (float(values[name]) for name in names)
-        return over + running + waiting >= count and waiting >= 1
+        return (over, running, waiting) == (0, 1, count - 1)
 
     with client(service.url) as opened, ThreadPoolExecutor(count) as pool:
         replies = [pool.submit(ask, opened) for _ in range(count)]
         until(admitted)
         service.process.send_signal(signal.SIGTERM)
-        return [reply.result(300) for reply in replies]
+        stopping()
+        return [reply.result(600) for reply in replies]
 
 
-def test_sigterm_finishes_what_was_admitted(store: str, start: Callable[..., Served]) -> None:
-    service = start("--stop-seconds", "200")
-    replies = _terminated_with_a_queue(service, _request(store), 12)
-    assert service.process.wait(120) == 0
+def test_sigterm_finishes_what_was_admitted(store: str, start: Callable[..., Served], tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    service = start("--stop-seconds", "600", gate=gate)
+
+    def stopping() -> None:
+        """Let the answers go on once the service refuses others."""
+        until(lambda: not _admits(service))
+        gate.open()
+
+    replies = _terminated_with_a_queue(service, _request(store), 12, stopping)
+    assert service.process.wait(300) == 0
     assert [reply.status_code for reply in replies if isinstance(reply, httpx.Response)] == [200] * 12
     assert (
         len({reply.text for reply in replies if isinstance(reply, httpx.Response) and reply.json()["text"] == ""}) == 0
@@ -155,10 +171,17 @@ def test_sigterm_finishes_what_was_admitted(store: str, start: Callable[..., Ser
         httpx.get(f"{service.url}/healthz", trust_env=False)
 
 
-def test_a_stop_does_not_wait_longer_than_it_may(store: str, start: Callable[..., Served]) -> None:
-    service = start("--stop-seconds", "0")
-    replies = _terminated_with_a_queue(service, _request(store), 12)
-    assert service.process.wait(120) == 0
+def _admits(service: Served) -> bool:
+    try:
+        return httpx.get(f"{service.url}/readyz", trust_env=False, timeout=60).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_stop_does_not_wait_longer_than_it_may(store: str, start: Callable[..., Served], tmp_path: Path) -> None:
+    service = start("--stop-seconds", "0", gate=Gate(tmp_path / "gate"))
+    replies = _terminated_with_a_queue(service, _request(store), 12, lambda: None)
+    assert service.process.wait(300) == 0
     refused = [reply for reply in replies if isinstance(reply, httpx.Response) and reply.status_code == 503]
     assert refused  # those that still waited were told
     assert {reply.json()["error"]["code"] for reply in refused} == {"service_unavailable"}
