@@ -7,6 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example that a busy machine makes wait is no slow example. All else is as Hypothesis chooses, also for CI.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 PROFILE = """
 name = "tiny"

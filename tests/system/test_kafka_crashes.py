@@ -155,9 +155,9 @@ def test_a_rebalance_whose_cause_goes_away_is_finished(
         return consumers[-1]
 
     def until(true: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not true():
-            assert time.monotonic() < deadline, f"{what}: not within 60 s"
+            assert time.monotonic() < deadline, f"{what}: not within 300 s"
             time.sleep(0.02)
 
     monkeypatch.setattr(poller, "new_consumer", made)
@@ -193,7 +193,7 @@ def test_a_rebalance_whose_cause_goes_away_is_finished(
             until(lambda: leader.committed(place) == 2, "the group has the worker's offset")
         finally:
             stop.set()
-        assert worker.result(timeout=60).frames == 8
+        assert worker.result(timeout=300).frames == 8
     assert [seconds(store, f"cam{number}") for number in range(2)] == [list(range(4))] * 2
     assert store.verify() == []
 
