@@ -9,9 +9,11 @@ hour, or ten times within that age if it is shorter. This module does not decode
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import structlog
@@ -20,6 +22,7 @@ from index.commits.held import Hold
 from index.delta.objects import object_reason, open_object
 from index.errors import MessageTooLarge, SourceNotFound, StoreError, UsageError, mask_url
 from index.files import write_atomically
+from ingest.footage_report import FootageReport
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.retention import expire
@@ -63,11 +66,13 @@ class Recorder:
         holds: the evidence locks of a store, whose segments stay longer. Nothing is deleted while it raises StoreError.
 
     Attributes:
-        kept: segments written to `place`.
-        sent: segments sent to Kafka.
-        refused: segments too large for a message.
+        kept: segments written to `place`. These and the next two count a segment once, when all of its `write` is done.
+        sent: segments that Kafka has acknowledged.
+        refused: segments too large for a message, by the settings or by the broker.
         expired: segments deleted because of their age.
         held: segments that are old enough and that evidence locks kept when segments were deleted last.
+        footage: what was kept or sent ("stored"), and what was neither ("dropped"): refused, or dropped by the full
+            spool. What no camera sent, and groups of pictures that are too large for a segment, are not in it.
     """
 
     def __init__(
@@ -86,21 +91,39 @@ class Recorder:
         self.keep_seconds, self._expired_at = keep_seconds, float("-inf")
         self._holds = holds
         self.kept = self.sent = self.refused = self.expired = self.held = 0
+        self.footage, self._lock = FootageReport(), threading.Lock()
 
     def write(self, segments: Sequence[SpooledSegment]) -> None:
         """Keep and send segments.
+
+        A segment that is too large for a message is put aside and does not stop the others.
 
         Raises:
             SourceNotFound: the place cannot be written to.
             KafkaProblem: Kafka does not accept the messages.
         """
-        for spooled in segments:
-            uri = self._keep(spooled) if self.place is not None else None
-            if self.outbox is not None:
-                self._send(self.outbox, spooled, uri)
-        if self.outbox is not None:
-            self.outbox.flush()
+        kept = [self._keep(spooled) for spooled in segments] if self.place is not None else [None] * len(segments)
+        refused = self._send(self.outbox, segments, kept) if self.outbox is not None else set()
+        with self._lock:
+            for spooled, uri in zip(segments, kept, strict=True):
+                sent = self.outbox is not None and spooled.path not in refused
+                self.kept += uri is not None
+                self.sent += sent
+                self.refused += spooled.path in refused
+                stored = sent or uri is not None
+                self.footage.add("stored" if stored else "dropped", segments=1, seconds=spooled.segment.duration)
         self._expire()
+
+    def drop(self, spooled: SpooledSegment) -> None:
+        """Count a segment that the full spool dropped; for any thread."""
+        with self._lock:
+            self.footage.add("dropped", segments=1, seconds=spooled.segment.duration)
+
+    def report(self) -> dict[str, Any]:
+        """The counts of segments, and the footage."""
+        with self._lock:
+            counts = {name: getattr(self, name) for name in ("kept", "sent", "refused", "expired")}
+            return {**counts, "footage": self.footage.model_copy(deep=True)}
 
     def _expire(self) -> None:
         if self.place is None or self.keep_seconds is None:
@@ -121,17 +144,35 @@ class Recorder:
         if gone:
             _log.info("old recordings are deleted", segments=len(gone))
 
-    def _send(self, outbox: Outbox, spooled: SpooledSegment, uri: str | None) -> None:
+    def _send(self, outbox: Outbox, segments: Sequence[SpooledSegment], uris: Sequence[str | None]) -> set[Path]:
+        """Send segments. Returns the files of those that are too large for a message, which are put aside."""
+        try:
+            for spooled, uri in zip(segments, uris, strict=True):
+                self._publish(outbox, spooled, uri)
+            outbox.flush()
+        except MessageTooLarge:  # any of them, and the others in flight may be lost with it: again, one by one
+            refused: set[Path] = set()
+            for spooled, uri in zip(segments, uris, strict=True):
+                try:
+                    self._publish(outbox, spooled, uri)
+                    outbox.flush()
+                except MessageTooLarge as error:
+                    self._put_aside(spooled, error)
+                    refused.add(spooled.path)
+            return refused
+        return set()
+
+    def _publish(self, outbox: Outbox, spooled: SpooledSegment, uri: str | None) -> None:
         segment = spooled.segment
         cut = CutSegment(0.0, segment.duration, spooled.path.read_bytes(), segment.media_type)
-        try:
-            publish_segment(outbox, self.kafka, segment.stream, FoundStart(segment.start, "arrival"), cut, uri=uri)
-            self.sent += 1
-        except MessageTooLarge as error:
-            self.refused += 1
-            if self.aside is not None:
-                _copy(spooled.path, self.aside / segment.name)
-            _log.error("a segment was put aside; record with --to as well", segment=segment.name, problem=str(error))
+        publish_segment(outbox, self.kafka, segment.stream, FoundStart(segment.start, "arrival"), cut, uri=uri)
+
+    def _put_aside(self, spooled: SpooledSegment, error: MessageTooLarge) -> None:
+        if self.aside is not None:
+            _copy(spooled.path, self.aside / spooled.segment.name)
+        _log.error(
+            "a segment was put aside; record with --to as well", segment=spooled.segment.name, problem=str(error)
+        )
 
     def _keep(self, spooled: SpooledSegment) -> str:
         """Copy a segment to its place. Returns its URI."""
@@ -144,7 +185,6 @@ class Recorder:
                     shutil.copyfileobj(local, remote, _COPY_BYTES)
         except Exception as error:  # each file system of fsspec has its own exceptions
             raise SourceNotFound(f"{mask_url(uri)}: cannot be written ({object_reason(error)}); check --to") from None
-        self.kept += 1
         return uri
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from index.errors import SourceNotFound
 from index.files import write_atomically
 
-__all__ = ["CameraState", "LiveStatus", "StatusRegistry", "read_status"]
+__all__ = ["CameraState", "CameraTotals", "LiveReport", "LiveStatus", "StatusRegistry", "read_status"]
 
 State = Literal["connecting", "live", "stalled", "failed", "stopped"]
 _STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")  # of a running process
@@ -94,6 +94,51 @@ class LiveStatus(BaseModel):
         return not self.stopped and (datetime.now(UTC) - self.updated).total_seconds() < _OLD_SECONDS
 
 
+class CameraTotals(BaseModel):
+    """What one stream received and lost while the command ran, whatever was removed from the list or changed in it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    frames: int = 0
+    """Video packets received."""
+    dropped: int = 0
+    """Frames lost although they arrived, as in `CameraState`."""
+    skipped: int = 0
+    """Video packets that no segment can hold, as in `CameraState`."""
+    late: int = 0
+    """Video packets received long after they were captured."""
+    reconnects: int = 0
+    """Connections after the first."""
+    segments: int = 0
+    """Segments closed."""
+
+
+class LiveReport(BaseModel):
+    """What a command that reads cameras received and lost."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    cameras: dict[str, CameraTotals] = Field(default_factory=dict)
+    """Each stream that had a camera or a segment."""
+    waiting_segments: int = 0
+    """Segments left in the spool, which the next start stores or sends."""
+    waiting_bytes: int = 0
+    """Bytes of these segments."""
+
+    def __str__(self) -> str:
+        """The losses, one a line; empty when there are none."""
+        lines = [
+            f"{stream}: {total.dropped} of {total.frames} frames were received and dropped"
+            for stream, total in sorted(self.cameras.items())
+            if total.dropped
+        ]
+        if self.waiting_segments:
+            lines.append(
+                f"{self.waiting_segments} segments, {self.waiting_bytes / 1e6:.1f} MB, wait for the next start"
+            )
+        return "\n".join(lines)
+
+
 class StatusRegistry:
     """The current states of all cameras, for any thread. A collector of prometheus_client.
 
@@ -106,6 +151,7 @@ class StatusRegistry:
         self.path, self.command = path, command
         self._lock = threading.Lock()
         self._states: dict[str, CameraState] = {}
+        self._totals: dict[str, CameraTotals] = {}
         self._waiting: tuple[int, int] = (0, 0)
         self._problem: str | None = None
         self._stopped = False
@@ -113,6 +159,7 @@ class StatusRegistry:
     def add(self, state: CameraState) -> None:
         """Add a camera, or replace the one of the same stream."""
         with self._lock:
+            self._totals.setdefault(state.stream, CameraTotals())
             self._states[state.stream] = state
 
     def remove(self, stream: str) -> None:
@@ -132,11 +179,12 @@ class StatusRegistry:
                 setattr(state, name, value)
 
     def count(self, stream: str, **increments: int) -> None:
-        """Add to counters of a camera; an unknown camera is ignored."""
+        """Add to counters of a camera and of its stream; of an unknown camera to those of the stream alone."""
         with self._lock:
-            state = self._states.get(stream)
-            for name, value in increments.items() if state is not None else ():
-                setattr(state, name, getattr(state, name) + value)
+            counted = (self._states.get(stream), self._totals.setdefault(stream, CameraTotals()))
+            for each in counted:
+                for name, value in increments.items() if each is not None else ():
+                    setattr(each, name, getattr(each, name) + value)
 
     def set_waiting(self, segments: int, size: int, problem: str | None) -> None:
         """Set the number and the total size in bytes of the segments in the spool, and why they wait."""
@@ -155,6 +203,15 @@ class StatusRegistry:
                 problem=self._problem,
                 stopped=self._stopped,
                 cameras=[state.model_copy() for _, state in sorted(self._states.items())],
+            )
+
+    def report(self) -> LiveReport:
+        """The totals of every stream since the start, and what waits."""
+        with self._lock:
+            return LiveReport(
+                cameras={stream: total.model_copy() for stream, total in sorted(self._totals.items())},
+                waiting_segments=self._waiting[0],
+                waiting_bytes=self._waiting[1],
             )
 
     def stop(self) -> None:

@@ -24,7 +24,7 @@ from index.records import to_micros
 from ingest.live.camera import CameraThread, backoff_seconds
 from ingest.live.config import CameraConfig, CameraList, LiveSettings, read_cameras
 from ingest.live.spool import Spool, SpooledSegment
-from ingest.live.status import StatusRegistry, read_status
+from ingest.live.status import LiveReport, StatusRegistry, read_status
 from ingest.shutdown import commit_under_way
 
 __all__ = ["STATUS_FILE", "SegmentSink", "run_live"]
@@ -67,7 +67,7 @@ def run_live(
     reload: threading.Event | None = None,
     metrics: Callable[[StatusRegistry], None] = lambda _: None,
     on_drop: Callable[[SpooledSegment], None] = lambda _: None,
-) -> None:
+) -> LiveReport:
     """Read cameras until `stop` is set; then close every camera's segment and write what is in the spool.
 
     Args:
@@ -79,6 +79,9 @@ def run_live(
         reload: has the list read again; cleared afterwards.
         metrics: called once with the status of the cameras, which is a Prometheus collector.
         on_drop: called, in any thread, with each segment that the full spool drops.
+
+    Returns:
+        What each camera sent and what of it was lost.
 
     Raises:
         UsageError: the list is invalid (at the start; later the last valid list stays), or the folder is in use.
@@ -116,6 +119,7 @@ def run_live(
             status.write()
         if writer.failure is not None:
             raise writer.failure
+        return status.report()
     finally:
         spool.close()
 

@@ -20,7 +20,7 @@ from ingest.live.clip import clip as cut_clip
 from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
 from ingest.live.recorder import Recorder, folder_url
 from ingest.live.spool import SpooledSegment
-from ingest.live.status import CameraState, StatusRegistry, read_status
+from ingest.live.status import CameraState, LiveReport, StatusRegistry, read_status
 from ingest.live.store_sink import StoreSink
 from ingest.live.supervisor import STATUS_FILE, run_live
 from ingest.messages import AlertMessage
@@ -90,8 +90,8 @@ def _run(
     port: int | None,
     address: str,
     *,
-    on_drop: Callable[[SpooledSegment], None] = lambda _: None,
-) -> None:
+    on_drop: Callable[[SpooledSegment], None],
+) -> LiveReport:
     """Read the cameras until SIGINT or SIGTERM; SIGHUP reads the list of cameras again."""
     stop, reload = stop_event(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
@@ -101,7 +101,7 @@ def _run(
         if port is not None:
             print_note(serve_metrics(registry, port, address))
 
-    run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics, on_drop=on_drop)
+    return run_live(cameras, live, sink, command=command, stop=stop, reload=reload, metrics=metrics, on_drop=on_drop)
 
 
 def _outbox(settings: Settings, servers: str | None, stack: ExitStack) -> tuple[KafkaSettings, Outbox]:
@@ -153,12 +153,21 @@ def watch(
                 print_note(alert_line(alert))
 
         sink = StoreSink(opened, encoders, settings.consume, settings.decode_limits, on_alerts=report)
-        _run(listed, live, sink, "watch", metrics_port, metrics_address, on_drop=sink.drop)
+        received = _run(listed, live, sink, "watch", metrics_port, metrics_address, on_drop=sink.drop)
+    _print_end(
+        f"{sink.frames} frames, {sink.commits} commits, {sink.alerts} alerts", sink.report(), received, as_json=as_json
+    )
+
+
+def _print_end(counts: str, report: dict[str, Any], received: LiveReport, *, as_json: bool) -> None:
+    """Print what a command did, and what of the cameras' frames was lost."""
     if as_json:
-        print_json(sink.report())
-    else:
-        print_line(f"{sink.frames} frames, {sink.commits} commits, {sink.alerts} alerts")
-        print_line(str(sink.footage))
+        print_json({**report, **dict(received)})
+        return
+    print_line(counts)
+    print_line(str(report["footage"]))
+    if losses := str(received):
+        print_line(losses)
 
 
 def _holds_of(store: str) -> Callable[[], Sequence[Hold]]:
@@ -213,13 +222,9 @@ def record(
             keep_seconds=None if keep_days is None else keep_days * 86_400,
             holds=_holds_of(settings.store) if keep_days is not None else list,
         )
-        _run(listed, live, recorder, "record", metrics_port, metrics_address)
-    if as_json:
-        print_json(
-            {"kept": recorder.kept, "sent": recorder.sent, "refused": recorder.refused, "expired": recorder.expired}
-        )
-    else:
-        print_line(f"{recorder.kept} segments kept, {recorder.sent} sent")
+        received = _run(listed, live, recorder, "record", metrics_port, metrics_address, on_drop=recorder.drop)
+    counts = f"{recorder.kept} segments kept, {recorder.sent} sent"
+    _print_end(counts, recorder.report(), received, as_json=as_json)
 
 
 @app.command("cameras")

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from ingest.live.status import read_status
+from ingest.live.supervisor import STATUS_FILE
 from tests.support.live import (
     Live,
     Proxy,
     RtspServer,
     convert,
+    emitted,
     footage,
     kept,
     live,
@@ -185,6 +188,25 @@ def test_a_process_that_crashes_is_that_cameras_alone(tmp_path: Path, rtsp: Rtsp
         running.until_segments("near", 3)
         running.stop()
     undisturbed(tmp_path / "tape", "near")
+
+
+def test_the_end_says_what_the_full_spool_dropped(tmp_path: Path, footage: Path) -> None:
+    """A tape that cannot be written to and a spool of 1 MiB: each second is dropped or waits, and is counted."""
+    noise = ("-vf", "noise=alls=100:allf=t", "-c:v", "libx264", "-preset", "ultrafast", "-g", "10")
+    noisy = convert(footage, tmp_path / "noisy.mp4", *noise)
+    (tmp_path / "tape").write_text("a file in the place of the folder")
+    arguments = ("record", f"cam=loop:{noisy}", "--to", tmp_path / "tape", "--seconds", 1, "--json")
+    with live(tmp_path, *arguments, **QUICK, SIGHTLINE_LIVE_SPOOL_BYTES=str(2**20)) as running:
+        running.until("three segments are dropped", lambda: (c := running.camera("cam")) and c.dropped > 20)
+        report = emitted(running.stop())
+    (camera,) = read_status(running.folder / STATUS_FILE).cameras
+    total, dropped = report["cameras"]["cam"], report["footage"]["dropped"]
+    assert (report["kept"], report["sent"], report["footage"]["stored"]["segments"]) == (0, 0, 0)
+    assert dropped["segments"] >= 3
+    assert total == {name: getattr(camera, name) for name in total}
+    assert total["segments"] == dropped["segments"] + report["waiting_segments"]
+    assert report["waiting_segments"] == len(kept(running.folder / "spool", "cam")) > 0
+    assert total["dropped"] == pytest.approx(10 * dropped["seconds"], abs=dropped["segments"])
 
 
 def test_what_waited_when_it_was_killed_is_stored_by_the_next(tmp_path: Path, long_footage: Path, profile: str) -> None:

@@ -126,7 +126,19 @@ def test_every_second_of_every_camera_is_stored_once(
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert state is not None
     assert all(camera.reconnects == 0 and camera.dropped == 0 for camera in state.cameras)
-    assert sent == {"kept": sent["sent"], "sent": sum(map(len, segments.values())), "refused": 0, "expired": 0}
+    count = sum(map(len, segments.values()))
+    assert {name: sent[name] for name in ("kept", "sent", "refused", "expired")} == {
+        "kept": count,
+        "sent": count,
+        "refused": 0,
+        "expired": 0,
+    }
+    assert sent["footage"]["stored"]["segments"] == count
+    assert sent["footage"]["dropped"]["segments"] == sent["waiting_segments"] == 0
+    assert {name: total["segments"] for name, total in sent["cameras"].items()} == {
+        name: len(found) for name, found in segments.items()
+    }
+    assert all(total["dropped"] == 0 for total in sent["cameras"].values())
     for name in names:
         found = seconds_stored(store, name)
         assert found == expected[name], name

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
-from index.errors import DecodeFailed, EmptyWindow, SourceNotFound, UsageError
+from index.errors import DecodeFailed, EmptyWindow, KafkaProblem, MessageTooLarge, SourceNotFound, UsageError
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip, recorded
@@ -97,6 +97,55 @@ def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -
     assert (refused.refused, nowhere.messages) == (1, [])
     assert (tmp_path / "refused" / one.segment.name).read_bytes() == one.path.read_bytes()
     assert (small.flushed, large.flushed) == (1, 1)
+
+
+class _Broker(Outbox):
+    """Acknowledges at `flush`. Discards all that is in flight, as a broken producer, when it is down or one of them is
+    too large."""
+
+    def __init__(self, largest: int = 2**30) -> None:
+        super().__init__()
+        self.largest, self.down = largest, 0
+        self.accepted: list[SegmentMessage] = []
+
+    def flush(self) -> None:
+        in_flight, self.messages = self.messages, []
+        if self.down:
+            self.down -= 1
+            raise KafkaProblem("the broker does not answer")
+        if any(len(message.payload() or b"") > self.largest for message in in_flight):
+            raise MessageTooLarge("the broker rejects a message of this size")
+        self.accepted += in_flight
+
+
+def test_a_segment_that_the_broker_finds_too_large_takes_no_other_with_it(tmp_path: Path) -> None:
+    sizes = [(64, 48), (320, 240), (64, 48)]
+    segments = [waiting(tmp_path, START + i * 4_000_000, size=size) for i, size in enumerate(sizes)]
+    assert segments[1].size > max(segments[0].size, segments[2].size)
+    broker = _Broker(largest=segments[1].size - 1)
+    recorder = Recorder(None, aside=tmp_path / "refused", outbox=broker)
+    recorder.write(segments)
+    assert [message.start_micros for message in broker.accepted] == [START, START + 8_000_000]
+    assert (tmp_path / "refused" / segments[1].segment.name).read_bytes() == segments[1].path.read_bytes()
+    assert (recorder.sent, recorder.refused) == (2, 1)
+    assert str(recorder.footage) == "stored: 2 segments, 8 s; repeated: nothing; dropped: 1 segment, 4 s"
+
+
+def test_a_segment_is_counted_once_however_often_it_is_written(tmp_path: Path) -> None:
+    segments = [waiting(tmp_path, START + i * 4_000_000) for i in range(2)]
+    broker = _Broker()
+    broker.down = 2
+    recorder = Recorder(folder_url(str(tmp_path / "tape")), outbox=broker)
+    for _ in range(2):
+        with pytest.raises(KafkaProblem, match="does not answer"):
+            recorder.write(segments)
+        assert (recorder.kept, recorder.sent) == (0, 0)
+    recorder.write(segments)
+    recorder.drop(waiting(tmp_path, START + 60_000_000, seconds=3.0))
+    assert len(broker.accepted) == 2
+    report = recorder.report()
+    assert str(report.pop("footage")) == "stored: 2 segments, 8 s; repeated: nothing; dropped: 1 segment, 3 s"
+    assert report == {"kept": 2, "sent": 2, "refused": 0, "expired": 0}
 
 
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from index.errors import SourceNotFound, StoreFull, UsageError
 from ingest.live.camera import backoff_seconds
 from ingest.live.config import CameraList, LiveSettings, cameras_of, read_cameras
 from ingest.live.spool import Spool, SpooledSegment
-from ingest.live.status import CameraState, StatusRegistry, read_status
+from ingest.live.status import CameraState, CameraTotals, StatusRegistry, read_status
 from ingest.live.supervisor import STATUS_FILE, run_live
 from ingest.segments.names import parse_name, segment_name
 
@@ -116,6 +116,45 @@ def test_an_error_that_a_retry_does_not_cure_ends_the_supervisor(tmp_path: Path)
             stop=threading.Event(),
         )
     assert list(tmp_path.rglob("*.mp4"))  # it is kept for the next start
+
+
+def test_the_end_says_what_the_full_spool_dropped_and_what_waits(tmp_path: Path) -> None:
+    """Of an earlier run, whose cameras are not in the list any more."""
+    for start in range(4):
+        spool_file(tmp_path, start, size=400_000)
+    spool_file(tmp_path, 9, size=100, stream="yard")
+    dropped: list[str] = []
+    stop = threading.Event()
+    stop.set()
+    report = run_live(
+        CameraList(),
+        LiveSettings(folder=tmp_path, spool_bytes=2**20),
+        FailingSink([StoreFull("full")] * 9),
+        command="record",
+        stop=stop,
+        on_drop=lambda spooled: dropped.append(spooled.segment.stream),
+    )
+    assert dropped == ["gate", "gate"]
+    assert report.cameras == {"gate": CameraTotals()}  # how many frames they had is not known any more
+    assert (report.waiting_segments, report.waiting_bytes) == (3, 800_100)
+    assert str(report) == "3 segments, 0.8 MB, wait for the next start"
+
+
+def test_the_totals_of_a_stream_outlive_its_camera(tmp_path: Path) -> None:
+    registry = StatusRegistry(tmp_path / "cameras.json", "watch")
+    registry.add(CameraState(stream="gate", url="rtsp://h/x"))
+    registry.count("gate", frames=70, dropped=20, segments=7)
+    registry.remove("gate")
+    registry.count("gate", dropped=10)  # of a segment that had waited
+    registry.add(CameraState(stream="gate", url="rtsp://h/y"))
+    registry.add(CameraState(stream="yard", url="rtsp://h/z"))
+    registry.count("gate", frames=30, reconnects=1)
+    assert registry.report().cameras == {
+        "gate": CameraTotals(frames=100, dropped=30, segments=7, reconnects=1),
+        "yard": CameraTotals(),
+    }
+    assert [camera.frames for camera in registry.snapshot().cameras] == [30, 0]
+    assert str(registry.report()) == "gate: 30 of 100 frames were received and dropped"
 
 
 @given(attempt=st.integers(1, 10_000), first=st.floats(0.01, 10), more=st.floats(1, 100), jitter=st.floats(0, 0.999))
