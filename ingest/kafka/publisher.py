@@ -7,7 +7,7 @@ knows nothing of the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -47,9 +47,9 @@ class PublishedFile(BaseModel):
     stream_id: str | None = None
     """The stream its segments belong to."""
     segments: int = 0
-    """Segments produced."""
+    """Segments that Kafka acknowledged; 0 when the broker found one of them too large: others may be lost with it."""
     seconds: float = 0.0
-    """Seconds of footage produced."""
+    """Seconds of footage of these segments."""
     problem: str | None = None
     """The error that ended the file early; None when it was published completely."""
     footage: FootageReport = Field(default_factory=FootageReport)
@@ -160,6 +160,31 @@ def _write_object(objects: str, stream_id: str, start: int, segment: CutSegment)
     return uri
 
 
+class _CheckedOutbox:
+    """An outbox that notes whether the broker finds a message too large: those in flight may be lost with it."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox, self.refused = outbox, False
+
+    def send(self, topic: str, *, key: str | None, value: bytes | None) -> None:
+        """Queue a record; see `Outbox`."""
+        with self._noting():
+            self._outbox.send(topic, key=key, value=value)
+
+    def flush(self) -> None:
+        """Wait for all records; see `Outbox`."""
+        with self._noting():
+            self._outbox.flush()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except MessageTooLarge:
+            self.refused = True
+            raise
+
+
 def publish_files(
     sources: Sequence[str | Path],
     *,
@@ -208,6 +233,9 @@ def publish_files(
             file = PublishedFile(file=planned.shown, stream_id=planned.name.stream)
             report.append(file)
             lengths: list[float] = []  # that of the file, once it is known
+            produced: list[float] = []  # seconds of each segment
+            failure: Exception | None = None
+            checked = _CheckedOutbox(outbox)
             try:
                 with fetched(planned.source) as path:
                     each = segments_of(
@@ -223,17 +251,24 @@ def publish_files(
                     )
                     for began, segment in each:
                         message = publish_segment(
-                            outbox, settings, planned.name.stream, began, segment, objects=objects
+                            checked, settings, planned.name.stream, began, segment, objects=objects
                         )
-                        file.segments += 1
-                        file.seconds += segment.duration
-                        file.footage.add("stored", segments=1, seconds=segment.duration)
+                        produced.append(segment.duration)
                         on_segment(file.file, message)
             except (SourceError, MessageTooLarge, UsageError) as error:
-                file.problem = str(error)
+                failure = error
+            try:
+                checked.flush()
+            except MessageTooLarge as error:
+                failure = error
+            if checked.refused:
+                produced.clear()
+            file.segments, file.seconds = len(produced), sum(produced)
+            file.footage.add("stored", segments=file.segments, seconds=file.seconds)
+            if failure is not None:
+                file.problem = str(failure)
                 file.footage.add(
                     "dropped", files=1, seconds=max(0.0, (lengths.pop() if lengths else 0.0) - file.seconds)
                 )
                 _log.info("file not published completely", file=file.file, problem=file.problem)
-            outbox.flush()
     return report

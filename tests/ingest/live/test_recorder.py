@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
-from index.errors import DecodeFailed, EmptyWindow, KafkaProblem, MessageTooLarge, SourceNotFound, UsageError
+from index.errors import DecodeFailed, EmptyWindow, KafkaProblem, SourceNotFound, UsageError
 from ingest.kafka.publisher import publish_segment
 from ingest.kafka.settings import KafkaSettings
 from ingest.live.clip import clip, recorded
@@ -21,6 +21,7 @@ from ingest.segments.cutting import cut
 from ingest.segments.names import parse_name, segment_name
 from ingest.sources.start_time import FoundStart
 from tests.support.footage import make_video
+from tests.support.limited_broker import LimitedBroker
 
 START = 1_700_000_000_000_000
 DAY = 86_400_000_000
@@ -99,30 +100,11 @@ def test_segments_go_inside_messages_or_by_where_they_are_kept(tmp_path: Path) -
     assert (small.flushed, large.flushed) == (1, 1)
 
 
-class _Broker(Outbox):
-    """Acknowledges at `flush`. Discards all that is in flight, as a broken producer, when it is down or one of them is
-    too large."""
-
-    def __init__(self, largest: int = 2**30) -> None:
-        super().__init__()
-        self.largest, self.down = largest, 0
-        self.accepted: list[SegmentMessage] = []
-
-    def flush(self) -> None:
-        in_flight, self.messages = self.messages, []
-        if self.down:
-            self.down -= 1
-            raise KafkaProblem("the broker does not answer")
-        if any(len(message.payload() or b"") > self.largest for message in in_flight):
-            raise MessageTooLarge("the broker rejects a message of this size")
-        self.accepted += in_flight
-
-
 def test_a_segment_that_the_broker_finds_too_large_takes_no_other_with_it(tmp_path: Path) -> None:
     sizes = [(64, 48), (320, 240), (64, 48)]
     segments = [waiting(tmp_path, START + i * 4_000_000, size=size) for i, size in enumerate(sizes)]
     assert segments[1].size > max(segments[0].size, segments[2].size)
-    broker = _Broker(largest=segments[1].size - 1)
+    broker = LimitedBroker(largest=segments[1].size - 1)
     recorder = Recorder(None, aside=tmp_path / "refused", outbox=broker)
     recorder.write(segments)
     assert [message.start_micros for message in broker.accepted] == [START, START + 8_000_000]
@@ -133,7 +115,7 @@ def test_a_segment_that_the_broker_finds_too_large_takes_no_other_with_it(tmp_pa
 
 def test_a_segment_is_counted_once_however_often_it_is_written(tmp_path: Path) -> None:
     segments = [waiting(tmp_path, START + i * 4_000_000) for i in range(2)]
-    broker = _Broker()
+    broker = LimitedBroker()
     broker.down = 2
     recorder = Recorder(folder_url(str(tmp_path / "tape")), outbox=broker)
     for _ in range(2):
