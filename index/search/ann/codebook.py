@@ -14,6 +14,8 @@ An event that the sample does not contain has no centroid near it. In the list o
 a search that looks into nearly all lists, so outliers, the frames that are farthest from every centroid, go to "far
 lists", which each search looks into (`ShardLists`). `docs/scale.md` has the measurements.
 
+Of 4,096 lists and more, a sketch tells which ones are worth comparing with a query (`index.search.ann.sketch`).
+
 Centroids are found in two levels, because k-means of L centroids costs L². Frames are assigned through cells of
 centroids: a graph (HNSW) does not reach all of them where cameras are apart. Nothing of FAISS is read from a file: the
 arrays are checked and FAISS's objects are made from them. Does not know streams nor files.
@@ -25,10 +27,11 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import faiss
 import numpy as np
@@ -36,6 +39,7 @@ from numpy.typing import NDArray
 
 from index.columns import digest
 from index.files import DAMAGED_ARRAYS, load_arrays, write_atomically
+from index.search.ann.sketch import CentroidSketch, sketch_of
 from index.search.gpu import GPU
 
 __all__ = ["Codebook", "SampleOfFrames", "ShardLists", "bits_for", "coded_for", "lists_for", "train"]
@@ -56,6 +60,7 @@ _ALL_CODED = 256  # dimensions; below, all of them are coded
 _CODED = 25 / 32
 _MOST_HELD_OUT = 65_536  # vectors
 _MAX_FILE = 4 << 30
+_SKETCH = ("sketch_table", "sketch_codes")  # not in files of few centroids, nor in those of older versions
 
 
 def lists_for(rows: int) -> int:
@@ -194,6 +199,9 @@ class Codebook:
     centroids: NDArray[np.float32]
     """float32[L, c]: the centroids of the lists, rotated; those of the far lists are last."""
 
+    sketch: CentroidSketch | None
+    """A sketch of the centroids, without the far lists; None where there are few."""
+
     far: int
     """Number of far lists."""
 
@@ -224,20 +232,19 @@ class Codebook:
         return len(self.centroids)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of centroids and sketch in memory."""
+        return self.centroids.nbytes + (0 if self.sketch is None else self.sketch.nbytes)
+
+    @property
     def code_size(self) -> int:
         """Bytes of one code."""
         return self._empty.code_size
 
     @cached_property
     def key(self) -> str:
-        """Digest of the content."""
-        return digest(
-            self.identity,
-            self.bits,
-            self.far,
-            self.reach,
-            *(hashlib.sha256(a.tobytes()).hexdigest() for a in (self.rotation, self.centroids)),
-        )
+        """Digest of what codes depend on; the sketch has no part in it."""
+        return digest(self.identity, self.bits, self.far, self.reach, *_sums([self.rotation, self.centroids]))
 
     def rotated(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors float32[n, d] as they are compared with centroids and codes."""
@@ -253,6 +260,38 @@ class Codebook:
         """The far list of each rotated vector, int64[n]."""
         found: NDArray[np.int64] = self._nearest_far.search(rotated, 1)[1][:, 0]
         return self.lists - self.far + found
+
+    def best_lists(
+        self, query: NDArray[np.float32], sizes: NDArray[np.int64], rows: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The lists with the highest inner products that together have `rows` rows, best first; all if they have not.
+
+        Where few are wanted, the sketch chooses at least four times as many, and those alone are compared.
+
+        Args:
+            query: float32[c], rotated.
+            sizes: int64[n], the number of rows in each list that is not far.
+            rows: see above.
+
+        Returns:
+            Numbers, int64[m], and inner products, float32[m].
+        """
+        count = len(sizes)
+        most = min(count, 64 + 4 * rows * count // max(1, int(sizes.sum())))
+        while True:
+            if self.sketch is not None and 4 * most < count:
+                numbers = self.sketch.best(query, most)
+                scores = self.centroids[numbers] @ query
+            else:
+                scores = self.centroids[:count] @ query
+                numbers = np.argpartition(-scores, most - 1)[:most] if most < count else np.arange(count)
+                scores = scores[numbers]
+            order = np.argsort(-scores)
+            held = np.cumsum(sizes[numbers[order]])
+            if most == count or held[-1] >= rows:
+                best = order[: int(np.searchsorted(held, rows)) + 1]
+                return numbers[best], scores[best]
+            most = min(count, 4 * most)
 
     def encode(self, rotated: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The codes of rotated vectors in their lists, uint8[n, code_size]."""
@@ -274,6 +313,10 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write it durably and all at once. Raises OSError."""
+        near = self.centroids[: self.lists - self.far]
+        sketched: list[NDArray[Any]] = []
+        if self.sketch is not None:
+            sketched = [self.sketch.table, self.sketch.codes_of(near)]
         facts = {
             "identity": self.identity,
             "bits": self.bits,
@@ -281,18 +324,13 @@ class Codebook:
             "reach": self.reach,
             "trained_rows": self.trained_rows,
             "key": self.key,
+            "sketch": _sums(sketched),
         }
 
-        def write(file: BinaryIO) -> None:
-            """Write the arrays."""
-            np.savez(
-                file,
-                rotation=self.rotation,
-                centroids=self.centroids,
-                facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            )
-
-        write_atomically(path, write, parents=True)
+        arrays: dict[str, Any] = {"rotation": self.rotation, "centroids": self.centroids}
+        arrays |= dict(zip(_SKETCH, sketched, strict=False))
+        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        write_atomically(path, lambda file: np.savez(file, **arrays), parents=True)
 
     @classmethod
     def load(cls, path: Path) -> Codebook | None:
@@ -300,17 +338,22 @@ class Codebook:
         try:
             if path.stat().st_size > _MAX_FILE:
                 return None
-            held = load_arrays(io.BytesIO(path.read_bytes()), ["facts", "rotation", "centroids"])
+            held = load_arrays(io.BytesIO(path.read_bytes()))
             facts = json.loads(held["facts"].tobytes())
             rotation, centroids = held["rotation"], held["centroids"]
             numbers = int(facts["far"]), float(facts["reach"]), int(facts["bits"]), int(facts["trained_rows"])
-            made = cls(str(facts["identity"]), rotation, centroids, *numbers)
+            sketched = [held[name] for name in _SKETCH if name in held]
+            sketch = CentroidSketch(*sketched) if sketched else None
+            made = cls(str(facts["identity"]), rotation, centroids, sketch, *numbers)
             fits = rotation.dtype == centroids.dtype == np.float32 and rotation.shape[0] == centroids.shape[1]
+            near = (made.lists - made.far, len(rotation))
             if (
                 not fits
+                or (sketch is not None and (len(sketch), sketch.dimension) != near)
                 or not 1 <= made.bits <= _MOST_BITS
                 or not 0 < made.far < made.lists
                 or made.key != facts["key"]
+                or _sums(sketched) != facts.get("sketch", [])
             ):
                 return None
         except DAMAGED_ARRAYS:
@@ -363,7 +406,12 @@ def train(sample: SampleOfFrames, lists: int, *, identity: str, rows: int, seed:
     outside = np.concatenate([*apart, points[:1]])  # at least one
     far = _kmeans(outside, min(max(1, lists // _LISTS_PER_FAR), len(outside)), seed)
     bits = bits_for(rotation.shape[1])
-    return Codebook(identity, rotation, np.concatenate([centroids, far]), len(far), reach, bits, trained_rows=rows)
+    both, sketch = np.concatenate([centroids, far]), sketch_of(centroids)
+    return Codebook(identity, rotation, both, sketch, len(far), reach, bits, trained_rows=rows)
+
+
+def _sums(arrays: Sequence[NDArray[Any]]) -> list[str]:
+    return [hashlib.sha256(each.tobytes()).hexdigest() for each in arrays]
 
 
 def _rotation(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

@@ -326,16 +326,17 @@ class LargeIndex:
         if codebook is None or not parts or scope.rows == 0:
             return []
         turned = codebook.rotated(query[None])[0]
-        near = codebook.centroids @ turned
         far = np.arange(codebook.lists - codebook.far, codebook.lists)
+        far_scores = codebook.centroids[far[0] :] @ turned
         sizes = np.sum([part.shard.sizes for part in parts], axis=0)[: far[0]]
         within = int(sizes.sum())
         allowed = [part.allowed() for part in parts]
         probed = max(_PROBED_ROWS, round(_PROBED_SHARE * within)) * within // scope.rows
         enough = min(count, scope.rows)
         while True:
-            lists = np.concatenate([_best_lists(near[: far[0]], sizes, probed), far])
-            found = _in_each([part.shard for part in parts], turned, lists, near[lists], count, allowed)
+            near, scores = codebook.best_lists(turned, sizes, probed)
+            lists, scores = np.concatenate([near, far]), np.concatenate([scores, far_scores])
+            found = _in_each([part.shard for part in parts], turned, lists, scores, count, allowed)
             if len(lists) == codebook.lists or sum(len(rows) for rows, _ in found) >= enough:
                 break
             probed *= 4
@@ -375,13 +376,9 @@ class LargeIndex:
 
     def _exact(self, shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors of some rows, float32[n, Df]."""
-        result = np.empty((len(rows), self._reader.dimension), np.float32)
-        files = np.array(shard.file[rows])
-        for number in np.unique(files).tolist():
-            members = np.flatnonzero(files == number)
-            chosen = rows[members]
-            result[members] = self._reader.read(shard.files[number], shard.row[chosen], shard.offset[chosen])
-        return result
+        return self._reader.read(
+            shard.files, np.array(shard.file[rows]), np.array(shard.row[rows]), np.array(shard.offset[rows])
+        )
 
     # ---- versions ----------------------------------------------------------------------------------------------------
 
@@ -457,18 +454,6 @@ def _in_each(
         return list(map(nearest, shards, allowed))
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(nearest, shards, allowed))
-
-
-def _best_lists(scores: NDArray[np.float32], sizes: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
-    """The lists with the highest scores, best first, that together have more than `rows` rows; all if they have not."""
-    most = min(len(scores), 64 + 4 * rows * len(scores) // max(1, int(sizes.sum())))
-    while True:
-        best = np.argpartition(-scores, most - 1)[:most] if most < len(scores) else np.arange(len(scores))
-        best = best[np.argsort(-scores[best])]
-        held = np.cumsum(sizes[best])
-        if most == len(scores) or held[-1] > rows:
-            return best[: int(np.searchsorted(held, rows)) + 1]
-        most = min(len(scores), 4 * most)
 
 
 def _day(path: str) -> str:

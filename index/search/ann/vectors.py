@@ -103,59 +103,92 @@ class VectorReader:
         with translate_errors(self._uri):
             return int(open_file(self._uri, path).num_row_groups)
 
-    def read(self, path: str, row: NDArray[np.int32], offset: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of some rows of a file, float32[n, d]; `row` and `offset`, int[n], as in `FileRows`.
+    def read(
+        self, paths: Sequence[str], file: NDArray[np.int32], row: NDArray[np.int32], offset: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Vectors of some rows, float32[n, d].
+
+        Args:
+            paths: files, below the table.
+            file: int[n], index into `paths`.
+            row: int[n], as in `FileRows`.
+            offset: int[n], as in `FileRows`.
 
         Raises:
-            StoreCorrupt, StoreUnavailable: the file cannot be read, for example because it was replaced meanwhile.
+            StoreCorrupt, StoreUnavailable: a file cannot be read, for example because it was replaced meanwhile.
         """
         result = np.empty((len(row), self.dimension), np.float32)
-        if (offset >= 0).all():
-            (self._read_bytes if self.is_local else self._read_ranges)(path, offset, result)
-            return result
+        placed = np.flatnonzero(offset >= 0)
+        if len(placed):
+            order = placed[np.lexsort((offset[placed], file[placed]))]
+            (self._read_bytes if self.is_local else self._read_ranges)(paths, file[order], offset[order], order, result)
+        rest = np.flatnonzero(offset < 0)
+        for number in np.unique(file[rest]).tolist():
+            self._read_groups(paths[number], row, rest[file[rest] == number], result)
+        return result
+
+    def _read_groups(
+        self, path: str, row: NDArray[np.int32], members: NDArray[np.int64], result: NDArray[np.float32]
+    ) -> None:
+        """Read the rows `row[members]` of a file by row groups."""
         with translate_errors(self._uri):
             held = open_file(self._uri, path)
             counts = [held.metadata.row_group(i).num_rows for i in range(held.num_row_groups)]
             firsts = np.cumsum([0, *counts])
-            group = np.searchsorted(firsts, row, side="right") - 1
+            group = np.searchsorted(firsts, row[members], side="right") - 1
             for number in np.unique(group).tolist():
-                wanted = np.flatnonzero(group == number)
+                wanted = members[group == number]
                 rows = held.read_row_group(number, columns=[_COLUMN])[_COLUMN]
                 result[wanted] = to_matrix(rows, self.dimension)[row[wanted] - firsts[number]]
-        return result
 
-    def _read_bytes(self, path: str, offset: NDArray[np.int64], result: NDArray[np.float32]) -> None:
-        """Read vectors at their places; those that follow each other at once."""
+    def _read_bytes(
+        self,
+        paths: Sequence[str],
+        file: NDArray[np.int32],
+        place: NDArray[np.int64],
+        order: NDArray[np.int64],
+        result: NDArray[np.float32],
+    ) -> None:
+        """Read `result[order]` at its places, sorted by file and place; those that follow each other at once."""
         width = 4 * self.dimension
-        order = np.argsort(offset, kind="stable")
-        places = offset[order]
-        firsts = np.flatnonzero(np.concatenate([[True], places[1:] - places[:-1] != width])[: len(places)])
-        begins = places[firsts].tolist()
+        firsts = np.flatnonzero(np.append(True, (np.diff(place) != width) | (np.diff(file) != 0)))
         cuts = [*(firsts * width).tolist(), len(order) * width]
-        held = np.empty_like(result)
+        held = np.empty((len(order), self.dimension), np.float32)
         target = held.view(np.uint8).reshape(-1).data
+        opened, handle = -1, -1
         with translate_errors(self._uri), self._lock:
-            handle = self._handle(path)
-            for place, begin, end in zip(begins, cuts, cuts[1:], strict=False):
-                if os.preadv(handle, [target[begin:end]], place) != end - begin:
-                    raise OSError(f"{path} is shorter than it was")
+            for number, begin, start, end in zip(
+                file[firsts].tolist(), place[firsts].tolist(), cuts, cuts[1:], strict=False
+            ):
+                if number != opened:
+                    opened, handle = number, self._handle(paths[number])
+                if os.preadv(handle, [target[start:end]], begin) != end - start:
+                    raise OSError(f"{paths[number]} is shorter than it was")
         result[order] = held
 
-    def _read_ranges(self, path: str, offset: NDArray[np.int64], result: NDArray[np.float32]) -> None:
+    def _read_ranges(
+        self,
+        paths: Sequence[str],
+        file: NDArray[np.int32],
+        place: NDArray[np.int64],
+        order: NDArray[np.int64],
+        result: NDArray[np.float32],
+    ) -> None:
         """The same from an object store; what is between near ones is read too, because a request costs more."""
         width = 4 * self.dimension
-        order = np.argsort(offset, kind="stable")
-        runs = np.split(order, np.flatnonzero(np.diff(offset[order]) > width + _NEAR_BYTES) + 1)
-        begins = [int(offset[run[0]]) for run in runs]
-        ends = [int(offset[run[-1]]) + width for run in runs]
+        apart = (np.diff(place) > width + _NEAR_BYTES) | (np.diff(file) != 0)
+        runs = np.split(np.arange(len(order)), np.flatnonzero(apart) + 1)
+        begins = [int(place[run[0]]) for run in runs]
+        ends = [int(place[run[-1]]) + width for run in runs]
+        names = [paths[int(file[run[0]])] for run in runs]
         with translate_errors(self._uri):
             system, root = file_system(self._uri)
-            found = system.cat_ranges([f"{root}/{path}"] * len(runs), begins, ends, batch_size=_AT_ONCE)
-            for run, begin, end, data in zip(runs, begins, ends, found, strict=True):
+            found = system.cat_ranges([f"{root}/{name}" for name in names], begins, ends, batch_size=_AT_ONCE)
+            for run, name, begin, end, data in zip(runs, names, begins, ends, found, strict=True):
                 if len(data) != end - begin:
-                    raise OSError(f"{path} is shorter than it was")
-                for row in run.tolist():
-                    result[row] = np.frombuffer(data, np.float32, self.dimension, int(offset[row]) - begin)
+                    raise OSError(f"{name} is shorter than it was")
+                for each in run.tolist():
+                    result[order[each]] = np.frombuffer(data, np.float32, self.dimension, int(place[each]) - begin)
 
     def _chunk(self, path: str, group: pq.RowGroupMetaData) -> tuple[bytes, int]:
         """The bytes of the vectors of a row group, and where they begin in the file."""

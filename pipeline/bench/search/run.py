@@ -137,7 +137,7 @@ def _bench(folder: Path, frames: int, cameras: int, dimension: int, queries: int
     one_hour = _measure(store, texts, best[1], _BEGAN)
     shards, codebook = large.catalog.shards(), large.catalog.codebook
     held_frames = sum(map(len, shards))
-    centroids = 0 if codebook is None else codebook.centroids.nbytes
+    centroids = 0 if codebook is None else codebook.nbytes
     compared = None
     if exact:
         store.vectors.flat_rows = 10**12

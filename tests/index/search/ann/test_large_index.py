@@ -194,15 +194,20 @@ def test_vectors_are_found_in_the_bytes_of_the_files(built: Store) -> None:
     (shard,) = large.catalog.shards()
     assert (shard.offset >= 0).all()
     reader = VectorReader(built.tables.frames.uri, 64)
-    assert reader.read(shard.files[0], np.zeros(0, np.int32), np.zeros(0, np.int64)).shape == (0, 64)
-    for rows in reader.file(shard.files[0]):
-        some = np.random.default_rng(1).permutation(len(rows.row))[:200]
-        got = reader.read(shard.files[0], rows.row[some], rows.offset[some])
-        np.testing.assert_array_equal(got, rows.vectors[some])
-        np.testing.assert_array_equal(reader.read(shard.files[0], rows.row, rows.offset), rows.vectors)
-        np.testing.assert_array_equal(
-            reader.read(shard.files[0], rows.row, np.full_like(rows.offset, -1)), rows.vectors
-        )
+    none = np.zeros(0, np.int32)
+    assert reader.read(shard.files, none, none, none.astype(np.int64)).shape == (0, 64)
+    parts = [(number, rows) for number, path in enumerate(shard.files) for rows in reader.file(path)]
+    assert len(shard.files) > 1
+    file = np.concatenate([np.full(len(rows.row), number, np.int32) for number, rows in parts])
+    row, offset, vectors = (
+        np.concatenate([getattr(rows, name) for _, rows in parts]) for name in ("row", "offset", "vectors")
+    )
+    rng = np.random.default_rng(1)
+    some = rng.permutation(len(row))[:200]
+    for lost in (0.0, 0.5, 1.0):  # rows without a place are read by row groups
+        at = np.where(rng.random(len(row)) < lost, -1, offset)
+        np.testing.assert_array_equal(reader.read(shard.files, file, row, at), vectors)
+        np.testing.assert_array_equal(reader.read(shard.files, file[some], row[some], at[some]), vectors[some])
 
 
 def test_an_empty_store_has_no_index(tmp_path: Path) -> None:

@@ -215,7 +215,9 @@ def test_vectors_are_read_by_range_as_they_are_stored(url: str) -> None:
     rows = np.flatnonzero(shard.file == shard.file[0])[::37]
     path = shard.files[int(shard.file[0])]
     reader = store.vectors.large._reader
-    by_range = reader.read(path, shard.row[rows], shard.offset[rows])
-    np.testing.assert_array_equal(by_range, reader.read(path, shard.row[rows], np.full(len(rows), -1)))
+    by_range = reader.read([path], np.zeros_like(shard.row[rows]), shard.row[rows], shard.offset[rows])
+    np.testing.assert_array_equal(
+        by_range, reader.read([path], np.zeros_like(shard.row[rows]), shard.row[rows], np.full(len(rows), -1))
+    )
     window = store.window([shard.streams[0]], BEGAN, BEGAN + 600 * SECOND)
     assert any((vector == window.frame_vectors).all(axis=1).any() for vector in by_range)
