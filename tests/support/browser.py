@@ -99,4 +99,4 @@ def desk_server(
             yield found.group().rstrip("/")
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)

@@ -18,7 +18,7 @@ import httpx
 
 from tests.support.processes import ROOT, environment
 
-WAIT = 120.0
+WAIT = 400.0
 
 
 def rendered_store(folder: Path, minutes: float = 1.0) -> Path:
@@ -81,7 +81,7 @@ def running_desk(store: Path | str, state: Path, *arguments: str) -> Iterator[Ru
         with httpx.Client(base_url=f"{url}/api/v1", timeout=WAIT, trust_env=False) as client:
             yield RunningDesk(url, client, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     finally:
         if process.poll() is None:
             process.kill()

@@ -14,7 +14,7 @@ from tests.support.processes import environment
 
 SECONDS = 40
 CAMERAS = ("camera-1", "camera-2")
-WAIT = 60_000.0
+WAIT = 240_000.0
 
 
 def sightline(home: Path, *arguments: object) -> None:

@@ -43,14 +43,14 @@ def served_desk(store: str, state: Path, **settings: Any) -> Iterator[ServedDesk
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.02)
         try:
             yield ServedDesk(f"http://127.0.0.1:{port}", desk, authentication, audited)
         finally:
             server.should_exit = server.force_exit = True
-            thread.join(30)
+            thread.join(120)
             desk.close()
             authentication.close()
             log.close()

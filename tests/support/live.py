@@ -230,7 +230,7 @@ def ffmpeg(*arguments: object) -> subprocess.Popen[bytes]:
 def convert(source: Path, target: Path, *arguments: str, loops: int = 0) -> Path:
     """Convert a file by ffmpeg. Returns the new file."""
     done = ffmpeg("-stream_loop", loops, "-i", source, *arguments, target)
-    assert done.wait(timeout=120) == 0
+    assert done.wait(timeout=600) == 0
     return target
 
 

@@ -27,7 +27,7 @@ BEGAN = 1_709_280_000_000_000
 QUESTION = "what colour was the truck at the gate ?"
 LENGTHS = {"front": 12, "back": 7}
 
-WAIT = 60.0
+WAIT = 300.0
 TOKEN = "a-token-of-twenty-or-so"
 Serve = Callable[..., httpx.Client]
 

@@ -14,7 +14,7 @@ import pytest
 from index.errors import DeadlineExceeded, ServiceBusy, ServiceUnavailable
 from pipeline.service.admission import Admission, JobEnd, QueuedRequest, RequestCancelled
 
-WAIT = 60.0
+WAIT = 300.0
 
 
 class Blocks:
