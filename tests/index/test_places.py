@@ -197,7 +197,7 @@ def s3_server(**environment: str) -> Iterator[str]:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             except OSError:
-                assert time.monotonic() - began < 60
+                assert time.monotonic() - began < 300
                 time.sleep(0.2)
         boto3 = pytest.importorskip("boto3")
         keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}

@@ -41,8 +41,8 @@ def test_the_next_chunk_is_read_while_the_last_is_in_hand() -> None:
 
     with ReadAhead(read, total=6, chunk=2, shape=(1, 1), device=CPU) as ahead:
         first = ahead(slice(0, 2))
-        assert begun.acquire(timeout=10)
-        assert begun.acquire(timeout=10)  # the second, which nobody has asked for
+        assert begun.acquire(timeout=300)
+        assert begun.acquire(timeout=300)  # the second, which nobody has asked for
         assert not begun.acquire(timeout=0.2)  # and no more than that: there are two buffers
         assert first[:, 0, 0].tolist() == [0, 1]
         assert ahead(slice(2, 4))[:, 0, 0].tolist() == [2, 3]

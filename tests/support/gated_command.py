@@ -33,6 +33,21 @@ def before_the_last_segment(gate: Gate) -> None:
     Store.append = held  # type: ignore[method-assign]
 
 
+def before_the_third_commit(gate: Gate) -> None:
+    """Hold workers of `backfill` once their store has two commits."""
+    from index.commits import bulk
+
+    commit = bulk.commit
+
+    def held(tables: Any, chunks: Any) -> Any:
+        """Wait, and commit. The first version of a table is an empty one."""
+        if tables.segments.open().version() >= 2:
+            gate.wait()
+        return commit(tables, chunks)
+
+    bulk.commit = held
+
+
 def in_training(gate: Gate) -> None:
     """Hold `train run` in the step after `STEPS`."""
     from accelerate import Accelerator

@@ -35,9 +35,10 @@ from tests.support.live import (
 )
 
 __all__ = ["footage", "long_footage", "rtsp"]
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 CUT = float(os.environ.get("LIVE_CUT_SECONDS", "4"))
-QUICK = {"SIGHTLINE_LIVE_STALL_SECONDS": "2", "SIGHTLINE_LIVE_CONNECT_SECONDS": "4"}
+QUICK = {"SIGHTLINE_LIVE_STALL_SECONDS": "8", "SIGHTLINE_LIVE_CONNECT_SECONDS": "8"}
+"""For tests of a camera that sends nothing: soon, and longer than a busy machine keeps the camera beside it waiting."""
 
 
 @pytest.fixture
@@ -123,14 +124,15 @@ def test_a_network_that_is_cut(
     """What is recorded before and after has every second once, and the gap is no longer than the cut."""
     rtsp.order("mount", "/far", "h264", long_footage)
     urls = [rtsp.url("far", proxy.port), f"near=loop:{long_footage}"]
-    with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2, **QUICK) as running:
+    with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2) as running:
         running.until_segments("far", 2)
-        proxy.cut()
         began = time.time()
+        proxy.cut()
+        newest = proxy.newest
         failed = running.until_state("far", "failed")
         assert failed.why
         refused = proxy.accepted
-        running.until("the cut is over", lambda: time.time() - began > CUT, CUT + 30)
+        running.until("the cut is over", lambda: time.time() - began > CUT, CUT + 300)
         running.until("it kept trying", lambda: proxy.accepted > refused)
         ends = time.time()
         proxy.mend()
@@ -144,8 +146,8 @@ def test_a_network_that_is_cut(
     jumps = [(a, b) for a, b in pairwise(far) if b - a != 1]
     assert len(jumps) == 1
     ((before, after),) = jumps
-    assert before >= int(began) - 3  # what a group of pictures had begun with may wait for its next key frame
-    assert after <= ends + 20
+    assert before >= int(newest) - 3  # what a group of pictures had begun with may wait for its next key frame
+    assert after <= ends + 120
 
 
 def test_a_camera_that_comes_back_with_another_codec_and_size(
@@ -157,7 +159,7 @@ def test_a_camera_that_comes_back_with_another_codec_and_size(
     )
     rtsp.order("mount", "/cam", "h264", long_footage)
     arguments = ("watch", rtsp.url("cam"), "--store", tmp_path / "store", "--profile", profile, "--seconds", 2)
-    with live(tmp_path, *arguments, **QUICK) as running:
+    with live(tmp_path, *arguments) as running:
         running.until_segments("cam", 2)
         before = running.until_state("cam", "live")
         assert (before.codec, before.width, before.height) == ("h264", 320, 240)
@@ -178,13 +180,15 @@ def test_a_process_that_crashes_is_that_cameras_alone(tmp_path: Path, rtsp: Rtsp
     """kill -9 of a camera's process in the middle of a segment: it is started again, the other never stops."""
     rtsp.order("mount", "/far", "h264", long_footage)
     urls = [rtsp.url("far"), f"near=loop:{long_footage}"]
-    with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2, **QUICK) as running:
+    with live(tmp_path, "record", *urls, "--to", tmp_path / "tape", "--seconds", 2) as running:
         running.until_segments("far", 1)
+        before = running.until_state("far", "live")
         os.kill(child_of(running, rtsp.url("far")), signal.SIGKILL)
-        failed = running.until("it failed", lambda: (c := running.camera("far")) and c.why and c)
-        assert "exit code -9" in failed.why
+        # The status shows it until the camera is live again, which may be soon.
+        running.until("it failed", lambda: "exit code -9" in running.log.read_text())
+        running.until("it reconnected", lambda: (c := running.camera("far")) and c.reconnects > before.reconnects)
         running.until_state("far", "live")
-        running.until_segments("far", failed.segments + 2)
+        running.until_segments("far", before.segments + 2)
         running.until_segments("near", 3)
         running.stop()
     undisturbed(tmp_path / "tape", "near")
@@ -221,7 +225,7 @@ def test_what_waited_when_it_was_killed_is_stored_by_the_next(tmp_path: Path, lo
         "--seconds",
         1,
     )
-    slow = {"SIGHTLINE_CONSUME_COMMIT_SECONDS": "3"}
+    slow = {"SIGHTLINE_CONSUME_COMMIT_SECONDS": "600", "SIGHTLINE_CONSUME_COMMIT_SEGMENTS": "10000"}
     with live(tmp_path, *arguments, **slow) as running:
         running.until_segments("cam", 2)
         running.until("segments wait", lambda: kept(running.folder / "spool", "cam"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def url(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     connect(server, monkeypatch)
     return f"s3://footage/{tmp_path.name}"
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which handles look at the log, in seconds; it stands still."""
+    now = [1000.0]
+    monkeypatch.setattr("index.delta.log_mark.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 @pytest.fixture
@@ -118,6 +126,7 @@ def test_a_reader_that_follows_a_busy_log_never_mixes(url: str, pair: EncoderPai
             reading()
 
 
+@pytest.mark.usefixtures("frozen")
 def test_a_look_is_a_request_when_there_are_new_entries(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Store.create(url, PAIR)
     kept = Store.open(url)
@@ -131,14 +140,14 @@ def test_a_look_is_a_request_when_there_are_new_entries(url: str, monkeypatch: p
     assert advanced.calls == {"head_object": 1}
 
 
-def test_a_busy_writer_notices(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_writer_notices(url: str, monkeypatch: pytest.MonkeyPatch, frozen: list[float]) -> None:
     """Each commit changes the version of its handle, and it looks at an entry that it read before."""
     monkeypatch.setattr("index.delta.table.LogMark", lambda uri, _: LogMark(uri, _LOOK_SECONDS))
     for pair in (PAIR, OTHER):
         kept = Store.open_or_create(url, PAIR)
         fill(kept, 4, "old")
         anew(url, pair, 2)
-        time.sleep(_LOOK_SECONDS)
+        frozen[0] += _LOOK_SECONDS
         if pair == PAIR:
             fill(kept, 1, "late")
             opened = Store.open(url)

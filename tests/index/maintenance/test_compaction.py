@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 
 from index.commits.offset import OffsetAdvance, OffsetCommitter
 from index.delta import time_order
+from index.delta.table import StoreTable
 from index.delta.writers import patch_writer
 from index.errors import StoreBusy, StoreFull, UnknownStream
 from index.maintenance import compaction, compaction_lock
@@ -153,7 +154,7 @@ def test_what_a_killed_worker_left_is_removed_after_a_compaction(store: Store) -
     assert len(store.window(["front"])) == 30
 
 
-def test_concurrent_appends_reads_and_a_second_compaction(store: Store) -> None:
+def test_concurrent_appends_reads_and_a_second_compaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     batch_count = 60
     feed(store, 0, 8)
     failures: list[BaseException] = []
@@ -173,8 +174,22 @@ def test_concurrent_appends_reads_and_a_second_compaction(store: Store) -> None:
         thread.start()
         return thread
 
+    met, merge = threading.Event(), StoreTable.merge_files
+
+    def when_met(self: StoreTable, *arguments: Any) -> None:
+        """The first to have the lock goes on when the other one has found it taken."""
+        met.wait(300)
+        merge(self, *arguments)
+
+    monkeypatch.setattr(StoreTable, "merge_files", when_met)
+
     def write() -> None:
-        feed(Store.open(store.url), 8, batch_count)
+        """In four parts, each after some files were merged."""
+        mine = Store.open(store.url)
+        for number, part in enumerate(((8, 21), (21, 34), (34, 47), (47, batch_count))):
+            while not done.is_set() and sum(count > 0 for count in merged) < number:
+                done.wait(0.01)
+            feed(mine, *part)
         done.set()
 
     def compact() -> None:
@@ -184,6 +199,7 @@ def test_concurrent_appends_reads_and_a_second_compaction(store: Store) -> None:
                 merged.append(sum(each.merged for each in mine.compact()))
             except StoreBusy:
                 busy.append(True)
+                met.set()
                 done.wait(0.05)
 
     def read() -> None:
@@ -193,7 +209,7 @@ def test_concurrent_appends_reads_and_a_second_compaction(store: Store) -> None:
 
     threads = [guarded(act) for act in (write, compact, compact, read)]
     for thread in threads:
-        thread.join(timeout=240)
+        thread.join(timeout=600)
     assert not any(thread.is_alive() for thread in threads)
     assert failures == []
     assert sum(count > 0 for count in merged) > 2  # they did meet
@@ -300,7 +316,7 @@ compact(Store.open(sys.argv[1]).tables, on_partition=lambda *_: os.kill(os.getpi
 def test_the_lock_of_a_killed_compaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine it expires; on this one, nothing holds it."""
     feed(store, 0, 5)
-    assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
+    assert start(KILLED, store.url).wait(timeout=300) == -signal.SIGKILL
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(compaction_lock, "_machine", lambda: "another machine")
         with pytest.raises(StoreBusy, match="another compaction is active, or was killed"):
@@ -309,7 +325,7 @@ def test_the_lock_of_a_killed_compaction(store: Store, monkeypatch: pytest.Monke
         elsewhere.setattr(time, "time_ns", lambda: now + 10**9 * 3600)
         assert sum(each.merged for each in store.compact()) > 0
     feed(store, 5, 10)
-    assert start(KILLED, store.url).wait(timeout=60) == -signal.SIGKILL
+    assert start(KILLED, store.url).wait(timeout=300) == -signal.SIGKILL
     assert sum(each.merged for each in store.compact()) > 0
 
 

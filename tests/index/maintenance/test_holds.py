@@ -185,14 +185,14 @@ def test_a_hold_of_footage_that_is_being_deleted_is_refused(
 
     def slow(*arguments: Any) -> int:
         begun.set()
-        assert go.wait(60)
+        assert go.wait(300)
         return delete_rows(*arguments)
 
     monkeypatch.setattr("index.maintenance.retention.delete_rows", slow)
     thread = threading.Thread(target=lambda: store.forget("front", at(30), keep_held=True))
     thread.start()
     try:
-        assert begun.wait(60)
+        assert begun.wait(300)
         other = Store.open(store.url)
         with pytest.raises(StoreBusy, match="is being deleted, by a deletion that began earlier"):
             hold(other, 10, 12)
@@ -202,7 +202,7 @@ def test_a_hold_of_footage_that_is_being_deleted_is_refused(
         hold(other, 30, 35)  # not deleted
     finally:
         go.set()
-        thread.join(60)
+        thread.join(300)
     assert seconds(store) == [5, 6, 7, *range(30, 40)]
     hold(store, 10, 12)  # nothing is left there; a later ingest of it is held
 
@@ -224,7 +224,7 @@ def test_holds_placed_while_deletions_run_are_obeyed_or_refused(store: Store, fi
     thread.start()
     for second in range(2, 32, 6):
         store.forget("front", at(second), keep_held=True)
-    thread.join(120)
+    thread.join(600)
     assert len(outcomes) == 10
     left = set(seconds(store))
     assert set(range(26, 40)) <= left

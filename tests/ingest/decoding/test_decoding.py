@@ -143,14 +143,14 @@ def test_a_decoder_that_is_killed_fails_its_file_alone(tmp_path: Path) -> None:
 @pytest.mark.system
 def test_a_decoder_that_stalls_is_stopped(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", seconds=60, size=(640, 480), gop=10)
-    with Decoding(tmp_path / "v.mp4", limits=DecodeLimits(stall_seconds=5)) as decoding:
+    with Decoding(tmp_path / "v.mp4", limits=DecodeLimits(stall_seconds=8)) as decoding:
         frames = iter(decoding)
         next(frames)
         os.kill(decoding.process.pid, signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(DecodeFailed, match="sent nothing for 5 s"):
+        with pytest.raises(DecodeFailed, match="sent nothing for 8 s"):
             list(frames)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
         assert decoding.process.poll() is not None
 
 

@@ -15,7 +15,7 @@ from ingest.decoding.limits import DecodeLimits
 from ingest.decoding.protocol import DONE, ERRORS, FAILED, FRAME, FRAME_BODY, HEADER, MAX_BODY_BYTES, OPENED
 from ingest.decoding.sandbox import Decoding, read_frames
 
-LIMITS = DecodeLimits(pixels=64 * 48, stall_seconds=5)
+LIMITS = DecodeLimits(pixels=64 * 48, stall_seconds=60)
 
 
 class TakenOver:

@@ -98,7 +98,7 @@ def attempt(code: str, *arguments: object, folder: Path, ports: list[int]) -> su
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 

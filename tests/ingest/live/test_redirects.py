@@ -158,7 +158,7 @@ def test_ffmpeg_follows_no_redirect_of_an_rtmp_server() -> None:
         server.start()
         with pytest.raises(SourceNotFound, match="cannot be opened"):
             _open(f"rtmp://127.0.0.1:{first.getsockname()[1]}/live/camera")
-        server.join(30)
+        server.join(300)
         assert b"tcUrl" in asked[0]
         with pytest.raises(TimeoutError):
             other.accept()

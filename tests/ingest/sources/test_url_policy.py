@@ -158,7 +158,7 @@ def test_http_goes_to_the_pinned_address_by_the_hosts_name(web: Any, monkeypatch
     )
     policy = UrlPolicy(networks=("127.0.0.1",))
     port = web.server_port
-    with PinnedHttp(policy, timeout=5).open(f"http://user:pw@cam.example:{port}/a?b=1") as body:
+    with PinnedHttp(policy, timeout=60).open(f"http://user:pw@cam.example:{port}/a?b=1") as body:
         assert len(body.read()) == 1000
     assert web.seen == [(f"cam.example:{port}", "/a?b=1", "Basic dXNlcjpwdw==")]
 
@@ -188,7 +188,7 @@ def test_a_redirect_is_checked_again_and_leaves_the_password_behind(web: Any) ->
         "/round": "/round",
         "/on": f"{base}/there",
     }
-    opener = PinnedHttp(UrlPolicy(networks=("127.0.0.1",)), timeout=5, max_bytes=100)
+    opener = PinnedHttp(UrlPolicy(networks=("127.0.0.1",)), timeout=60, max_bytes=100)
     for path, kind in (("/inside", SourceDenied), ("/file", SourceError), ("/round", SourceNotFound)):
         with pytest.raises(kind):
             opener.open(base + path)
@@ -223,8 +223,8 @@ def test_a_playlist_cannot_reach_files_or_addresses_inside(web: Any, tmp_path: P
                 f"http://127.0.0.1:{web.server_port}/a.m3u8",
                 UrlPolicy.operator(),
                 transport="tcp",
-                connect=5.0,
-                stall=5.0,
+                connect=60.0,
+                stall=60.0,
             )
         assert "/a.m3u8" in web.seen
 
@@ -309,7 +309,7 @@ def test_a_public_server_cannot_redirect_to_a_private_address(web: Any, monkeypa
         "/on": f"http://public.example:{port}/there",
         "/out": f"http://public.example:{port}/in",
     }
-    opener = PinnedHttp(UrlPolicy.operator(), timeout=5)
+    opener = PinnedHttp(UrlPolicy.operator(), timeout=60)
     for path in ("/in", "/twice"):
         with pytest.raises(SourceDenied):
             opener.open(f"http://public.example:{port}{path}")
@@ -326,23 +326,23 @@ def test_another_machine_cannot_redirect_to_loopback(web: Any, monkeypatch: pyte
     port = web.server_port
     pretend(monkeypatch, "nas.example", "192.168.1.5")
     web.redirects = {"/in": f"http://127.0.0.1:{port}/secret", "/beside": f"http://nas.example:{port}/there"}
-    opener = PinnedHttp(UrlPolicy.operator(), timeout=5)
+    opener = PinnedHttp(UrlPolicy.operator(), timeout=60)
     with pytest.raises(SourceDenied, match="this machine itself"):
         opener.open(f"http://nas.example:{port}/in")
     opener.open(f"http://nas.example:{port}/beside").close()
     assert [path for _, path, _ in web.seen] == ["/in", "/beside", "/there"]
     allowed = UrlPolicy.operator(networks=("127.0.0.0/8",))
-    PinnedHttp(allowed, timeout=5).open(f"http://nas.example:{port}/in").close()
+    PinnedHttp(allowed, timeout=60).open(f"http://nas.example:{port}/in").close()
 
 
 class _Dripping(_Handler):
     """Sends a byte every 50 ms: of the headers below /headers, else of the body."""
 
     def do_GET(self) -> None:
-        head = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000
+        head = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 4000
         with suppress(OSError):
             if self.path != "/headers":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
             for letter in head:
                 self.wfile.write(bytes([letter]))
                 time.sleep(0.05)
@@ -354,7 +354,7 @@ def test_a_server_that_drips_is_given_up(web: Any, path: str) -> None:
     began = time.monotonic()
     with pytest.raises((SourceNotFound, TimeoutError), match=r"bytes a second|timed out"):
         PinnedHttp(UrlPolicy.operator(), timeout=1).open(f"http://127.0.0.1:{web.server_port}{path}").read()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 100, "less than the 200 s of the drops"
 
 
 class _Served(_Handler):
@@ -417,8 +417,8 @@ def test_a_list_of_a_public_server_reaches_nothing_private(
                 f"http://public.example:{web.server_port}{path}",
                 UrlPolicy.operator(),
                 transport="tcp",
-                connect=5,
-                stall=5,
+                connect=60,
+                stall=60,
             ).packets()
         )
     assert "/secret.ts" not in web.seen
@@ -434,7 +434,7 @@ def test_a_playlist_without_its_suffix_is_played(web: Any, tmp_path: Path) -> No
         "/part.ts": ("video/mp2t", (tmp_path / "part.ts").read_bytes()),
     }
     source = LiveSource(
-        f"http://127.0.0.1:{web.server_port}/list?x=1", UrlPolicy.operator(), transport="tcp", connect=5, stall=5
+        f"http://127.0.0.1:{web.server_port}/list?x=1", UrlPolicy.operator(), transport="tcp", connect=60, stall=60
     )
     assert source.stream.codec_context.width == 64
     source.close()

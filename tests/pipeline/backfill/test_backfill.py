@@ -233,6 +233,16 @@ def _group(leader: int) -> list[str]:
     return found
 
 
+HELD_WORKERS = """
+import sys
+if any("sdk_worker" in word for word in sys.orig_argv):
+    from pathlib import Path
+    from tests.support.gate import Gate
+    from tests.support.gated_command import before_the_third_commit
+    before_the_third_commit(Gate(Path({gate!r})))
+"""
+
+
 def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
     archive: Path, profile: str, tmp_path: Path, encoders: Encoders
 ) -> None:
@@ -242,10 +252,15 @@ def test_a_job_killed_in_the_middle_is_finished_by_running_it_again(
     command = [sys.executable, "-m", "pipeline.cli", "backfill", "--manifest", str(archive), "--store", str(store)]
     command += ["--profile", profile, "--threads", "1", "--piece-minutes", "0.2", "--json", "--", *TWO_WORKERS]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SIGHTLINE_")}
-    environment |= {"SIGHTLINE_SEGMENT_SECONDS": "2", "SIGHTLINE_DEVICE": "cpu", "PYTHONPATH": os.getcwd()}
+    # Beam starts its workers itself: what holds them at the third commit is imported when Python starts.
+    gate = tmp_path / "gate"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(HELD_WORKERS.format(gate=str(gate)))
+    environment |= {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.getcwd()}"}
+    environment |= {"SIGHTLINE_SEGMENT_SECONDS": "2", "SIGHTLINE_DEVICE": "cpu"}
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 800
         commits = store / "segments" / "_delta_log"
         while len(list(commits.glob("*.json"))) < 3 and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -91,7 +91,7 @@ def without_landlock(folder: Path, *arguments: object, **environment: str) -> su
         text=True,
         check=False,
         cwd=folder,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
 

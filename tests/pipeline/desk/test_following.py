@@ -54,7 +54,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while len(self.got) < count and time.monotonic() < deadline:
             time.sleep(0.02)
         assert len(self.got) == count

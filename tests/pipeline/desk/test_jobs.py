@@ -26,7 +26,7 @@ def jobs() -> Iterator[Jobs]:
 
 def ended(job: Job) -> Job:
     deadline = threading.Event()
-    for _ in range(1_000):
+    for _ in range(20_000):
         if job.ended:
             return job
         deadline.wait(0.01)
@@ -63,7 +63,7 @@ def test_errors_and_cancellation(jobs: Jobs) -> None:
     go = threading.Event()
 
     def waits(job: Job) -> Mapping[str, Any]:
-        go.wait(5)
+        go.wait(200)
         job.advance(0.5)
         return {}
 
@@ -77,7 +77,7 @@ def test_the_queue_is_bounded_for_each_caller(jobs: Jobs) -> None:
     go = threading.Event()
 
     def waits(_: Job) -> Mapping[str, Any]:
-        go.wait(10)
+        go.wait(200)
         return {}
 
     begun = [jobs.begin("wait", ANN, waits) for _ in range(8)]

@@ -66,7 +66,7 @@ class Opened:
 
     def _ask(self, caller: Caller, name: str) -> str:
         run = asking.ask(self.desk, caller, AskQuery(question="Where was the red dog?", streams=[name], k=1))
-        assert run.wait(120)
+        assert run.wait(600)
         assert run.state == "done", run.error
         return run.id
 

@@ -129,14 +129,14 @@ def test_what_nobody_reads_is_stopped_and_its_slot_is_free_again(
 
     def slow(*arguments: object, **options: object) -> object:
         begun.set()
-        assert go.wait(30)
+        assert go.wait(300)
         return write(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(playback, "write_footage", slow)
     with ThreadPoolExecutor(2) as pool:
         opened = [pool.submit(player.open, "h265", BEGAN + SECOND + n) for n in range(2)]
         try:
-            assert begun.wait(30)
+            assert begun.wait(300)
             while player.active < 2:
                 time.sleep(0.01)
             with pytest.raises(ServiceBusy, match="2 videos are being prepared already"):

@@ -31,7 +31,7 @@ class Served:
 
     def client(self, user: str) -> openai.OpenAI:
         """The client of a user."""
-        return openai.OpenAI(base_url=f"{self.desk.url}/v1", api_key=self.tokens[user], max_retries=0, timeout=120)
+        return openai.OpenAI(base_url=f"{self.desk.url}/v1", api_key=self.tokens[user], max_retries=0, timeout=400)
 
     def records(self, **params: str) -> list[dict[str, Any]]:
         """The audit trail."""
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_ends_the_work(served: Served) -> None:
     headers = {"Authorization": f"Bearer {served.tokens['ann']}"}
     body = {"model": "micro", "messages": [{"role": "user", "content": "Who left?"}], "stream": True}
     with (
-        httpx.Client(base_url=served.desk.url, headers=headers, timeout=120, trust_env=False) as client,
+        httpx.Client(base_url=served.desk.url, headers=headers, timeout=400, trust_env=False) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as reply,
     ):
         assert reply.status_code == 200

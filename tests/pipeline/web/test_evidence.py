@@ -55,7 +55,7 @@ def client_of(served: ServedDesk, name: str) -> httpx.Client:
     assert port is not None
     chosen = served.authentication.sessions.begin(name, "session")
     return httpx.Client(
-        base_url=f"{served.url}/api/v1", timeout=60, headers={"X-CSRF-Token": csrf_token(chosen)},
+        base_url=f"{served.url}/api/v1", timeout=300, headers={"X-CSRF-Token": csrf_token(chosen)},
         cookies={session_cookie(secure=False, port=port): chosen},
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def client_of(served: ServedDesk, name: str) -> httpx.Client:
 def finished(client: httpx.Client, reply: httpx.Response) -> dict[str, Any]:
     """The job of a reply, when it has ended."""
     assert reply.status_code == 202, reply.text
-    for _ in range(600):
+    for _ in range(6000):
         job: dict[str, Any] = client.get(f"/jobs/{reply.json()['job']}").json()
         if job["state"] in ("done", "failed", "cancelled"):
             return job

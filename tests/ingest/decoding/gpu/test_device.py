@@ -95,7 +95,7 @@ def test_the_devices_are_known_to_a_confined_process() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env={"PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "[] ['/dev/nvidia0']"
@@ -178,7 +178,7 @@ def attempt(code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env={"PYTHONPATH": str(ROOT)},
     )
     return done.stdout.strip()

@@ -43,7 +43,7 @@ def service(profile: str, store: Path) -> Iterator[str]:
         yield process.stdout.readline().removeprefix("listening on ").strip()
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
 
 
 def lines(folder: Path) -> dict[str, AnswerLine]:
