@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from index.delta.log_mark import LogMark
 from index.errors import IdentityMismatch
@@ -110,3 +111,30 @@ def test_the_marked_entry_stays_for_a_minute_whatever_the_version(
     assert mark.stays()
     (log / f"{3:020d}.json").unlink()
     assert not mark.stays()
+
+
+def test_a_table_without_new_entries_is_not_asked_for_them(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", PAIR)
+    fill(store, 2, "gate")
+    uri = store.tables.frames.uri
+    mark, asked = LogMark(uri), list[int]()
+
+    class Handle(DeltaTable):  # type: ignore[misc]
+        def update_incremental(self) -> None:
+            asked.append(self.version())
+            super().update_incremental()
+
+    handle = Handle(uri)
+    mark.note(handle.version())
+    assert mark.follow(handle)
+    assert not asked
+    records = make_records("gate", BEGAN + 5000 * SECOND, 10, seed=77)
+    assert store.append(make_segment(records, 77), records)
+    before = handle.version()
+    assert mark.follow(handle)
+    assert (asked, handle.version()) == ([before], before + 1)
+    assert mark.follow(handle)
+    assert asked == [before]
+    unmarked = LogMark(uri)  # it cannot tell
+    assert unmarked.follow(handle)
+    assert asked == [before, before + 1]
