@@ -4,7 +4,7 @@
   `PersistentCoordinator`.
 - `has_joined` says whether the group may be asked for offsets. During a rebalance it may not: the broker answers the
   requests of one connection in order, so the answer comes after that to JoinGroup, and commits are refused.
-- `SettleLimit` ends a worker whose partitions stand still for whatever other reason.
+- `SettleLimit` ends a worker whose partitions stand still for whatever other reason, except a broker that is gone.
 
 This module knows nothing of records or of the store.
 """
@@ -28,6 +28,9 @@ __all__ = ["SETTLE_POLLS", "PersistentCoordinator", "SettleLimit", "has_joined",
 SETTLE_POLLS = 3
 """How many times `kafka.poll_seconds` the partitions of a worker may stand still. One rebalance waits for the slowest
 member for that long, and a cooperative rebalance takes two rounds."""
+
+
+_ASK_SECONDS = 60.0
 
 
 class PersistentCoordinator(ConsumerCoordinator):  # type: ignore[misc]
@@ -62,18 +65,26 @@ class SettleLimit:
     """Limits how long a worker may be without the group, or its partitions without a position.
 
     The limit is `SETTLE_POLLS` times `kafka.poll_seconds`, and once `kafka.session_seconds` and
-    `kafka.connect_seconds`: 975 s by default.
+    `kafka.connect_seconds`: 975 s by default. A broker that is gone is waited for, however long: when it does not
+    answer, the time counts from then.
 
     Args:
         kafka: the settings of the limit.
         group: the consumer group, for the error.
+        answers: whether the broker answers; called once in a minute while not all is well, and before the error.
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(self, kafka: KafkaSettings, group: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        group: str,
+        answers: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.seconds = SETTLE_POLLS * kafka.poll_seconds + kafka.session_seconds + kafka.connect_seconds
-        self._kafka, self._group, self._clock = kafka, group, clock
-        self._settled = clock()
+        self._kafka, self._group, self._answers, self._clock = kafka, group, answers, clock
+        self._settled = self._asked = clock()
 
     def check(self, joined: bool, unpositioned: Collection[Partition]) -> None:
         """Call it in every turn of the loop.
@@ -87,8 +98,13 @@ class SettleLimit:
         """
         now = self._clock()
         if joined and not unpositioned:
-            self._settled = now
+            self._settled = self._asked = now
             return
+        if now - self._settled > self.seconds or now - self._asked >= _ASK_SECONDS:
+            answered = self._answers()
+            now = self._asked = self._clock()
+            if not answered:
+                self._settled = now
         waited = now - self._settled
         if waited <= self.seconds:
             return

@@ -43,6 +43,7 @@ __all__ = ["consume"]
 _log = structlog.get_logger(__name__)
 _POLL_MS = 200
 _CLOSE_MS = 2000  # waiting for the broker at the end, twice
+_ANSWER_MS = 5000  # for end offsets, which are only measured
 _RETRY_SECONDS = 0.5
 _COMMIT_SECONDS = 60.0  # for the answer to a commit; twice the time after which kafka-python gives a request up
 _LAG_SECONDS = 5.0  # between measurements of the lag
@@ -138,7 +139,7 @@ class _Poller:
         self.uncommitted: dict[OwnedPartition, int] = {}  # offsets that the group has not confirmed
         self.commit_due = self.lag_due = 0.0
         self.capacity = indexer.settings.queue_segments
-        self.limit = SettleLimit(kafka, group, clock)
+        self.limit = SettleLimit(kafka, group, self._broker_answers, clock)
         self.consumer = new_consumer(
             kafka,
             group_id=group,
@@ -347,11 +348,20 @@ class _Poller:
         """The broker's next offset of every owned partition; None when the broker does not answer."""
         held = self.ownership.all()
         try:
-            ends = self.consumer.end_offsets(native(owned.partition for owned in held)) if held else {}
+            ends = self.consumer.end_offsets(native(o.partition for o in held), timeout_ms=_ANSWER_MS) if held else {}
         except Exception as error:
             _log.debug("the end offsets cannot be read", problem=str(error))
             return None
         return {owned: ends[owned.partition] for owned in held}
+
+    def _broker_answers(self) -> bool:
+        try:
+            first = native([Partition(self.kafka.segments, 0)])
+            self.consumer.end_offsets(first, timeout_ms=_ANSWER_MS)
+        except Exception as error:
+            _log.warning("the broker does not answer; waiting for it", problem=str(error))
+            return False
+        return True
 
     def _assignment(self) -> set[Partition]:
         return {Partition(*partition) for partition in self.consumer.assignment()}

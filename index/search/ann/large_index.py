@@ -42,7 +42,7 @@ __all__ = ["CANDIDATES", "LargeIndex", "Scope"]
 CANDIDATES = 2_000
 """Rows that are re-ranked exactly, at least."""
 _PER_HIT = 20  # and as many for each hit that is asked for
-_PROBED_SHARE = 0.01
+_PROBED_SHARE = 0.0025  # of the rows of near lists; with 0.001 frames like a picture were missed
 _PROBED_ROWS = 16_384
 _TAIL_BYTES = 512 * 2**20
 

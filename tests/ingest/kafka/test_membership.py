@@ -48,6 +48,8 @@ class Group:
     """Whether no rebalance is under way at a time."""
     refuses: Callable[[float], bool] = lambda _: False
     """Whether a commit at a time is refused, as by a group that rebalances."""
+    answers: Callable[[float], bool] = lambda _: True
+    """Whether the broker answers at a time."""
     records: list[bytes] = field(default_factory=list)
     """The values of the partition's messages."""
     now: float = 0.0
@@ -121,8 +123,11 @@ class Group:
         """The first offset of each."""
         return dict.fromkeys(partitions, 0)
 
-    def end_offsets(self, partitions: list[Any]) -> dict[Any, int]:
+    def end_offsets(self, partitions: list[Any], timeout_ms: int = 30_000) -> dict[Any, int]:
         """The next offset of each."""
+        if not self.answers(self.now):
+            self.now += timeout_ms / 1000
+            raise errors.KafkaTimeoutError()
         return dict.fromkeys(partitions, len(self.records))
 
     def committed(self, _: Any, timeout_ms: int) -> int | None:
@@ -239,6 +244,23 @@ def test_a_rebalance_that_ends_before_the_limit_delays_the_worker(
     assert min(at for _, at in group.calls) > LIMIT - 1
 
 
+def test_a_broker_that_is_gone_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def back(now: float) -> bool:
+        return now > 10 * LIMIT
+
+    group = Group(joined=back, answers=back, records=segments(3), step=5)
+    report = consume(store, group, monkeypatch)
+    assert (report.frames, group.offset) == (3, 3)
+    assert group.now > 10 * LIMIT
+
+
+def test_after_an_outage_the_limit_counts_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(joined=lambda _: False, answers=lambda now: now > 5000, records=segments(3), step=5)
+    with pytest.raises(KafkaProblem, match="its rebalance does not end"):
+        consume(store, group, monkeypatch)
+    assert 5000 - 60 + LIMIT < group.now <= 5000 + LIMIT + 60
+
+
 def test_offsets_that_were_refused_are_committed_again_and_never_an_older_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +300,7 @@ def test_the_limit_counts_from_the_last_turn_in_which_all_was_well(turns: list[t
     """Against a naive reference: raises in the first turn more than the limit after the last good one."""
     now = last = 0.0
     kafka = KafkaSettings(poll_seconds=50, session_seconds=20, connect_seconds=10)
-    limit = SettleLimit(kafka, "g", lambda: now)
+    limit = SettleLimit(kafka, "g", lambda: True, lambda: now)
     for seconds, joined, positioned in turns:
         now += seconds
         last = now if joined and positioned else last
