@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from tests.support.processes import ROOT
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]
 NOTEBOOK = ROOT / "examples" / "relevance.ipynb"
 
 
@@ -34,7 +34,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = _notebook()
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     text, pictures = _outputs(notebook)
     assert "180 frames" in text

@@ -11,7 +11,7 @@ from tests.fuzz.http import fuzz_http
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_no_request_fails_in_the_service_or_stops_it(tmp_path: Path) -> None:
     result = fuzz_http(tmp_path, seed=7, cases=250)
     assert result.failures == []

@@ -11,7 +11,7 @@ from tests.fuzz.kills import WRITERS, fuzz_kills
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_after_a_kill_at_a_commit_boundary_the_same_command_gives_the_same_store(tmp_path: Path) -> None:
     result = fuzz_kills(tmp_path, seed=7, cases=6)
     assert result.failures == []

@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.sequences import fuzz_sequences
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_no_frame_is_lost_or_doubled_in_any_order_of_operations_kills_and_full_disks() -> None:
     result = fuzz_sequences(seed=3, cases=100)
     assert result.failures == []

@@ -42,6 +42,7 @@ from ingest.segments.names import NamedSegment
 from ingest.sources.files import fetched
 from pipeline.backfill import staging
 from pipeline.backfill.manifest import read_manifest
+from tests.support.kafka_server import free_ports
 from tests.support.processes import ROOT, environment
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 
@@ -183,9 +184,7 @@ def endpoint() -> Iterator[str]:
 @contextmanager
 def s3_server(**environment: str) -> Iterator[str]:
     """The address of an S3 server with the bucket "footage"."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

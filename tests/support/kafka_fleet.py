@@ -56,7 +56,8 @@ class Fleet:
     def __init__(
         self, folder: Path, kafka: KafkaSettings, slow: float = 0.1, *, store: str | None = None, poll: float = 0.02
     ) -> None:
-        self.folder, self.kafka, self.slow, self.poll = folder, kafka, slow, poll
+        self.folder, self.slow, self.poll = folder, slow, poll
+        self.kafka = kafka.model_copy(update={"session_seconds": 5.0})  # one that is killed is soon missed
         self.store = Store.create(folder / "store" if store is None else store, PAIR)
         self.workers: list[subprocess.Popen[str]] = []
         self.log_of: dict[int, Path] = {}

@@ -6,11 +6,14 @@ Without Java or Maven the tests are skipped; with CI set they fail (`tests.suppo
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,29 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "kafka" / "broker.sh"
 
 
+_SHARES = 8
+
+
+def _candidates() -> Iterator[int]:
+    """Ports below those that the system gives to connections (from 32768), each once; every test process has a share."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+    share = range(10_000 + worker, 32_000, _SHARES)
+    begin = random.SystemRandom().randrange(len(share))
+    return cycle([*share[begin:], *share[:begin]])
+
+
+_ports = _candidates()
+
+
 def free_ports(count: int) -> list[int]:
-    """Free ports of the loopback interface."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Free ports of the loopback interface, which no connection and no other test takes before a server has them."""
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_ports)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 class Broker:
@@ -52,7 +69,8 @@ class Broker:
         return f"127.0.0.1:{self.port}"
 
     def settings(self, **more: Any) -> KafkaSettings:
-        return KafkaSettings(**{"servers": self.servers, "session_seconds": 5, "connect_seconds": 60, **more})
+        """Settings of a client. A busy machine keeps no member of a group silent for a session."""
+        return KafkaSettings(**{"servers": self.servers, "session_seconds": 60, "connect_seconds": 60, **more})
 
     def start(self) -> Broker:
         with self.log.open("ab") as log:

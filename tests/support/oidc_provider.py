@@ -31,10 +31,10 @@ def provider(users: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             try:
-                httpx.get(f"{url}/.well-known/openid-configuration").raise_for_status()
+                httpx.get(f"{url}/.well-known/openid-configuration", timeout=60).raise_for_status()
                 break
             except httpx.HTTPError:
                 if time.monotonic() > deadline or process.poll() is not None:
@@ -43,7 +43,7 @@ def provider(users: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def authorize(url: str, sub: str | None) -> dict[str, str]:
@@ -54,6 +54,6 @@ def authorize(url: str, sub: str | None) -> dict[str, str]:
         sub: the user; None to refuse.
     """
     form = {"action": "deny"} if sub is None else {"sub": sub}
-    reply = httpx.post(url, data=form)
+    reply = httpx.post(url, data=form, timeout=60)
     assert reply.status_code in (302, 303), reply.text
     return dict(parse_qsl(urlsplit(reply.headers["Location"]).query))

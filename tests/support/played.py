@@ -32,7 +32,7 @@ def render_pattern(path: Path, *, seconds: int, codec: str = "libx264", size: st
     subprocess.run(
         ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, "-pix_fmt", pixels, "-c:v", codec, *options, path],
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return path
 
@@ -87,7 +87,7 @@ def record_segments(folder: Path, path: Path, stream: str, seconds: int, *, leng
             "-avoid_negative_ts",
             "make_zero",
         ]
-        subprocess.run(["ffmpeg", "-v", "error", "-y", *cut, name], check=True, timeout=120)
+        subprocess.run(["ffmpeg", "-v", "error", "-y", *cut, name], check=True, timeout=600)
     return folder.as_uri()
 
 

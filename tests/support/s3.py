@@ -51,7 +51,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     try:
         began = time.monotonic()
         while b"Running on" not in log.read_bytes():
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             time.sleep(0.1)
         url = f"http://127.0.0.1:{port}"
         keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}

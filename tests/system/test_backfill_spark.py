@@ -28,7 +28,7 @@ from tests.support.processes import environment
 from tests.support.stores import assert_same
 from tests.support.tools import need
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)
 SEGMENT = 5  # seconds
 

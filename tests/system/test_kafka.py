@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 def topics(broker: Broker, request: pytest.FixtureRequest) -> KafkaSettings:
     """The topics of this test, four partitions each."""
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
-    settings = broker.settings(prefix=f"test-{name}", partitions=4, session_seconds=60)  # no worker of these dies
+    settings = broker.settings(prefix=f"test-{name}", partitions=4)
     make_topics(settings)
     return settings
 

@@ -31,7 +31,7 @@ from tests.support.records import PAIR
 
 __all__ = ["broker"]  # a fixture
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 
 def work(

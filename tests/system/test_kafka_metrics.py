@@ -27,7 +27,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(port: int) -> Samples:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as reply:
         text = reply.read().decode()
     families = text_string_to_metric_families(text)
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
@@ -37,7 +37,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
     return samples.get((f"sightline_consumer_{name}", frozenset(labels.items())))
 
 
-def until(port: int, true: Callable[[Samples], bool], worker: subprocess.Popen[str], timeout: float = 150) -> Samples:
+def until(port: int, true: Callable[[Samples], bool], worker: subprocess.Popen[str], timeout: float = 600) -> Samples:
     deadline = time.monotonic() + timeout
     while True:
         assert worker.poll() is None
@@ -81,7 +81,7 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
             "0",
         ],
         cwd=tmp_path,
-        env=environment(tmp_path, **kafka, SIGHTLINE_KAFKA_SESSION_SECONDS="10"),
+        env=environment(tmp_path, **kafka, SIGHTLINE_KAFKA_SESSION_SECONDS="60"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,5 +137,5 @@ def test_a_real_consumer_is_scraped(broker: Broker, profile: str, tmp_path: Path
         assert value(found, "frames_total", stream="gate") == 8
     finally:
         worker.terminate()
-        _, complaints = worker.communicate(timeout=90)
+        _, complaints = worker.communicate(timeout=300)
     assert worker.returncode == 0, complaints

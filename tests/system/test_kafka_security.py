@@ -23,7 +23,7 @@ from tests.support.processes import Process
 from tests.support.records import PAIR
 from tests.support.tools import need
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 PASSWORD = "correct-horse"
 INFRA = Path(__file__).parents[2] / "infra"
 

@@ -168,7 +168,7 @@ def test_sigterm_finishes_what_was_admitted(store: str, start: Callable[..., Ser
         len({reply.text for reply in replies if isinstance(reply, httpx.Response) and reply.json()["text"] == ""}) == 0
     )
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{service.url}/healthz", trust_env=False)
+        httpx.get(f"{service.url}/healthz", trust_env=False, timeout=60)
 
 
 def _admits(service: Served) -> bool:

@@ -19,7 +19,7 @@ from tests.support.processes import ROOT
 from tests.support.records import BEGAN, PAIR, SECOND, make_records, make_segment
 from tests.support.tools import need
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 PAGE = (ROOT / "docs" / "reference" / "tables.md").read_text(encoding="utf-8")
 CHUNK = 10  # frames
 OFFSET = 123_457  # microseconds: the times are not of whole seconds

@@ -190,7 +190,7 @@ def test_the_extras_of_the_service(installation: Environment, profile: str, extr
         assert service.stdout is not None
         assert service.stdout.readline().startswith("listening on http://127.0.0.1:")
         service.terminate()
-        service.communicate(timeout=60)
+        service.communicate(timeout=300)
     assert service.returncode == 0
 
 

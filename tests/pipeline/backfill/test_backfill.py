@@ -40,7 +40,7 @@ from tests.support.command import Command
 from tests.support.footage import make_video
 from tests.support.stores import assert_same
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 AT = datetime(2024, 3, 1, 8, tzinfo=UTC)
 SECONDS = 10  # of a segment
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")

@@ -171,7 +171,7 @@ def test_what_does_not_validate_is_refused_without_its_value(serve: Serve, wrong
 def test_every_route_but_health_wants_the_token(serve: Serve) -> None:
     opened = serve(token=TOKEN)
     assert opened.get("/v1/profile").status_code == 200
-    with httpx.Client(base_url=opened.base_url, trust_env=False) as stranger:
+    with httpx.Client(base_url=opened.base_url, trust_env=False, timeout=WAIT) as stranger:
         for path in ("/metrics", "/v1/profile", "/v1/models", "/openapi.json", "/no/such/route"):
             refused = stranger.get(path)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "service_denied")

@@ -82,7 +82,7 @@ def test_where_every_request_has_arrived_health_is_answered_and_others_get_503(s
         asked = [pool.submit(opened.post, "/v1/answer", json=body(stream=False)) for _ in range(3)]
         assert script.began.wait(WAIT)
         until(lambda: opened.service.admission.depth == 2)  # type: ignore[attr-defined]
-        with httpx.Client(base_url=opened.base_url, trust_env=False) as fourth:
+        with httpx.Client(base_url=opened.base_url, trust_env=False, timeout=WAIT) as fourth:
             assert fourth.get("/healthz").json() == {"status": "ok"}
             refused = fourth.get("/v1/profile")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")

@@ -203,7 +203,7 @@ async (url) => {
 
 
 @pytest.mark.system
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_browser_plays_all_of_them(served: ServedDesk, client: httpx.Client) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:

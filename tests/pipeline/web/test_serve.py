@@ -246,8 +246,8 @@ def references(part: Any) -> Iterator[str]:
 
 def test_a_client_can_be_generated_from_the_schema(desk: RunningDesk) -> None:
     """Short unique names, a model for every JSON reply and for the data of events, problem documents, times as times."""
-    document = httpx.get(f"{desk.url}/openapi.json").json()
-    assert document == desk.http.get("/openapi.json").json()
+    document = httpx.get(f"{desk.url}/openapi.json", timeout=120).json()
+    assert document == desk.http.get("/openapi.json", timeout=120).json()
     models, names = document["components"]["schemas"], []
     assert set(references(document)) <= set(models)
     for path, operations in document["paths"].items():
@@ -285,7 +285,7 @@ def test_the_schema_documents_every_answer(desk: RunningDesk) -> None:
 
     The routes of OpenAI's format are among them, with a question and a model that they accept, which random text is not.
     """
-    schema = schemathesis.openapi.from_dict(desk.http.get("/openapi.json").json())
+    schema = schemathesis.openapi.from_dict(desk.http.get("/openapi.json", timeout=120).json())
     failures: list[str] = []
     answered: set[str] = set()
     question = {
@@ -306,7 +306,7 @@ def test_the_schema_documents_every_answer(desk: RunningDesk) -> None:
             def send(case: Any) -> None:
                 if case.path == "/v1/chat/completions" and isinstance(case.body, dict) and "model" in case.body:
                     case.body |= question
-                reply = case.call(base_url=f"{desk.url}", timeout=60)
+                reply = case.call(base_url=f"{desk.url}", timeout=300)
                 if reply.status_code < 300:
                     answered.add(f"{case.method} {case.path}")
                 try:

@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="package")
 def streams(desk: str) -> list[dict[str, Any]]:
     """What the desk says of its streams."""
-    items: list[dict[str, Any]] = httpx.get(f"{desk}/api/v1/streams").json()["items"]
+    items: list[dict[str, Any]] = httpx.get(f"{desk}/api/v1/streams", timeout=WAIT / 1000).json()["items"]
     return items
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import httpx
@@ -12,14 +11,15 @@ from playwright.sync_api import Browser, expect
 from tests.support.browser import desk_server, window
 from tests.support.desk_page import WAIT, go
 from tests.support.halting_service import BEGUN, start_service
+from tests.support.kafka_server import free_ports
+from tests.support.model_service import until
 
 pytestmark = pytest.mark.system
 
 
 def test_a_model_service_that_dies_in_the_middle_of_an_answer(browser: Browser, home: Path) -> None:
     """The page says so, the history has the error, the desk goes on, and with the service answers come back."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     service = start_service(home, home / "store", port, halting=True)
     try:
         where = ("--service", f"http://127.0.0.1:{port}")
@@ -39,8 +39,8 @@ def test_a_model_service_that_dies_in_the_middle_of_an_answer(browser: Browser, 
             service.wait()
             expect(page.get_by_role("alert")).to_contain_text(f"http://127.0.0.1:{port}")
             expect(page.locator("figure.keyframe").first).to_be_visible()  # what was found stays
+            until(lambda: client.get("/questions").json()["items"][0]["state"] == "failed")
             failed = client.get("/questions").json()["items"][0]
-            assert failed["state"] == "failed"
             assert failed["error"]["code"] == "service_unavailable"
             assert failed["answer"] is None
             refused = client.post("/search", json={"text": "a word that was not asked yet"})

@@ -55,7 +55,9 @@ def test_filters_narrow_a_search_and_nothing_there_is_an_answer(page: Page) -> N
 def test_search_by_an_uploaded_picture(page: Page, desk: str, streams: list[dict[str, Any]]) -> None:
     """A frame of the store, uploaded, finds itself."""
     stream = streams[1]
-    picture = httpx.get(f"{desk}/api/v1/frame", params={"stream": stream["stream_id"], "at": stream["last"]}).content
+    picture = httpx.get(
+        f"{desk}/api/v1/frame", params={"stream": stream["stream_id"], "at": stream["last"]}, timeout=WAIT / 1000
+    ).content
     go(page, "search", "Search")
     with page.expect_request(re.compile(r"/search$")) as sent:
         page.set_input_files("input[type=file]", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture})
@@ -66,7 +68,7 @@ def test_search_by_an_uploaded_picture(page: Page, desk: str, streams: list[dict
 
 def test_a_picture_is_dropped_on_the_search(page: Page, desk: str, streams: list[dict[str, Any]]) -> None:
     at = {"stream": streams[0]["stream_id"], "at": streams[0]["last"]}
-    picture = httpx.get(f"{desk}/api/v1/frame", params=at).content
+    picture = httpx.get(f"{desk}/api/v1/frame", params=at, timeout=WAIT / 1000).content
     go(page, "search", "Search")
     data = page.evaluate_handle(
         "bytes => { const data = new DataTransfer();"
@@ -202,9 +204,11 @@ def test_names_and_sentences_of_the_server_are_text(page: Page) -> None:
 
 
 def test_a_slow_network_leaves_the_page_usable(page: Page) -> None:
+    held: list[Route] = []
+
     def late(route: Route) -> None:
-        time.sleep(1.5)
-        route.continue_()
+        """Not answered while the person goes elsewhere."""
+        held.append(route)
 
     page.route(re.compile("/api/v1/search$"), late)
     go(page, "search?text=a+dog", "Search")
@@ -212,6 +216,8 @@ def test_a_slow_network_leaves_the_page_usable(page: Page) -> None:
     page.get_by_role("link", name="Streams").click()
     expect(page.get_by_role("heading", level=1, name="Streams")).to_be_visible()
     expect(page.get_by_role("article", name="camera-1")).to_be_visible()
+    assert held
+    page.unroute(re.compile("/api/v1/search$"))
     page.go_back()
     expect(page.get_by_role("article").first).to_contain_text("camera-")
 

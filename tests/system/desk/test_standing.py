@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.desk_page import CAMERAS, SECONDS, go
+from tests.support.desk_page import CAMERAS, SECONDS, WAIT, go
 
 pytestmark = pytest.mark.system
 
@@ -35,11 +35,11 @@ def test_a_standing_question_is_tried_added_muted_and_removed(page: Page, desk: 
     page.keyboard.press("Escape")
     entry.get_by_role("button", name="Mute", exact=True).click()
     expect(entry).to_contain_text("muted")
-    stored = httpx.get(f"{desk}/api/v1/standing").json()["items"]
+    stored = httpx.get(f"{desk}/api/v1/standing", timeout=WAIT / 1000).json()["items"]
     assert [(each["text"], each["muted"]) for each in stored] == [("a red dog", True)]
     entry.get_by_role("button", name="Unmute").click()
     expect(entry).to_contain_text("active")
     entry.get_by_role("button", name="Delete").click()
     box.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("No standing questions")).to_be_visible()
-    assert httpx.get(f"{desk}/api/v1/standing").json()["items"] == []
+    assert httpx.get(f"{desk}/api/v1/standing", timeout=WAIT / 1000).json()["items"] == []

@@ -17,7 +17,7 @@ from tests.support.benchmark_data import MAKERS
 from tests.support.command import Command
 from tests.support.processes import environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
