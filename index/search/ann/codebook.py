@@ -41,6 +41,7 @@ from index.columns import digest
 from index.files import DAMAGED_ARRAYS, load_arrays, write_atomically
 from index.search.ann.sketch import CentroidSketch, sketch_of
 from index.search.gpu import GPU
+from index.search.scores import cosines
 
 __all__ = ["Codebook", "SampleOfFrames", "ShardLists", "bits_for", "coded_for", "lists_for", "train"]
 
@@ -248,6 +249,8 @@ class Codebook:
 
     def rotated(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors float32[n, d] as they are compared with centroids and codes."""
+        if len(vectors) == 1:  # by one thread: those of BLAS spin on, on cores that the threads of the shards need
+            return cosines(self.rotation, vectors[0])[None]
         return np.ascontiguousarray(vectors @ self.rotation.T)
 
     def assign(self, rotated: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -281,9 +284,9 @@ class Codebook:
         while True:
             if self.sketch is not None and 4 * most < count:
                 numbers = self.sketch.best(query, most)
-                scores = self.centroids[numbers] @ query
+                scores = cosines(self.centroids[numbers], query)
             else:
-                scores = self.centroids[:count] @ query
+                scores = cosines(self.centroids[:count], query)
                 numbers = np.argpartition(-scores, most - 1)[:most] if most < count else np.arange(count)
                 scores = scores[numbers]
             order = np.argsort(-scores)

@@ -327,7 +327,7 @@ class LargeIndex:
             return []
         turned = codebook.rotated(query[None])[0]
         far = np.arange(codebook.lists - codebook.far, codebook.lists)
-        far_scores = codebook.centroids[far[0] :] @ turned
+        far_scores = cosines(codebook.centroids[far[0] :], turned)
         sizes = np.sum([part.shard.sizes for part in parts], axis=0)[: far[0]]
         within = int(sizes.sum())
         allowed = [part.allowed() for part in parts]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from index.search.ann.codebook import Codebook
 from index.search.ann.sketch import CentroidSketch, sketch_of
+from index.search.scores import cosines
 from tests.index.search.ann.test_codebook import trained, units
 
 COUNT, DIMENSION = 6000, 64
@@ -32,7 +33,7 @@ def large() -> Codebook:
 
 def naive(codebook: Codebook, query: NDArray[np.float32], sizes: NDArray[np.int64], rows: int) -> list[int]:
     found: list[int] = []
-    for number in np.argsort(-(codebook.centroids[: len(sizes)] @ query)).tolist():
+    for number in np.argsort(-cosines(codebook.centroids[: len(sizes)], query)).tolist():
         found.append(number)
         if sizes[found].sum() >= rows:
             break
