@@ -140,12 +140,26 @@ def _commits(store: Path) -> int:
     return len(list((store / "segments" / "_delta_log").glob("*.json")))
 
 
-def _after(seconds: float) -> Callable[[Running], bool]:
-    """For a command that shows nothing while it works."""
+def _connected(run: Running) -> bool:
+    """Whether it has a socket: for a command that waits for messages and shows nothing."""
+    try:
+        return any(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{run.process.pid}/fd").iterdir())
+    except OSError:
+        return False
 
-    def works(_: Running) -> bool:
-        time.sleep(seconds)
-        return True
+
+def _used(seconds: float) -> Callable[[Running], bool]:
+    """For a command that shows nothing while it computes: whether it has used so much CPU time, with its children."""
+
+    def works(run: Running) -> bool:
+        ticks = 0
+        for pid in (run.process.pid, *run.children()):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK") > seconds
 
     return works
 
@@ -208,13 +222,13 @@ CASES = {
     ),
     "alerts watch": Case(
         lambda footage, _, home: ["alerts", "watch", "--beginning"],
-        _after(8),
+        _connected,
         kafka=True,
         until_stopped=True,
     ),
     "compact": Case(
         lambda _, store, home: ["compact", "--store", store, "--every", 3600, "--heartbeat", home / "beat"],
-        lambda run: (run.home / "beat").exists(),
+        lambda run: (run.home / "beat").exists() or "another compaction is active" in run.output(),  # that of the other
         store=True,
         until_stopped=True,
     ),
@@ -230,8 +244,8 @@ CASES = {
         COMMIT_SECONDS,
     ),
     "bench": Case(
-        lambda footage, _, home: ["bench", "ingest"],
-        _after(10),
+        lambda footage, _, home: ["bench", "ingest", "--minutes", 600],
+        _used(8),
     ),
 }
 
