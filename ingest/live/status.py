@@ -26,10 +26,28 @@ _STATES: tuple[State, ...] = ("connecting", "live", "stalled", "failed")  # of a
 _OLD_SECONDS = 10.0
 
 
-class CameraState(BaseModel):
-    """The state of one camera."""
+class CameraTotals(BaseModel):
+    """What a camera sent and lost. Of a stream: while the command ran, whatever changed in the list of cameras."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+
+    frames: int = 0
+    """Video packets received."""
+    dropped: int = 0
+    """Frames lost although they arrived: of segments that the full spool dropped, and of oversized groups of
+    pictures."""
+    skipped: int = 0
+    """Video packets that no segment can hold, such as those before the first intra frame of a connection."""
+    late: int = 0
+    """Video packets received long after they were captured."""
+    reconnects: int = 0
+    """Connections after the first."""
+    segments: int = 0
+    """Segments closed."""
+
+
+class CameraState(CameraTotals):
+    """The state of one camera."""
 
     stream: str
     """The stream of its frames."""
@@ -49,19 +67,6 @@ class CameraState(BaseModel):
     """The width of the picture in pixels."""
     height: int = 0
     """The height of the picture in pixels."""
-    frames: int = 0
-    """Video packets received."""
-    dropped: int = 0
-    """Frames lost although they arrived: of segments that the full spool dropped, and of oversized groups of
-    pictures."""
-    skipped: int = 0
-    """Video packets that no segment can hold, such as those before the first intra frame of a connection."""
-    late: int = 0
-    """Video packets received long after they were captured."""
-    reconnects: int = 0
-    """Connections after the first."""
-    segments: int = 0
-    """Segments closed."""
     drift_seconds: float = 0.0
     """The wall clock minus the camera's clock, in seconds."""
 
@@ -92,25 +97,6 @@ class LiveStatus(BaseModel):
     def running(self) -> bool:
         """Whether the status was written within the last seconds by a process that had not stopped."""
         return not self.stopped and (datetime.now(UTC) - self.updated).total_seconds() < _OLD_SECONDS
-
-
-class CameraTotals(BaseModel):
-    """What one stream received and lost while the command ran, whatever was removed from the list or changed in it."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    frames: int = 0
-    """Video packets received."""
-    dropped: int = 0
-    """Frames lost although they arrived, as in `CameraState`."""
-    skipped: int = 0
-    """Video packets that no segment can hold, as in `CameraState`."""
-    late: int = 0
-    """Video packets received long after they were captured."""
-    reconnects: int = 0
-    """Connections after the first."""
-    segments: int = 0
-    """Segments closed."""
 
 
 class LiveReport(BaseModel):
